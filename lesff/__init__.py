@@ -1,0 +1,28 @@
+"""lesff: foundation models for atoms with long-range electrostatics.
+
+>>> import lesff
+>>> from ase.build import molecule
+>>> model = lesff.load("off-small")
+>>> p = model.predict(molecule("H2O"), ["energy", "dipole"])
+>>> p["dipole"].shape
+(3,)
+"""
+
+from lesff.hub import ResolvedModel, resolve
+from lesff.potential import ModelConfig, Potential
+from lesff.predict import Model, Prediction, load
+from lesff.registry import list_models
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Model",
+    "ModelConfig",
+    "Potential",
+    "Prediction",
+    "ResolvedModel",
+    "__version__",
+    "list_models",
+    "load",
+    "resolve",
+]

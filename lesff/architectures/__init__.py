@@ -1,0 +1,9 @@
+"""Short-range architectures: one file each, listed by name in ``ARCHITECTURES``."""
+
+from lesff.architectures.base import Architecture, ArchitectureOutput
+from lesff.architectures.mace import MACE, MACEConfig
+
+ARCHITECTURES: dict[str, tuple[type[MACEConfig], type[MACE]]] = {"mace": (MACEConfig, MACE)}
+"""Name in ``config.json`` -> (configuration class, module class)."""
+
+__all__ = ["ARCHITECTURES", "MACE", "Architecture", "ArchitectureOutput", "MACEConfig"]

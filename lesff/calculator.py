@@ -1,0 +1,106 @@
+"""ASE calculator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from lesff.keys import INFO_CHARGE, INFO_SPIN
+from lesff.predict import Model, check_domain
+from lesff.structures import build_graph, to_structure
+
+ASE_NAMES = {
+    "energy": "energy",
+    "free_energy": "energy",
+    "energies": "node_energy",
+    "forces": "forces",
+    "stress": "stress",
+    "charges": "charges",
+    "dipole": "dipole",
+}
+"""ASE property -> lesff quantity."""
+_STATE_KEYS = (*INFO_CHARGE, *INFO_SPIN, "external_field")
+
+
+class LesffCalculator(Calculator):
+    """ASE calculator of a model.
+
+    Units are ASE's: eV, A, e; stress in Voigt order (xx, yy, zz, yz, xz, xy) in eV/A^3, dipole in
+    e A (about the centre of nuclear charge for charged systems). Total charge and spin
+    multiplicity come from the arguments, else from ``atoms.info`` (``charge``,
+    ``spin_multiplicity``); changing them there invalidates stored results.
+
+    Args:
+        model: A loaded model.
+        total_charge: Total charge in e for all structures.
+        spin_multiplicity: 2S+1 for all structures.
+        strict: Raise instead of warn outside the trained range of charge and spin.
+
+    Raises:
+        StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`Model.predict`, when a
+            property is asked for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        total_charge: int | None = None,
+        spin_multiplicity: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.total_charge = total_charge
+        self.spin_multiplicity = spin_multiplicity
+        self.strict = strict
+        available = model.potential.available_properties()
+        self.implemented_properties = [a for a, ours in ASE_NAMES.items() if ours in available]
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation, charge, spin and field in ``info`` included."""
+        changes = super().check_state(atoms, tol=tol)
+        if self.atoms is None:
+            return changes
+        before, after = (
+            [np.asarray(source.info.get(key, np.nan), dtype=float) for key in _STATE_KEYS]
+            for source in (self.atoms, atoms)
+        )
+        same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after, strict=True)]
+        if not all(same):
+            changes.append("info")
+        return changes
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Compute the properties asked for, energy and forces always."""
+        super().calculate(atoms, properties, system_changes)
+        structure = to_structure(
+            self.atoms,
+            total_charge=self.total_charge,
+            spin_multiplicity=self.spin_multiplicity,
+        )
+        check_domain(self.model.config, [structure], strict=self.strict)
+        asked = {ASE_NAMES[name] for name in properties or []} | {"energy", "forces"}
+        graph = build_graph(structure, self.model.potential.architecture.cutoff)
+        (row,) = self.model.predict_graph(graph, sorted(asked))
+        self.results.update(self._to_ase(row))
+
+    def _to_ase(self, row: dict[str, Any]) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for ase_name, name in ASE_NAMES.items():
+            if name not in row:
+                continue
+            value = row[name]
+            if name == "stress":
+                value = full_3x3_to_voigt_6_stress(value)
+            results[ase_name] = float(value) if np.ndim(value) == 0 else np.asarray(value)
+        return results

@@ -1,0 +1,40 @@
+"""The ``lesff`` command."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import click
+
+import lesff
+from lesff.cli.models import evaluate_command, info_command, list_command, predict_command
+from lesff.cli.training import train_command
+from lesff.errors import LesffError
+
+
+class _Group(click.Group):
+    """Prints errors of lesff as one line and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except LesffError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(lesff.__version__, prog_name="lesff")
+def main() -> None:
+    """Foundation models for atoms with long-range electrostatics."""
+
+
+for command in (list_command, info_command, predict_command, evaluate_command, train_command):
+    main.add_command(command)

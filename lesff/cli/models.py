@@ -1,0 +1,191 @@
+"""Commands that use models: list, info, predict, evaluate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ase
+import click
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from lesff.calculator import ASE_NAMES
+from lesff.errors import PropertyError
+from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
+from lesff.predict import load, symbols
+from lesff.registry import list_models
+from lesff.structures import read_structures
+from lesff.train.data import read_frames
+from lesff.train.metrics import Errors, evaluate_frames
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_command(*, as_json: bool) -> None:
+    """List the models that can be loaded by name."""
+    entries = list_models()
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in entries], indent=1))
+        return
+    for entry in entries:
+        version = entry.versions[-1]
+        megabytes = sum(file.size for file in version.files) / 1e6
+        click.echo(
+            f"{entry.name}@{version.version}  {megabytes:.1f} MB  {entry.license}  "
+            f"{entry.description}"
+        )
+
+
+@click.command("info")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print the configuration as JSON.")
+def info_command(name: str, *, as_json: bool) -> None:
+    """Show what a model covers, and its card."""
+    model = load(name)
+    config = model.config
+    if as_json:
+        click.echo(json.dumps(config.to_dict(), indent=1))
+        return
+    n_parameters = sum(p.numel() for p in model.potential.parameters())
+    rows = {
+        "model": model.name,
+        "from": f"{model.source.origin}: {model.source.folder}",
+        "elements": symbols(config.elements),
+        "total charge": "{} to {}".format(*config.total_charge),
+        "spin multiplicity": "{} to {}".format(*config.spin_multiplicity),
+        "level of theory": config.level_of_theory,
+        "energy zero": config.energy_reference,
+        "parameters": f"{n_parameters:,}",
+        "properties": ", ".join(model.potential.available_properties()),
+    }
+    for key, value in rows.items():
+        click.echo(f"{key + ':':20}{value}")
+    click.echo("\n" + model.card.strip())
+
+
+@click.command("predict")
+@click.argument("structures", type=click.Path(path_type=Path))
+@click.option("-m", "--model", "name", default="off-small", show_default=True, help="Model name.")
+@click.option(
+    "-p", "--properties", default=",".join(DEFAULT_PROPERTIES), show_default=True,
+    help="Comma-separated quantities: " + ", ".join(QUANTITIES) + ".",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="extxyz file to write.")
+@click.option("--charge", type=int, help="Total charge of every structure, e.")
+@click.option("--spin", type=int, help="Spin multiplicity 2S+1 of every structure.")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision.")
+@click.option("--strict", is_flag=True, help="Refuse charges and spins outside the range.")
+def predict_command(
+    structures: Path, name: str, properties: str, output: Path | None, charge: int | None,
+    spin: int | None, device: str, dtype: Any, *, strict: bool,
+) -> None:  # fmt: skip
+    """Predict properties of every structure in a file."""
+    if output is not None and output.suffix not in (".xyz", ".extxyz"):
+        raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")
+    names = [part.strip() for part in properties.split(",") if part.strip()]
+    atoms_list = [atoms for _, atoms in read_structures(structures)]
+    model = load(name, device=device, dtype=dtype)
+    prediction = model.predict(
+        atoms_list, names, total_charge=charge, spin_multiplicity=spin, strict=strict
+    )
+    rows = prediction.per_structure()
+    if output is None:
+        for index, (atoms, row) in enumerate(zip(atoms_list, rows, strict=True)):
+            click.echo(_report(f"{atoms.get_chemical_formula()} (frame {index})", atoms, row))
+        return
+    write(output, [_attach(atoms, row) for atoms, row in zip(atoms_list, rows, strict=True)])
+    click.echo(f"{len(rows)} structures written to {output}")
+
+
+def _report(title: str, atoms: ase.Atoms, row: dict[str, Any]) -> str:
+    lines = [title]
+    per_atom = {k: v for k, v in row.items() if QUANTITIES[k].level == "atom"}
+    for name, value in row.items():
+        if name in per_atom:
+            continue
+        unit = QUANTITIES[name].unit
+        text = (
+            f"{value:.6f}"
+            if np.ndim(value) == 0
+            else np.array2string(np.asarray(value), precision=5, suppress_small=True)
+        )
+        lines.append(f"  {name} ({unit}): {text}")
+    for name, value in per_atom.items():
+        lines.append(f"  {name} ({QUANTITIES[name].unit}):")
+        for symbol, item in zip(atoms.symbols, np.asarray(value), strict=True):
+            numbers = " ".join(f"{x:11.5f}" for x in np.ravel(item))
+            lines.append(f"    {symbol:2} {numbers}")
+    return "\n".join(lines)
+
+
+def _attach(atoms: ase.Atoms, row: dict[str, Any]) -> ase.Atoms:
+    """Results as ASE's own where ASE has a name for them, else as info and arrays."""
+    copy = atoms.copy()
+    copy.calc = None
+    results = {}
+    for name, value in row.items():
+        if name in ASE_NAMES.values():
+            key = next(ase_name for ase_name, ours in ASE_NAMES.items() if ours == name)
+            results[key] = full_3x3_to_voigt_6_stress(value) if name == "stress" else value
+        elif QUANTITIES[name].level == "atom":
+            copy.arrays[name] = np.asarray(value).reshape(len(copy), -1).squeeze()
+        else:
+            copy.info[name] = value
+    copy.calc = SinglePointCalculator(copy, **results)
+    return copy
+
+
+@click.command("evaluate")
+@click.argument("name")
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--validation-only", is_flag=True, help="Only frames the data mark as held out.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the table as JSON.")
+def evaluate_command(
+    name: str, data: tuple[Path, ...], *, validation_only: bool, output: Path | None
+) -> None:
+    """Errors of a model on labelled frames, per subset.
+
+    Frames with elements that the model does not cover are counted and left out.
+    """
+    model = load(name)
+    known = set(model.config.elements)
+    frames = [frame for path in data for frame in read_frames(path)]
+    if validation_only:
+        frames = [frame for frame in frames if frame.is_validation]
+    covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
+    table = evaluate_frames(model.potential, covered, progress=True)
+    click.echo(_table(table))
+    click.echo(f"{len(frames) - len(covered)} frames left out (elements not covered)")
+    if output is not None:
+        result = {
+            "model": model.name,
+            "data": [path.name for path in data],
+            "validation_only": validation_only,
+            "n_left_out": len(frames) - len(covered),
+            "errors": {key: asdict(value) for key, value in table.items()},
+        }
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _table(table: dict[str, Errors]) -> str:
+    head = (
+        f"{'subset':32}{'frames':>7}{'E MAE':>9}{'E RMSE':>9}{'F MAE':>9}{'F RMSE':>9}{'mu MAE':>9}"
+    )
+    units = f"{'':32}{'':>7}{'meV/atom':>9}{'meV/atom':>9}{'meV/A':>9}{'meV/A':>9}{'D':>9}"
+    rows = [
+        f"{key:32}{e.n_frames:7d}{e.energy_mae:9.2f}{e.energy_rmse:9.2f}"
+        f"{e.forces_mae:9.1f}{e.forces_rmse:9.1f}{e.dipole_mae:9.3f}"
+        for key, e in table.items()
+    ]
+    parts = [e for key, e in table.items() if key != "all"]
+    mean = (
+        f"{'mean over subsets':32}{'':7}{np.mean([e.energy_mae for e in parts]):9.2f}{'':9}"
+        f"{np.mean([e.forces_mae for e in parts]):9.1f}"
+    )
+    return "\n".join([head, units, *rows, mean])

@@ -1,0 +1,117 @@
+"""Strict reading and writing of configuration: plain data, unknown keys raise, nothing executes."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from lesff.errors import ConfigError
+
+T = TypeVar("T")
+
+_MAX_BYTES = 1_000_000
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object from a file of at most 1 MB; no NaN, no duplicate keys.
+
+    Raises:
+        ConfigError: naming the file and the cause.
+    """
+    if path.stat().st_size > _MAX_BYTES:
+        raise ConfigError(f"{path} must be at most {_MAX_BYTES} bytes, got {path.stat().st_size}")
+    try:
+        data = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_reject_constant,
+            object_pairs_hook=_reject_duplicates,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} must be a JSON object: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must be a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not allowed")
+
+
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError(f"duplicate key among {[key for key, _ in pairs]}")
+    return result
+
+
+def from_dict(cls: type[T], data: Any, where: str) -> T:
+    """Build a (nested) dataclass from plain data.
+
+    Args:
+        cls: Dataclass to build.
+        data: Mapping of its fields.
+        where: Name of the place, for messages.
+
+    Raises:
+        ConfigError: for an unknown key, a missing key or a value of the wrong type.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"`{where}` must be a table of keys, got {type(data).__name__}")
+    hints = get_type_hints(cls)
+    known = {field.name: field for field in fields(cls) if field.init}  # pyright: ignore[reportArgumentType]
+    unknown = sorted(set(data) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"`{where}` has unknown key(s) {', '.join(unknown)}; known keys: "
+            f"{', '.join(sorted(known))}"
+        )
+    missing = [
+        name
+        for name, field in known.items()
+        if name not in data and field.default is MISSING and field.default_factory is MISSING
+    ]
+    if missing:
+        raise ConfigError(f"`{where}` lacks the key(s) {', '.join(missing)}")
+    return cls(
+        **{key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    )
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as ``hint`` says, or ConfigError."""
+    origin, args = get_origin(hint), get_args(hint)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    if origin in (Union, types.UnionType):
+        inner = next(arg for arg in args if arg is not type(None))
+        return None if value is None else _convert(inner, value, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return _convert_tuple(args, value, where)
+    if origin is dict and isinstance(value, Mapping):
+        return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is Any or (origin is Literal and value in args) or _is_scalar(hint, value):
+        return float(value) if hint is float else value
+    expected = (
+        " or ".join(map(repr, args)) if origin is Literal else getattr(hint, "__name__", hint)
+    )
+    raise ConfigError(f"`{where}` must be {expected}, got {value!r}")
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    hints = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(hints) != len(value):
+        raise ConfigError(f"`{where}` must have {len(hints)} values, got {len(value)}")
+    pairs = enumerate(zip(hints, value, strict=True))
+    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in pairs)
+
+
+def _is_scalar(hint: Any, value: Any) -> bool:
+    if isinstance(value, bool):
+        return hint is bool
+    return (hint is float and isinstance(value, (int, float))) or (
+        hint in (int, str) and isinstance(value, hint)
+    )

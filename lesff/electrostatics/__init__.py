@@ -1,0 +1,1 @@
+"""Coulomb interaction of latent Gaussian charges and the observables that follow from charges."""

@@ -1,0 +1,44 @@
+"""Dipole and quadrupole of finite systems from atomic charges."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lesff.graph import AtomGraph
+from lesff.ops import segment_sum, shift_to_total
+
+
+def moment_origin(graph: AtomGraph) -> Tensor:
+    """Centre of nuclear charge of each system, (n_systems, 3) in A, without gradient.
+
+    Moments of charged systems are quoted about it; for neutral ones the dipole does not depend
+    on the origin.
+    """
+    z = graph.atomic_numbers.to(graph.positions.dtype)[:, None]
+    total = segment_sum(z, graph.batch, graph.n_systems)
+    return (segment_sum(z * graph.positions, graph.batch, graph.n_systems) / total).detach()
+
+
+def neutralised(charges: Tensor, graph: AtomGraph) -> Tensor:
+    """Charges shifted uniformly so that each system sums to its total charge."""
+    return shift_to_total(charges, graph.batch, graph.total_charge, graph.atoms_per_system())
+
+
+def dipole_moment(charges: Tensor, graph: AtomGraph, origin: Tensor) -> Tensor:
+    """``mu = sum_i q_i (r_i - r_0)`` of each system, (n_systems, 3) in e A.
+
+    Args:
+        charges: (n_atoms,) in e, summing to the total charge.
+        graph: Positions.
+        origin: (n_systems, 3) r_0 in A.
+    """
+    r = graph.positions - origin[graph.batch]
+    return segment_sum(charges[:, None] * r, graph.batch, graph.n_systems)
+
+
+def quadrupole_moment(charges: Tensor, graph: AtomGraph, origin: Tensor) -> Tensor:
+    """Primitive second moment ``sum_i q_i r_i r_i`` about ``origin``, (n_systems, 3, 3), e A^2."""
+    r = graph.positions - origin[graph.batch]
+    outer = torch.einsum("n,ni,nj->nij", charges, r, r)
+    return segment_sum(outer, graph.batch, graph.n_systems)

@@ -1,0 +1,51 @@
+"""Every exception lesff raises on purpose: one cause each, each with a built-in base."""
+
+from __future__ import annotations
+
+
+class LesffError(Exception):
+    """Base of all lesff errors; catch it to catch them all."""
+
+
+class StructureError(LesffError, ValueError):
+    """An input structure cannot be used: bad positions, cell, file or type."""
+
+
+class UnsupportedInputError(LesffError, ValueError):
+    """The model does not cover the input: element, charge, spin, field or periodicity."""
+
+
+class ChargeSpinError(LesffError, ValueError):
+    """Total charge and spin multiplicity are contradictory or not integers."""
+
+
+class PropertyError(LesffError, ValueError):
+    """A property was asked for that does not exist or that the model cannot give."""
+
+
+class ConfigError(LesffError, ValueError):
+    """A configuration (model, recipe) has an unknown key or a bad value."""
+
+
+class ModelNotFoundError(LesffError, LookupError):
+    """No model has this name, version or path."""
+
+
+class ManifestError(LesffError, ValueError):
+    """A manifest file is malformed or contradicts itself."""
+
+
+class IntegrityError(LesffError, OSError):
+    """Bytes of a model file differ from what the manifest or the format promises."""
+
+
+class OfflineError(LesffError, OSError):
+    """A download is needed, but the session is offline."""
+
+
+class DataError(LesffError, ValueError):
+    """A training or evaluation data set cannot be used."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """The input lies outside the range the model was trained on."""

@@ -1,0 +1,118 @@
+"""``AtomGraph``: one batch of structures with their neighbour edges, immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from lesff.errors import StructureError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtomGraph:
+    """A batch of structures; a single structure is a batch of one.
+
+    Attributes:
+        positions: (n_atoms, 3) in A.
+        atomic_numbers: (n_atoms,) int64.
+        batch: (n_atoms,) int64, the system of each atom, ascending.
+        cell: (n_systems, 3, 3) in A, rows are lattice vectors; zero where nothing is periodic.
+        pbc: (n_systems, 3) bool.
+        total_charge: (n_systems,) in e, integer valued, of the positions' dtype.
+        spin_multiplicity: (n_systems,) int64, 2S+1.
+        edge_index: (2, n_edges) int64; row 0 sender, row 1 receiver; sorted by receiver.
+        cell_shifts: (n_edges, 3) int64; the edge vector, sender to receiver, is
+            ``r[receiver] - r[sender] + shift @ cell``.
+        reverse_edge: (n_edges,) int64, index of the same pair seen from the other end.
+    """
+
+    positions: Tensor
+    atomic_numbers: Tensor
+    batch: Tensor
+    cell: Tensor
+    pbc: Tensor
+    total_charge: Tensor
+    spin_multiplicity: Tensor
+    edge_index: Tensor
+    cell_shifts: Tensor
+    reverse_edge: Tensor
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms in all systems."""
+        return self.positions.shape[0]
+
+    @property
+    def n_systems(self) -> int:
+        """Number of systems."""
+        return self.cell.shape[0]
+
+    @property
+    def n_edges(self) -> int:
+        """Number of directed edges."""
+        return self.edge_index.shape[1]
+
+    def replace(self, **changes: Tensor) -> AtomGraph:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    def to(self, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> AtomGraph:
+        """A copy with floating-point fields as ``dtype`` and everything on ``device``."""
+        moved = {}
+        for field in fields(self):
+            value: Tensor = getattr(self, field.name)
+            is_float = value.is_floating_point()
+            moved[field.name] = value.to(device=device, dtype=dtype if is_float else value.dtype)
+        return AtomGraph(**moved)
+
+    def atoms_per_system(self) -> Tensor:
+        """(n_systems,) int64."""
+        return torch.bincount(self.batch, minlength=self.n_systems)
+
+
+torch.export.register_dataclass(AtomGraph)
+
+
+def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
+    """Join graphs into one batch, in order.
+
+    Raises:
+        StructureError: if ``graphs`` is empty.
+    """
+    if not graphs:
+        raise StructureError("`graphs` must hold at least one structure, got an empty list")
+    if len(graphs) == 1:
+        return graphs[0]
+
+    def cat(name: str) -> Tensor:
+        return torch.cat([getattr(graph, name) for graph in graphs])
+
+    batch, edge_index, reverse_edge = [], [], []
+    n_atoms = n_systems = n_edges = 0
+    for graph in graphs:
+        batch.append(graph.batch + n_systems)
+        edge_index.append(graph.edge_index + n_atoms)
+        reverse_edge.append(graph.reverse_edge + n_edges)
+        n_atoms += graph.n_atoms
+        n_systems += graph.n_systems
+        n_edges += graph.n_edges
+    return AtomGraph(
+        positions=cat("positions"),
+        atomic_numbers=cat("atomic_numbers"),
+        batch=torch.cat(batch),
+        cell=cat("cell"),
+        pbc=cat("pbc"),
+        total_charge=cat("total_charge"),
+        spin_multiplicity=cat("spin_multiplicity"),
+        edge_index=torch.cat(edge_index, dim=1),
+        cell_shifts=cat("cell_shifts"),
+        reverse_edge=torch.cat(reverse_edge),
+    )
+
+
+def split_rows(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Split per-atom rows of a batch into one tensor per system."""
+    return list(torch.split(values, list(counts)))

@@ -1,0 +1,89 @@
+"""The table of quantities: name, shape, unit, level and meaning. Nothing else names an output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["system", "atom"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One row of the table.
+
+    Attributes:
+        name: Key in results, files and on the command line.
+        shape: Shape per system or per atom, without the leading count.
+        unit: Unit as text.
+        level: Whether there is one value per system or per atom.
+        meaning: What it is, with sign and index order.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    unit: str
+    level: Level
+    meaning: str
+
+
+_ROWS = (
+    Quantity(
+        name="energy", shape=(), unit="eV", level="system",
+        meaning="Total potential energy; its zero is the model card's energy reference.",
+    ),
+    Quantity(
+        name="energy_sr", shape=(), unit="eV", level="system",
+        meaning="Part of the energy from the short-range model, reference energies included.",
+    ),
+    Quantity(
+        name="energy_lr", shape=(), unit="eV", level="system",
+        meaning="Part of the energy from the latent Coulomb interaction.",
+    ),
+    Quantity(
+        name="node_energy", shape=(), unit="eV", level="atom",
+        meaning="Atomic energies; they sum to energy, long range included.",
+    ),
+    Quantity(
+        name="forces", shape=(3,), unit="eV/A", level="atom",
+        meaning="Minus the gradient of energy with respect to positions.",
+    ),
+    Quantity(
+        name="stress", shape=(3, 3), unit="eV/A^3", level="system",
+        meaning="(1/V) dE/dstrain, symmetric; positive under tension. Needs three periodic axes.",
+    ),
+    Quantity(
+        name="latent_charges", shape=(), unit="e", level="atom",
+        meaning="Charges that enter the latent Coulomb energy.",
+    ),
+    Quantity(
+        name="charges", shape=(), unit="e", level="atom",
+        meaning="sqrt(eps_inf) times the latent charges.",
+    ),
+    Quantity(
+        name="dipole", shape=(3,), unit="e*A", level="system",
+        meaning="Sum of charge times position; about the centre of nuclear charge "
+        "when the total charge is not zero. Finite systems only.",
+    ),
+    Quantity(
+        name="quadrupole", shape=(3, 3), unit="e*A^2", level="system",
+        meaning="Primitive second moment sum q r r about the same origin as dipole. "
+        "Finite systems only.",
+    ),
+    Quantity(
+        name="born_effective_charges", shape=(3, 3), unit="e", level="atom",
+        meaning="[a, i, j] = dP_i / dr_aj, P the total dipole of the system.",
+    ),
+)  # fmt: skip
+
+QUANTITIES: dict[str, Quantity] = {row.name: row for row in _ROWS}
+"""All quantities by name."""
+
+DEFAULT_PROPERTIES = ("energy", "forces")
+"""What predict returns when nothing is asked for."""
+
+INFO_CHARGE = ("charge", "total_charge")
+"""Keys of ``atoms.info`` that hold the total charge, in order."""
+
+INFO_SPIN = ("spin_multiplicity", "spin")
+"""Keys of ``atoms.info`` that hold the spin multiplicity 2S+1, in order."""

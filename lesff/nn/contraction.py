@@ -1,0 +1,168 @@
+"""Symmetric contraction (many-body products) over nonzero couplings only.
+
+``B[i, m, c] = sum_t w[z_i, t, c] * a[i, i_t, c] a[i, j_t, c] a[i, k_t, c]`` with
+``w[z, t, c] = sum_p U[t, p] weight[z, p, c]`` contracted once per call (MACE, arXiv 2206.07697,
+eqs. 10-11). A component "1" is put in front of ``a``, so that terms of lower degree are written as
+products of full degree too. Value and gradient work through blocks of nodes of one element; the
+backward is differentiable.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lesff.nn.coupling import monomials
+from lesff.nn.topology import Topology
+
+_BLOCK_VALUES = 250_000
+"""Values per (nodes x terms x channels) block: a few such blocks fit a core's level-2 cache."""
+
+
+class SymmetricContraction(nn.Module):
+    """Products of up to ``correlation`` features per channel, coupled to order ``l_out``.
+
+    Args:
+        channels: Number of channels.
+        max_ell: Highest order of the incoming features.
+        l_out: Order of the result.
+        correlation: Highest degree, 1 to 3.
+        n_elements: Rows of the element tables.
+
+    The parameter ``weights[nu - 1]`` has shape (n_elements, n_paths, channels).
+    """
+
+    def __init__(
+        self, *, channels: int, max_ell: int, l_out: int, correlation: int, n_elements: int
+    ) -> None:
+        super().__init__()
+        terms = [monomials(max_ell, l_out, degree) for degree in range(1, correlation + 1)]
+        self.weights = nn.ParameterList()
+        for degree, term in enumerate(terms, start=1):
+            n_paths = term.basis.shape[1]
+            self.weights.append(nn.Parameter(torch.randn(n_elements, n_paths, channels) / n_paths))
+            self.register_buffer(f"basis_{degree}", torch.from_numpy(term.basis), persistent=False)
+        # component 0 stands for the factor 1 that fills up terms of lower degree
+        index = np.zeros((sum(len(t.index) for t in terms), correlation), dtype=np.int64)
+        start = 0
+        for term in terms:
+            stop = start + len(term.index)
+            index[start:stop, correlation - term.index.shape[1] :] = term.index + 1
+            start = stop
+        component = np.concatenate([term.component for term in terms])
+        order = np.argsort(component, kind="stable")
+        self.n_components = 2 * l_out + 1
+        self.terms_per_component: list[int] = np.bincount(component).tolist()
+        self.register_buffer("index", torch.from_numpy(index[order].T.copy()), persistent=False)
+        self.register_buffer("term_order", torch.from_numpy(order), persistent=False)
+        self.index: Tensor
+        self.term_order: Tensor
+
+    @property
+    def n_terms(self) -> int:
+        """Number of monomials, all components together."""
+        return self.term_order.shape[0]
+
+    def table(self) -> Tensor:
+        """Weight of every monomial, (n_elements, n_terms, channels)."""
+        parts = [
+            torch.einsum("tp,zpc->ztc", self.get_buffer(f"basis_{nu}").to(weight.dtype), weight)
+            for nu, weight in enumerate(self.weights, start=1)
+        ]
+        return torch.cat(parts, dim=1).index_select(1, self.term_order)
+
+    def forward(self, features: Tensor, topology: Topology) -> Tensor:
+        """Contract.
+
+        Args:
+            features: (n_nodes, (max_ell + 1)^2, channels), element order.
+            topology: Index tables.
+
+        Returns:
+            (n_nodes, 2 l_out + 1, channels).
+        """
+        return _Contract.apply(features, self.table(), self, topology)  # pyright: ignore[reportReturnType]
+
+    def blocks(self, topology: Topology, channels: int) -> list[tuple[int, int, int]]:
+        """(element row, start, stop) of blocks of nodes that share an element."""
+        step = max(_BLOCK_VALUES // (self.n_terms * channels), 4)
+        return [
+            (part.element, start, min(start + step, part.stop))
+            for part in topology.elements
+            for start in range(part.start, part.stop, step)
+        ]
+
+    def factors(self, features: Tensor) -> list[Tensor]:
+        """The factors of every monomial, each (n_terms, n, channels)."""
+        ones = features.new_ones(1, features.shape[0], features.shape[2])
+        extended = torch.cat([ones, features.transpose(0, 1)])
+        return [extended.index_select(0, rows) for rows in self.index]
+
+    def sum_terms(self, values: Tensor) -> Tensor:
+        """Sum (n_terms, n, c) over the terms of each component into (n, n_components, c)."""
+        if self.n_components == 1:
+            return values.sum(0)[:, None]
+        parts = torch.split(values, self.terms_per_component)
+        return torch.stack([part.sum(0) for part in parts], dim=1)
+
+    def spread(self, grad: Tensor) -> Tensor:
+        """(n, n_components, c) to one row per term; left to broadcast for one component."""
+        if self.n_components == 1:
+            return grad.transpose(0, 1)
+        rows = [
+            grad[:, m].expand(count, -1, -1) for m, count in enumerate(self.terms_per_component)
+        ]
+        return torch.cat(rows)
+
+
+class _Contract(torch.autograd.Function):
+    """Blocked evaluation; ``table`` holds the contracted weights (n_elements, n_terms, c)."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, features: Tensor, table: Tensor, module: SymmetricContraction, topology: Topology
+    ) -> Tensor:
+        ctx.save_for_backward(features, table)
+        ctx.module, ctx.topology = module, topology
+        out = []
+        for element, start, stop in module.blocks(topology, features.shape[2]):
+            factors = module.factors(features[start:stop])
+            out.append(module.sum_terms(_product(factors) * table[element][:, None]))
+        return torch.cat(out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, table = ctx.saved_tensors
+        module: SymmetricContraction = ctx.module
+        need_features, need_table = ctx.needs_input_grad[:2]
+        grad_features, grad_table = [], {}
+        for element, start, stop in module.blocks(ctx.topology, features.shape[2]):
+            factors = module.factors(features[start:stop])
+            g = module.spread(grad[start:stop])
+            if need_features:
+                gw = table[element][:, None] * g
+                total = gw.new_zeros(features.shape[1] + 1, stop - start, features.shape[2])
+                for k, rows in enumerate(module.index):
+                    others = [f for other, f in enumerate(factors) if other != k]
+                    total = total.index_add(0, rows, _product([gw, *others]))
+                grad_features.append(total[1:].transpose(0, 1))
+            if need_table:
+                part = (_product(factors) * g).sum(1)
+                before = grad_table.get(element)
+                grad_table[element] = part if before is None else before + part
+        out_features = torch.cat(grad_features) if need_features else None
+        out_table = None
+        if need_table:
+            zero = torch.zeros_like(table[0])
+            out_table = torch.stack([grad_table.get(z, zero) for z in range(table.shape[0])])
+        return out_features, out_table, None, None
+
+
+def _product(factors: list[Tensor]) -> Tensor:
+    result = factors[0]
+    for factor in factors[1:]:
+        result = result * factor
+    return result

@@ -1,0 +1,242 @@
+"""Depthwise equivariant convolution: sum over neighbours of R(r) * (h x Y), per channel.
+
+The sum over neighbours is a batched matrix product over chunks of receivers (see ``topology``);
+nothing of size edges x channels x (l, m) is ever written. The backward is written out, recomputes
+what it needs from the inputs, and is itself differentiable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from lesff.nn.coupling import convolution_paths, lm_slice, wigner_3j
+from lesff.nn.topology import Chunk, Topology
+
+
+@dataclass(frozen=True)
+class _PathSlices:
+    """Where one path lives on the axes of the tensors below.
+
+    Attributes:
+        index: position of the path in the radial weights.
+        rows: number of sender components, 2 l1 + 1.
+        cols: number of message components, 2 l3 + 1.
+        feature: slice of sender components.
+        kernel: slice of the flattened (m1, m3) kernel axis.
+        order: l3.
+        block: position of the path among those of the same l3.
+    """
+
+    index: int
+    rows: int
+    cols: int
+    feature: slice
+    kernel: slice
+    order: int
+    block: int
+
+    def columns(self, channels: int) -> slice:
+        """Channels of the message that the path fills."""
+        return slice(self.block * channels, (self.block + 1) * channels)
+
+
+class Convolution(nn.Module):
+    """Message of every receiver, before the linear map that mixes paths and channels.
+
+    ``A[i, l3 m3, (path, c)] = sum_j R_path[ij, c] sum_{m1 m2} C[m1, m2, m3] h[j, m1, c] Y[ij, m2]``
+    with ``C = sqrt(2 l3 + 1)`` times the 3j tensor (MACE, arXiv 2206.07697, eq. 8; e3nn "uvu").
+
+    Args:
+        channels: Channels of the sender features.
+        feature_l: Highest order of the sender features.
+        max_ell: Highest order of the harmonics and of the message.
+    """
+
+    def __init__(self, *, channels: int, feature_l: int, max_ell: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.feature_l = feature_l
+        self.max_ell = max_ell
+        paths = convolution_paths(feature_l, max_ell)
+        self.n_paths = len(paths)
+        self.blocks_per_order = tuple(
+            sum(path.l3 == order for path in paths) for order in range(max_ell + 1)
+        )
+        slices, start, seen = [], 0, [0] * (max_ell + 1)
+        n_kernel = sum((2 * p.l1 + 1) * (2 * p.l3 + 1) for p in paths)
+        coupling = torch.zeros((max_ell + 1) ** 2, n_kernel, dtype=torch.float64)
+        for index, path in enumerate(paths):
+            rows, cols = 2 * path.l1 + 1, 2 * path.l3 + 1
+            kernel = slice(start, start + rows * cols)
+            c = torch.from_numpy(wigner_3j(path.l1, path.l2, path.l3)) * cols**0.5
+            coupling[lm_slice(path.l2), kernel] = c.transpose(0, 1).reshape(2 * path.l2 + 1, -1)
+            slices.append(
+                _PathSlices(index, rows, cols, lm_slice(path.l1), kernel, path.l3, seen[path.l3])
+            )
+            seen[path.l3] += 1
+            start = kernel.stop
+        self.paths = tuple(slices)
+        self.is_trivial = feature_l == 0  # the kernel is then the harmonics themselves
+        self.register_buffer("coupling", coupling, persistent=False)
+        self.coupling: Tensor
+
+    def forward(
+        self, features: Tensor, harmonics: Tensor, radial: Tensor, topology: Topology
+    ) -> list[Tensor]:
+        """Messages by order.
+
+        Args:
+            features: (n_nodes, (feature_l + 1)^2, channels), element order.
+            harmonics: (n_slots, (max_ell + 1)^2), zero on padding.
+            radial: (n_pairs, n_paths * channels).
+            topology: Index tables.
+
+        Returns:
+            One tensor (n_nodes, 2 l + 1, n_blocks * channels) per order l, element order.
+        """
+        kernel = harmonics if self.is_trivial else harmonics @ self.coupling.to(harmonics.dtype)
+        messages = _Convolve.apply(features, kernel, radial, self, topology)
+        return [message.index_select(0, topology.chunk_rank) for message in messages]
+
+
+class _Convolve(torch.autograd.Function):
+    """Chunked sum over neighbours with a hand-written, differentiable backward."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        features: Tensor,
+        kernel: Tensor,
+        radial: Tensor,
+        conv: Convolution,
+        topology: Topology,
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(features, kernel, radial)
+        ctx.conv, ctx.topology = conv, topology
+        return _convolve(features, kernel, radial, conv, topology)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_messages: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, kernel, radial = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        need = ctx.needs_input_grad[:3]  # pyright: ignore[reportAttributeAccessIssue]
+        grads = _convolve_backward(
+            grad_messages,
+            features,
+            kernel,
+            radial,
+            ctx.conv,  # pyright: ignore[reportAttributeAccessIssue]
+            ctx.topology,  # pyright: ignore[reportAttributeAccessIssue]
+            need,
+        )
+        return (*grads, None, None)
+
+
+def _chunk_inputs(
+    features: Tensor,
+    kernel: Tensor,
+    radial: Tensor,
+    conv: Convolution,
+    topology: Topology,
+    chunk: Chunk,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernel (n, width, k), radial (n, width, path, 1, c), sender features (n, width, m, c)."""
+    n, width = chunk.node_stop - chunk.node_start, chunk.width
+    slots = slice(chunk.edge_start, chunk.edge_stop)
+    k = kernel[slots].view(n, width, kernel.shape[1])
+    r = radial.index_select(0, topology.slot_pair[slots])
+    h = features.index_select(0, topology.slot_sender[slots])
+    return (
+        k,
+        r.view(n, width, conv.n_paths, 1, conv.channels),
+        h.view(n, width, features.shape[1], conv.channels),
+    )
+
+
+def _convolve(
+    features: Tensor, kernel: Tensor, radial: Tensor, conv: Convolution, topology: Topology
+) -> tuple[Tensor, ...]:
+    channels = conv.channels
+    by_order: list[list[Tensor]] = [[] for _ in conv.blocks_per_order]
+    for chunk in topology.chunks:
+        k, r, h = _chunk_inputs(features, kernel, radial, conv, topology, chunk)
+        n, width = k.shape[:2]
+        out = [
+            features.new_empty(n, 2 * order + 1, blocks * channels)
+            for order, blocks in enumerate(conv.blocks_per_order)
+        ]
+        for path in conv.paths:
+            value = r[:, :, path.index] * h[:, :, path.feature]  # (n, width, m1, c)
+            value = value.reshape(n, width * path.rows, channels)
+            k_path = k[:, :, path.kernel].reshape(n, width * path.rows, path.cols)
+            out[path.order][:, :, path.columns(channels)] = torch.bmm(k_path.transpose(1, 2), value)
+        for order, message in enumerate(out):
+            by_order[order].append(message)
+    return tuple(torch.cat(messages) for messages in by_order)
+
+
+def _convolve_backward(
+    grad_messages: tuple[Tensor, ...],
+    features: Tensor,
+    kernel: Tensor,
+    radial: Tensor,
+    conv: Convolution,
+    topology: Topology,
+    need: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of features, kernel and radial weights; None where not needed."""
+    parts: tuple[list[Tensor], ...] = ([], [], [])
+    for chunk in topology.chunks:
+        inputs = _chunk_inputs(features, kernel, radial, conv, topology, chunk)
+        grads = [message[chunk.node_start : chunk.node_stop] for message in grad_messages]
+        for part, value in zip(parts, _chunk_gradients(conv, inputs, grads, need), strict=True):
+            part.append(value)
+    grad_h, grad_k, grad_r = (
+        torch.cat(part) if wanted else None for part, wanted in zip(parts, need, strict=True)
+    )
+    if grad_h is not None:
+        grad_h = torch.zeros_like(features).index_add(0, topology.slot_sender, grad_h)
+    if grad_r is not None:
+        # every pair has two slots, one per direction; padding belongs to none
+        first, second = topology.pair_slots.unbind(1)
+        grad_r = grad_r.index_select(0, first) + grad_r.index_select(0, second)
+    return grad_h, grad_k, grad_r
+
+
+def _chunk_gradients(
+    conv: Convolution,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    grads: list[Tensor],
+    need: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of the three gradients for the slots of one chunk; empty where not needed."""
+    k, r, h = inputs
+    need_features, need_kernel, need_radial = need
+    (n, width), channels = k.shape[:2], conv.channels
+    by_feature: dict[int, Tensor] = {}  # by 2 l1 + 1, ascending: paths of l3 = 0 come first
+    by_kernel, by_radial = [k.new_empty(n * width, 0)], [k.new_empty(n * width, 0)]
+    for path in conv.paths:
+        g = grads[path.order][:, :, path.columns(channels)]
+        r_path, h_path = r[:, :, path.index], h[:, :, path.feature]
+        if need_kernel:
+            value = (r_path * h_path).reshape(n, width * path.rows, channels)
+            gk = torch.bmm(value, g.transpose(1, 2))
+            by_kernel.append(gk.view(n * width, path.rows * path.cols))
+        k_path = k[:, :, path.kernel].reshape(n, width * path.rows, path.cols)
+        gv = torch.bmm(k_path, g).view(n, width, path.rows, channels)
+        if need_radial:
+            by_radial.append((gv * h_path).sum(2).view(n * width, channels))
+        if need_features:
+            term = gv * r_path
+            before = by_feature.get(path.rows)
+            by_feature[path.rows] = term if before is None else before + term
+    rows = torch.cat(list(by_feature.values()), dim=2) if need_features else h
+    return (
+        rows.view(n * width, h.shape[2], channels),
+        torch.cat(by_kernel, dim=1),
+        torch.cat(by_radial, dim=1),
+    )

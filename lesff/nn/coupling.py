@@ -1,0 +1,134 @@
+"""Clebsch-Gordan couplings in e3nn's real basis: pair couplings and symmetric contraction bases.
+
+Conventions are those of e3nn (component normalisation); irreps have natural parity (-1)^l where
+they stand for node features, and both parities appear inside the bases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+
+import numpy as np
+import torch
+from e3nn import o3
+
+
+def lm_slice(l: int) -> slice:  # noqa: E741 - l is the field's name for the angular momentum
+    """Slice of order ``l`` on an axis that lists all (l, m) up to some maximum."""
+    return slice(l * l, (l + 1) * (l + 1))
+
+
+@cache
+def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
+    """Real 3j tensor of unit norm, shape (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), float64.
+
+    e3nn stores it as a float32 or float64 table depending on the default dtype; asking for
+    float64 makes it independent of that.
+    """
+    return o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
+
+
+@dataclass(frozen=True)
+class Monomials:
+    """Sparse form of one symmetric contraction.
+
+    A polynomial in the features ``a`` of one channel is ``sum_t w[t] prod_k a[index[t, k]]``, added
+    to output component ``component[t]``; ``w[t] = sum_p basis[t, p] weight[p]``.
+
+    Attributes:
+        index: (n_terms, degree) sorted feature components of each monomial.
+        component: (n_terms,) output component m, ascending.
+        basis: (n_terms, n_paths) coefficient of each path.
+    """
+
+    index: np.ndarray
+    component: np.ndarray
+    basis: np.ndarray
+
+
+def _coupled_bases(max_ell: int, degree: int) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """All successive couplings of ``degree`` copies of 0e+1o+...; sorted by (l, parity), stably.
+
+    The order of equal irreps is the order in which the recursion meets them; published MACE
+    weights rely on it.
+    """
+    dim = (max_ell + 1) ** 2
+    if degree == 1:
+        eye = np.eye(dim)
+        return [((l, (-1) ** l), eye[lm_slice(l)]) for l in range(max_ell + 1)]
+    coupled = []
+    for (l_left, p_left), left in _coupled_bases(max_ell, degree - 1):
+        flat = left.reshape(left.shape[0], -1)  # (m_left, components of the left factors)
+        for l in range(max_ell + 1):
+            for l_out in range(abs(l_left - l), l_left + l + 1):
+                c = wigner_3j(l_out, l_left, l) * np.sqrt(2 * l_out + 1)
+                block = np.einsum("jk,ijl->ikl", flat, c)
+                full = np.zeros((2 * l_out + 1, *left.shape[1:], dim))
+                full[..., lm_slice(l)] = block.reshape(2 * l_out + 1, *left.shape[1:], 2 * l + 1)
+                coupled.append(((l_out, p_left * (-1) ** l), full))
+    return sorted(coupled, key=lambda item: item[0])
+
+
+@cache
+def contraction_basis(max_ell: int, l_out: int, degree: int) -> np.ndarray:
+    """Generalised Clebsch-Gordan basis U, shape (2 l_out + 1, [n_lm] * degree, n_paths).
+
+    MACE, arXiv 2206.07697, eq. 10; n_lm = (max_ell + 1)^2.
+    """
+    wanted = (l_out, (-1) ** l_out)
+    blocks = [c for ir, c in _coupled_bases(max_ell, degree) if ir == wanted]
+    return np.stack(blocks, axis=-1)
+
+
+@cache
+def monomials(max_ell: int, l_out: int, degree: int) -> Monomials:
+    """Distinct nonzero monomials of :func:`contraction_basis` with summed coefficients."""
+    basis = contraction_basis(max_ell, l_out, degree)
+    symmetric = np.zeros_like(basis)
+    for perm in permutations(range(1, degree + 1)):
+        symmetric += basis.transpose(0, *perm, degree + 1)
+    rows_index, rows_component, rows_basis = [], [], []
+    n_lm = basis.shape[1]
+    for component in range(basis.shape[0]):
+        for index in np.ndindex(*(n_lm,) * degree):
+            if list(index) != sorted(index):
+                continue
+            # the sum over all permutations counts an ordered tuple once per stabiliser element
+            _, counts = np.unique(index, return_counts=True)
+            stabiliser = np.prod([float(np.prod(np.arange(1, n + 1))) for n in counts])
+            row = symmetric[(component, *index)] / stabiliser
+            if np.abs(row).max() > 1e-12:
+                rows_index.append(index)
+                rows_component.append(component)
+                rows_basis.append(row)
+    return Monomials(
+        index=np.array(rows_index), component=np.array(rows_component), basis=np.array(rows_basis)
+    )
+
+
+@dataclass(frozen=True)
+class Path:
+    """One tensor-product path: sender order l1, harmonic order l2, message order l3."""
+
+    l1: int
+    l2: int
+    l3: int
+
+
+@cache
+def convolution_paths(feature_l: int, max_ell: int) -> tuple[Path, ...]:
+    """Paths of the depthwise product (features up to feature_l) x (harmonics up to max_ell).
+
+    Natural parity everywhere, so l1 + l2 + l3 is even. Sorted by l3, then in the order e3nn
+    meets them (l1, then l2): the layout of published radial weights.
+    """
+    paths = [
+        Path(l1, l2, l3)
+        for l1 in range(feature_l + 1)
+        for l2 in range(max_ell + 1)
+        for l3 in range(abs(l1 - l2), min(l1 + l2, max_ell) + 1)
+        if (l1 + l2 + l3) % 2 == 0
+    ]
+    return tuple(sorted(paths, key=lambda path: path.l3))

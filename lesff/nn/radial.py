@@ -1,0 +1,108 @@
+"""Radial functions: Bessel basis, polynomial cutoff, radial network, short-range repulsion."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from ase.data import covalent_radii
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lesff.units import COULOMB_CONSTANT
+
+_BOHR = 0.529177210903
+_SILU_NORM = 1.6791767923989418
+"""1 / sqrt(E[silu(x)^2]) for normal x, e3nn's ``normalize2mom`` constant."""
+
+
+def polynomial_cutoff(x: Tensor, p: int) -> Tensor:
+    """Envelope u(x), 1 at x = 0 and 0 with two derivatives at x = 1; 0 beyond.
+
+    ``1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)`` (DimeNet, arXiv 2003.03123, eq. 8).
+    """
+    xp = x**p
+    u = 1.0 - xp * ((p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2)))
+    return u * (x < 1.0)
+
+
+class BesselBasis(nn.Module):
+    """``sqrt(2/rc) sin(n pi r / rc) / r`` times the polynomial cutoff (arXiv 2003.03123, eq. 7).
+
+    Args:
+        cutoff: rc in A.
+        n_basis: Number of functions.
+        p: Power of the polynomial cutoff.
+    """
+
+    def __init__(self, *, cutoff: float, n_basis: int, p: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.p = p
+        frequencies = torch.arange(1, n_basis + 1, dtype=torch.float64) * math.pi / cutoff
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.frequencies: Tensor
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """(n,) distances in A to (n, n_basis)."""
+        r = distance[:, None]
+        bessel = torch.sin(r * self.frequencies.to(r.dtype)) / r
+        envelope = polynomial_cutoff(r / self.cutoff, self.p)
+        return bessel * (envelope * math.sqrt(2.0 / self.cutoff))
+
+
+class RadialNetwork(nn.Module):
+    """Bias-free perceptron, e3nn ``FullyConnectedNet``: ``1.679 silu(x @ W / sqrt(n_in))``.
+
+    The parameter ``weights[k]`` has shape (n_in, n_out); the last layer is linear.
+    """
+
+    def __init__(self, *, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(a, b)) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, sizes[0]) to (n, sizes[-1])."""
+        *hidden, last = self.weights
+        for weight in hidden:
+            x = functional.silu(x @ (weight * weight.shape[0] ** -0.5)) * _SILU_NORM
+        return x @ (last * last.shape[0] ** -0.5)
+
+
+class ScreenedRepulsion(nn.Module):
+    """Ziegler-Biersack-Littmark nuclear repulsion, cut off at the sum of covalent radii.
+
+    ``E = 1/2 sum_ij ke Z_i Z_j phi(r/a) / r u(r / (R_i + R_j))`` with the universal screening
+    function phi and ``a = 0.4543 bohr / (Z_i^0.3 + Z_j^0.3)`` (Ziegler, Biersack, Littmark 1985,
+    in the fitted form used by MACE, arXiv 2401.00096).
+    """
+
+    _COEFFICIENTS = (0.1818, 0.5099, 0.2802, 0.02817)
+    _EXPONENTS = (3.2, 0.9423, 0.4028, 0.2016)
+
+    def __init__(self, *, p: int = 6) -> None:
+        super().__init__()
+        self.p = p
+        radii = torch.from_numpy(covalent_radii)
+        self.register_buffer("radii", radii, persistent=False)
+        self.radii: Tensor
+
+    def forward(self, distance: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
+        """Energy of each pair in eV, (n_pairs,).
+
+        Args:
+            distance: (n_pairs,) in A.
+            z_first: (n_pairs,) atomic numbers.
+            z_second: (n_pairs,) atomic numbers.
+        """
+        dtype = distance.dtype
+        z1, z2 = z_first.to(dtype), z_second.to(dtype)
+        length = 0.4543 * _BOHR / (z1**0.3 + z2**0.3)
+        x = distance / length
+        terms = zip(self._COEFFICIENTS, self._EXPONENTS, strict=True)
+        screening = torch.stack([c * torch.exp(-a * x) for c, a in terms]).sum(0)
+        reach = (self.radii[z_first] + self.radii[z_second]).to(dtype)
+        envelope = polynomial_cutoff(distance / reach, self.p)
+        return COULOMB_CONSTANT * z1 * z2 / distance * screening * envelope

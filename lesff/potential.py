@@ -1,0 +1,375 @@
+"""``Potential``: architecture + charge head + electrostatics + reference energies + derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lesff.architectures import ARCHITECTURES
+from lesff.architectures.base import Architecture
+from lesff.architectures.mace import element_rows
+from lesff.config import from_dict
+from lesff.derivatives import gradients, jacobian_rows, strained
+from lesff.electrostatics.born import periodic_born_charges
+from lesff.electrostatics.ewald import EwaldSettings
+from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
+from lesff.electrostatics.observables import (
+    dipole_moment,
+    moment_origin,
+    neutralised,
+    quadrupole_moment,
+)
+from lesff.errors import ConfigError, PropertyError
+from lesff.graph import AtomGraph
+from lesff.keys import QUANTITIES
+from lesff.nn.charge_heads import ChargeHead, ChargeHeadName
+from lesff.nn.state_embedding import StateEmbedding
+from lesff.ops import segment_sum
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRangeConfig:
+    """Latent Coulomb interaction: charge head and constants.
+
+    Attributes:
+        head: Charge head.
+        sigma: Gaussian width in A.
+        dl: k-space resolution in A.
+        remove_self_interaction: Whether each Gaussian's energy with itself is left out.
+        readout_hidden: Hidden units of the last charge readout.
+    """
+
+    head: ChargeHeadName = "latent"
+    sigma: float = 1.0
+    dl: float = 2.0
+    remove_self_interaction: bool = True
+    readout_hidden: int = 16
+
+    def settings(self) -> EwaldSettings:
+        """Constants of the Coulomb sum."""
+        return EwaldSettings(
+            sigma=self.sigma, dl=self.dl, remove_self_interaction=self.remove_self_interaction
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that defines a potential apart from its weights; ``config.json`` of a model.
+
+    Attributes:
+        architecture: Short-range model: ``type`` and its hyper-parameters.
+        elements: Atomic numbers covered, ascending.
+        reference_energies: Energy of each element in eV, same order; part of ``energy``.
+        energy_scale: Factor of the interaction energy, eV.
+        long_range: Latent electrostatics, or None for a short-range model.
+        total_charge: Lowest and highest trained total charge in e.
+        spin_multiplicity: Lowest and highest trained multiplicity.
+        state_embedding: Whether total charge and spin enter the node features.
+        dtype: Type of the stored weights.
+        energy_reference: What energy zero means.
+        level_of_theory: Reference method.
+        training_data: Where the labels come from.
+        software: Versions that made the weights.
+        format_version: Version of this layout.
+    """
+
+    architecture: dict[str, Any]
+    elements: tuple[int, ...]
+    reference_energies: tuple[float, ...]
+    energy_scale: float = 1.0
+    long_range: LongRangeConfig | None = None
+    total_charge: tuple[int, int] = (0, 0)
+    spin_multiplicity: tuple[int, int] = (1, 1)
+    state_embedding: bool = False
+    dtype: Literal["float32", "float64"] = "float32"
+    energy_reference: str = "unspecified"
+    level_of_theory: str = "unspecified"
+    training_data: str = "unspecified"
+    software: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Check ranges and agreement of fields; raises ConfigError naming the field."""
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(
+                f"`format_version` must be {FORMAT_VERSION}, got {self.format_version}; "
+                "install the lesff version that the model asks for"
+            )
+        z = self.elements
+        if not z or list(z) != sorted(set(z)) or z[0] < 1 or z[-1] > 118:
+            raise ConfigError(f"`elements` must be ascending atomic numbers 1..118, got {z}")
+        if len(self.reference_energies) != len(z):
+            raise ConfigError(
+                f"`reference_energies` must have one value per element ({len(z)}), "
+                f"got {len(self.reference_energies)}"
+            )
+        for name in ("total_charge", "spin_multiplicity"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(f"`{name}` must be [lowest, highest], got {[low, high]}")
+        self.architecture_config()
+
+    def architecture_config(self) -> Any:
+        """The architecture's own configuration object.
+
+        Raises:
+            ConfigError: for an unknown architecture or hyper-parameter.
+        """
+        options = dict(self.architecture)
+        name = options.pop("type", None)
+        if name not in ARCHITECTURES:
+            raise ConfigError(
+                f"`architecture.type` must be one of {', '.join(ARCHITECTURES)}, got {name!r}"
+            )
+        return from_dict(ARCHITECTURES[name][0], options, "architecture")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, every hyper-parameter spelled out."""
+        data = asdict(self)
+        data["architecture"] = {
+            "type": self.architecture["type"],
+            **asdict(self.architecture_config()),
+        }
+        return data
+
+
+class Potential(nn.Module):
+    """One energy; everything else is its derivative or a moment of its charges.
+
+    ``E = sum_i (E0[z_i] + scale * e_i) + E_LES(q)`` with ``e_i`` from the architecture and latent
+    charges ``q`` from the charge head (LES, arXiv 2412.15455).
+
+    Args:
+        config: The model's configuration.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        _, architecture_class = ARCHITECTURES[config.architecture["type"]]
+        self.architecture: Architecture = architecture_class(
+            config.architecture_config(), config.elements
+        )
+        n_elements, channels = len(config.elements), self.architecture.channels
+        self.register_buffer("element_row", element_rows(config.elements), persistent=False)
+        self.register_buffer(
+            "reference_energies",
+            torch.tensor(config.reference_energies, dtype=torch.float64),
+            persistent=False,
+        )
+        self.element_row: Tensor
+        self.reference_energies: Tensor
+        self.state_embedding = (
+            StateEmbedding(n_elements=n_elements, channels=channels)
+            if config.state_embedding
+            else None
+        )
+        self.charge_head: ChargeHead | None = None
+        self.ewald: EwaldSettings | None = None
+        if config.long_range is not None:
+            self.charge_head = ChargeHead(
+                name=config.long_range.head,
+                channels=channels,
+                n_layers=self.architecture.n_layers,
+                hidden=config.long_range.readout_hidden,
+            )
+            self.ewald = config.long_range.settings()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def available_properties(self) -> tuple[str, ...]:
+        """Names this potential can compute."""
+        if self.charge_head is None:
+            return ("energy", "energy_sr", "node_energy", "forces", "stress")
+        return tuple(QUANTITIES)
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        properties: Collection[str] = ("energy", "forces"),
+        *,
+        create_graph: bool = False,
+    ) -> dict[str, Tensor]:
+        """Compute properties of a batch.
+
+        Args:
+            graph: The batch, in the model's dtype.
+            properties: Names from :data:`lesff.keys.QUANTITIES`.
+            create_graph: Keep the graph, so that results can be differentiated further.
+
+        Returns:
+            The properties asked for, units and shapes as in ``keys``; energies in float64.
+
+        Raises:
+            PropertyError: for a property that the model or a system's boundaries do not allow.
+            UnsupportedInputError: for partial periodicity with long-range electrostatics.
+        """
+        wanted = set(properties)
+        self._check_properties(wanted, graph)
+        need_grad = bool(wanted & {"forces", "stress", "born_effective_charges", "node_energy"})
+        with torch.set_grad_enabled(need_grad or create_graph):
+            return self._compute(graph, wanted, create_graph=create_graph)
+
+    def energy_terms(self, graph: AtomGraph) -> EnergyTerms:
+        """Energies and charges, differentiable in positions, cell and parameters."""
+        element = self.element_row[graph.atomic_numbers]
+        state = self.node_state(graph)
+        output = self.architecture(graph, state)
+        node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
+        node_energy = node_energy + self.reference_energies[element]
+        energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
+        if self.charge_head is None or self.ewald is None:
+            zero = torch.zeros_like(energy_sr)
+            return EnergyTerms(node_energy, energy_sr, zero, None, None)
+        raw = self.charge_head.raw(output.invariants)
+        charges = self.charge_head.constrain(
+            raw, graph.batch, graph.total_charge, graph.atoms_per_system()
+        )
+        energy_lr = latent_energy(charges, graph, self.ewald).to(torch.float64)
+        return EnergyTerms(node_energy, energy_sr, energy_lr, raw, charges)
+
+    def node_state(self, graph: AtomGraph) -> Tensor | None:
+        """Charge and spin increment of the node features, (n_atoms, channels) or None."""
+        if self.state_embedding is None:
+            return None
+        element = self.element_row[graph.atomic_numbers]
+        return self.state_embedding(
+            element, graph.batch, graph.total_charge, graph.spin_multiplicity
+        )
+
+    def local_charges(self, graph: AtomGraph, node_state: Tensor | None) -> Tensor:
+        """Charges before any constraint, (n_atoms,); functions of the receptive field only."""
+        if self.charge_head is None:
+            raise PropertyError("this model has no charges: it was trained without LES")
+        return self.charge_head.raw(self.architecture(graph, node_state).invariants)
+
+    def _check_properties(self, wanted: set[str], graph: AtomGraph) -> None:
+        unknown = sorted(wanted - set(QUANTITIES))
+        if unknown:
+            raise PropertyError(
+                f"unknown property {', '.join(map(repr, unknown))}; known: {', '.join(QUANTITIES)}"
+            )
+        absent = sorted(wanted - set(self.available_properties()))
+        if absent:
+            raise PropertyError(
+                f"this model has no {', '.join(absent)}: it was trained without LES; "
+                f"available: {', '.join(self.available_properties())}"
+            )
+        if "stress" in wanted and not bool(graph.pbc.all()):
+            raise PropertyError(
+                "`stress` needs structures periodic in all three directions; "
+                "leave it out for molecules"
+            )
+        moments = sorted(wanted & {"dipole", "quadrupole"})
+        if moments and bool(graph.pbc.any()):
+            raise PropertyError(
+                f"{' and '.join(moments)} of a periodic structure depend on the choice of cell; "
+                "ask for born_effective_charges, or set pbc=False for a molecule"
+            )
+        if self.charge_head is not None:
+            check_boundaries(graph.pbc)
+
+    def _compute(
+        self, graph: AtomGraph, wanted: set[str], *, create_graph: bool
+    ) -> dict[str, Tensor]:
+        positions = graph.positions
+        strain = torch.zeros_like(graph.cell)
+        if torch.is_grad_enabled():
+            if not (create_graph and positions.requires_grad):
+                positions = positions.detach().requires_grad_()
+            graph = graph.replace(positions=positions)
+        moved = graph
+        if "stress" in wanted:
+            strain.requires_grad_()
+            moved = strained(graph, strain)
+        terms = self.energy_terms(moved)
+        energy = terms.energy_sr + terms.energy_lr
+        out = {"energy": energy, "energy_sr": terms.energy_sr, "energy_lr": terms.energy_lr}
+        later = bool(wanted & {"node_energy", "born_effective_charges"})
+
+        inputs = [positions] if "forces" in wanted else []
+        inputs += [strain] if "stress" in wanted else []
+        if inputs:
+            grads = gradients(energy, inputs, create_graph=create_graph, keep_graph=later)
+            if "forces" in wanted:
+                out["forces"] = -grads[0]
+            if "stress" in wanted:
+                volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+                out["stress"] = grads[-1] / volume
+        if "node_energy" in wanted:
+            out["node_energy"] = self._node_energy(terms, create_graph=create_graph, keep=later)
+        if terms.charges is not None:
+            self._add_moments(out, terms.charges, moved, wanted)
+        result = {name: out[name] for name in properties_in_order(wanted)}
+        return result if create_graph else {k: v.detach() for k, v in result.items()}
+
+    def _node_energy(self, terms: EnergyTerms, *, create_graph: bool, keep: bool) -> Tensor:
+        """Long-range share of atom i is q_i phi_i / 2 = q_i (dE/dq_i) / 2: E is quadratic in q."""
+        if terms.charges is None:
+            return terms.node_energy
+        (potential,) = gradients(
+            terms.energy_lr, [terms.charges], create_graph=create_graph, keep_graph=keep
+        )
+        return terms.node_energy + (0.5 * terms.charges * potential).to(torch.float64)
+
+    def _add_moments(
+        self, out: dict[str, Tensor], charges: Tensor, graph: AtomGraph, wanted: set[str]
+    ) -> None:
+        out["latent_charges"] = charges
+        out["charges"] = charges
+        if not wanted & {"dipole", "quadrupole", "born_effective_charges"}:
+            return
+        physical = neutralised(charges, graph)
+        periodic = bool(graph.pbc.any())
+        if wanted & {"dipole", "quadrupole"}:
+            origin = moment_origin(graph)
+            out["dipole"] = dipole_moment(physical, graph, origin)
+            out["quadrupole"] = quadrupole_moment(physical, graph, origin)
+        if "born_effective_charges" in wanted:
+            if periodic:
+                out["born_effective_charges"] = periodic_born_charges(
+                    physical.detach(), graph, self.local_charges, self.node_state(graph),
+                    reach=self.architecture.n_layers * self.architecture.cutoff,
+                    cutoff=self.architecture.cutoff,
+                )  # fmt: skip
+            else:
+                dipole = dipole_moment(physical, graph, moment_origin(graph))
+                out["born_effective_charges"] = jacobian_rows(dipole, graph.positions)
+
+
+@dataclass(frozen=True)
+class EnergyTerms:
+    """Energies of a batch, with graph.
+
+    Attributes:
+        node_energy: (n_atoms,) short-range part in eV, float64.
+        energy_sr: (n_systems,) in eV, float64.
+        energy_lr: (n_systems,) in eV, float64.
+        local_charges: (n_atoms,) before any constraint, or None without LES.
+        charges: (n_atoms,) latent charges in e, or None without LES.
+    """
+
+    node_energy: Tensor
+    energy_sr: Tensor
+    energy_lr: Tensor
+    local_charges: Tensor | None
+    charges: Tensor | None
+
+
+def properties_in_order(wanted: Collection[str]) -> list[str]:
+    """Names in the order of the table of quantities."""
+    return [name for name in QUANTITIES if name in wanted]

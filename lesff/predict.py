@@ -1,0 +1,315 @@
+"""``load`` and ``Model``: a name becomes a model, atoms become numbers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from tqdm.auto import tqdm
+
+from lesff.checkpoint import load_model, save_model
+from lesff.errors import ExtrapolationWarning, PropertyError, UnsupportedInputError
+from lesff.graph import AtomGraph, collate
+from lesff.hub import ResolvedModel, resolve
+from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
+from lesff.potential import ModelConfig, Potential, properties_in_order
+from lesff.structures import Structure, build_graph, to_structures
+
+_AUTO_ATOMS = 2000
+"""Atoms per batch with ``batch_size="auto"``: a few hundred MB at 100 neighbours per atom."""
+_PROGRESS_ATOMS = 20_000
+"""From this many atoms on, predict shows a progress bar unless told otherwise."""
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: Literal["float32", "float64"] | None = None,
+    offline: bool | None = None,
+) -> Model:
+    """Load a model by name.
+
+    Args:
+        name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"`` or a model folder.
+        device: Where to compute.
+        dtype: Floating-point type to compute in; the model's own if not given.
+        offline: Never use the network; taken from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if not
+            given.
+
+    Raises:
+        ModelNotFoundError: if no model has this name; near names are suggested.
+        IntegrityError: if the model's files are damaged and cannot be fetched again.
+        OfflineError: if a download is needed but not allowed.
+    """
+    resolved = resolve(name, offline=offline)
+    torch_dtype = (
+        None if dtype is None else {"float32": torch.float32, "float64": torch.float64}[dtype]
+    )
+    potential = load_model(resolved.folder, dtype=torch_dtype, device=device)
+    return Model(potential, resolved)
+
+
+class Prediction(Mapping[str, np.ndarray]):
+    """Results for one structure or for a list of them.
+
+    Attribute and item access give numpy arrays for one structure (scalars as float), and lists of
+    them for a list of structures. Units and shapes are those of :data:`lesff.keys.QUANTITIES`;
+    ``repr`` shows them.
+
+    Args:
+        values: Results by property, one entry per structure.
+        is_single: Whether a single structure was given.
+        model: Resolved name of the model.
+    """
+
+    def __init__(self, values: dict[str, list[Any]], *, is_single: bool, model: str) -> None:
+        self._values = values
+        self._is_single = is_single
+        self.model = model
+
+    def __getitem__(self, name: str) -> Any:
+        """Results of a property."""
+        if name not in self._values:
+            raise KeyError(self._absent(name))
+        return self._values[name][0] if self._is_single else self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        """Results of a property."""
+        if name.startswith("_") or name not in self._values:
+            raise AttributeError(self._absent(name))
+        return self[name]
+
+    def _absent(self, name: str) -> str:
+        if name in QUANTITIES:
+            return f"{name!r} was not asked for; use predict(..., properties=[{name!r}])"
+        return f"no result {name!r}; this prediction has {', '.join(self._values)}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def n_structures(self) -> int:
+        """Number of structures predicted."""
+        return len(next(iter(self._values.values())))
+
+    def per_structure(self) -> list[dict[str, Any]]:
+        """One dictionary of results per structure."""
+        names = list(self._values)
+        columns = zip(*self._values.values(), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in columns]
+
+    def __repr__(self) -> str:
+        count = "1 structure" if self._is_single else f"{self.n_structures} structures"
+        lines = [f"Prediction of {self.model} for {count}"]
+        for name, column in self._values.items():
+            first = column[0]
+            unit = QUANTITIES[name].unit
+            if self._is_single and np.ndim(first) == 0:
+                lines.append(f"  {name} = {first:.6f} {unit}")
+            elif self._is_single and np.size(first) <= 3:
+                lines.append(f"  {name} = {np.array2string(first, precision=4)} {unit}")
+            else:
+                lines.append(f"  {name}: {_shape_text(name)} {unit}")
+        return "\n".join(lines)
+
+
+def _shape_text(name: str) -> str:
+    row = QUANTITIES[name]
+    lead = ("n_atoms",) if row.level == "atom" else ()
+    parts = [*lead, *map(str, row.shape)]
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+class Model:
+    """A loaded model: predicts, gives an ASE calculator, saves.
+
+    Args:
+        potential: The model itself.
+        source: Where it came from.
+    """
+
+    def __init__(self, potential: Potential, source: ResolvedModel) -> None:
+        self.potential = potential
+        self.source = source
+
+    @property
+    def name(self) -> str:
+        """Resolved name, ``name@version`` for models of the manifest."""
+        version = self.source.version
+        return self.source.name if version is None else f"{self.source.name}@{version}"
+
+    @property
+    def config(self) -> ModelConfig:
+        """Configuration."""
+        return self.potential.config
+
+    @property
+    def card(self) -> str:
+        """The model card as Markdown text."""
+        return (self.source.folder / "README.md").read_text(encoding="utf-8")
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"Model({self.name}, elements {list(config.elements)}, "
+            f"charge {config.total_charge[0]:+d}..{config.total_charge[1]:+d}, "
+            f"{config.level_of_theory})"
+        )
+
+    def predict(
+        self,
+        structures: Any,
+        properties: Sequence[str] | str = DEFAULT_PROPERTIES,
+        *,
+        total_charge: int | Sequence[int] | None = None,
+        spin_multiplicity: int | Sequence[int] | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+        strict: bool = False,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict properties of one or many structures.
+
+        Args:
+            structures: ASE Atoms, a pymatgen structure, a list of them, or the path of a file.
+            properties: Names from the table in :mod:`lesff.keys`: energy (eV), forces (eV/A),
+                stress (eV/A^3), charges (e), dipole (e A), born_effective_charges (e), ...
+            total_charge: Total charge in e, one for all or one per structure; else from
+                ``atoms.info``, else 0.
+            spin_multiplicity: 2S+1 likewise; else the lowest that the electrons allow.
+            batch_size: Structures per batch, or ``"auto"`` for batches of about equal cost.
+            strict: Raise instead of warn for a charge or spin outside the trained range.
+            progress: Show a progress bar; by default for long work only.
+
+        Raises:
+            StructureError: for input that is not a usable structure.
+            UnsupportedInputError: for elements (always) or charge and spin (``strict``) that the
+                model does not cover.
+            PropertyError: for an unknown property or one the model cannot give here.
+        """
+        names = [properties] if isinstance(properties, str) else list(properties)
+        if not names:
+            raise PropertyError(f"`properties` must name at least one of {', '.join(QUANTITIES)}")
+        checked, is_single = to_structures(
+            structures, total_charge=total_charge, spin_multiplicity=spin_multiplicity
+        )
+        check_domain(self.config, checked, strict=strict)
+        sizes = np.array([len(structure) for structure in checked])
+        results: list[dict[str, np.ndarray]] = [{} for _ in checked]
+        show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
+        bar = tqdm(total=len(checked), disable=not show, unit="structure", desc="predict")
+        for chosen in plan_batches(sizes, batch_size):
+            graph = collate(
+                [build_graph(checked[i], self.potential.architecture.cutoff) for i in chosen]
+            )
+            for index, row in zip(chosen, self.predict_graph(graph, names), strict=True):
+                results[index] = row
+            bar.update(len(chosen))
+        bar.close()
+        columns = {
+            name: [_plain(row[name]) for row in results] for name in properties_in_order(names)
+        }
+        return Prediction(columns, is_single=is_single, model=self.name)
+
+    def predict_graph(self, graph: AtomGraph, properties: Sequence[str]) -> list[dict[str, Any]]:
+        """Properties of each system of a ready graph, as numpy arrays; no checks of the domain."""
+        moved = graph.to(dtype=self.potential.dtype, device=self.potential.device)
+        out = self.potential(moved, properties)
+        counts = graph.atoms_per_system().tolist()
+        rows: list[dict[str, Any]] = [{} for _ in counts]
+        for name, value in out.items():
+            parts = torch.split(value, counts) if QUANTITIES[name].level == "atom" else value
+            for row, part in zip(rows, parts, strict=True):
+                row[name] = part.cpu().numpy()
+        return rows
+
+    def calculator(self, **options: Any) -> Any:
+        """An ASE calculator; see :class:`lesff.calculator.LesffCalculator` for the options."""
+        from lesff.calculator import LesffCalculator
+
+        return LesffCalculator(self, **options)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model as a folder that :func:`lesff.load` reads; returns the folder."""
+        license_file = self.source.folder / "LICENSE"
+        save_model(
+            self.potential,
+            Path(folder),
+            card=self.card,
+            license_text=license_file.read_text(encoding="utf-8"),
+            overwrite=overwrite,
+        )
+        return Path(folder)
+
+
+def _plain(value: np.ndarray) -> Any:
+    return float(value) if value.ndim == 0 else value
+
+
+def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict: bool) -> None:
+    """Refuse what the model does not cover.
+
+    Raises:
+        UnsupportedInputError: for an element the model does not know; with ``strict`` also for a
+            charge or spin outside the trained range (a warning otherwise), and for any charge or
+            spin if the model has no input for them.
+    """
+    known = np.array(config.elements)
+    ranges = {"total_charge": config.total_charge, "spin_multiplicity": config.spin_multiplicity}
+    for index, structure in enumerate(structures):
+        unknown = sorted(set(structure.numbers.tolist()) - set(known.tolist()))
+        if unknown:
+            raise UnsupportedInputError(
+                f"structure {index} has element(s) {symbols(unknown)}, but the model covers "
+                f"{symbols(config.elements)} only"
+            )
+        for name, (low, high) in ranges.items():
+            value = getattr(structure, name)
+            if low <= value <= high:
+                continue
+            text = (
+                f"structure {index} has {name} {value}, but the model was trained on {low}..{high}"
+            )
+            if strict:
+                raise UnsupportedInputError(text)
+            warnings.warn(
+                f"{text}; the result is an extrapolation", ExtrapolationWarning, stacklevel=3
+            )
+
+
+def symbols(numbers: Sequence[int]) -> str:
+    """Chemical symbols of atomic numbers, as text."""
+    return " ".join(chemical_symbols[z] for z in numbers)
+
+
+def plan_batches(sizes: np.ndarray, batch_size: int | Literal["auto"]) -> list[np.ndarray]:
+    """Indices of structures batch by batch, similar sizes together, largest first.
+
+    Args:
+        sizes: (n_structures,) atoms of each structure.
+        batch_size: Structures per batch, or ``"auto"``.
+
+    Raises:
+        PropertyError: if ``batch_size`` is neither positive nor ``"auto"``.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    if batch_size != "auto":
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise PropertyError(f"`batch_size` must be 'auto' or at least 1, got {batch_size!r}")
+        n_batches = math.ceil(len(order) / batch_size)
+        return [order[i * batch_size : (i + 1) * batch_size] for i in range(n_batches)]
+    batches, start = [], 0
+    while start < len(order):
+        count = max(1, _AUTO_ATOMS // int(sizes[order[start]]))
+        batches.append(order[start : start + count])
+        start += count
+    return batches

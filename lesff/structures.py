@@ -1,0 +1,286 @@
+"""Atoms in any form -> checked ``Structure`` -> ``AtomGraph``. Input is judged here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+import torch
+from ase.io.formats import UnknownFileTypeError
+
+from lesff.errors import ChargeSpinError, StructureError, UnsupportedInputError
+from lesff.graph import AtomGraph
+from lesff.keys import INFO_CHARGE, INFO_SPIN
+from lesff.neighbors import find_neighbors
+
+MIN_DISTANCE = 0.2
+"""Atoms closer than this (A) are taken for a mistake."""
+_MIN_VOLUME = 1e-3
+"""Smallest volume (A^3) of a cell periodic in three directions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """One checked structure.
+
+    Attributes:
+        numbers: (n_atoms,) int64 atomic numbers.
+        positions: (n_atoms, 3) in A, float64.
+        cell: (3, 3) in A, rows are lattice vectors.
+        pbc: (3,) bool.
+        total_charge: e.
+        spin_multiplicity: 2S + 1.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    total_charge: int
+    spin_multiplicity: int
+
+    def __len__(self) -> int:
+        """Number of atoms."""
+        return len(self.numbers)
+
+
+def to_structure(
+    source: Any,
+    *,
+    total_charge: int | None = None,
+    spin_multiplicity: int | None = None,
+    where: str = "structure",
+) -> Structure:
+    """Check one ASE Atoms object (or anything with ``to_ase_atoms()``) and settle charge and spin.
+
+    Charge and spin come from the arguments, else from ``atoms.info`` (``charge`` or
+    ``total_charge``; ``spin_multiplicity`` or ``spin``), else neutral and the lowest multiplicity
+    that the number of electrons allows.
+
+    Args:
+        source: The atoms.
+        total_charge: e.
+        spin_multiplicity: 2S + 1.
+        where: Name of the structure in error messages.
+
+    Raises:
+        StructureError: for a wrong type, no atoms, positions that are not finite, a periodic cell
+            without volume.
+        ChargeSpinError: for values that are not integers, contradict each other or the number of
+            electrons.
+        UnsupportedInputError: for an external field, which no model supports yet.
+    """
+    atoms = _as_atoms(source, where)
+    if len(atoms) == 0:
+        raise StructureError(f"{where} must have at least one atom, got none")
+    positions = np.asarray(atoms.positions, dtype=np.float64)
+    if not np.isfinite(positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
+        raise StructureError(
+            f"{where}: positions must be finite, atom {bad} is at {positions[bad]}"
+        )
+    if np.any(atoms.numbers < 1) or np.any(atoms.numbers > 118):
+        raise StructureError(f"{where}: atomic numbers must be 1..118, got {set(atoms.numbers)}")
+    cell, pbc = np.array(atoms.cell, dtype=np.float64), np.array(atoms.pbc, dtype=bool)
+    _check_cell(cell, pbc, where)
+    field = atoms.info.get("external_field")
+    if field is not None and np.any(np.asarray(field) != 0):
+        raise UnsupportedInputError(
+            f"{where}: `external_field` must be absent or zero, got {field}; "
+            "this version of lesff has no response to fields"
+        )
+    charge = total_charge if total_charge is not None else _from_info(atoms, INFO_CHARGE, where)
+    spin = spin_multiplicity
+    spin = spin if spin is not None else _from_info(atoms, INFO_SPIN, where)
+    charge, spin = _settle_state(int(atoms.numbers.sum()), charge, spin, where)
+    return Structure(
+        numbers=atoms.numbers.astype(np.int64),
+        positions=positions,
+        cell=cell,
+        pbc=pbc,
+        total_charge=charge,
+        spin_multiplicity=spin,
+    )
+
+
+def _as_atoms(source: Any, where: str) -> ase.Atoms:
+    if isinstance(source, ase.Atoms):
+        return source
+    convert = getattr(source, "to_ase_atoms", None)  # pymatgen structures and molecules
+    if callable(convert):
+        return _as_atoms(convert(), where)
+    raise StructureError(
+        f"{where} must be an ASE Atoms object, a pymatgen structure, a list of them or the path "
+        f"of a structure file, got {type(source).__name__}"
+    )
+
+
+def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
+    if not pbc.any():
+        return
+    if not np.isfinite(cell).all():
+        raise StructureError(f"{where}: the cell must be finite, got {cell.tolist()}")
+    rows = cell[pbc]
+    measure = np.sqrt(np.linalg.det(rows @ rows.T).clip(min=0.0))
+    if measure < _MIN_VOLUME:
+        raise StructureError(
+            f"{where}: pbc is {pbc.tolist()}, so these rows of the cell must span a volume, "
+            f"got {rows.tolist()}; give a cell or set atoms.pbc = False"
+        )
+
+
+def _from_info(atoms: ase.Atoms, names: Sequence[str], where: str) -> Any:
+    found = {name: atoms.info[name] for name in names if name in atoms.info}
+    if len({float(value) for value in found.values()}) > 1:
+        raise ChargeSpinError(f"{where}: atoms.info has contradictory values {found}")
+    return next(iter(found.values()), None)
+
+
+def _settle_state(n_protons: int, charge: Any, spin: Any, where: str) -> tuple[int, int]:
+    charge = 0 if charge is None else _integer(charge, "total charge", where)
+    n_electrons = n_protons - charge
+    if n_electrons < 0:
+        raise ChargeSpinError(f"{where}: total charge {charge} exceeds the {n_protons} electrons")
+    if spin is None:
+        return charge, 1 + n_electrons % 2
+    spin = _integer(spin, "spin multiplicity", where)
+    unpaired = spin - 1
+    if spin < 1 or unpaired > n_electrons or (n_electrons - unpaired) % 2:
+        parity = "odd" if n_electrons % 2 == 0 else "even"
+        raise ChargeSpinError(
+            f"{where}: {n_electrons} electrons (total charge {charge}) need an {parity} spin "
+            f"multiplicity 2S+1 of at most {n_electrons + 1}, got {spin}"
+        )
+    return charge, spin
+
+
+def _integer(value: Any, name: str, where: str) -> int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if number != np.round(number) or not np.isfinite(number):
+        raise ChargeSpinError(f"{where}: {name} must be an integer, got {value!r}")
+    return int(number)
+
+
+def read_structures(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
+    """Structures of a file in any format ASE knows, with the atoms they came from.
+
+    Raises:
+        StructureError: if the file is missing, unreadable or empty.
+    """
+    if not path.is_file():
+        raise StructureError(f"structure file {path} does not exist")
+    try:
+        images = ase.io.read(path, index=":")
+    except (UnknownFileTypeError, ValueError, KeyError, IndexError, OSError) as error:
+        raise StructureError(f"structure file {path} cannot be read: {error}") from error
+    if not images:
+        raise StructureError(f"structure file {path} holds no structures")
+    for index, atoms in enumerate(images if isinstance(images, list) else [images]):
+        yield to_structure(atoms, where=f"{path.name}, frame {index}"), atoms
+
+
+def to_structures(
+    source: Any,
+    *,
+    total_charge: int | Sequence[int] | None = None,
+    spin_multiplicity: int | Sequence[int] | None = None,
+) -> tuple[list[Structure], bool]:
+    """Check one or many structures.
+
+    Args:
+        source: Atoms, a sequence of them, or the path of a structure file.
+        total_charge: One value for all, or one per structure.
+        spin_multiplicity: One value for all, or one per structure.
+
+    Returns:
+        The structures, and whether ``source`` was a single one.
+
+    Raises:
+        StructureError: see :func:`to_structure`; also for an empty list.
+        ChargeSpinError: see :func:`to_structure`; also for a wrong number of values.
+    """
+    if isinstance(source, (str, Path)):
+        items: list[Any] = [atoms for _, atoms in read_structures(Path(source))]
+        is_single = False
+    elif (
+        isinstance(source, Iterable)
+        and not isinstance(source, ase.Atoms)
+        and not hasattr(source, "to_ase_atoms")
+    ):
+        items, is_single = list(source), False
+    else:
+        items, is_single = [source], True
+    if not items:
+        raise StructureError("at least one structure must be given, got an empty list")
+    charges = _spread(total_charge, len(items), "total_charge")
+    spins = _spread(spin_multiplicity, len(items), "spin_multiplicity")
+    structures = [
+        to_structure(
+            item,
+            total_charge=charge,
+            spin_multiplicity=spin,
+            where="structure" if is_single else f"structure {index}",
+        )
+        for index, (item, charge, spin) in enumerate(zip(items, charges, spins, strict=True))
+    ]
+    return structures, is_single
+
+
+def _spread(value: Any, count: int, name: str) -> list[Any]:
+    if value is None or np.ndim(value) == 0:
+        return [value] * count
+    values = list(value)
+    if len(values) != count:
+        raise ChargeSpinError(
+            f"`{name}` must be one value or one per structure ({count}), got {len(values)}"
+        )
+    return values
+
+
+def build_graph(structure: Structure, cutoff: float) -> AtomGraph:
+    """Graph of one structure, float64.
+
+    Args:
+        structure: The structure.
+        cutoff: Edge cutoff in A.
+
+    Raises:
+        StructureError: if two atoms are closer than ``MIN_DISTANCE``.
+    """
+    found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
+    _check_distances(structure, found.edge_index, found.cell_shifts)
+    cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))
+    tensor = torch.from_numpy
+    return AtomGraph(
+        positions=tensor(np.ascontiguousarray(structure.positions)),
+        atomic_numbers=tensor(structure.numbers),
+        batch=torch.zeros(len(structure), dtype=torch.int64),
+        cell=tensor(np.ascontiguousarray(cell))[None],
+        pbc=tensor(structure.pbc)[None],
+        total_charge=torch.tensor([float(structure.total_charge)], dtype=torch.float64),
+        spin_multiplicity=torch.tensor([structure.spin_multiplicity]),
+        edge_index=tensor(found.edge_index),
+        cell_shifts=tensor(found.cell_shifts),
+        reverse_edge=tensor(found.reverse_edge),
+    )
+
+
+def _check_distances(structure: Structure, edges: np.ndarray, shifts: np.ndarray) -> None:
+    vectors = structure.positions[edges[1]] - structure.positions[edges[0]]
+    if structure.pbc.any():
+        vectors = vectors + shifts @ structure.cell
+    squared = np.einsum("ij,ij->i", vectors, vectors)
+    if len(squared) and squared.min() < MIN_DISTANCE**2:
+        edge = int(squared.argmin())
+        raise StructureError(
+            f"atoms {edges[0, edge]} and {edges[1, edge]} overlap: they must be at least "
+            f"{MIN_DISTANCE} A apart, got {np.sqrt(squared[edge]):.3f} A"
+        )

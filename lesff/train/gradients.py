@@ -1,0 +1,134 @@
+"""Parameter gradients of a loss on energies, forces and dipoles.
+
+Two ways, tested against each other:
+
+* ``"double_backward"``: autograd through the forces. Exact; slower and memory hungry.
+* ``"central_difference"``: with ``v = dL/dF`` the force part of the gradient is the derivative
+  along ``v`` of first-order gradients,
+  ``dL/dtheta = -[g(r + h v) - g(r - h v)] / 2h + O(h^2)``, ``g = dE/dtheta``
+  (Pearlmutter's product by differences, Neural Computation 6, 147 (1994)). Needs first-order
+  backward only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lesff.derivatives import gradients, strained
+from lesff.electrostatics.observables import dipole_moment, moment_origin, neutralised
+from lesff.errors import ConfigError
+from lesff.graph import AtomGraph, collate
+from lesff.ops import segment_sum
+from lesff.potential import Potential
+from lesff.train.data import LabelledBatch
+from lesff.train.loss import LossConfig, Prediction, loss_value
+
+GradientMethod = Literal["central_difference", "double_backward"]
+_STEP = 1e-2
+"""Largest displacement of an atom in A: error h^2 against rounding of float32 differences."""
+
+
+def accumulate_gradients(
+    potential: Potential, batch: LabelledBatch, config: LossConfig, method: GradientMethod
+) -> float:
+    """Add dL/dtheta to ``.grad`` of the parameters; return L.
+
+    Raises:
+        ConfigError: if the method cannot give the gradient of a loss term.
+    """
+    if method == "double_backward":
+        return _double_backward(potential, batch, config)
+    if config.stress:
+        raise ConfigError(
+            "`gradients` must be 'double_backward' for a loss on stress, got 'central_difference'"
+        )
+    return _central_difference(potential, batch, config)
+
+
+def _moments(
+    potential: Potential, graph: AtomGraph, config: LossConfig, origin: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Energy, dipole and charge excess of every system, with graph."""
+    terms = potential.energy_terms(graph)
+    dipole = excess = None
+    if terms.charges is not None and terms.local_charges is not None:
+        if config.dipole:
+            dipole = dipole_moment(neutralised(terms.charges, graph), graph, origin)
+        if config.total_charge:
+            total = segment_sum(terms.local_charges, graph.batch, graph.n_systems)
+            excess = total - graph.total_charge
+    return terms.energy_sr + terms.energy_lr, dipole, excess
+
+
+def _double_backward(potential: Potential, batch: LabelledBatch, config: LossConfig) -> float:
+    graph = batch.graph
+    positions = graph.positions.detach().requires_grad_()
+    moved = graph.replace(positions=positions)
+    inputs, stress = [positions], None
+    if config.stress:
+        strain = torch.zeros_like(graph.cell).requires_grad_()
+        moved = strained(moved, strain)
+        inputs.append(strain)
+    origin = moment_origin(graph)
+    energy, dipole, excess = _moments(potential, moved, config, origin)
+    grads = gradients(energy, inputs, create_graph=True)
+    if config.stress:
+        stress = grads[1] / torch.linalg.det(graph.cell).abs()[:, None, None]
+    loss = loss_value(Prediction(energy, -grads[0], dipole, stress, excess), batch, origin, config)
+    loss.backward()
+    return float(loss.detach())
+
+
+def _central_difference(potential: Potential, batch: LabelledBatch, config: LossConfig) -> float:
+    graph = batch.graph
+    origin = moment_origin(graph)
+    with _frozen(potential):
+        positions = graph.positions.detach().requires_grad_()
+        energy, dipole, excess = _moments(
+            potential, graph.replace(positions=positions), config, origin
+        )
+        (grad,) = gradients(energy, [positions], create_graph=False)
+
+    # derivatives of the loss with respect to the predictions
+    leaves = [x.detach().requires_grad_() for x in (energy, -grad)]
+    dipole, excess = (None if x is None else x.detach().requires_grad_() for x in (dipole, excess))
+    leaves += [x for x in (dipole, excess) if x is not None]
+    loss = loss_value(Prediction(leaves[0], leaves[1], dipole, None, excess), batch, origin, config)
+    d_energy, v, *d_moments = torch.autograd.grad(loss, leaves)
+
+    # one pass over both displaced copies of the batch
+    largest = graph.positions.new_zeros(graph.n_systems)
+    largest = largest.scatter_reduce(0, graph.batch, v.norm(dim=1), "amax")
+    step = _STEP / largest.clamp(min=1e-12)
+    shift = step[graph.batch, None] * v
+    both = collate(
+        [graph.replace(positions=graph.positions + sign * shift) for sign in (1.0, -1.0)]
+    )
+    energy, dipole, excess = _moments(potential, both, config, torch.cat([origin, origin]))
+    slope = (0.5 / step).to(energy.dtype)
+    factor = torch.cat([0.5 * d_energy - slope, 0.5 * d_energy + slope])
+    surrogate = (factor * energy).sum()
+    for value, d_value in zip(
+        [x for x in (dipole, excess) if x is not None], d_moments, strict=True
+    ):
+        surrogate = surrogate + 0.5 * (torch.cat([d_value, d_value]) * value).sum()
+    surrogate.backward()
+    return float(loss.detach())
+
+
+@contextmanager
+def _frozen(potential: Potential) -> Iterator[None]:
+    """No parameter gradients inside: the blocks then skip them."""
+    trainable = [p for p in potential.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

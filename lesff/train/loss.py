@@ -1,0 +1,107 @@
+"""Loss functions and their first derivatives with respect to the predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lesff.train.data import LabelledBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss terms; each term is a weighted mean over its labels.
+
+    Attributes:
+        kind: ``"huber"`` or ``"mse"``.
+        energy: Weight of the energy error per atom.
+        forces: Weight of the error of force components.
+        dipole: Weight of the error of dipole components per square root of the atom count.
+        stress: Weight of the error of stress components.
+        total_charge: Weight of the squared residual of the local charges' sum per atom.
+        energy_delta: Huber threshold in eV/atom.
+        forces_delta: Huber threshold in eV/A.
+        dipole_delta: Huber threshold in e A.
+        stress_delta: Huber threshold in eV/A^3.
+    """
+
+    kind: Literal["huber", "mse"] = "huber"
+    energy: float = 1.0
+    forces: float = 1.0
+    dipole: float = 0.0
+    stress: float = 0.0
+    total_charge: float = 0.0
+    energy_delta: float = 0.01
+    forces_delta: float = 0.01
+    dipole_delta: float = 0.01
+    stress_delta: float = 0.001
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Differentiable predictions for one batch.
+
+    Attributes:
+        energy: (n_systems,) eV.
+        forces: (n_atoms, 3) eV/A.
+        dipole: (n_systems, 3) e A about the centre of nuclear charge, or None.
+        stress: (n_systems, 3, 3) eV/A^3, or None.
+        charge_excess: (n_systems,) sum of the local charges minus the total charge, or None.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    dipole: Tensor | None
+    stress: Tensor | None
+    charge_excess: Tensor | None
+
+
+def loss_value(
+    prediction: Prediction, batch: LabelledBatch, origin: Tensor, config: LossConfig
+) -> Tensor:
+    """The loss, a scalar.
+
+    Args:
+        prediction: Predictions.
+        batch: Labels.
+        origin: (n_systems, 3) origin of the predicted dipoles; labels are moved to it.
+        config: Weights.
+    """
+    graph = batch.graph
+    counts = graph.atoms_per_system().to(prediction.forces.dtype)
+    weight = batch.weight
+
+    def term(error: Tensor, delta: float, w: Tensor) -> Tensor:
+        """Weighted mean over rows of the mean over components; NaN labels drop out."""
+        rows = error.reshape(len(error), -1)
+        known = ~rows.isnan().any(1)
+        w = torch.where(known, w, torch.zeros_like(w))
+        rows = torch.where(known[:, None], rows, torch.zeros_like(rows))
+        if config.kind == "mse":
+            values = rows.square()
+        else:
+            values = (
+                functional.huber_loss(rows, torch.zeros_like(rows), delta=delta, reduction="none")
+                / delta
+            )
+        return (w * values.mean(1)).sum() / w.sum().clamp(min=1e-12)
+
+    energy = (prediction.energy - batch.energy).to(counts.dtype) / counts
+    total = config.energy * term(energy, config.energy_delta, weight)
+    error = prediction.forces - batch.forces
+    total = total + config.forces * term(error, config.forces_delta, weight[graph.batch])
+    if config.dipole and prediction.dipole is not None:
+        label = batch.dipole - graph.total_charge[:, None] * origin
+        error = (prediction.dipole - label) * counts[:, None].rsqrt()
+        total = total + config.dipole * term(error, config.dipole_delta, weight)
+    if config.stress and prediction.stress is not None:
+        error = prediction.stress - batch.stress
+        total = total + config.stress * term(error, config.stress_delta, weight)
+    if config.total_charge and prediction.charge_excess is not None:
+        squared = prediction.charge_excess.square() / counts
+        total = total + config.total_charge * (weight * squared).sum() / weight.sum()
+    return total

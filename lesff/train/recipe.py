@@ -1,0 +1,121 @@
+"""Recipes: one TOML file says everything about a training run."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lesff.config import from_dict
+from lesff.errors import ConfigError
+from lesff.potential import LongRangeConfig
+from lesff.train.gradients import GradientMethod
+from lesff.train.loss import LossConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One data file.
+
+    Attributes:
+        path: File, relative to the data folder of the run.
+        weight: Weight of its frames in the loss.
+        fraction: Share of its training frames that one epoch visits, drawn anew each time.
+    """
+
+    path: str
+    weight: float = 1.0
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Data of a run.
+
+    Attributes:
+        sources: Files. Frames that a file marks as validation are held out.
+        max_atoms: Atoms per batch and process.
+        validation_frames: Frames drawn from the held-out ones for the checks during the run.
+    """
+
+    sources: tuple[SourceConfig, ...]
+    max_atoms: int = 400
+    validation_frames: int = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Optimiser and schedule.
+
+    The learning rate rises linearly over ``warmup_steps`` and then follows a cosine down to
+    ``final_lr`` times its peak at the end of the run.
+
+    Attributes:
+        lr: Peak learning rate of AdamW.
+        final_lr: Last learning rate as a share of the peak.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Decoupled weight decay.
+        clip_norm: Largest norm of the gradient.
+        ema_decay: Decay of the average of weights that is validated and saved.
+        max_steps: Steps of the run.
+        time_limit_minutes: The run ends after this much training time; the schedule then runs on
+            time. 0 for none.
+        validate_every: Steps between validations and resume points.
+        gradients: How parameter gradients are made.
+    """
+
+    lr: float = 0.003
+    final_lr: float = 0.01
+    warmup_steps: int = 200
+    weight_decay: float = 0.0
+    clip_norm: float = 10.0
+    ema_decay: float = 0.999
+    max_steps: int = 10_000
+    time_limit_minutes: float = 0.0
+    validate_every: int = 1000
+    gradients: GradientMethod = "central_difference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeModel:
+    """The model to train; see :class:`lesff.potential.ModelConfig`.
+
+    Elements, reference energies, energy scale, average neighbour number and charge range are
+    taken from the data.
+    """
+
+    architecture: dict[str, Any]
+    long_range: LongRangeConfig | None = None
+    state_embedding: bool = False
+    dtype: Literal["float32", "float64"] = "float32"
+    energy_reference: str = "unspecified"
+    level_of_theory: str = "unspecified"
+    training_data: str = "unspecified"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run: model, data, loss, optimiser, seed."""
+
+    name: str
+    model: RecipeModel
+    data: DataConfig
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    seed: int = 0
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Parse a recipe file.
+
+    Raises:
+        ConfigError: if the file is missing, not TOML, or has unknown or missing keys.
+    """
+    if not path.is_file():
+        raise ConfigError(f"recipe {path} does not exist")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {path} must be TOML: {error}") from error
+    return from_dict(Recipe, data, "recipe")

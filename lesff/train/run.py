@@ -1,0 +1,82 @@
+"""From a recipe to a model folder."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from lesff.checkpoint import save_model
+from lesff.potential import Potential
+from lesff.train.loop import Trainer, TrainingData, model_config
+from lesff.train.recipe import Recipe
+
+_CARD = """# {name}
+
+Trained by the recipe `{name}` on {n_train} frames; {n_validation} frames were held out.
+Not released: no licence, no evaluation, no promise.
+
+Level of theory: {level}. Energy zero: {reference}.
+"""
+
+
+def run_recipe(recipe: Recipe, data_folder: Path, output: Path, *, progress: bool = True) -> Path:
+    """Train, or resume, and write the model folder ``output / "model"``.
+
+    Args:
+        recipe: The recipe.
+        data_folder: Folder that the recipe's paths are relative to.
+        output: Run folder.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        DataError: if the data cannot be used.
+        IntegrityError: if the run folder belongs to another recipe.
+    """
+    data = TrainingData(recipe, data_folder)
+    torch.manual_seed(recipe.seed)
+    software = {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy")}
+    potential = Potential(model_config(recipe, data, software))
+    potential.to({"float32": torch.float32, "float64": torch.float64}[recipe.model.dtype])
+    trainer = Trainer(recipe, data, potential, output, progress=progress)
+    trainer.train()
+    folder = output / "model"
+    if trainer.rank == 0:
+        plot_log(output)
+        card = _CARD.format(
+            name=recipe.name,
+            n_train=len(data.train),
+            n_validation=len(data.validation),
+            level=recipe.model.level_of_theory,
+            reference=recipe.model.energy_reference,
+        )
+        save_model(potential, folder, card=card, license_text="Not licensed.\n", overwrite=True)
+    if dist.is_initialized():
+        dist.barrier()
+    return folder
+
+
+def plot_log(run: Path) -> Path:
+    """Learning curves of a run, ``training.png``."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows = [row for row in rows if "all" in row["validation"]]
+    steps = [row["step"] for row in rows]
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, 2)
+        series = (("forces_mae", "force MAE (meV/A)"), ("energy_mae", "energy MAE (meV/atom)"))
+        for panel, (key, label) in zip(panels, series, strict=True):
+            panel.plot(steps, [row["validation"]["all"][key] for row in rows], marker=".")
+            panel.set(xlabel="step", ylabel=f"validation {label}", yscale="log")
+        path = run / "training.png"
+        figure.savefig(path, dpi=150)
+    return path

@@ -1,0 +1,402 @@
+"""Moments, Born effective charges and their sum rules (science.md 2 and T21 to T29, T46)."""
+
+import math
+
+import ase
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    CUTOFF,
+    left_handed,
+    make_graph,
+    random_rotation,
+    tiny_potential,
+    transformed,
+    triclinic_ice,
+    two_waters,
+    water,
+)
+
+from lesff.electrostatics.born import periodic_born_charges
+from lesff.electrostatics.observables import (
+    dipole_moment,
+    moment_origin,
+    neutralised,
+    quadrupole_moment,
+)
+from lesff.errors import PropertyError
+from lesff.graph import AtomGraph, collate
+
+ROUNDING = 1e-10
+"""Sums of some hundred float64 products of order one."""
+DIFFERENCE = 1e-8
+"""Central differences with step 1e-4: h^2 times third derivatives, and 1e-15 / h rounding."""
+
+BEC = "born_effective_charges"
+HEADS = ("latent", "shifted")
+
+
+def born(potential, atoms, **state):
+    return potential(make_graph(atoms, **state), [BEC])[BEC]
+
+
+def edge_vectors(graph: AtomGraph) -> torch.Tensor:
+    sender, receiver = graph.edge_index
+    shift = graph.cell_shifts.to(graph.positions.dtype)
+    lattice = torch.einsum("ei,eij->ej", shift, graph.cell[graph.batch[sender]])
+    return graph.positions[receiver] - graph.positions[sender] + lattice
+
+
+def transfers(graph: AtomGraph) -> tuple[torch.Tensor, torch.Tensor]:
+    """Antisymmetric charge transfer along every edge, smooth at the cutoff."""
+    sender, receiver = graph.edge_index
+    vector = edge_vectors(graph)
+    r2 = (vector * vector).sum(1) / CUTOFF**2
+    z = graph.atomic_numbers.to(r2.dtype)
+    return 0.05 * (z[receiver] - z[sender]) * (1 - r2).clamp(min=0) ** 3, vector
+
+
+def conserving_charges(graph: AtomGraph, state: torch.Tensor | None) -> torch.Tensor:
+    """q_i = sum_j t_ij, t_ij = -t_ji: the sum of all charges is zero whatever the positions."""
+    transfer, _ = transfers(graph)
+    return graph.positions.new_zeros(graph.n_atoms).index_add(0, graph.edge_index[1], transfer)
+
+
+def element_charges(graph: AtomGraph, state: torch.Tensor | None) -> torch.Tensor:
+    return graph.atomic_numbers.to(graph.positions.dtype) * 0.1 - 0.3
+
+
+def conserving_born(graph: AtomGraph) -> torch.Tensor:
+    charges = conserving_charges(graph, None)
+    return periodic_born_charges(
+        charges, graph, conserving_charges, None, reach=CUTOFF, cutoff=CUTOFF
+    )
+
+
+# --- moments -----------------------------------------------------------------------------------
+
+
+def point_graph(charge: int) -> AtomGraph:
+    return make_graph(two_waters(), total_charge=charge)
+
+
+def test_neutral_dipole_does_not_depend_on_the_origin(generator):
+    graph = point_graph(0)
+    charges = neutralised(torch.randn(6, dtype=torch.float64, generator=generator), graph)
+    assert float(charges.sum()) == pytest.approx(0.0, abs=ROUNDING)
+    origin = torch.tensor([[3.0, -20.0, 7.0]], dtype=torch.float64)
+    here = dipole_moment(charges, graph, moment_origin(graph))
+    torch.testing.assert_close(dipole_moment(charges, graph, origin), here, rtol=0, atol=ROUNDING)
+
+
+def test_charged_dipole_and_quadrupole_origin_rules(generator):
+    # T26: mu' = mu - Q a; Theta' = Theta - a mu - mu a + Q a a for an origin moved by a
+    graph = point_graph(2)
+    charges = neutralised(torch.randn(6, dtype=torch.float64, generator=generator), graph)
+    origin = moment_origin(graph)
+    a = torch.tensor([[3.0, -2.0, 0.7]], dtype=torch.float64)
+    mu = dipole_moment(charges, graph, origin)
+    torch.testing.assert_close(
+        dipole_moment(charges, graph, origin + a), mu - 2 * a, rtol=0, atol=ROUNDING
+    )
+    outer = mu[0, :, None] * a[0]
+    expected = quadrupole_moment(charges, graph, origin) - outer - outer.T
+    expected = expected + 2 * a[0, :, None] * a[0]
+    torch.testing.assert_close(
+        quadrupole_moment(charges, graph, origin + a), expected, rtol=0, atol=ROUNDING
+    )
+
+
+def test_moments_of_point_charges_by_hand():
+    atoms = ase.Atoms("HH", positions=[[0, 0, 1.0], [0, 0, -1.0]])
+    graph = make_graph(atoms)
+    charges = torch.tensor([0.5, -0.5], dtype=torch.float64)
+    origin = moment_origin(graph)
+    assert dipole_moment(charges, graph, origin).tolist() == [[0.0, 0.0, 1.0]]  # q d = 0.5 x 2
+    both = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    assert float(quadrupole_moment(both, graph, origin)[0, 2, 2]) == 1.0  # 2 x 0.5 x 1^2
+
+
+def test_origin_is_the_centre_of_nuclear_charge():
+    atoms = ase.Atoms("OH", positions=[[0, 0, 0], [0.9, 0, 0]])
+    # 1 x 0.9 / (8 + 1)
+    np.testing.assert_allclose(moment_origin(make_graph(atoms))[0], [0.1, 0, 0], atol=1e-15)
+
+
+def test_model_moments_follow_from_its_charges():
+    potential = tiny_potential(head="shifted")
+    graph = make_graph(two_waters(), total_charge=1)
+    out = potential(graph, ["charges", "dipole", "quadrupole"])
+    q, r = out["charges"], graph.positions - moment_origin(graph)
+    assert float(q.sum()) == pytest.approx(1.0, abs=ROUNDING)
+    torch.testing.assert_close(out["dipole"][0], q @ r, rtol=0, atol=ROUNDING)
+    expected = torch.einsum("n,ni,nj->ij", q, r, r)
+    torch.testing.assert_close(out["quadrupole"][0], expected, rtol=0, atol=ROUNDING)
+
+
+def test_latent_head_moments_use_the_total_charge():
+    potential = tiny_potential(head="latent")
+    graph = make_graph(two_waters(), total_charge=1)
+    out = potential(graph, ["charges", "dipole"])
+    assert abs(float(out["charges"].sum()) - 1.0) > 1e-3  # the free sum is not Q
+    r = graph.positions - moment_origin(graph)
+    q = out["charges"] - (out["charges"].sum() - 1.0) / 6
+    torch.testing.assert_close(out["dipole"][0], q @ r, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", ["dipole", "quadrupole"])
+def test_moments_of_crystals_raise(name):
+    with pytest.raises(PropertyError, match=f"{name} of a periodic structure depend"):
+        tiny_potential()(make_graph(triclinic_ice()), [name])
+
+
+def test_stress_of_molecules_raises():
+    with pytest.raises(PropertyError, match="`stress` needs structures periodic in all three"):
+        tiny_potential()(make_graph(water()), ["stress"])
+
+
+@pytest.mark.parametrize("name", ["dipole", "born_effective_charges", "charges", "energy_lr"])
+def test_short_range_model_has_no_response(name):
+    with pytest.raises(PropertyError, match=f"this model has no {name}: it was trained without"):
+        tiny_potential(head=None)(make_graph(water()), [name])
+
+
+def test_unknown_property_raises():
+    with pytest.raises(PropertyError, match="unknown property 'polarizability'; known: energy,"):
+        tiny_potential()(make_graph(water()), ["polarizability"])
+
+
+# --- T21: constant charges ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [triclinic_ice, lambda: left_handed(triclinic_ice())])
+def test_constant_charges_give_diagonal_born_charges(make):
+    graph = make_graph(make())
+    charges = element_charges(graph, None)
+    got = periodic_born_charges(
+        charges, graph, element_charges, None, reach=2 * CUTOFF, cutoff=CUTOFF
+    )
+    expected = charges[:, None, None] * torch.eye(3, dtype=torch.float64)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)  # T21
+
+
+def test_constant_charges_of_a_molecule(monkeypatch):
+    potential = tiny_potential(head="latent")
+    q = torch.tensor([-0.8, 0.5, 0.3], dtype=torch.float64)
+    monkeypatch.setattr(potential.charge_head, "raw", lambda invariants: q)
+    expected = q[:, None, None] * torch.eye(3, dtype=torch.float64)
+    torch.testing.assert_close(born(potential, water()), expected, rtol=0, atol=1e-12)
+
+
+# --- T23: finite differences -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("charge", [0, 1])
+def test_molecular_born_charges_are_dipole_derivatives(head, charge):
+    potential = tiny_potential(head=head, state_embedding=True)
+    atoms, h = two_waters(), 1e-4
+    got = born(potential, atoms, total_charge=charge)
+    origin = moment_origin(make_graph(atoms, total_charge=charge))
+
+    def dipole(moved):
+        graph = make_graph(moved, total_charge=charge)
+        charges = neutralised(potential(graph, ["charges"])["charges"], graph)
+        return dipole_moment(charges, graph, origin)[0]  # origin held fixed
+
+    for atom in (0, 4):
+        for j in range(3):
+            plus, minus = atoms.copy(), atoms.copy()
+            plus.positions[atom, j] += h
+            minus.positions[atom, j] -= h
+            numeric = (dipole(plus) - dipole(minus)) / (2 * h)
+            # index order: dP_i / dr_aj
+            torch.testing.assert_close(got[atom, :, j], numeric, rtol=0, atol=10 * DIFFERENCE)
+
+
+@pytest.mark.parametrize("make", [triclinic_ice, lambda: left_handed(triclinic_ice())])
+def test_periodic_born_charges_are_polarisation_derivatives(make):
+    """With conserved transfers P = 1/2 sum_edges t r is single-valued: exact reference."""
+    graph = make_graph(make())
+    positions = graph.positions.clone().requires_grad_()
+    transfer, vector = transfers(graph.replace(positions=positions))
+    polarisation = 0.5 * (transfer[:, None] * vector).sum(0)
+    rows = [
+        torch.autograd.grad(polarisation[a], positions, retain_graph=True)[0] for a in range(3)
+    ]
+    expected = torch.stack(rows, dim=1)
+    assert float(expected.abs().max()) > 0.1
+    torch.testing.assert_close(conserving_born(graph), expected, rtol=0, atol=ROUNDING)
+
+
+# --- T24: acoustic sum rules -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("charge", [-1, 0, 2])
+def test_sum_rule_of_molecules(head, charge):
+    potential = tiny_potential(head=head, state_embedding=True)
+    total = born(potential, two_waters(), total_charge=charge).sum(0)
+    torch.testing.assert_close(
+        total, charge * torch.eye(3, dtype=torch.float64), rtol=0, atol=ROUNDING
+    )
+
+
+def strain_derivative_of_total(potential, atoms, charge):
+    """d(sum of local charges)/d(strain) by central differences."""
+    h, out = 1e-4, np.zeros((3, 3))
+    for a in range(3):
+        for b in range(3):
+            totals = []
+            for sign in (1, -1):
+                deform = np.eye(3)
+                deform[a, b] += sign * h  # row vectors: r_b += eps_ab r_a
+                moved = atoms.copy()
+                moved.set_cell(np.array(atoms.cell) @ deform, scale_atoms=True)
+                graph = make_graph(moved, total_charge=charge)
+                local = potential.local_charges(graph, potential.node_state(graph))
+                totals.append(float(local.sum()))
+            out[a, b] = (totals[0] - totals[1]) / (2 * h)
+    return out
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("charge", [0, 1])
+@pytest.mark.parametrize("make", [triclinic_ice, lambda: left_handed(triclinic_ice())])
+def test_sum_rule_of_crystals(head, charge, make):
+    potential = tiny_potential(head=head, state_embedding=True)
+    atoms = make()
+    total = born(potential, atoms, total_charge=charge).sum(0).numpy()
+    d_total = strain_derivative_of_total(potential, atoms, charge)
+    assert abs(d_total).max() > 1e-2  # the correction matters
+    # science.md 2: sum Z* = Q 1 - dQ_tot/dstrain; differences: third derivatives of order 10
+    np.testing.assert_allclose(total, charge * np.eye(3) - d_total, atol=50 * DIFFERENCE)
+
+
+def test_sum_rule_of_conserved_charges():
+    total = conserving_born(make_graph(triclinic_ice())).sum(0)
+    torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=ROUNDING)
+
+
+# --- T46: image-exactness ----------------------------------------------------------------------
+
+
+def test_born_charges_do_not_depend_on_replication():
+    potential = tiny_potential()
+    atoms = triclinic_ice()
+    one = born(potential, atoms)
+    two = born(potential, atoms.repeat((2, 1, 1)))
+    # the shift to zero total charge is a mean over atoms: it survives replication
+    torch.testing.assert_close(two, one.repeat(2, 1, 1), rtol=0, atol=DIFFERENCE)
+
+
+@pytest.mark.parametrize("choice", ["sheared", "left", "wrapped"])
+def test_born_charges_do_not_depend_on_the_cell_choice(choice):
+    potential = tiny_potential()
+    atoms = triclinic_ice()
+    cell = np.array(atoms.cell)
+    other = atoms.copy()
+    if choice == "sheared":
+        other.cell = [cell[0], cell[1], cell[2] + 2 * cell[0]]
+    elif choice == "left":
+        other = left_handed(atoms)
+    else:
+        other.positions += np.random.default_rng(0).integers(-2, 3, size=(6, 3)) @ cell
+    expected = born(potential, atoms)
+    torch.testing.assert_close(born(potential, other), expected, rtol=0, atol=DIFFERENCE)
+
+
+def test_molecule_in_a_big_box_equals_the_open_form_of_conserved_charges():
+    atoms = two_waters()
+    graph = make_graph(atoms)
+    positions = graph.positions.clone().requires_grad_()
+    charges = conserving_charges(graph.replace(positions=positions), None)
+    dipole = (charges[:, None] * positions).sum(0)
+    rows = [torch.autograd.grad(dipole[a], positions, retain_graph=True)[0] for a in range(3)]
+    atoms.cell, atoms.pbc = [60.0] * 3, True
+    boxed = conserving_born(make_graph(atoms))
+    torch.testing.assert_close(boxed, torch.stack(rows, dim=1), rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_molecule_in_a_big_box_against_the_open_form_of_the_model(head):
+    """The forms differ by the shift of the total charge only.
+
+    Open: q_i 1 + sum_j (r_j - c) dq_j/dr_i, c the centroid, because the shift spreads the total
+    evenly; periodic: q_i 1 + sum_j (r_j - r_i) dq_j/dr_i. Difference: (r_i - c) dQ_tot/dr_i.
+    """
+    potential = tiny_potential(head=head)
+    atoms = two_waters()
+    graph = make_graph(atoms)
+    positions = graph.positions.clone().requires_grad_()
+    local = potential.local_charges(graph.replace(positions=positions), None)
+    (d_total,) = torch.autograd.grad(local.sum(), positions)
+    centred = graph.positions - graph.positions.mean(0)
+    expected = born(potential, atoms) - centred[:, :, None] * d_total[:, None, :]
+    boxed = atoms.copy()
+    boxed.cell, boxed.pbc = [60.0] * 3, True
+    torch.testing.assert_close(born(potential, boxed), expected, rtol=0, atol=DIFFERENCE)
+    assert float((born(potential, atoms) - expected).abs().max()) > 1e-3
+
+
+def test_batch_of_crystals_equals_one_by_one():
+    potential = tiny_potential(state_embedding=True)
+    second = left_handed(triclinic_ice())[:3]
+    second.cell = 0.9 * np.array(second.cell)
+    graphs = [make_graph(triclinic_ice(), total_charge=1), make_graph(second)]
+    together = potential(collate(graphs), [BEC])[BEC]
+    alone = torch.cat([potential(graph, [BEC])[BEC] for graph in graphs])
+    torch.testing.assert_close(together, alone, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_mixed_batch_of_born_charges_is_never_wrong(periodic):
+    """A batch with crystals and molecules gives each its own form."""
+    potential = tiny_potential()
+    graphs = [make_graph(triclinic_ice()), make_graph(water())]
+    if not periodic:
+        graphs.reverse()
+    together = potential(collate(graphs), [BEC])[BEC]
+    alone = torch.cat([potential(graph, [BEC])[BEC] for graph in graphs])
+    torch.testing.assert_close(together, alone, rtol=0, atol=ROUNDING)
+
+
+# --- T29 ---------------------------------------------------------------------------------------
+
+TENSOR_RANK_2 = 1e-11
+"""T29, float64."""
+
+
+@pytest.mark.parametrize("inversion", [False, True])
+def test_moments_are_tensors(generator, inversion):
+    potential = tiny_potential()
+    rotation = random_rotation(generator) * (-1 if inversion else 1)
+    names = ["dipole", "quadrupole", BEC]
+    out = potential(make_graph(two_waters()), names)
+    turned = potential(make_graph(transformed(two_waters(), rotation)), names)
+    check = {"rtol": 0, "atol": TENSOR_RANK_2}
+    torch.testing.assert_close(turned["dipole"], out["dipole"] @ rotation.T, **check)
+    for name in ("quadrupole", BEC):
+        expected = rotation @ out[name] @ rotation.T
+        torch.testing.assert_close(turned[name], expected, **check)
+
+
+@pytest.mark.parametrize("inversion", [False, True])
+def test_periodic_response_is_a_tensor(generator, inversion):
+    potential = tiny_potential()
+    rotation = random_rotation(generator) * (-1 if inversion else 1)
+    out = potential(make_graph(triclinic_ice()), ["stress", BEC])
+    turned = potential(make_graph(transformed(triclinic_ice(), rotation)), ["stress", BEC])
+    for name in ("stress", BEC):
+        expected = rotation @ out[name] @ rotation.T
+        torch.testing.assert_close(turned[name], expected, rtol=0, atol=TENSOR_RANK_2)
+
+
+def test_born_charges_read_the_charge_and_spin_state():
+    potential = tiny_potential(state_embedding=True)
+    neutral = born(potential, triclinic_ice())
+    charged = born(potential, triclinic_ice(), total_charge=2)
+    off_diagonal = ~torch.eye(3, dtype=torch.bool)
+    assert float((neutral - charged)[:, off_diagonal].abs().max()) > 1e-4
+    assert math.isfinite(float(charged.sum()))

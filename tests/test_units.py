@@ -1,0 +1,50 @@
+"""Constants against scipy.constants (CODATA; the release may be newer than 2018)."""
+
+import math
+
+import pytest
+from scipy import constants as c
+
+from lesff import units
+
+# scipy >= 1.15 follows CODATA 2022; eps0 and the Bohr radius moved by 7e-10 relative since 2018
+RELATIVE = 1e-9
+
+
+def test_coulomb_constant():
+    expected = c.e / (4 * math.pi * c.epsilon_0) / c.angstrom
+    assert pytest.approx(expected, rel=RELATIVE) == units.COULOMB_CONSTANT
+
+
+def test_ewald_prefactor_is_half_inverse_permittivity():
+    expected = c.e / (2 * c.epsilon_0) / c.angstrom
+    assert pytest.approx(expected, rel=RELATIVE) == units.EWALD_PREFACTOR
+    # science.md, head: 90.475641 eV A / e^2
+    assert pytest.approx(90.475641, abs=5e-7) == units.EWALD_PREFACTOR
+
+
+def test_vacuum_permittivity():
+    expected = c.epsilon_0 * c.angstrom / c.e  # F/m -> e / (V A)
+    assert pytest.approx(expected, rel=RELATIVE) == units.VACUUM_PERMITTIVITY
+
+
+def test_debye():
+    # 1 D = 1e-21 C m^2/s / c, by definition
+    expected = c.e * c.angstrom / (1e-21 / c.c)
+    assert pytest.approx(expected, rel=RELATIVE) == units.EA_TO_DEBYE
+
+
+def test_pressure():
+    assert pytest.approx(c.eV / c.angstrom**3 / 1e9, rel=RELATIVE) == units.EV_PER_A3_TO_GPA
+
+
+def test_kcal_per_mol():
+    expected = c.eV * c.N_A / (1000 * c.calorie)
+    assert pytest.approx(expected, rel=RELATIVE) == units.EV_TO_KCAL_PER_MOL
+
+
+def test_bohr_and_covalent_repulsion_share_codata():
+    from lesff.nn import radial
+
+    bohr = c.physical_constants["Bohr radius"][0] / c.angstrom
+    assert pytest.approx(bohr, rel=RELATIVE) == radial._BOHR
