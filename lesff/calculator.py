@@ -9,8 +9,9 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from lesff.inference import check_domain, predict_graph
 from lesff.keys import INFO_CHARGE, INFO_SPIN
-from lesff.predict import Model, check_domain
+from lesff.potential import Potential
 from lesff.structures import build_graph, to_structure
 
 ASE_NAMES = {
@@ -35,30 +36,30 @@ class LesffCalculator(Calculator):
     ``spin_multiplicity``); changing them there invalidates stored results.
 
     Args:
-        model: A loaded model.
+        potential: The model.
         total_charge: Total charge in e for all structures.
         spin_multiplicity: 2S+1 for all structures.
         strict: Raise instead of warn outside the trained range of charge and spin.
 
     Raises:
-        StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`Model.predict`, when a
-            property is asked for.
+        StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`lesff.Model.predict`,
+            when a property is asked for.
     """
 
     def __init__(
         self,
-        model: Model,
+        potential: Potential,
         *,
         total_charge: int | None = None,
         spin_multiplicity: int | None = None,
         strict: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.potential = potential
         self.total_charge = total_charge
         self.spin_multiplicity = spin_multiplicity
         self.strict = strict
-        available = model.potential.available_properties()
+        available = potential.available_properties()
         self.implemented_properties = [a for a, ours in ASE_NAMES.items() if ours in available]
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
@@ -88,10 +89,10 @@ class LesffCalculator(Calculator):
             total_charge=self.total_charge,
             spin_multiplicity=self.spin_multiplicity,
         )
-        check_domain(self.model.config, [structure], strict=self.strict)
+        check_domain(self.potential.config, [structure], strict=self.strict)
         asked = {ASE_NAMES[name] for name in properties or []} | {"energy", "forces"}
-        graph = build_graph(structure, self.model.potential.architecture.cutoff)
-        (row,) = self.model.predict_graph(graph, sorted(asked))
+        graph = build_graph(structure, self.potential.architecture.cutoff)
+        (row,) = predict_graph(self.potential, graph, sorted(asked))
         self.results.update(self._to_ase(row))
 
     def _to_ase(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -191,6 +191,11 @@ class Potential(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    def cast_parameters(self, dtype: torch.dtype) -> None:
+        """Change the type of the weights; tables and reference energies stay in float64."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
     def available_properties(self) -> tuple[str, ...]:
         """Names this potential can compute."""
         if self.charge_head is None:

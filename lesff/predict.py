@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from tqdm.auto import tqdm
 
+from lesff.calculator import LesffCalculator
 from lesff.checkpoint import load_model, save_model
-from lesff.errors import ExtrapolationWarning, PropertyError, UnsupportedInputError
-from lesff.graph import AtomGraph, collate
+from lesff.errors import PropertyError
+from lesff.graph import collate
 from lesff.hub import ResolvedModel, resolve
+from lesff.inference import check_domain, plan_batches, predict_graph
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
 from lesff.potential import ModelConfig, Potential, properties_in_order
-from lesff.structures import Structure, build_graph, to_structures
+from lesff.structures import build_graph, to_structures
 
-_AUTO_ATOMS = 2000
-"""Atoms per batch with ``batch_size="auto"``: a few hundred MB at 100 neighbours per atom."""
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _PROGRESS_ATOMS = 20_000
 """From this many atoms on, predict shows a progress bar unless told otherwise."""
 
@@ -49,9 +47,9 @@ def load(
         OfflineError: if a download is needed but not allowed.
     """
     resolved = resolve(name, offline=offline)
-    torch_dtype = (
-        None if dtype is None else {"float32": torch.float32, "float64": torch.float64}[dtype]
-    )
+    if dtype is not None and dtype not in _DTYPES:
+        raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
+    torch_dtype = None if dtype is None else _DTYPES[dtype]
     potential = load_model(resolved.folder, dtype=torch_dtype, device=device)
     return Model(potential, resolved)
 
@@ -211,7 +209,7 @@ class Model:
             graph = collate(
                 [build_graph(checked[i], self.potential.architecture.cutoff) for i in chosen]
             )
-            for index, row in zip(chosen, self.predict_graph(graph, names), strict=True):
+            for index, row in zip(chosen, predict_graph(self.potential, graph, names), strict=True):
                 results[index] = row
             bar.update(len(chosen))
         bar.close()
@@ -220,23 +218,20 @@ class Model:
         }
         return Prediction(columns, is_single=is_single, model=self.name)
 
-    def predict_graph(self, graph: AtomGraph, properties: Sequence[str]) -> list[dict[str, Any]]:
-        """Properties of each system of a ready graph, as numpy arrays; no checks of the domain."""
-        moved = graph.to(dtype=self.potential.dtype, device=self.potential.device)
-        out = self.potential(moved, properties)
-        counts = graph.atoms_per_system().tolist()
-        rows: list[dict[str, Any]] = [{} for _ in counts]
-        for name, value in out.items():
-            parts = torch.split(value, counts) if QUANTITIES[name].level == "atom" else value
-            for row, part in zip(rows, parts, strict=True):
-                row[name] = part.cpu().numpy()
-        return rows
-
-    def calculator(self, **options: Any) -> Any:
+    def calculator(
+        self,
+        *,
+        total_charge: int | None = None,
+        spin_multiplicity: int | None = None,
+        strict: bool = False,
+    ) -> LesffCalculator:
         """An ASE calculator; see :class:`lesff.calculator.LesffCalculator` for the options."""
-        from lesff.calculator import LesffCalculator
-
-        return LesffCalculator(self, **options)
+        return LesffCalculator(
+            self.potential,
+            total_charge=total_charge,
+            spin_multiplicity=spin_multiplicity,
+            strict=strict,
+        )
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a folder that :func:`lesff.load` reads; returns the folder."""
@@ -253,63 +248,3 @@ class Model:
 
 def _plain(value: np.ndarray) -> Any:
     return float(value) if value.ndim == 0 else value
-
-
-def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict: bool) -> None:
-    """Refuse what the model does not cover.
-
-    Raises:
-        UnsupportedInputError: for an element the model does not know; with ``strict`` also for a
-            charge or spin outside the trained range (a warning otherwise), and for any charge or
-            spin if the model has no input for them.
-    """
-    known = np.array(config.elements)
-    ranges = {"total_charge": config.total_charge, "spin_multiplicity": config.spin_multiplicity}
-    for index, structure in enumerate(structures):
-        unknown = sorted(set(structure.numbers.tolist()) - set(known.tolist()))
-        if unknown:
-            raise UnsupportedInputError(
-                f"structure {index} has element(s) {symbols(unknown)}, but the model covers "
-                f"{symbols(config.elements)} only"
-            )
-        for name, (low, high) in ranges.items():
-            value = getattr(structure, name)
-            if low <= value <= high:
-                continue
-            text = (
-                f"structure {index} has {name} {value}, but the model was trained on {low}..{high}"
-            )
-            if strict:
-                raise UnsupportedInputError(text)
-            warnings.warn(
-                f"{text}; the result is an extrapolation", ExtrapolationWarning, stacklevel=3
-            )
-
-
-def symbols(numbers: Sequence[int]) -> str:
-    """Chemical symbols of atomic numbers, as text."""
-    return " ".join(chemical_symbols[z] for z in numbers)
-
-
-def plan_batches(sizes: np.ndarray, batch_size: int | Literal["auto"]) -> list[np.ndarray]:
-    """Indices of structures batch by batch, similar sizes together, largest first.
-
-    Args:
-        sizes: (n_structures,) atoms of each structure.
-        batch_size: Structures per batch, or ``"auto"``.
-
-    Raises:
-        PropertyError: if ``batch_size`` is neither positive nor ``"auto"``.
-    """
-    order = np.argsort(-sizes, kind="stable")
-    if batch_size != "auto":
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise PropertyError(f"`batch_size` must be 'auto' or at least 1, got {batch_size!r}")
-        n_batches = math.ceil(len(order) / batch_size)
-        return [order[i * batch_size : (i + 1) * batch_size] for i in range(n_batches)]
-    batches, start = [], 0
-    while start < len(order):
-        count = max(1, _AUTO_ATOMS // int(sizes[order[start]]))
-        batches.append(order[start : start + count])
-        start += count
-    return batches

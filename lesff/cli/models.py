@@ -16,8 +16,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.calculator import ASE_NAMES
 from lesff.errors import PropertyError
+from lesff.inference import symbols
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
-from lesff.predict import load, symbols
+from lesff.predict import load
 from lesff.registry import list_models
 from lesff.structures import read_structures
 from lesff.train.data import read_frames

@@ -40,7 +40,9 @@ def run_recipe(recipe: Recipe, data_folder: Path, output: Path, *, progress: boo
     torch.manual_seed(recipe.seed)
     software = {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy")}
     potential = Potential(model_config(recipe, data, software))
-    potential.to({"float32": torch.float32, "float64": torch.float64}[recipe.model.dtype])
+    potential.cast_parameters(
+        {"float32": torch.float32, "float64": torch.float64}[recipe.model.dtype]
+    )
     trainer = Trainer(recipe, data, potential, output, progress=progress)
     trainer.train()
     folder = output / "model"

@@ -1,0 +1,432 @@
+"""From a name to a checked model folder: folder, cache, bundled weights or hub, in this order."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from lesff.checkpoint import CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
+from lesff.errors import (
+    ConfigError,
+    IntegrityError,
+    ManifestError,
+    ModelNotFoundError,
+    OfflineError,
+)
+from lesff.registry import (
+    FileEntry,
+    HubSource,
+    ModelEntry,
+    VersionEntry,
+    find_model,
+    package_folder,
+    version_numbers,
+)
+
+Origin = Literal["folder", "bundled", "cache", "hub"]
+T = TypeVar("T")
+
+ACCEPTED_SOURCES = (
+    "a model's name ('off-small'), name and version ('off-small@0.1.0'), a hub repository "
+    "('hf:organisation/name' or 'hf:organisation/name@revision') or the path of a model folder, "
+    "with a separator ('./my-model')"
+)
+"""What a model can be given as, for messages."""
+
+_ATTEMPTS = 4
+_BACKOFF_S = 0.5
+"""Pause before the second attempt; doubles from one attempt to the next."""
+_PROBE_S = 5.0
+"""A hub that does not answer a request for metadata within this time is taken to be down."""
+_TRUE = {"1", "true", "yes", "on"}
+_HUB_SPEC = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:/|[^\\/])")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedModel:
+    """A model folder and what it is.
+
+    Attributes:
+        folder: Where the files are.
+        name: Name in the manifest, ``"hf:organisation/name"`` or the folder's name.
+        version: Version in the manifest, commit of the hub repository, or None for a folder.
+        origin: Where the files came from.
+    """
+
+    folder: Path
+    name: str
+    version: str | None
+    origin: Origin
+
+
+def resolve(spec: str | Path, *, offline: bool | None = None) -> ResolvedModel:
+    """Find, check and if need be download the files of a model.
+
+    Files of the manifest's models are compared with its sizes and sha256 digests every time. A
+    damaged cache entry is replaced from the bundled copy or the hub.
+
+    Args:
+        spec: Name, ``name@version``, ``hf:org/repo[@revision]``, or the path of a folder (a
+            ``Path``, or a string with a separator). A bare name is never taken for a path.
+        offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
+
+    Raises:
+        ModelNotFoundError: if there is no such model, version, repository or folder, or it needs
+            a newer lesff.
+        IntegrityError: if files are missing or differ from the manifest and cannot be replaced.
+        OfflineError: if a download is needed, but not allowed or not possible.
+        ManifestError: if the manifest is malformed.
+    """
+    offline = is_offline() if offline is None else offline
+    if isinstance(spec, Path):
+        return _resolve_folder(spec)
+    if spec.startswith("hf:"):
+        return _resolve_repository(spec, offline=offline)
+    if _is_url(spec):
+        raise ModelNotFoundError(f"{spec!r} is not a source of models; give {ACCEPTED_SOURCES}")
+    if _is_path(spec):
+        return _resolve_folder(Path(spec).expanduser())
+    entry, version = find_model(spec)
+    return _resolve_entry(entry, version, offline=offline)
+
+
+def is_offline() -> bool:
+    """Whether ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` is 1, true, yes or on."""
+    names = ("LESFF_OFFLINE", "HF_HUB_OFFLINE")
+    return any(os.environ.get(name, "").strip().lower() in _TRUE for name in names)
+
+
+def cache_folder() -> Path:
+    """``$LESFF_CACHE``, else ``$XDG_CACHE_HOME/lesff``, else ``~/.cache/lesff``."""
+    own = os.environ.get("LESFF_CACHE")
+    if own:
+        return Path(own).expanduser()
+    shared = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    base = shared if shared.is_absolute() else Path.home() / ".cache"
+    return base / "lesff"
+
+
+def bundled_folder() -> Path:
+    """Folder of the weights that come with the package."""
+    return package_folder() / "weights"
+
+
+def hub_endpoint() -> str | None:
+    """``$LESFF_HUB``, else ``$HF_ENDPOINT``, else None for the public hub.
+
+    Raises:
+        ConfigError: if the value is not a web address.
+    """
+    for name in ("LESFF_HUB", "HF_ENDPOINT"):
+        value = os.environ.get(name, "").strip().rstrip("/")
+        if value:
+            if not value.startswith(("https://", "http://")):
+                raise ConfigError(f"`{name}` must start with https:// or http://, got {value!r}")
+            return value
+    return None
+
+
+def find_damage(folder: Path, version: VersionEntry) -> str | None:
+    """First difference between a folder and the manifest as text, or None if there is none."""
+    for file in version.files:
+        damage = _file_damage(folder / file.path, file)
+        if damage is not None:
+            return damage
+    return None
+
+
+def _is_url(spec: str) -> bool:
+    return bool(_URL.match(spec)) and not Path(spec).exists()
+
+
+def _is_path(spec: str) -> bool:
+    separators = {"/", os.sep, os.altsep or os.sep}
+    return spec in {".", "..", "~"} or any(mark in spec for mark in separators)
+
+
+def _resolve_folder(folder: Path) -> ResolvedModel:
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"model folder {folder} does not exist; give {ACCEPTED_SOURCES}")
+    _check_files(folder, (CONFIG_FILE, WEIGHTS_FILE))
+    return ResolvedModel(folder=folder, name=folder.resolve().name, version=None, origin="folder")
+
+
+def _check_files(folder: Path, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise IntegrityError(
+            f"{folder} lacks {', '.join(missing)}: it is not a complete model folder; "
+            "fetch or copy the model again"
+        )
+
+
+def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -> ResolvedModel:
+    _check_version(entry, version)
+    place = Path(entry.name) / version.version
+    cached, bundled = cache_folder() / "models" / place, bundled_folder() / place
+
+    def found(folder: Path, origin: Origin) -> ResolvedModel:
+        return ResolvedModel(folder=folder, name=entry.name, version=version.version, origin=origin)
+
+    damage = find_damage(cached, version) if cached.is_dir() else None
+    if cached.is_dir() and damage is None:
+        return found(cached, "cache")
+    if version.sources.bundled and (bundled.is_dir() or version.sources.hub is None):
+        _check_bundled(bundled, version)
+        if damage is None or not _heal_from(bundled, cached, version):
+            return found(bundled, "bundled")
+        return found(cached, "cache")
+    label = f"{entry.name}@{version.version}"
+    if offline:
+        state = f"its copy in the cache is damaged ({damage})" if damage else "it is not there"
+        raise OfflineError(
+            f"{label} must be in the cache to be used offline, but {state}; load it once with "
+            f"network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset, or copy its folder from "
+            f"another machine to {cached}"
+        )
+    hub = version.sources.hub
+    if hub is None:
+        raise ManifestError(f"{label} must have a source in the manifest, got none")
+    _fetch(hub, version, cached, label)
+    return found(cached, "hub")
+
+
+def _check_version(entry: ModelEntry, version: VersionEntry) -> None:
+    label = f"{entry.name}@{version.version}"
+    installed = importlib.metadata.version("lesff")
+    here = re.match(r"\d+(?:\.\d+)*", installed)
+    if here and version_numbers(here[0]) < version_numbers(version.min_lesff):
+        raise ModelNotFoundError(
+            f"{label} needs lesff {version.min_lesff} or newer, this is {installed}; "
+            "upgrade lesff or ask for an older version of the model"
+        )
+    absent = sorted(set(MODEL_FILES) - {file.path for file in version.files})
+    if absent:
+        raise ManifestError(f"manifest of {label} must list {', '.join(absent)} among its files")
+    if version.status == "deprecated":
+        note = f": {version.status_note}" if version.status_note else ""
+        warnings.warn(f"{label} is deprecated{note}", FutureWarning, stacklevel=5)
+
+
+def _file_damage(path: Path, file: FileEntry) -> str | None:
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    if size != file.size:
+        return f"{path} must have {file.size} bytes, got {size}"
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != file.sha256:
+        return f"{path} must have sha256 {file.sha256}, got {digest}"
+    return None
+
+
+def _check_bundled(bundled: Path, version: VersionEntry) -> None:
+    damage = find_damage(bundled, version)
+    if damage is not None:
+        raise IntegrityError(f"bundled weights are damaged: {damage}; install lesff again")
+
+
+def _heal_from(bundled: Path, cached: Path, version: VersionEntry) -> bool:
+    """Replace a damaged cache entry by a copy of the bundled files; False if it is read-only."""
+    try:
+        with _Workspace(cached) as work:
+            new = work / "new"
+            for file in version.files:
+                target = new / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundled / file.path, target)
+            _install(new, cached, version, work / "old")
+    except OSError:
+        return False
+    return True
+
+
+def _fetch(hub: HubSource, version: VersionEntry, cached: Path, label: str) -> None:
+    """Download all files of a version, check them, then move them into the cache at once."""
+    try:
+        with _Workspace(cached) as work:
+            new = work / "new"
+            for file in version.files:
+                _retried(
+                    lambda file=file: _fetch_file(hub, file, work / "download", new),
+                    f"{file.path} of {label} from {hub.repo}",
+                )
+            _install(new, cached, version, work / "old")
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            error.add_note(f"{cached.parent} must be writable; LESFF_CACHE names another place")
+        raise
+
+
+def _fetch_file(hub: HubSource, file: FileEntry, download: Path, new: Path) -> None:
+    path = download_file(hub.repo, hub.commit, file.path, download)
+    damage = _file_damage(path, file)
+    if damage is not None:
+        path.unlink(missing_ok=True)
+        raise IntegrityError(f"{damage}: the hub or the connection gave other bytes; try again")
+    target = new / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+
+
+def download_file(repo: str, commit: str, path: str, folder: Path) -> Path:
+    """Download one file of a hub repository, without credentials; the only place that does.
+
+    Args:
+        repo: ``"organisation/name"``.
+        commit: Full commit hash.
+        path: File in the repository.
+        folder: Where to write it.
+
+    Returns:
+        Where the file is.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    endpoint = hub_endpoint()
+    # without this probe a network that swallows packets keeps the download waiting for minutes
+    url = hf_hub_url(repo, path, revision=commit, endpoint=endpoint)
+    get_hf_file_metadata(url, token=False, timeout=_PROBE_S, endpoint=endpoint)
+    return Path(
+        hf_hub_download(
+            repo, path, revision=commit, local_dir=folder, token=False, endpoint=endpoint
+        )
+    )
+
+
+def _retried(action: Callable[[], T], what: str) -> T:
+    """Run a download up to four times.
+
+    Raises:
+        ModelNotFoundError: if the hub says that it does not have the file.
+        IntegrityError: if the bytes are wrong each time.
+        OfflineError: if the hub cannot be reached.
+    """
+    from huggingface_hub.errors import (
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or httpx2, by version
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    last: Exception | None = None
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_BACKOFF_S * 2 ** (attempt - 1))
+        try:
+            return action()
+        except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
+            raise ModelNotFoundError(
+                f"the hub has no public {what}; check name, revision and LESFF_HUB"
+            ) from error
+        except (OSError, HTTPError) as error:
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                raise
+            last = error
+    if isinstance(last, IntegrityError):
+        raise last
+    raise OfflineError(
+        f"cannot download {what} ({_ATTEMPTS} attempts, last error: {last}); check the network, "
+        "or set LESFF_HUB to a mirror"
+    ) from last
+
+
+class _Workspace:
+    """A new folder beside a cache entry, removed on leaving.
+
+    Args:
+        cached: The cache entry.
+    """
+
+    def __init__(self, cached: Path) -> None:
+        self.path = cached.parent / f".{cached.name}.{uuid.uuid4().hex}.tmp"
+
+    def __enter__(self) -> Path:
+        self.path.mkdir(parents=True)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _install(new: Path, cached: Path, version: VersionEntry, old: Path) -> None:
+    """Move a complete folder into the cache; a damaged entry goes to ``old``."""
+    try:
+        os.replace(new, cached)
+    except OSError:
+        if not cached.exists():
+            raise
+        if find_damage(cached, version) is None:  # another process was faster
+            return
+        os.replace(cached, old)
+        os.replace(new, cached)
+
+
+def _resolve_repository(spec: str, *, offline: bool) -> ResolvedModel:
+    match = _HUB_SPEC.fullmatch(spec)
+    if match is None:
+        raise ModelNotFoundError(
+            f"{spec!r} must be 'hf:organisation/name' or 'hf:organisation/name@revision'"
+        )
+    repo, revision = match["repo"], match["revision"]
+    folder = _snapshot(repo, revision, offline=offline)
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if missing and offline:
+        raise OfflineError(
+            f"{spec} is only partly in the cache, {', '.join(missing)} must be downloaded; "
+            "load it once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
+        )
+    _check_files(folder, MODEL_FILES)
+    version = folder.name if _COMMIT.fullmatch(folder.name) else revision
+    origin: Origin = "cache" if offline else "hub"
+    return ResolvedModel(folder=folder, name=f"hf:{repo}", version=version, origin=origin)
+
+
+def _snapshot(repo: str, revision: str | None, *, offline: bool) -> Path:
+    """Folder with the model files of a hub repository.
+
+    Raises:
+        OfflineError: if it is not in the cache and cannot be downloaded.
+        ModelNotFoundError: if the hub does not have it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    def snapshot() -> Path:
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                cache_dir=cache_folder() / "hf",
+                allow_patterns=list(MODEL_FILES),
+                token=False,
+                endpoint=hub_endpoint(),
+                local_files_only=offline,
+            )
+        )
+
+    what = f"hf:{repo}" + (f"@{revision}" if revision else "")
+    try:
+        return snapshot() if offline else _retried(snapshot, what)
+    except HFValidationError as error:
+        raise ModelNotFoundError(f"{what!r} is not a valid repository name: {error}") from error
+    except LocalEntryNotFoundError as error:
+        raise OfflineError(
+            f"{what} must be in the cache to be used offline, but is not; load it once with "
+            "network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
+        ) from error

@@ -1,0 +1,96 @@
+"""The bundled model: its card tells the truth, and it behaves as physics demands."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import molecule
+
+import lesff
+from lesff.checkpoint import verify_parity
+from lesff.train.data import read_frames
+from lesff.train.metrics import evaluate_frames
+from lesff.units import EA_TO_DEBYE
+
+ROOT = Path(__file__).parents[1]
+CARDS = ROOT / "model_cards"
+DFT = ROOT.parent / "shared" / "data" / "dft_organic.extxyz"
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The model in float64."""
+    return lesff.load("off-small", dtype="float64", offline=True)
+
+
+def test_golden_values_are_reproduced(model):
+    report = verify_parity(model.source.folder)
+    assert report.ok
+    assert report.n_structures >= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment"),
+    # Debye; NIST CCCBDB: H2O 1.855, NH3 1.472, HF 1.826, CH3OH 1.70, H2CO 2.332
+    [("H2O", 1.855), ("NH3", 1.472), ("FH", 1.826), ("CH3OH", 1.70), ("H2CO", 2.332)],
+)
+def test_dipoles_are_near_experiment(model, name, experiment):
+    dipole = np.linalg.norm(model.predict(molecule(name), "dipole").dipole) * EA_TO_DEBYE
+    assert dipole == pytest.approx(experiment, abs=0.45)
+
+
+def test_symmetric_molecules_have_no_dipole(model):
+    for name in ("CH4", "C6H6", "CO2"):
+        dipole = np.linalg.norm(model.predict(molecule(name), "dipole").dipole) * EA_TO_DEBYE
+        assert dipole < 0.01  # geometries of ASE are symmetric to 1e-4 A
+
+
+def test_charges_sum_to_the_total_charge(model):
+    for atoms, charge in ((molecule("H2O"), 0), (molecule("CH3O"), -1)):
+        total = model.predict(atoms, "charges", total_charge=charge).charges.sum()
+        assert total == pytest.approx(charge, abs=1e-10)
+
+
+def test_born_charges_of_water_obey_the_sum_rule(model):
+    z = model.predict(molecule("H2O"), "born_effective_charges").born_effective_charges
+    np.testing.assert_allclose(z.sum(0), np.zeros((3, 3)), atol=1e-10)
+
+
+def test_card_tables_agree_with_the_evaluation():
+    """Every number of the card's error table is the one in the evaluation file."""
+    card = (CARDS / "off-small.md").read_text(encoding="utf-8")
+    for suffix in ("evaluation", "teacher"):
+        errors = json.loads((CARDS / f"off-small.{suffix}.json").read_text())["errors"]
+        for subset, row in errors.items():
+            values = [row[k] for k in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
+            text = " | ".join(
+                [f"| {subset}", f"{row['n_frames']}", *(f"{value:.1f}" for value in values)]
+            )
+            assert text in card
+
+
+def test_card_physics_agree_with_the_checks():
+    card = (CARDS / "off-small.md").read_text(encoding="utf-8")
+    checks = json.loads((CARDS / "off-small.physics.json").read_text())
+    for key in (
+        "water_dipole_d",
+        "water_dimer_binding_kcal_per_mol",
+        "nve_drift_mev_per_atom_ps",
+    ):
+        assert re.search(rf"\b{re.escape(f'{checks[key]:.2f}')}\b", card), key
+
+
+def test_errors_on_dft_frames_are_those_of_the_card():
+    """Recomputes the table of the card; needs the DFT frames, which are not part of lesff."""
+    if not DFT.exists():
+        pytest.skip("the DFT frames are not here")
+    expected = json.loads((CARDS / "off-small.evaluation.json").read_text())["errors"]
+    model = lesff.load("off-small", offline=True)
+    known = set(model.config.elements)
+    frames = [f for f in read_frames(DFT) if set(f.structure.numbers.tolist()) <= known]
+    table = evaluate_frames(model.potential, frames)
+    for subset, row in expected.items():
+        assert table[subset].forces_mae == pytest.approx(row["forces_mae"], rel=1e-3)
+        assert table[subset].energy_mae == pytest.approx(row["energy_mae"], rel=1e-2)

@@ -1,0 +1,193 @@
+"""The predict API: inputs, batches, domain checks, results; and the ASE calculator."""
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.md.verlet import VelocityVerlet
+from ase.units import fs
+from helpers import tiny_potential, triclinic_ice, two_waters, water
+
+from lesff.errors import (
+    ChargeSpinError,
+    ExtrapolationWarning,
+    PropertyError,
+    StructureError,
+    UnsupportedInputError,
+)
+from lesff.hub import ResolvedModel
+from lesff.inference import plan_batches
+from lesff.predict import Model
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A tiny random model in float64."""
+    source = ResolvedModel(folder=tmp_path, name="tiny", version=None, origin="folder")
+    return Model(tiny_potential(head="shifted", state_embedding=True), source)
+
+
+def test_single_structure_gives_arrays_and_list_gives_lists(model):
+    single = model.predict(water(), ["energy", "forces", "dipole"])
+    many = model.predict([water(), two_waters()], ["energy", "forces"])
+    assert isinstance(single.energy, float)
+    assert single.forces.shape == (3, 3)
+    assert [f.shape for f in many.forces] == [(3, 3), (6, 3)]
+    assert many.energy[0] == pytest.approx(single.energy, abs=1e-10)
+
+
+def test_order_of_results_is_the_order_of_inputs(model):
+    structures = [two_waters(), water(), triclinic_ice(), water()]
+    one_by_one = [model.predict(atoms).energy for atoms in structures]
+    for batch_size in ("auto", 1, 2, 100):
+        together = model.predict(structures, batch_size=batch_size).energy
+        np.testing.assert_allclose(together, one_by_one, atol=1e-10)
+
+
+def test_repr_shows_units(model):
+    text = repr(model.predict(two_waters(), ["energy", "dipole", "charges"]))
+    assert "eV" in text
+    assert "e*A" in text
+    assert "(n_atoms,) e" in text
+
+
+def test_absent_result_says_how_to_get_it(model):
+    prediction = model.predict(water())
+    with pytest.raises(AttributeError, match=r"'dipole' was not asked for; use predict"):
+        _ = prediction.dipole
+    with pytest.raises(KeyError, match="no result 'bananas'"):
+        _ = prediction["bananas"]
+
+
+def test_file_input(model, tmp_path):
+    path = tmp_path / "in.xyz"
+    ase.io.write(path, [water(), two_waters()])
+    assert len(model.predict(path).energy) == 2
+
+
+def test_charge_from_argument_wins_over_info(model):
+    atoms = water()
+    atoms.info["charge"] = 3
+    with pytest.warns(ExtrapolationWarning, match=r"total_charge 3, but .* trained on -2\.\.2"):
+        charges = model.predict(atoms, "charges").charges
+    assert charges.sum() == pytest.approx(3.0, abs=1e-10)
+    neutral = model.predict(atoms, "charges", total_charge=0).charges
+    assert neutral.sum() == pytest.approx(0.0, abs=1e-10)
+
+
+def test_strict_refuses_charge_and_spin_outside_the_range(model):
+    with pytest.raises(UnsupportedInputError, match="total_charge 3, but the model was trained"):
+        model.predict(water(), total_charge=3, strict=True)
+    with pytest.raises(UnsupportedInputError, match="spin_multiplicity 5, but the model was"):
+        model.predict(water(), spin_multiplicity=5, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"structures": molecule("CH4")}, UnsupportedInputError, r"element\(s\) C"),
+        ({"structures": []}, StructureError, "empty list"),
+        ({"structures": "no/such/file.xyz"}, StructureError, "does not exist"),
+        ({"structures": 7}, StructureError, "must be an ASE Atoms object"),
+        ({"structures": water(), "properties": "hardness"}, PropertyError, "unknown property"),
+        ({"structures": water(), "properties": []}, PropertyError, "must name at least one"),
+        ({"structures": water(), "properties": "stress"}, PropertyError, "periodic in all three"),
+        ({"structures": triclinic_ice(), "properties": "dipole"}, PropertyError, "choice of cell"),
+        ({"structures": water(), "spin_multiplicity": 2}, ChargeSpinError, "odd spin"),
+        ({"structures": [water()], "total_charge": [0, 0]}, ChargeSpinError, "one per structure"),
+        ({"structures": water(), "batch_size": 0}, PropertyError, "`batch_size` must be 'auto'"),
+    ],
+)
+def test_bad_input_is_named(model, arguments, error, text):
+    with pytest.raises(error, match=text):
+        model.predict(**arguments)
+
+
+def test_partial_periodicity_is_refused(model):
+    atoms = triclinic_ice()
+    atoms.pbc = (True, True, False)
+    with pytest.raises(UnsupportedInputError, match="must be all True or all False"):
+        model.predict(atoms)
+
+
+def test_plan_batches_covers_every_structure_once():
+    sizes = np.array([5, 900, 3, 3000, 40, 40])
+    for batch_size in ("auto", 1, 4):
+        order = np.concatenate(plan_batches(sizes, batch_size))
+        assert sorted(order.tolist()) == list(range(6))
+
+
+def test_calculator_matches_predict_and_uses_voigt_order(model):
+    atoms = triclinic_ice()
+    atoms.calc = model.calculator()
+    expected = model.predict(atoms, ["energy", "forces", "stress", "node_energy", "charges"])
+    xx, yy, zz, yz, xz, xy = atoms.get_stress()
+    np.testing.assert_allclose(np.diag(expected.stress), [xx, yy, zz], atol=1e-12)
+    assert expected.stress[1, 2] == pytest.approx(yz, abs=1e-12)
+    assert expected.stress[0, 2] == pytest.approx(xz, abs=1e-12)
+    assert expected.stress[0, 1] == pytest.approx(xy, abs=1e-12)
+    assert atoms.get_potential_energy() == pytest.approx(expected.energy, abs=1e-12)
+    np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_potential_energies(), expected.node_energy, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_charges(), expected.charges, atol=1e-12)
+
+
+def test_calculator_dipole_of_a_molecule(model):
+    atoms = water()
+    atoms.calc = model.calculator()
+    expected = model.predict(atoms, "dipole").dipole
+    np.testing.assert_allclose(atoms.get_dipole_moment(), expected, atol=1e-12)
+
+
+def test_calculator_forgets_when_charge_in_info_changes(model):
+    atoms = water()
+    atoms.calc = model.calculator()
+    atoms.get_potential_energy()
+    neutral = atoms.get_charges().sum()
+    atoms.info["charge"] = 3
+    with pytest.warns(ExtrapolationWarning, match="total_charge 3"):
+        cation = atoms.get_charges().sum()
+    assert neutral == pytest.approx(0.0, abs=1e-10)
+    assert cation == pytest.approx(3.0, abs=1e-10)
+
+
+def test_calculator_refuses_a_field_set_later(model):
+    atoms = water()
+    atoms.calc = model.calculator()
+    atoms.get_potential_energy()
+    atoms.info["external_field"] = [0.0, 0.0, 0.1]
+    with pytest.raises(UnsupportedInputError, match="external_field"):
+        atoms.get_potential_energy()
+
+
+def test_molecular_dynamics_conserves_energy(model):
+    """Analytic forces of a smooth energy: Verlet's fluctuation shrinks with the square of dt."""
+
+    def fluctuation(step: float, n_steps: int) -> float:
+        atoms = two_waters()
+        atoms.calc = model.calculator()
+        thermalize_momenta(atoms, temperature_K=50, rng=np.random.default_rng(1))
+        dynamics = VelocityVerlet(atoms, timestep=step * fs)
+        energies = []
+        dynamics.attach(lambda: energies.append(atoms.get_total_energy()))
+        dynamics.run(n_steps)
+        return float(np.std(energies))
+
+    assert fluctuation(0.1, 100) / fluctuation(0.05, 200) == pytest.approx(4.0, rel=0.5)
+
+
+def test_two_models_of_different_dtype_side_by_side(model, tmp_path):
+    single = Model(tiny_potential(head="shifted", state_embedding=True).float(), model.source)
+    before = torch.get_default_dtype()
+    energies = [m.predict(water()).energy for m in (model, single, model)]
+    assert energies[0] == energies[2]
+    assert energies[1] == pytest.approx(energies[0], abs=1e-4)
+    assert torch.get_default_dtype() == before
+
+
+def test_crystal_and_molecules_in_one_call(model):
+    crystal = bulk("Fe")  # not covered: the message names the structure
+    with pytest.raises(UnsupportedInputError, match=r"structure 1 has element\(s\) Fe"):
+        model.predict([water(), crystal])

@@ -1,0 +1,303 @@
+"""Training: parameter gradients, data, overfit, resume."""
+
+import json
+from dataclasses import replace
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from helpers import tiny_potential, triclinic_ice, two_waters, water
+
+from lesff.checkpoint import load_model
+from lesff.errors import ConfigError, DataError, IntegrityError
+from lesff.train.data import batch_indices, fit_reference_energies, make_batch, read_frames
+from lesff.train.gradients import accumulate_gradients
+from lesff.train.loop import Trainer, TrainingData, learning_rate_factor, model_config
+from lesff.train.loss import LossConfig
+from lesff.train.recipe import OptimizerConfig, read_recipe
+from lesff.train.run import run_recipe
+
+RECIPE = """
+name = "tiny"
+[model]
+architecture = {{ type = "mace", cutoff = 3.0, hidden_irreps = "8x0e", max_ell = 2, correlation = 2, radial_mlp = [8] }}
+long_range = {{ head = "shifted" }}
+dtype = "float64"
+[data]
+sources = [{{ path = "train.xyz" }}]
+max_atoms = 9
+[optimizer]
+lr = 0.02
+ema_decay = 0.0
+max_steps = {max_steps}
+warmup_steps = 1
+validate_every = {validate_every}
+"""  # noqa: E501 - one table per line
+
+
+def labelled(atoms, seed, *, energy=None):
+    """Atoms with made-up labels that a potential can fit: any numbers will do."""
+    rng = np.random.default_rng(seed)
+    atoms = atoms.copy()
+    atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+    energy = float(rng.normal()) if energy is None else energy
+    forces = rng.normal(size=(len(atoms), 3))
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    atoms.info["dipole"] = rng.normal(size=3)
+    return atoms
+
+
+def write_frames(path, count=4):
+    """An extxyz file of labelled waters."""
+    ase.io.write(path, [labelled(water() if i % 2 else two_waters(), i) for i in range(count)])
+    return path
+
+
+@pytest.fixture
+def batch(tmp_path):
+    """Labelled molecules as one float64 batch."""
+    frames = read_frames(write_frames(tmp_path / "train.xyz"))
+    return make_batch(frames, 3.0, torch.float64)
+
+
+def gradient(potential, batch, loss, method):
+    """Loss and parameter gradients by name."""
+    potential.requires_grad_(True)
+    potential.zero_grad()
+    value = accumulate_gradients(potential, batch, loss, method)
+    return value, {n: p.grad.clone() for n, p in potential.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", ["mse", "huber"])
+def test_central_difference_gradient_equals_double_backward(batch, kind):
+    """Two routes to one number; the difference is O(h^2) of a displacement of 0.01 A."""
+    potential = tiny_potential(head="shifted", hidden_irreps="4x0e+4x1o")
+    loss = LossConfig(kind=kind, energy=2.0, forces=1.0, dipole=0.5, total_charge=0.3)
+    exact_loss, exact = gradient(potential, batch, loss, "double_backward")
+    loss_value, approximate = gradient(potential, batch, loss, "central_difference")
+    assert loss_value == pytest.approx(exact_loss, abs=1e-12)
+    flat = [torch.cat([g[n].flatten() for n in sorted(exact)]) for g in (exact, approximate)]
+    assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 5e-3
+
+
+def test_double_backward_gradient_equals_finite_difference(batch):
+    """d(loss)/d(parameter) by central differences of the loss itself."""
+    potential = tiny_potential(head="latent")
+    loss = LossConfig(kind="mse", energy=1.0, forces=1.0, dipole=1.0, total_charge=1.0)
+    _, grads = gradient(potential, batch, loss, "double_backward")
+    parameters = dict(potential.named_parameters())
+    for name in ("architecture.embedding", "charge_head.readouts.layers.0.weight"):
+        parameter = parameters[name]
+        values = []
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                parameter.view(-1)[1] += sign * 1e-5
+            values.append(gradient(potential, batch, loss, "double_backward")[0])
+            with torch.no_grad():
+                parameter.view(-1)[1] -= sign * 1e-5
+        expected = (values[0] - values[1]) / 2e-5
+        assert float(grads[name].view(-1)[1]) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def test_stress_loss_asks_for_double_backward(tmp_path):
+    ase.io.write(tmp_path / "train.xyz", [labelled(triclinic_ice(), 0)])
+    frames = read_frames(tmp_path / "train.xyz")
+    batch = make_batch([replace(frames[0], stress=np.eye(3))], 3.0, torch.float64)
+    potential = tiny_potential(head="latent").requires_grad_(True)
+    loss = LossConfig(stress=1.0)
+    with pytest.raises(ConfigError, match="must be 'double_backward' for a loss on stress"):
+        accumulate_gradients(potential, batch, loss, "central_difference")
+    with_stress = accumulate_gradients(potential, batch, loss, "double_backward")
+    without = accumulate_gradients(potential, batch, LossConfig(), "double_backward")
+    assert with_stress > without
+
+
+def test_missing_labels_do_not_count(batch):
+    no_dipole = replace(batch, dipole=torch.full_like(batch.dipole, torch.nan))
+    potential = tiny_potential(head="latent").requires_grad_(True)
+    with_weight = accumulate_gradients(
+        potential, no_dipole, LossConfig(dipole=5.0), "central_difference"
+    )
+    without = accumulate_gradients(potential, no_dipole, LossConfig(), "central_difference")
+    assert with_weight == pytest.approx(without, abs=1e-12)
+
+
+def test_tiny_model_overfits(tmp_path):
+    """Four frames of consistent labels (another random model's) are learned."""
+    teacher = tiny_potential(head="latent", seed=3)
+    frames = []
+    for index in range(4):
+        atoms = labelled(two_waters(), index)
+        batch = make_batch(_frames_of(atoms, tmp_path), teacher.architecture.cutoff, torch.float64)
+        out = teacher(batch.graph, ["energy", "forces"])
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=float(out["energy"][0]), forces=out["forces"].numpy()
+        )
+        frames.append(atoms)
+    ase.io.write(tmp_path / "train.xyz", frames)
+    recipe_file = tmp_path / "tiny.toml"
+    recipe_file.write_text(RECIPE.format(max_steps=150, validate_every=150))
+    run_recipe(read_recipe(recipe_file), tmp_path, tmp_path / "run", progress=False)
+    fitted = load_model(tmp_path / "run" / "model")
+    batch = make_batch(read_frames(tmp_path / "train.xyz"), 3.0, torch.float64)
+    error = fitted(batch.graph, ["forces"])["forces"] - batch.forces
+    assert float(error.square().mean().sqrt()) < 0.2 * float(batch.forces.square().mean().sqrt())
+    assert (tmp_path / "run" / "training.png").stat().st_size > 1000
+
+
+def _frames_of(atoms, tmp_path):
+    ase.io.write(tmp_path / "one.xyz", atoms)
+    return read_frames(tmp_path / "one.xyz")
+
+
+def trained_weights(tmp_path, run, *, stops):
+    """Weights after 12 steps, interrupted at the given steps."""
+    recipe_file = tmp_path / "tiny.toml"
+    recipe_file.write_text(RECIPE.format(max_steps=12, validate_every=2))
+    recipe = read_recipe(recipe_file)
+    data = TrainingData(recipe, tmp_path)
+    for stop in [*stops, None]:
+        torch.manual_seed(recipe.seed)
+        potential = _potential(recipe, data)
+        trainer = Trainer(recipe, data, potential, run, progress=False)
+        if stop is not None:
+            step = trainer._step
+
+            def interrupted(batch, step=step, stop=stop, trainer=trainer):
+                if trainer.progress.step == stop:
+                    raise KeyboardInterrupt
+                return step(batch)
+
+            trainer._step = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train()
+        else:
+            trainer.train()
+    return {n: p.detach().clone() for n, p in potential.named_parameters()}
+
+
+def _potential(recipe, data):
+    from lesff.potential import Potential
+
+    return Potential(model_config(recipe, data, {})).double()
+
+
+def test_interrupted_run_resumes_exactly(tmp_path):
+    write_frames(tmp_path / "train.xyz", 6)
+    straight = trained_weights(tmp_path, tmp_path / "a", stops=[])
+    resumed = trained_weights(tmp_path, tmp_path / "b", stops=[3, 5, 8])
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+    log = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 12
+
+
+def test_resume_with_another_recipe_is_refused(tmp_path):
+    write_frames(tmp_path / "train.xyz", 4)
+    for max_steps in (2, 3):
+        recipe_file = tmp_path / "tiny.toml"
+        recipe_file.write_text(RECIPE.format(max_steps=max_steps, validate_every=2))
+        if max_steps == 3:
+            with pytest.raises(IntegrityError, match="written by another recipe"):
+                run_recipe(read_recipe(recipe_file), tmp_path, tmp_path / "run", progress=False)
+        else:
+            run_recipe(read_recipe(recipe_file), tmp_path, tmp_path / "run", progress=False)
+
+
+def test_npz_shard_round_trip(tmp_path):
+    path = tmp_path / "shard.npz"
+    numbers = np.array([8, 1, 1, 1, 9], dtype=np.uint8)
+    np.savez(
+        path,
+        n=np.array([3, 2], dtype=np.uint16),
+        numbers=numbers,
+        positions=np.arange(15, dtype=np.float32).reshape(5, 3),
+        forces=np.ones((5, 3), dtype=np.float32),
+        energy=np.array([-1.5, 2.0]),
+        charge=np.array([0, -1], dtype=np.int8),
+        valid=np.array([False, True]),
+        group=np.array([b"water", b"hf"]),
+    )
+    first, second = read_frames(path)
+    assert (first.energy, first.group, first.is_validation) == (-1.5, "water", False)
+    assert (second.structure.total_charge, second.is_validation) == (-1, True)
+    np.testing.assert_array_equal(second.structure.positions, [[9, 10, 11], [12, 13, 14]])
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"n": np.array([1])}, r"lacks the array\(s\) numbers, positions, energy, forces"),
+        (
+            {
+                "n": np.array([2]),
+                "numbers": np.ones(1),
+                "positions": np.zeros((1, 3)),
+                "energy": np.zeros(1),
+                "forces": np.zeros((1, 3)),
+            },
+            "`n` sums to 2, but there are 1 atoms",
+        ),
+    ],
+)
+def test_bad_shards_are_named(tmp_path, content, text):
+    np.savez(tmp_path / "bad.npz", **content)
+    with pytest.raises(DataError, match=text):
+        read_frames(tmp_path / "bad.npz")
+
+
+def test_frames_without_labels_are_named(tmp_path):
+    ase.io.write(tmp_path / "plain.xyz", water())
+    with pytest.raises(DataError, match="frame 0: no energy and no forces"):
+        read_frames(tmp_path / "plain.xyz")
+    with pytest.raises(DataError, match="does not exist"):
+        read_frames(tmp_path / "none.xyz")
+
+
+def test_reference_energies_are_recovered(tmp_path):
+    """Energies made of atomic ones are explained exactly."""
+    frames = read_frames(write_frames(tmp_path / "train.xyz", 2))
+    single = {1: -0.5, 8: -75.0}
+    exact = [replace(f, energy=sum(single[z] for z in f.structure.numbers)) for f in frames]
+    hydrogen = replace(
+        exact[0],
+        structure=replace(exact[0].structure, numbers=np.array([1, 1, 1, 1, 1, 1])),
+        energy=-3.0,
+    )
+    fitted = fit_reference_energies([*exact, hydrogen], (1, 8))
+    np.testing.assert_allclose(fitted, (-0.5, -75.0), atol=1e-5)
+
+
+def test_batches_visit_every_frame_once_within_the_limit():
+    sizes = np.array([3, 50, 4, 9, 30, 2, 8, 7])
+    batches = list(batch_indices(sizes, max_atoms=20, rng=np.random.default_rng(0)))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(8))
+    assert all(sizes[b].sum() <= 20 or len(b) == 1 for b in batches)
+
+
+def test_learning_rate_schedule():
+    options = OptimizerConfig(warmup_steps=10, final_lr=0.1)
+    assert learning_rate_factor(0, 0.0, options) == pytest.approx(0.1)
+    assert learning_rate_factor(10, 0.0, options) == pytest.approx(1.0)
+    assert learning_rate_factor(10, 0.5, options) == pytest.approx(0.55)
+    assert learning_rate_factor(10, 1.0, options) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("lr = 0.02", "learning_rate = 0.02"), r"unknown key\(s\) learning_rate"),
+        (('name = "tiny"', ""), r"lacks the key\(s\) name"),
+        (("lr = 0.02", "lr = 'fast'"), "must be float, got 'fast'"),
+        (("[data]", "[data"), "must be TOML"),
+    ],
+)
+def test_bad_recipes_are_named(tmp_path, change, text):
+    path = tmp_path / "bad.toml"
+    path.write_text(RECIPE.format(max_steps=1, validate_every=1).replace(*change))
+    with pytest.raises(ConfigError, match=text):
+        read_recipe(path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_recipe(tmp_path / "none.toml")
