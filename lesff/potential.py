@@ -339,21 +339,35 @@ class Potential(nn.Module):
         if not wanted & {"dipole", "quadrupole", "born_effective_charges"}:
             return
         physical = neutralised(charges, graph)
-        periodic = bool(graph.pbc.any())
         if wanted & {"dipole", "quadrupole"}:
             origin = moment_origin(graph)
             out["dipole"] = dipole_moment(physical, graph, origin)
             out["quadrupole"] = quadrupole_moment(physical, graph, origin)
         if "born_effective_charges" in wanted:
-            if periodic:
-                out["born_effective_charges"] = periodic_born_charges(
-                    physical.detach(), graph, self.local_charges, self.node_state(graph),
-                    reach=self.architecture.n_layers * self.architecture.cutoff,
+            out["born_effective_charges"] = self._born_charges(physical, graph)
+
+    def _born_charges(self, charges: Tensor, graph: AtomGraph) -> Tensor:
+        """Exact form for molecules, image-exact form for crystals."""
+        periodic = graph.pbc.all(1)
+        parts = []
+        if not bool(periodic.all()):
+            dipole = dipole_moment(charges, graph, moment_origin(graph))
+            parts.append(jacobian_rows(dipole, graph.positions))
+        if bool(periodic.any()):
+            reach = self.architecture.n_layers * self.architecture.cutoff
+            parts.append(
+                periodic_born_charges(
+                    charges.detach(),
+                    graph,
+                    self.local_charges,
+                    self.node_state(graph),
+                    reach=reach,
                     cutoff=self.architecture.cutoff,
-                )  # fmt: skip
-            else:
-                dipole = dipole_moment(physical, graph, moment_origin(graph))
-                out["born_effective_charges"] = jacobian_rows(dipole, graph.positions)
+                )
+            )
+        if len(parts) == 1:
+            return parts[0]
+        return torch.where(periodic[graph.batch][:, None, None], parts[1], parts[0])
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,10 @@ class Prediction(Mapping[str, np.ndarray]):
     """Results for one structure or for a list of them.
 
     Attribute and item access give numpy arrays for one structure (scalars as float), and lists of
-    them for a list of structures. Units and shapes are those of :data:`lesff.keys.QUANTITIES`;
-    ``repr`` shows them.
+    them for a list of structures; ``repr`` shows the units. Shapes and units, as in
+    :data:`lesff.keys.QUANTITIES`: energy, energy_sr, energy_lr () eV; node_energy (n_atoms,) eV;
+    forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3; latent_charges, charges (n_atoms,) e;
+    dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e.
 
     Args:
         values: Results by property, one entry per structure.

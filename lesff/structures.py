@@ -114,10 +114,34 @@ def _as_atoms(source: Any, where: str) -> ase.Atoms:
     convert = getattr(source, "to_ase_atoms", None)  # pymatgen structures and molecules
     if callable(convert):
         return _as_atoms(convert(), where)
+    if callable(getattr(source, "GetConformer", None)):
+        return _from_rdkit(source, where)
     raise StructureError(
-        f"{where} must be an ASE Atoms object, a pymatgen structure, a list of them or the path "
-        f"of a structure file, got {type(source).__name__}"
+        f"{where} must be an ASE Atoms object, an RDKit molecule, a pymatgen structure, a list of "
+        f"them or the path of a structure file, got {type(source).__name__}"
     )
+
+
+def _is_structure(source: Any) -> bool:
+    return isinstance(source, ase.Atoms) or any(
+        callable(getattr(source, name, None)) for name in ("to_ase_atoms", "GetConformer")
+    )
+
+
+def _from_rdkit(molecule: Any, where: str) -> ase.Atoms:
+    """RDKit molecule with one 3D conformer and explicit hydrogens; formal charges are kept."""
+    if molecule.GetNumConformers() == 0 or any(a.GetTotalNumHs() for a in molecule.GetAtoms()):
+        raise StructureError(
+            f"{where}: an RDKit molecule needs explicit hydrogens and a conformer; "
+            "use Chem.AddHs and AllChem.EmbedMolecule"
+        )
+    members = list(molecule.GetAtoms())
+    atoms = ase.Atoms(
+        [atom.GetAtomicNum() for atom in members], molecule.GetConformer().GetPositions()
+    )
+    atoms.info["charge"] = sum(atom.GetFormalCharge() for atom in members)
+    atoms.info["spin_multiplicity"] = 1 + sum(a.GetNumRadicalElectrons() for a in members)
+    return atoms
 
 
 def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
@@ -210,11 +234,7 @@ def to_structures(
     if isinstance(source, (str, Path)):
         items: list[Any] = [atoms for _, atoms in read_structures(Path(source))]
         is_single = False
-    elif (
-        isinstance(source, Iterable)
-        and not isinstance(source, ase.Atoms)
-        and not hasattr(source, "to_ase_atoms")
-    ):
+    elif isinstance(source, Iterable) and not _is_structure(source):
         items, is_single = list(source), False
     else:
         items, is_single = [source], True

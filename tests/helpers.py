@@ -127,9 +127,7 @@ def make_graph(
     spin_multiplicity: int | None = None,
 ) -> AtomGraph:
     """Graph of one structure, float64."""
-    structure = to_structure(
-        atoms, total_charge=total_charge, spin_multiplicity=spin_multiplicity
-    )
+    structure = to_structure(atoms, total_charge=total_charge, spin_multiplicity=spin_multiplicity)
     return build_graph(structure, cutoff)
 
 

@@ -34,7 +34,7 @@ def test_golden_values_are_reproduced(model):
 @pytest.mark.parametrize(
     ("name", "experiment"),
     # Debye; NIST CCCBDB: H2O 1.855, NH3 1.472, HF 1.826, CH3OH 1.70, H2CO 2.332
-    [("H2O", 1.855), ("NH3", 1.472), ("FH", 1.826), ("CH3OH", 1.70), ("H2CO", 2.332)],
+    [("H2O", 1.855), ("NH3", 1.472), ("HF", 1.826), ("CH3OH", 1.70), ("H2CO", 2.332)],
 )
 def test_dipoles_are_near_experiment(model, name, experiment):
     dipole = np.linalg.norm(model.predict(molecule(name), "dipole").dipole) * EA_TO_DEBYE

@@ -191,3 +191,12 @@ def test_crystal_and_molecules_in_one_call(model):
     crystal = bulk("Fe")  # not covered: the message names the structure
     with pytest.raises(UnsupportedInputError, match=r"structure 1 has element\(s\) Fe"):
         model.predict([water(), crystal])
+
+
+def test_born_charges_of_crystals_and_molecules_in_one_call(model):
+    structures = [water(), triclinic_ice(), two_waters()]
+    together = model.predict(structures, "born_effective_charges").born_effective_charges
+    for atoms, expected in zip(structures, together, strict=True):
+        alone = model.predict(atoms, "born_effective_charges").born_effective_charges
+        np.testing.assert_allclose(alone, expected, atol=1e-10)
+        assert np.abs(expected).max() > 0.01

@@ -222,9 +222,7 @@ def test_periodic_born_charges_are_polarisation_derivatives(make):
     positions = graph.positions.clone().requires_grad_()
     transfer, vector = transfers(graph.replace(positions=positions))
     polarisation = 0.5 * (transfer[:, None] * vector).sum(0)
-    rows = [
-        torch.autograd.grad(polarisation[a], positions, retain_graph=True)[0] for a in range(3)
-    ]
+    rows = [torch.autograd.grad(polarisation[a], positions, retain_graph=True)[0] for a in range(3)]
     expected = torch.stack(rows, dim=1)
     assert float(expected.abs().max()) > 0.1
     torch.testing.assert_close(conserving_born(graph), expected, rtol=0, atol=ROUNDING)

@@ -34,7 +34,7 @@ def list_command(*, as_json: bool) -> None:
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=1))
         return
     for entry in entries:
-        version = entry.versions[-1]
+        version = entry.newest() or entry.versions[-1]
         megabytes = sum(file.size for file in version.files) / 1e6
         click.echo(
             f"{entry.name}@{version.version}  {megabytes:.1f} MB  {entry.license}  "

@@ -38,22 +38,26 @@ def periodic_born_charges(
 
     Args:
         charges: (n_atoms,) charges that sum to the total charge of each system.
-        graph: The batch, all periodic.
+        graph: The batch; rows of systems that are not periodic stay zero.
         charge_function: Local charges of a graph.
         node_state: (n_atoms, channels) charge and spin increment of the node features, or None.
         reach: Receptive field of a charge in A.
         cutoff: Edge cutoff in A.
     """
     counts = graph.atoms_per_system().tolist()
+    is_periodic = graph.pbc.all(1).tolist()
     rows, start = [], 0
     for system, count in enumerate(counts):
         atoms = slice(start, start + count)
+        start += count
+        if not is_periodic[system]:
+            rows.append(charges.new_zeros(count, 3, 3))
+            continue
         cluster, home = unfold(graph, system, atoms, reach=reach, cutoff=cutoff)
         state = None if node_state is None else node_state.detach()[atoms][home]
         response = _charge_response(cluster, home, count, charge_function, state)
         eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
         rows.append(charges[atoms, None, None] * eye + response)
-        start += count
     return torch.cat(rows)
 
 

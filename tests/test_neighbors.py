@@ -1,0 +1,161 @@
+"""Neighbour edges against ase.neighborlist for every kind of cell."""
+
+from collections import Counter
+
+import ase
+import ase.build
+import numpy as np
+import pytest
+from ase.neighborlist import neighbor_list
+from helpers import left_handed, triclinic_ice, water
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lesff.neighbors import find_neighbors
+
+
+def skewed() -> ase.Atoms:
+    atoms = triclinic_ice()
+    cell = np.array(atoms.cell)
+    atoms.cell = [cell[0], cell[1], cell[2] + 2 * cell[0] - cell[1]]
+    return atoms
+
+
+def slab() -> ase.Atoms:
+    atoms = ase.build.fcc111("Cu", size=(2, 2, 2), a=3.6)
+    atoms.pbc = (True, True, False)
+    return atoms  # ase leaves the third row of the cell zero
+
+
+def wire() -> ase.Atoms:
+    atoms = triclinic_ice()
+    atoms.pbc = (False, True, False)
+    return atoms
+
+
+def wire_without_other_rows() -> ase.Atoms:
+    atoms = triclinic_ice()
+    cell = np.zeros((3, 3))
+    cell[2] = [-0.7, 0.9, 3.4]
+    atoms.cell, atoms.pbc = cell, (False, False, True)
+    return atoms
+
+
+def outside_the_cell() -> ase.Atoms:
+    atoms = triclinic_ice()
+    shifts = np.random.default_rng(0).integers(-3, 4, size=(len(atoms), 3))
+    atoms.positions += shifts @ np.array(atoms.cell)
+    return atoms
+
+
+SYSTEMS = {
+    "cubic": lambda: ase.build.bulk("NaCl", "rocksalt", a=5.64, cubic=True),
+    "primitive": lambda: ase.build.bulk("NaCl", "rocksalt", a=5.64),
+    "triclinic": triclinic_ice,
+    "skewed": skewed,
+    "left-handed": lambda: left_handed(triclinic_ice()),
+    "smaller than the cutoff": lambda: ase.Atoms("H", cell=[1.3, 1.5, 1.7], pbc=True),
+    "small and skewed": lambda: ase.Atoms(
+        "H", cell=[[1.3, 0, 0], [0.6, 1.5, 0], [-0.4, 0.5, 1.7]], pbc=True
+    ),
+    "slab": slab,
+    "wire": wire,
+    "bare wire": wire_without_other_rows,
+    "molecule": water,
+    "one atom": lambda: ase.Atoms("O", positions=[[1.0, 2.0, 3.0]]),
+    "outside the cell": outside_the_cell,
+}
+CUTOFF = 3.7  # no pair distance of these systems is 3.7 within rounding
+
+
+def found(atoms, cutoff=CUTOFF):
+    return find_neighbors(atoms.positions, np.array(atoms.cell), np.array(atoms.pbc), cutoff)
+
+
+def multiset(senders, receivers, shifts):
+    return Counter(
+        (int(i), int(j), *map(int, s)) for i, j, s in zip(senders, receivers, shifts, strict=True)
+    )
+
+
+def assert_equals_ase(atoms, cutoff=CUTOFF):
+    edges = found(atoms, cutoff)
+    # ase: D = r_j - r_i + S @ cell, so i sends and j receives
+    i, j, shifts = neighbor_list("ijS", atoms, cutoff)
+    assert multiset(*edges.edge_index, edges.cell_shifts) == multiset(i, j, shifts)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_edges_equal_ase(name):
+    assert_equals_ase(SYSTEMS[name]())
+
+
+@given(
+    cell=st.lists(st.floats(-1, 1), min_size=9, max_size=9),
+    fractional=st.lists(st.floats(-1.5, 1.5), min_size=9, max_size=9),
+    pbc=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+@settings(max_examples=30, deadline=None)
+def test_edges_of_random_cells_equal_ase(cell, fractional, pbc):
+    matrix = np.array(cell).reshape(3, 3) + 3.5 * np.eye(3)
+    scaled = np.array(fractional).reshape(3, 3) + [[0], [0.31], [0.67]]
+    atoms = ase.Atoms("HHH", positions=scaled @ matrix, cell=matrix, pbc=pbc)
+    distances = neighbor_list("d", atoms, CUTOFF + 0.1)
+    if np.any(np.abs(distances - CUTOFF) < 1e-9) or np.any(distances < 1e-6):
+        return  # membership would depend on rounding
+    assert_equals_ase(atoms)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_edges_are_sorted_by_receiver(name):
+    receiver = found(SYSTEMS[name]()).edge_index[1]
+    assert np.all(np.diff(receiver) >= 0)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_reverse_edge_is_the_same_pair_from_the_other_end(name):
+    edges = found(SYSTEMS[name]())
+    reverse, ids = edges.reverse_edge, np.arange(len(edges.reverse_edge))
+    assert np.array_equal(reverse[reverse], ids)
+    assert np.all(reverse != ids)
+    assert np.array_equal(edges.edge_index[:, reverse], edges.edge_index[::-1])
+    assert np.array_equal(edges.cell_shifts[reverse], -edges.cell_shifts)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_edge_vectors_are_shorter_than_the_cutoff(name):
+    atoms = SYSTEMS[name]()
+    edges = found(atoms)
+    sender, receiver = edges.edge_index
+    vectors = atoms.positions[receiver] - atoms.positions[sender]
+    vectors = vectors + edges.cell_shifts @ np.array(atoms.cell)
+    lengths = np.linalg.norm(vectors, axis=1)
+    assert np.all(lengths < CUTOFF)
+    i, j, d = neighbor_list("ijd", atoms, CUTOFF)
+    np.testing.assert_allclose(np.sort(lengths), np.sort(d), atol=1e-12)
+    open_axes = ~np.array(atoms.pbc)
+    assert np.all(edges.cell_shifts[:, open_axes] == 0)
+
+
+@pytest.mark.parametrize("name", ["slab", "wire", "bare wire", "triclinic"])
+def test_periodic_systems_do_have_edges_across_the_boundary(name):
+    assert np.any(found(SYSTEMS[name]()).cell_shifts != 0)
+
+
+def test_no_edges():
+    edges = found(ase.Atoms("O"))
+    assert edges.edge_index.shape == (2, 0)
+    assert edges.cell_shifts.shape == (0, 3)
+    assert edges.reverse_edge.shape == (0,)
+    assert {edges.edge_index.dtype, edges.cell_shifts.dtype, edges.reverse_edge.dtype} == {
+        np.dtype(np.int64)
+    }
+
+
+def test_results_do_not_share_memory_between_calls():
+    """vesin reuses its buffers; a second call must not change the first result."""
+    first = found(triclinic_ice())
+    copy = first.cell_shifts.copy(), first.edge_index.copy()
+    found(skewed())
+    assert np.array_equal(first.cell_shifts, copy[0])
+    assert np.array_equal(first.edge_index, copy[1])

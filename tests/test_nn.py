@@ -1,0 +1,446 @@
+"""Blocks of the network against e3nn, dense references and numerical derivatives."""
+
+import math
+
+import ase
+import numpy as np
+import pytest
+import torch
+from e3nn import nn as e3nn_nn
+from e3nn import o3
+from helpers import double_default, make_graph, random_rotation, triclinic_ice, two_waters
+from torch.func import functional_call
+
+from lesff.architectures.mace import element_rows
+from lesff.nn import contraction as contraction_module
+from lesff.nn import topology as topology_module
+from lesff.nn.charge_heads import ChargeHead
+from lesff.nn.contraction import SymmetricContraction
+from lesff.nn.convolution import Convolution
+from lesff.nn.coupling import contraction_basis, lm_slice, monomials
+from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
+from lesff.nn.radial import BesselBasis, RadialNetwork, ScreenedRepulsion, polynomial_cutoff
+from lesff.nn.readout import GatedReadout, LinearReadout
+from lesff.nn.topology import build_topology
+from lesff.units import COULOMB_CONSTANT
+
+ROUNDING = 1e-12
+"""Float64 sums of some hundred terms of order one."""
+ELEMENTS = (1, 6, 8)
+ROWS = element_rows(ELEMENTS)
+
+
+def randn(*shape, grad=False):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=grad)
+
+
+def topology_of(graph):
+    return build_topology(graph, ROWS)
+
+
+def pairs_of_edges(graph):
+    """Pair index of each edge: pairs are numbered in the order of their lower edge."""
+    lower = torch.minimum(torch.arange(graph.n_edges), graph.reverse_edge)
+    return torch.unique(lower, return_inverse=True)[1]
+
+
+def edge_vectors(graph):
+    sender, receiver = graph.edge_index
+    shift = graph.cell_shifts.to(torch.float64) @ graph.cell[0]
+    return graph.positions[receiver] - graph.positions[sender] + shift
+
+
+def slot_harmonics(graph, topology, max_ell):
+    """Y of each padded slot from the pair vector and the slot's sign, zero on padding."""
+    forward = torch.arange(graph.n_edges) < graph.reverse_edge
+    vectors = edge_vectors(graph)[forward][topology.slot_pair] * topology.slot_sign[:, None]
+    y = o3.spherical_harmonics(
+        list(range(max_ell + 1)), vectors, normalize=True, normalization="component"
+    )
+    return y * topology.slot_sign.abs()[:, None]
+
+
+def to_e3nn(blocks):
+    """(n, 2 l + 1, c) per order -> e3nn's flat layout, (c, m) row-major within each order."""
+    return torch.cat([block.transpose(1, 2).flatten(1) for block in blocks], dim=1)
+
+
+def irreps(channels, max_l):
+    return o3.Irreps([(channels, (l, (-1) ** l)) for l in range(max_l + 1)])
+
+
+# --- convolution -------------------------------------------------------------------------------
+
+
+def e3nn_convolution(graph, features, radial, channels, feature_l, max_ell):
+    """MACE's own form: an e3nn "uvu" tensor product of every edge, scattered to receivers.
+
+    Weights: path-major, then channel, paths in the order of the sorted output irreps.
+    """
+    with double_default():
+        out, instructions = [], []
+        first, second = irreps(channels, feature_l), o3.Irreps.spherical_harmonics(max_ell)
+        for i, (mul, ir_1) in enumerate(first):
+            for j, (_, ir_2) in enumerate(second):
+                for ir in ir_1 * ir_2:
+                    if ir.l <= max_ell and ir.p == (-1) ** ir.l:
+                        instructions.append((i, j, len(out)))
+                        out.append((mul, ir))
+        sorted_out = o3.Irreps(out).sort()
+        paths = sorted(
+            ((i, j, sorted_out.p[k], "uvu", True) for i, j, k in instructions),
+            key=lambda path: path[2],
+        )
+        product = o3.TensorProduct(
+            first, second, sorted_out.irreps, paths, shared_weights=False, internal_weights=False
+        )
+        harmonics = o3.spherical_harmonics(
+            list(range(max_ell + 1)), edge_vectors(graph), True, "component"
+        )
+        sender, receiver = graph.edge_index
+        x = to_e3nn(split_orders(features, feature_l))
+        messages = product(x[sender], harmonics, radial[pairs_of_edges(graph)])
+    summed = x.new_zeros(graph.n_atoms, messages.shape[1]).index_add(0, receiver, messages)
+    # e3nn: one (c, m) block per path, paths of one order side by side -> (m, (path, c))
+    start, by_order = 0, {l: [] for l in range(max_ell + 1)}
+    for mul, ir in sorted_out.irreps:
+        block = summed[:, start : start + mul * ir.dim].view(-1, mul, ir.dim)
+        by_order[ir.l].append(block.transpose(1, 2))
+        start += mul * ir.dim
+    return [torch.cat(parts, dim=2) for parts in by_order.values()]
+
+
+@pytest.mark.parametrize("chunk_edges", [1024, 12])
+@pytest.mark.parametrize("feature_l", [0, 1, 2])
+@pytest.mark.parametrize("make", [two_waters, triclinic_ice])
+def test_convolution_against_e3nn(make, feature_l, chunk_edges, monkeypatch):
+    monkeypatch.setattr(topology_module, "_CHUNK_EDGES", chunk_edges)
+    max_ell, channels = 2, 3
+    graph = make_graph(make(), 2.6)
+    topology = topology_of(graph)
+    conv = Convolution(channels=channels, feature_l=feature_l, max_ell=max_ell)
+    features = randn(graph.n_atoms, (feature_l + 1) ** 2, channels)  # graph order
+    radial = randn(graph.n_edges // 2, conv.n_paths * channels)
+    got = conv(
+        features[topology.node_order], slot_harmonics(graph, topology, max_ell), radial, topology
+    )
+    expected = e3nn_convolution(graph, features, radial, channels, feature_l, max_ell)
+    assert len(got) == max_ell + 1
+    for block, reference in zip(got, expected, strict=True):
+        torch.testing.assert_close(block[topology.node_rank], reference, rtol=0, atol=10 * ROUNDING)
+
+
+def tiny_edges():
+    """Three atoms, one with a single neighbour: a padded slot among 4 directed edges."""
+    atoms = ase.Atoms("OHH", positions=[[0, 0, 0.1], [0.9, 0.1, 0], [-0.5, 0.8, 0]])
+    graph = make_graph(atoms, 1.1)
+    assert graph.n_edges == 4
+    return graph
+
+
+@pytest.mark.parametrize("feature_l", [0, 1, 2])
+def test_convolution_derivatives(feature_l):
+    graph = tiny_edges()
+    topology = topology_of(graph)
+    conv = Convolution(channels=2, feature_l=feature_l, max_ell=1 if feature_l < 2 else 2)
+    inputs = (
+        randn(3, (feature_l + 1) ** 2, 2, grad=True),
+        randn(2, conv.n_paths * 2, grad=True),
+    )
+    # the kernel is checked through the vectors' harmonics, so that padding keeps its zeros
+    mask = topology.slot_sign.abs()[:, None]
+    harmonics = randn(len(mask), (conv.max_ell + 1) ** 2, grad=True)
+
+    def run(h, radial, y):
+        return tuple(conv(h, y * mask, radial, topology))
+
+    fast = feature_l == 2  # 11 paths: the full numerical Jacobian takes ten seconds
+    assert torch.autograd.gradcheck(run, (*inputs, harmonics), fast_mode=fast)
+    assert torch.autograd.gradgradcheck(run, (*inputs, harmonics), fast_mode=fast)
+
+
+def test_convolution_without_any_edge():
+    graph = make_graph(ase.Atoms("OH", positions=[[0, 0, 0], [0, 0, 9.0]]), 1.0)
+    topology = topology_of(graph)
+    conv = Convolution(channels=2, feature_l=1, max_ell=2)
+    features = randn(2, 4, 2, grad=True)
+    out = conv(features, randn(0, 9), randn(0, conv.n_paths * 2), topology)
+    assert [tuple(block.shape[:2]) for block in out] == [(2, 1), (2, 3), (2, 5)]
+    assert all(bool((block == 0).all()) for block in out)
+    (grad,) = torch.autograd.grad(sum(block.sum() for block in out), features)
+    assert bool((grad == 0).all())
+
+
+# --- topology ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_edges", [1024, 10])
+def test_topology_slots_cover_every_edge_once(chunk_edges, monkeypatch):
+    monkeypatch.setattr(topology_module, "_CHUNK_EDGES", chunk_edges)
+    graph = make_graph(triclinic_ice(), 3.0)
+    topology = topology_of(graph)
+    real = topology.slot_sign != 0
+    assert int(real.sum()) == graph.n_edges
+    assert sorted(topology.pair_slots.flatten().tolist()) == torch.nonzero(real)[:, 0].tolist()
+    assert topology.node_element.tolist() == sorted(topology.node_element.tolist())
+    for part in topology.elements:
+        assert set(topology.node_element[part.start : part.stop].tolist()) == {part.element}
+    last = topology.chunks[-1]
+    assert (last.node_stop, last.edge_stop) == (graph.n_atoms, len(real))
+
+
+# --- symmetric contraction ---------------------------------------------------------------------
+
+
+def dense_contraction(module, features, node_element, max_ell, l_out):
+    letters = "xyz"
+    total = 0
+    for nu, weight in enumerate(module.weights, start=1):
+        u = torch.from_numpy(contraction_basis(max_ell, l_out, nu))
+        idx = letters[:nu]
+        factors = ",".join(f"n{x}c" for x in idx)
+        total = total + torch.einsum(
+            f"m{idx}p,npc,{factors}->nmc", u, weight[node_element], *[features] * nu
+        )
+    return total
+
+
+@pytest.mark.parametrize("block_values", [250_000, 1])
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+@pytest.mark.parametrize("l_out", [0, 1, 2])
+def test_contraction_against_dense_einsum(correlation, l_out, block_values, monkeypatch):
+    monkeypatch.setattr(contraction_module, "_BLOCK_VALUES", block_values)
+    max_ell, channels = 2, 3
+    topology = topology_of(make_graph(triclinic_ice().repeat(2), 2.0))
+    module = SymmetricContraction(
+        channels=channels, max_ell=max_ell, l_out=l_out, correlation=correlation, n_elements=3
+    ).double()
+    features = randn(len(topology.node_element), 9, channels)
+    expected = dense_contraction(module, features, topology.node_element, max_ell, l_out)
+    torch.testing.assert_close(module(features, topology), expected, rtol=1e-12, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+@pytest.mark.parametrize("l_out", [0, 1, 2])
+def test_contraction_derivatives(correlation, l_out):
+    max_ell = max(l_out, 1) if correlation < 3 else 1
+    if l_out > max_ell:
+        max_ell = l_out
+    topology = topology_of(tiny_edges())
+    module = SymmetricContraction(
+        channels=1, max_ell=max_ell, l_out=l_out, correlation=correlation, n_elements=3
+    ).double()
+    names = [name for name, _ in module.named_parameters()]
+    weights = tuple(p.detach().clone().requires_grad_() for p in module.parameters())
+
+    def run(features, *values):
+        return functional_call(module, dict(zip(names, values, strict=True)), (features, topology))
+
+    features = randn(3, (max_ell + 1) ** 2, 1, grad=True)
+    fast = correlation == 3 and l_out == 2  # 37 paths: the full numerical Jacobian takes a minute
+    assert torch.autograd.gradcheck(run, (features, *weights), fast_mode=fast)
+    assert torch.autograd.gradgradcheck(run, (features, *weights), fast_mode=fast)
+
+
+def test_contraction_gives_no_gradient_to_absent_elements():
+    topology = topology_of(two_waters_graph := make_graph(two_waters(), 2.0))
+    module = SymmetricContraction(
+        channels=2, max_ell=1, l_out=0, correlation=2, n_elements=3
+    ).double()
+    module(randn(two_waters_graph.n_atoms, 4, 2), topology).sum().backward()
+    for weight in module.weights:
+        assert bool((weight.grad[1] == 0).all())  # carbon
+        assert bool((weight.grad[0] != 0).any())
+
+
+@pytest.mark.parametrize(("l_out", "degree", "n_paths"), [(0, 1, 1), (0, 2, 3), (1, 2, 4)])
+def test_number_of_paths(l_out, degree, n_paths):
+    # couplings of (0e+1o+2e)^degree of natural parity by hand; (1, 2): 01, 10, 12, 21
+    assert contraction_basis(2, l_out, degree).shape[-1] == n_paths
+
+
+def wigner_d(l, rotation):
+    """D with Y(R x) = D Y(x), solved from harmonics: e3nn's own D is good to 1e-7 only."""
+    points = randn(40, 3)
+    y = o3.spherical_harmonics(l, points, normalize=True)
+    y_turned = o3.spherical_harmonics(l, points @ rotation.T, normalize=True)
+    return torch.linalg.lstsq(y, y_turned).solution.T
+
+
+@pytest.mark.parametrize("degree", [2, 3])
+@pytest.mark.parametrize("l_out", [0, 1, 2])
+def test_contraction_basis_is_equivariant(degree, l_out, generator):
+    q = random_rotation(generator)
+    d_in = torch.block_diag(*[wigner_d(l, q) for l in range(3)]).numpy()
+    d_out = wigner_d(l_out, q).numpy()
+    turned = contraction_basis(2, l_out, degree)
+    for axis in range(1, degree + 1):
+        turned = np.moveaxis(np.tensordot(d_in, turned, axes=(0, axis)), 0, axis)
+    turned = np.tensordot(d_out.T, turned, axes=(1, 0))
+    np.testing.assert_allclose(turned, contraction_basis(2, l_out, degree), atol=1e-12)
+
+
+def test_monomials_are_distinct_and_sorted():
+    table = monomials(2, 1, 3)
+    keys = [(c, *i) for c, i in zip(table.component, table.index.tolist(), strict=True)]
+    assert len(set(keys)) == len(keys)
+    assert all(list(i) == sorted(i) for i in table.index.tolist())
+    assert table.component.tolist() == sorted(table.component.tolist())
+
+
+# --- linear maps -------------------------------------------------------------------------------
+
+
+def test_order_linear_against_e3nn():
+    """e3nn's flat weight: one (c_in, c_out) row-major matrix per order, orders ascending."""
+    channels_in, channels_out = (4, 6, 5), (3, 3, 2)
+    ours = OrderLinear(channels_in=channels_in, channels_out=channels_out).double()
+    blocks = [randn(7, 2 * l + 1, c) for l, c in enumerate(channels_in)]
+    with double_default():
+        first = o3.Irreps([(c, (l, (-1) ** l)) for l, c in enumerate(channels_in)])
+        second = o3.Irreps([(c, (l, (-1) ** l)) for l, c in enumerate(channels_out)])
+        reference = o3.Linear(first, second)
+        with torch.no_grad():
+            reference.weight.copy_(torch.cat([w.flatten() for w in ours.weights]))
+        expected = reference(to_e3nn(blocks))
+    same = OrderLinear(channels_in=channels_in, channels_out=(3, 3, 3)).double()
+    assert same(blocks).shape == (7, 9, 3)
+    got = [b @ (w / w.shape[0] ** 0.5) for b, w in zip(blocks, ours.weights, strict=True)]
+    torch.testing.assert_close(to_e3nn(got), expected, rtol=0, atol=ROUNDING)
+    with torch.no_grad():
+        for a, b in zip(same.weights[:2], ours.weights[:2], strict=True):
+            a.copy_(b)
+    for l in (0, 1):
+        torch.testing.assert_close(same(blocks)[:, lm_slice(l)], got[l], rtol=0, atol=ROUNDING)
+
+
+def test_order_linear_drops_orders_without_output():
+    layer = OrderLinear(channels_in=(2, 2, 2), channels_out=(3,)).double()
+    assert layer([randn(4, 1, 2), randn(4, 3, 2), randn(4, 5, 2)]).shape == (4, 1, 3)
+
+
+@pytest.mark.parametrize("max_l", [0, 1, 2])
+def test_element_linear_against_e3nn(max_l):
+    """e3nn's flat weight: (c_in, n_elements, c_out) row-major per order, orders ascending."""
+    channels, channels_out = 3, 4
+    graph = make_graph(two_waters(), 2.0)
+    topology = topology_of(graph)
+    ours = ElementLinear(
+        channels=channels, channels_out=channels_out, n_elements=3, max_l=max_l
+    ).double()
+    features = randn(graph.n_atoms, (max_l + 1) ** 2, channels)
+    with double_default():
+        reference = o3.FullyConnectedTensorProduct(
+            irreps(channels, max_l), o3.Irreps("3x0e"), irreps(channels_out, max_l)
+        )
+        with torch.no_grad():
+            reference.weight.copy_(torch.cat([w.flatten() for w in ours.weights]))
+        one_hot = torch.nn.functional.one_hot(topology.node_element, 3).double()
+        expected = reference(to_e3nn(split_orders(features, max_l)), one_hot)
+    got = to_e3nn(split_orders(ours(features, topology), max_l))
+    torch.testing.assert_close(got, expected, rtol=0, atol=ROUNDING)
+
+
+# --- radial functions --------------------------------------------------------------------------
+
+
+def test_radial_network_against_e3nn():
+    """e3nn's layers hold (n_in, n_out) matrices, the same layout."""
+    sizes = (4, 8, 6, 5)
+    ours = RadialNetwork(sizes=sizes).double()
+    with double_default():
+        reference = e3nn_nn.FullyConnectedNet(list(sizes), torch.nn.functional.silu)
+        with torch.no_grad():
+            for layer, weight in zip(reference, ours.weights, strict=True):
+                layer.weight.copy_(weight)
+        x = randn(9, 4)
+        # e3nn estimates the constant of silu from a float64 sample with a fixed seed
+        torch.testing.assert_close(ours(x), reference(x), rtol=1e-9, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("p", [2, 5, 6])
+def test_polynomial_cutoff(p):
+    x = torch.tensor([0.0, 0.5, 1.0, 1.5], dtype=torch.float64)
+    u = polynomial_cutoff(x, p)
+    assert float(u[0]) == 1.0
+    assert float(u[3]) == 0.0
+    # DimeNet eq. 8 term by term
+    expected = (
+        1 - (p + 1) * (p + 2) / 2 * 0.5**p + p * (p + 2) * 0.5 ** (p + 1)
+        - p * (p + 1) / 2 * 0.5 ** (p + 2)
+    )  # fmt: skip
+    assert float(u[1]) == pytest.approx(expected, abs=1e-15)
+    edge = torch.tensor(1.0 - 1e-12, dtype=torch.float64, requires_grad=True)
+    value = polynomial_cutoff(edge, p)
+    (first,) = torch.autograd.grad(value, edge, create_graph=True)
+    (second,) = torch.autograd.grad(first, edge)
+    # third derivative -p (p + 1) (p + 2) <= 336, times 1e-12; coefficients of order 50 x eps
+    for derivative in (value, first, second):
+        assert float(derivative.detach()) == pytest.approx(0.0, abs=2e-9)
+
+
+def test_bessel_basis():
+    cutoff, p = 4.5, 5
+    basis = BesselBasis(cutoff=cutoff, n_basis=3, p=p)
+    r = torch.tensor([0.7, 2.0, 4.4, 4.5, 5.0], dtype=torch.float64)
+    got = basis(r)
+    for row, x in enumerate([0.7, 2.0, 4.4]):
+        u = float(polynomial_cutoff(torch.tensor(x / cutoff, dtype=torch.float64), p))
+        for n in (1, 2, 3):
+            expected = math.sqrt(2 / cutoff) * math.sin(n * math.pi * x / cutoff) / x * u
+            assert float(got[row, n - 1]) == pytest.approx(expected, abs=1e-14)
+    assert bool((got[3:] == 0).all())
+
+
+def test_screened_repulsion_of_two_carbons():
+    """ZBL by hand at r = 1.2 A: R_C = 0.76 A (ase covalent radii), p = 6."""
+    r, z = 1.2, 6
+    a = 0.4543 * 0.529177210903 / (2 * z**0.3)
+    x = r / a
+    phi = (
+        0.1818 * math.exp(-3.2 * x) + 0.5099 * math.exp(-0.9423 * x)
+        + 0.2802 * math.exp(-0.4028 * x) + 0.02817 * math.exp(-0.2016 * x)
+    )  # fmt: skip
+    t = r / (2 * 0.76)
+    u = 1 - 28 * t**6 + 48 * t**7 - 21 * t**8
+    expected = COULOMB_CONSTANT * z * z / r * phi * u
+    carbon = torch.tensor([z])
+    got = ScreenedRepulsion()(torch.tensor([r], dtype=torch.float64), carbon, carbon)
+    assert float(got) == pytest.approx(expected, rel=1e-12)
+    beyond = ScreenedRepulsion()(torch.tensor([1.53], dtype=torch.float64), carbon, carbon)
+    assert float(beyond) == 0.0
+
+
+# --- readouts and charge heads -----------------------------------------------------------------
+
+
+def test_readouts_against_e3nn():
+    """(c_in, c_out) row-major, the same layout; silu normalised to unit second moment."""
+    x = randn(5, 4)
+    linear, gated = LinearReadout(channels=4).double(), GatedReadout(channels=4, hidden=3).double()
+    with double_default():
+        first, second = o3.Linear("4x0e", "3x0e"), o3.Linear("3x0e", "1x0e")
+        single = o3.Linear("4x0e", "1x0e")
+        act = e3nn_nn.Activation("3x0e", [torch.nn.functional.silu])
+        with torch.no_grad():
+            single.weight.copy_(linear.weight.flatten())
+            first.weight.copy_(gated.weight_1.flatten())
+            second.weight.copy_(gated.weight_2.flatten())
+        torch.testing.assert_close(linear(x), single(x)[:, 0], rtol=0, atol=ROUNDING)
+        torch.testing.assert_close(gated(x), second(act(first(x)))[:, 0], rtol=1e-9, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", ["latent", "shifted"])
+def test_charge_heads(name):
+    head = ChargeHead(name=name, channels=2, n_layers=2, hidden=3).double()
+    raw = head.raw([randn(5, 2), randn(5, 2)]).detach()
+    batch, counts = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([2, 3])
+    total = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    charges = head.constrain(raw, batch, total, counts)
+    if name == "latent":
+        assert torch.equal(charges, raw)
+        return
+    sums = [float(charges[:2].sum()), float(charges[2:].sum())]
+    assert sums == pytest.approx([1.0, -2.0], abs=ROUNDING)
+    moved = charges - raw  # one value per system
+    assert float(moved[:2].std() + moved[2:].std()) == pytest.approx(0.0, abs=ROUNDING)
