@@ -7,6 +7,7 @@ import ase.io
 import numpy as np
 import torch
 from mace import data, modules  # before e3nn: it allows e3nn 0.4.4 to read its own constants
+
 from e3nn import o3  # isort: skip
 from mace.tools import AtomicNumberTable, torch_geometric
 

@@ -23,12 +23,13 @@ from lesff.electrostatics.observables import (
     neutralised,
     quadrupole_moment,
 )
-from lesff.errors import ConfigError, PropertyError
+from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
 from lesff.keys import QUANTITIES
 from lesff.nn.charge_heads import ChargeHead, ChargeHeadName
 from lesff.nn.state_embedding import StateEmbedding
 from lesff.ops import segment_sum
+from lesff.units import EWALD_PREFACTOR
 
 FORMAT_VERSION = 1
 
@@ -42,19 +43,24 @@ class LongRangeConfig:
         sigma: Gaussian width in A.
         dl: k-space resolution in A.
         remove_self_interaction: Whether each Gaussian's energy with itself is left out.
-        readout_hidden: Hidden units of the last charge readout.
+        prefactor: 1 / (2 eps0) in eV A / e^2; some published weights carry another value.
+        readout_hidden: Hidden units of the last charge readout; None for a linear one.
     """
 
     head: ChargeHeadName = "latent"
     sigma: float = 1.0
     dl: float = 2.0
     remove_self_interaction: bool = True
-    readout_hidden: int = 16
+    prefactor: float = EWALD_PREFACTOR
+    readout_hidden: int | None = 16
 
     def settings(self) -> EwaldSettings:
         """Constants of the Coulomb sum."""
         return EwaldSettings(
-            sigma=self.sigma, dl=self.dl, remove_self_interaction=self.remove_self_interaction
+            sigma=self.sigma,
+            dl=self.dl,
+            remove_self_interaction=self.remove_self_interaction,
+            prefactor=self.prefactor,
         )
 
 
@@ -221,9 +227,11 @@ class Potential(nn.Module):
 
         Raises:
             PropertyError: for a property that the model or a system's boundaries do not allow.
-            UnsupportedInputError: for partial periodicity with long-range electrostatics.
+            UnsupportedInputError: for an element that the model does not cover, and for partial
+                periodicity with long-range electrostatics.
         """
         wanted = set(properties)
+        self._check_elements(graph)
         self._check_properties(wanted, graph)
         need_grad = bool(wanted & {"forces", "stress", "born_effective_charges", "node_energy"})
         with torch.set_grad_enabled(need_grad or create_graph):
@@ -261,6 +269,14 @@ class Potential(nn.Module):
         if self.charge_head is None:
             raise PropertyError("this model has no charges: it was trained without LES")
         return self.charge_head.raw(self.architecture(graph, node_state).invariants)
+
+    def _check_elements(self, graph: AtomGraph) -> None:
+        unknown = graph.atomic_numbers[self.element_row[graph.atomic_numbers] < 0]
+        if len(unknown):
+            raise UnsupportedInputError(
+                f"`atomic_numbers` must be among {list(self.config.elements)}, "
+                f"got {sorted(set(unknown.tolist()))}"
+            )
 
     def _check_properties(self, wanted: set[str], graph: AtomGraph) -> None:
         unknown = sorted(wanted - set(QUANTITIES))

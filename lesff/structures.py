@@ -78,7 +78,7 @@ def to_structure(
     atoms = _as_atoms(source, where)
     if len(atoms) == 0:
         raise StructureError(f"{where} must have at least one atom, got none")
-    positions = np.asarray(atoms.positions, dtype=np.float64)
+    positions = np.array(atoms.positions, dtype=np.float64)  # a copy: atoms may move later
     if not np.isfinite(positions).all():
         bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise StructureError(
@@ -94,9 +94,11 @@ def to_structure(
             f"{where}: `external_field` must be absent or zero, got {field}; "
             "this version of lesff has no response to fields"
         )
-    charge = total_charge if total_charge is not None else _from_info(atoms, INFO_CHARGE, where)
-    spin = spin_multiplicity
-    spin = spin if spin is not None else _from_info(atoms, INFO_SPIN, where)
+    charge, spin = total_charge, spin_multiplicity
+    if charge is None:
+        charge = _from_info(atoms, INFO_CHARGE, "total charge", where)
+    if spin is None:
+        spin = _from_info(atoms, INFO_SPIN, "spin multiplicity", where)
     charge, spin = _settle_state(int(atoms.numbers.sum()), charge, spin, where)
     return Structure(
         numbers=atoms.numbers.astype(np.int64),
@@ -158,9 +160,9 @@ def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
         )
 
 
-def _from_info(atoms: ase.Atoms, names: Sequence[str], where: str) -> Any:
-    found = {name: atoms.info[name] for name in names if name in atoms.info}
-    if len({float(value) for value in found.values()}) > 1:
+def _from_info(atoms: ase.Atoms, names: Sequence[str], what: str, where: str) -> int | None:
+    found = {n: _integer(atoms.info[n], what, where) for n in names if n in atoms.info}
+    if len(set(found.values())) > 1:
         raise ChargeSpinError(f"{where}: atoms.info has contradictory values {found}")
     return next(iter(found.values()), None)
 

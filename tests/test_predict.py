@@ -20,6 +20,7 @@ from lesff.errors import (
 from lesff.hub import ResolvedModel
 from lesff.inference import plan_batches
 from lesff.predict import Model
+from lesff.structures import build_graph, to_structure
 
 
 @pytest.fixture
@@ -200,3 +201,9 @@ def test_born_charges_of_crystals_and_molecules_in_one_call(model):
         alone = model.predict(atoms, "born_effective_charges").born_effective_charges
         np.testing.assert_allclose(alone, expected, atol=1e-10)
         assert np.abs(expected).max() > 0.01
+
+
+def test_a_bare_potential_refuses_unknown_elements(model):
+    graph = build_graph(to_structure(molecule("CO")), 3.0)
+    with pytest.raises(UnsupportedInputError, match=r"must be among \[1, 8\], got \[6\]"):
+        model.potential(graph)

@@ -138,7 +138,7 @@ def test_tiny_model_overfits(tmp_path):
         frames.append(atoms)
     ase.io.write(tmp_path / "train.xyz", frames)
     recipe_file = tmp_path / "tiny.toml"
-    recipe_file.write_text(RECIPE.format(max_steps=150, validate_every=150))
+    recipe_file.write_text(RECIPE.format(max_steps=300, validate_every=300))
     run_recipe(read_recipe(recipe_file), tmp_path, tmp_path / "run", progress=False)
     fitted = load_model(tmp_path / "run" / "model")
     batch = make_batch(read_frames(tmp_path / "train.xyz"), 3.0, torch.float64)

@@ -34,7 +34,9 @@ class MACEConfig:
         n_radial: Number of Bessel functions.
         cutoff_power: p of the polynomial cutoff.
         radial_mlp: Hidden sizes of the radial network.
-        readout_hidden: Hidden units of the last readout.
+        readout_hidden: Hidden units of the last readout, or None for a linear one.
+        first_residual: Whether the first layer adds a self-connection of the embedding; if not,
+            an element-wise map acts on its message instead ("agnostic" block of MACE).
         avg_num_neighbors: Divisor of the summed messages.
         repulsion: Whether to add the ZBL pair repulsion.
     """
@@ -47,7 +49,8 @@ class MACEConfig:
     n_radial: int = 8
     cutoff_power: int = 5
     radial_mlp: tuple[int, ...] = (64, 64, 64)
-    readout_hidden: int = 16
+    readout_hidden: int | None = 16
+    first_residual: bool = True
     avg_num_neighbors: float = 1.0
     repulsion: bool = False
 
@@ -68,7 +71,10 @@ class MACEConfig:
                 0 < len(self.radial_mlp) <= 8 and all(0 < n <= 4096 for n in self.radial_mlp),
                 "1 to 8 sizes from 1 to 4096",
             ),
-            "readout_hidden": (1 <= self.readout_hidden <= 4096, "from 1 to 4096"),
+            "readout_hidden": (
+                self.readout_hidden is None or 1 <= self.readout_hidden <= 4096,
+                "null or from 1 to 4096",
+            ),
             "avg_num_neighbors": (self.avg_num_neighbors > 0, "positive"),
         }
         for name, (is_good, expected) in checks.items():
@@ -134,6 +140,7 @@ class MACE(Architecture):
                 n_elements=n_elements,
                 l_in=config.feature_l if index else 0,
                 l_out=config.feature_l if index < config.n_layers - 1 else 0,
+                is_residual=config.first_residual or index > 0,
             )
             for index in range(config.n_layers)
         )
@@ -190,13 +197,16 @@ class MACE(Architecture):
 
 
 class _Layer(nn.Module):
-    """Residual interaction block and product block of one layer."""
+    """Interaction block and product block of one layer."""
 
-    def __init__(self, config: MACEConfig, *, n_elements: int, l_in: int, l_out: int) -> None:
+    def __init__(
+        self, config: MACEConfig, *, n_elements: int, l_in: int, l_out: int, is_residual: bool
+    ) -> None:
         super().__init__()
         channels, n_orders = config.channels, config.max_ell + 1
         same = (channels,)
         self.l_in = l_in
+        self.is_residual = is_residual
         self.scale = 1.0 / config.avg_num_neighbors
         self.linear_up = OrderLinear(channels_in=same * (l_in + 1), channels_out=same * (l_in + 1))
         self.convolution = Convolution(channels=channels, feature_l=l_in, max_ell=config.max_ell)
@@ -208,7 +218,10 @@ class _Layer(nn.Module):
             channels_out=same * n_orders,
         )
         self.self_connection = ElementLinear(
-            channels=channels, channels_out=channels, n_elements=n_elements, max_l=min(l_in, l_out)
+            channels=channels,
+            channels_out=channels,
+            n_elements=n_elements,
+            max_l=min(l_in, l_out) if is_residual else config.max_ell,
         )
         self.contractions = nn.ModuleList(
             SymmetricContraction(
@@ -228,12 +241,16 @@ class _Layer(nn.Module):
         self, features: Tensor, harmonics: Tensor, basis: Tensor, topology: Topology
     ) -> Tensor:
         """(n_nodes, (l_in + 1)^2, c) to (n_nodes, (l_out + 1)^2, c), element order."""
-        residual = self.self_connection(features, topology)
         up = self.linear_up(split_orders(features, self.l_in))
         messages = self.convolution(up, harmonics, self.radial(basis), topology)
         density = self.linear(messages) * self.scale
+        if not self.is_residual:
+            density = self.self_connection(density, topology)
         products = [contraction(density, topology) for contraction in self.contractions]
         mixed = self.product_linear(products)
+        if not self.is_residual:
+            return mixed
+        residual = self.self_connection(features, topology)
         n_residual = residual.shape[1]
         if n_residual == mixed.shape[1]:
             return mixed + residual

@@ -22,10 +22,12 @@ class ChargeHead(nn.Module):
             (small) residual is spread over the whole system.
         channels: Channels of the invariants.
         n_layers: Layers of the architecture.
-        hidden: Hidden units of the last readout.
+        hidden: Hidden units of the last readout; None for a linear one.
     """
 
-    def __init__(self, *, name: ChargeHeadName, channels: int, n_layers: int, hidden: int) -> None:
+    def __init__(
+        self, *, name: ChargeHeadName, channels: int, n_layers: int, hidden: int | None
+    ) -> None:
         super().__init__()
         self.name = name
         self.readouts = LayerReadouts(channels=channels, n_layers=n_layers, hidden=hidden)

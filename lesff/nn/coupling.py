@@ -48,8 +48,10 @@ class Monomials:
     basis: np.ndarray
 
 
-def _coupled_bases(max_ell: int, degree: int) -> list[tuple[tuple[int, int], np.ndarray]]:
-    """All successive couplings of ``degree`` copies of 0e+1o+...; sorted by (l, parity), stably.
+def _coupled_bases(
+    max_ell: int, degree: int, l_limit: int
+) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """Successive couplings of ``degree`` copies of 0e+1o+... to l <= l_limit, sorted stably.
 
     The order of equal irreps is the order in which the recursion meets them; published MACE
     weights rely on it.
@@ -57,12 +59,13 @@ def _coupled_bases(max_ell: int, degree: int) -> list[tuple[tuple[int, int], np.
     dim = (max_ell + 1) ** 2
     if degree == 1:
         eye = np.eye(dim)
-        return [((l, (-1) ** l), eye[lm_slice(l)]) for l in range(max_ell + 1)]
+        return [((l, (-1) ** l), eye[lm_slice(l)]) for l in range(min(max_ell, l_limit) + 1)]
     coupled = []
-    for (l_left, p_left), left in _coupled_bases(max_ell, degree - 1):
+    # a left factor of higher order could not couple down to l_limit any more
+    for (l_left, p_left), left in _coupled_bases(max_ell, degree - 1, l_limit + max_ell):
         flat = left.reshape(left.shape[0], -1)  # (m_left, components of the left factors)
         for l in range(max_ell + 1):
-            for l_out in range(abs(l_left - l), l_left + l + 1):
+            for l_out in range(abs(l_left - l), min(l_left + l, l_limit) + 1):
                 c = wigner_3j(l_out, l_left, l) * np.sqrt(2 * l_out + 1)
                 block = np.einsum("jk,ijl->ikl", flat, c)
                 full = np.zeros((2 * l_out + 1, *left.shape[1:], dim))
@@ -78,7 +81,7 @@ def contraction_basis(max_ell: int, l_out: int, degree: int) -> np.ndarray:
     MACE, arXiv 2206.07697, eq. 10; n_lm = (max_ell + 1)^2.
     """
     wanted = (l_out, (-1) ** l_out)
-    blocks = [c for ir, c in _coupled_bases(max_ell, degree) if ir == wanted]
+    blocks = [c for ir, c in _coupled_bases(max_ell, degree, l_out) if ir == wanted]
     return np.stack(blocks, axis=-1)
 
 

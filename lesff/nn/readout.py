@@ -37,18 +37,20 @@ class GatedReadout(nn.Module):
 
 
 class LayerReadouts(nn.Module):
-    """One readout per layer, linear for all but the last, gated for the last; outputs summed.
+    """One readout per layer, linear for all but the last; outputs summed.
 
     Args:
         channels: Channels of the invariants of each layer.
         n_layers: Number of layers.
-        hidden: Hidden units of the last readout.
+        hidden: Hidden units of the last readout, which is gated; None for a linear one.
     """
 
-    def __init__(self, *, channels: int, n_layers: int, hidden: int) -> None:
+    def __init__(self, *, channels: int, n_layers: int, hidden: int | None) -> None:
         super().__init__()
-        layers: list[nn.Module] = [LinearReadout(channels=channels) for _ in range(n_layers - 1)]
-        self.layers = nn.ModuleList([*layers, GatedReadout(channels=channels, hidden=hidden)])
+        layers: list[nn.Module] = [LinearReadout(channels=channels) for _ in range(n_layers)]
+        if hidden is not None:
+            layers[-1] = GatedReadout(channels=channels, hidden=hidden)
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, invariants: list[Tensor]) -> Tensor:
         """One (n, channels) tensor per layer to (n,)."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -94,8 +95,8 @@ def model_config(recipe: Recipe, data: TrainingData, software: dict[str, str]) -
         reference_energies=fit_reference_energies(data.train, elements),
         energy_scale=round(float(np.sqrt(np.mean(forces**2))), 4),
         long_range=model.long_range,
-        total_charge=(min(charges), max(charges)),
-        spin_multiplicity=(min(spins), max(spins)),
+        total_charge=trained_range(charges),
+        spin_multiplicity=trained_range(spins),
         state_embedding=model.state_embedding,
         dtype=model.dtype,
         energy_reference=model.energy_reference,
@@ -103,6 +104,12 @@ def model_config(recipe: Recipe, data: TrainingData, software: dict[str, str]) -
         training_data=model.training_data,
         software=software,
     )
+
+
+def trained_range(values: Sequence[int]) -> tuple[int, int]:
+    """Lowest and highest value that at least one frame in a thousand has."""
+    kept = [v for v, count in Counter(values).items() if count >= 1e-3 * len(values)]
+    return min(kept), max(kept)
 
 
 class Trainer:
