@@ -139,18 +139,16 @@ def load_model(
     config = _read_config(folder)
     with torch.random.fork_rng(devices=[]):  # the random initial weights are not kept
         potential = Potential(config)
-    stored = _DTYPES[config.dtype]
+    # only weights have the model's type: tables and reference energies stay in float64
+    potential.cast_parameters(_DTYPES[config.dtype])
     expected = {
-        name: (stored if value.is_floating_point() else value.dtype, tuple(value.shape))
-        for name, value in potential.state_dict().items()
+        name: (value.dtype, tuple(value.shape)) for name, value in potential.state_dict().items()
     }
-    state = _read_tensors(folder / WEIGHTS_FILE, expected)
-    # only weights change type: constants such as reference energies stay float64
-    cast = {
-        name: value.to(dtype or stored) if value.is_floating_point() else value
-        for name, value in state.items()
-    }
-    potential.load_state_dict(cast, strict=True, assign=True)
+    potential.load_state_dict(
+        _read_tensors(folder / WEIGHTS_FILE, expected), strict=True, assign=True
+    )
+    if dtype is not None:
+        potential.cast_parameters(dtype)
     return potential.to(device=device).requires_grad_(False).eval()
 
 
@@ -209,9 +207,9 @@ def _write_files(potential: Potential, folder: Path, *, card: str, license_text:
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8", newline="\n")
     (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     (folder / LICENSE_FILE).write_text(license_text, encoding="utf-8", newline="\n")
-    stored = _DTYPES[config.dtype]
+    stored, parameters = _DTYPES[config.dtype], dict(potential.named_parameters())
     weights = {
-        name: value.detach().to("cpu", stored if value.is_floating_point() else None).clone()
+        name: value.detach().to("cpu", stored if name in parameters else value.dtype).clone()
         for name, value in potential.state_dict().items()
     }
     bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]

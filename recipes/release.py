@@ -1,9 +1,9 @@
-"""Turn a trained model folder into a bundled release: weights folder and manifest entry.
+"""Turn a trained model folder into a bundled release: card tables, weights folder, manifest entry.
 
     python recipes/release.py RUN/model NAME VERSION
 
-Reads ``model_cards/NAME.md`` (card) and ``model_cards/NAME.evaluation.json`` (metrics, written by
-``lesff evaluate``); writes ``lesff/weights/NAME/VERSION`` and ``checkpoints_manifest/NAME.json``.
+Fills the tables of the card from the JSON files beside it. ``model_cards/NAME.md`` (card), ``NAME.evaluation.json`` and ``NAME.teacher.json`` (``lesff
+evaluate --json``) and ``NAME.physics.json`` (``benchmarks/physics.py -o``); writes ``lesff/weights/NAME/VERSION`` and ``checkpoints_manifest/NAME.json``.
 A version that exists is never changed.
 """
 
@@ -47,6 +47,48 @@ def metrics(evaluation: dict) -> list[dict]:
     return rows
 
 
+def error_table(path: Path) -> str:
+    """Markdown table of an evaluation file."""
+    errors = json.loads(path.read_text("utf-8"))["errors"]
+    lines = [
+        "| subset | frames | E MAE | E RMSE | F MAE | F RMSE |",
+        "|---|---|---|---|---|---|",
+    ]
+    for subset, row in errors.items():
+        values = [row[k] for k in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
+        cells = [subset, str(row["n_frames"]), *(f"{value:.1f}" for value in values)]
+        lines.append("| " + " | ".join(cells) + " |")
+    parts = [row for subset, row in errors.items() if subset != "all"]
+    mean = {k: sum(row[k] for row in parts) / len(parts) for k in ("energy_mae", "forces_mae")}
+    lines.append(
+        f"| mean over subsets | | {mean['energy_mae']:.1f} | | {mean['forces_mae']:.1f} | |"
+    )
+    return "\n".join(lines)
+
+
+def physics_table(path: Path) -> str:
+    """Markdown table of the physical checks."""
+    rows = json.loads(path.read_text("utf-8"))
+    lines = ["| check | value |", "|---|---|"]
+    lines += [f"| {k} | {v:.2f} |" for k, v in rows.items() if k != "model"]
+    return "\n".join(lines)
+
+
+def filled(card: str, name: str, folder: Path) -> str:
+    """The card with the tables between its markers made anew."""
+    tables = {
+        "evaluation": error_table(folder / f"{name}.evaluation.json"),
+        "teacher": error_table(folder / f"{name}.teacher.json"),
+        "physics": physics_table(folder / f"{name}.physics.json"),
+    }
+    for key, table in tables.items():
+        begin, end = f"<!-- begin {key} -->", f"<!-- end {key} -->"
+        head, rest = card.split(begin)
+        _, tail = rest.split(end)
+        card = f"{head}{begin}\n{table}\n{end}{tail}"
+    return card
+
+
 def main() -> None:
     """Write the release."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,7 +97,9 @@ def main() -> None:
     parser.add_argument("version")
     options = parser.parse_args()
     cards = ROOT / "model_cards"
-    card = (cards / f"{options.name}.md").read_text(encoding="utf-8")
+    card_file = cards / f"{options.name}.md"
+    card = filled(card_file.read_text(encoding="utf-8"), options.name, cards)
+    card_file.write_text(card, encoding="utf-8")
     evaluation = json.loads((cards / f"{options.name}.evaluation.json").read_text("utf-8"))
     head = front_matter(card)
     manifest = ROOT / "checkpoints_manifest" / f"{options.name}.json"

@@ -32,6 +32,8 @@ class MACEConfig:
         max_ell: Highest order of the harmonics, 0..3.
         correlation: Degree of the symmetric contraction, 1..3.
         n_radial: Number of Bessel functions.
+        radial_frequencies: Frequencies of the Bessel functions in 1/A; n pi / cutoff if not given.
+        radial_prefactor: Factor of the Bessel functions; sqrt(2 / cutoff) if not given.
         cutoff_power: p of the polynomial cutoff.
         radial_mlp: Hidden sizes of the radial network.
         readout_hidden: Hidden units of the last readout, or None for a linear one.
@@ -39,6 +41,8 @@ class MACEConfig:
             an element-wise map acts on its message instead ("agnostic" block of MACE).
         avg_num_neighbors: Divisor of the summed messages.
         repulsion: Whether to add the ZBL pair repulsion.
+        stores_couplings: Whether the coupling coefficients of the contraction are stored with the
+            weights; published models were trained with coefficients in single precision.
     """
 
     cutoff: float
@@ -47,12 +51,15 @@ class MACEConfig:
     max_ell: int = 3
     correlation: int = 3
     n_radial: int = 8
+    radial_frequencies: tuple[float, ...] | None = None
+    radial_prefactor: float | None = None
     cutoff_power: int = 5
     radial_mlp: tuple[int, ...] = (64, 64, 64)
     readout_hidden: int | None = 16
     first_residual: bool = True
     avg_num_neighbors: float = 1.0
     repulsion: bool = False
+    stores_couplings: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -66,6 +73,10 @@ class MACEConfig:
             "max_ell": (0 <= self.max_ell <= 3, "from 0 to 3"),
             "correlation": (1 <= self.correlation <= 3, "from 1 to 3"),
             "n_radial": (1 <= self.n_radial <= 64, "from 1 to 64"),
+            "radial_frequencies": (
+                self.radial_frequencies is None or len(self.radial_frequencies) == self.n_radial,
+                f"null or {self.n_radial} values",
+            ),
             "cutoff_power": (2 <= self.cutoff_power <= 20, "from 2 to 20"),
             "radial_mlp": (
                 0 < len(self.radial_mlp) <= 8 and all(0 < n <= 4096 for n in self.radial_mlp),
@@ -132,7 +143,11 @@ class MACE(Architecture):
         self.element_row: Tensor
         self.embedding = nn.Parameter(torch.randn(n_elements, config.channels))
         self.radial_basis = BesselBasis(
-            cutoff=config.cutoff, n_basis=config.n_radial, p=config.cutoff_power
+            cutoff=config.cutoff,
+            n_basis=config.n_radial,
+            p=config.cutoff_power,
+            frequencies=config.radial_frequencies,
+            prefactor=config.radial_prefactor,
         )
         self.layers = nn.ModuleList(
             _Layer(
@@ -230,6 +245,7 @@ class _Layer(nn.Module):
                 l_out=order,
                 correlation=config.correlation,
                 n_elements=n_elements,
+                stores_basis=config.stores_couplings,
             )
             for order in range(l_out + 1)
         )

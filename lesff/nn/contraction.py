@@ -31,12 +31,20 @@ class SymmetricContraction(nn.Module):
         l_out: Order of the result.
         correlation: Highest degree, 1 to 3.
         n_elements: Rows of the element tables.
+        stores_basis: Whether the coupling coefficients belong to the saved state.
 
     The parameter ``weights[nu - 1]`` has shape (n_elements, n_paths, channels).
     """
 
     def __init__(
-        self, *, channels: int, max_ell: int, l_out: int, correlation: int, n_elements: int
+        self,
+        *,
+        channels: int,
+        max_ell: int,
+        l_out: int,
+        correlation: int,
+        n_elements: int,
+        stores_basis: bool = False,
     ) -> None:
         super().__init__()
         terms = [monomials(max_ell, l_out, degree) for degree in range(1, correlation + 1)]
@@ -44,7 +52,8 @@ class SymmetricContraction(nn.Module):
         for degree, term in enumerate(terms, start=1):
             n_paths = term.basis.shape[1]
             self.weights.append(nn.Parameter(torch.randn(n_elements, n_paths, channels) / n_paths))
-            self.register_buffer(f"basis_{degree}", torch.from_numpy(term.basis), persistent=False)
+            basis = torch.from_numpy(term.basis)
+            self.register_buffer(f"basis_{degree}", basis, persistent=stores_basis)
         # component 0 stands for the factor 1 that fills up terms of lower degree
         index = np.zeros((sum(len(t.index) for t in terms), correlation), dtype=np.int64)
         start = 0

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
+from itertools import combinations_with_replacement, permutations
 
 import numpy as np
 import torch
 from e3nn import o3
+
+
+_ZERO = 1e-6
+"""Coupling coefficients below this are rounding of zero (published files hold float32)."""
 
 
 def lm_slice(l: int) -> slice:  # noqa: E741 - l is the field's name for the angular momentum
@@ -88,26 +92,25 @@ def contraction_basis(max_ell: int, l_out: int, degree: int) -> np.ndarray:
 @cache
 def monomials(max_ell: int, l_out: int, degree: int) -> Monomials:
     """Distinct nonzero monomials of :func:`contraction_basis` with summed coefficients."""
-    basis = contraction_basis(max_ell, l_out, degree)
-    symmetric = np.zeros_like(basis)
-    for perm in permutations(range(1, degree + 1)):
-        symmetric += basis.transpose(0, *perm, degree + 1)
+    return sparse_form(contraction_basis(max_ell, l_out, degree))
+
+
+def sparse_form(basis: np.ndarray) -> Monomials:
+    """Monomials of a basis U, (n_components, [n_lm] * degree, n_paths)."""
+    degree = basis.ndim - 2
     rows_index, rows_component, rows_basis = [], [], []
-    n_lm = basis.shape[1]
-    for component in range(basis.shape[0]):
-        for index in np.ndindex(*(n_lm,) * degree):
-            if list(index) != sorted(index):
-                continue
-            # the sum over all permutations counts an ordered tuple once per stabiliser element
-            _, counts = np.unique(index, return_counts=True)
-            stabiliser = np.prod([float(np.prod(np.arange(1, n + 1))) for n in counts])
-            row = symmetric[(component, *index)] / stabiliser
-            if np.abs(row).max() > 1e-12:
-                rows_index.append(index)
-                rows_component.append(component)
-                rows_basis.append(row)
+    for index in combinations_with_replacement(range(basis.shape[1]), degree):
+        # one monomial collects the coefficients of all distinct orders of its factors
+        total = np.sum([basis[(slice(None), *order)] for order in set(permutations(index))], axis=0)
+        for component in np.flatnonzero(np.abs(total).max(axis=1) > _ZERO):
+            rows_index.append(index)
+            rows_component.append(component)
+            rows_basis.append(total[component])
+    order = np.argsort(rows_component, kind="stable")
     return Monomials(
-        index=np.array(rows_index), component=np.array(rows_component), basis=np.array(rows_basis)
+        index=np.array(rows_index)[order],
+        component=np.array(rows_component)[order],
+        basis=np.array(rows_basis)[order],
     )
 
 

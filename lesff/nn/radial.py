@@ -33,14 +33,28 @@ class BesselBasis(nn.Module):
         cutoff: rc in A.
         n_basis: Number of functions.
         p: Power of the polynomial cutoff.
+        frequencies: Other frequencies than n pi / rc, in 1/A.
+        prefactor: Another factor than sqrt(2 / rc).
     """
 
-    def __init__(self, *, cutoff: float, n_basis: int, p: int) -> None:
+    def __init__(
+        self,
+        *,
+        cutoff: float,
+        n_basis: int,
+        p: int,
+        frequencies: tuple[float, ...] | None = None,
+        prefactor: float | None = None,
+    ) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.p = p
-        frequencies = torch.arange(1, n_basis + 1, dtype=torch.float64) * math.pi / cutoff
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.prefactor = math.sqrt(2.0 / cutoff) if prefactor is None else prefactor
+        if frequencies is None:
+            table = torch.arange(1, n_basis + 1, dtype=torch.float64) * math.pi / cutoff
+        else:
+            table = torch.tensor(frequencies, dtype=torch.float64)
+        self.register_buffer("frequencies", table, persistent=False)
         self.frequencies: Tensor
 
     def forward(self, distance: Tensor) -> Tensor:
@@ -48,7 +62,7 @@ class BesselBasis(nn.Module):
         r = distance[:, None]
         bessel = torch.sin(r * self.frequencies.to(r.dtype)) / r
         envelope = polynomial_cutoff(r / self.cutoff, self.p)
-        return bessel * (envelope * math.sqrt(2.0 / self.cutoff))
+        return bessel * (envelope * self.prefactor)
 
 
 class RadialNetwork(nn.Module):
