@@ -224,6 +224,7 @@ def _write_files(potential: Potential, folder: Path, *, card: str, license_text:
 def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     save_file(contiguous, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # save_file makes it private
 
 
 def _swap(new: Path, folder: Path, old: Path) -> None:

@@ -2,8 +2,10 @@
 
     python recipes/release.py RUN/model NAME VERSION
 
-Fills the tables of the card from the JSON files beside it. ``model_cards/NAME.md`` (card), ``NAME.evaluation.json`` and ``NAME.teacher.json`` (``lesff
-evaluate --json``) and ``NAME.physics.json`` (``benchmarks/physics.py -o``); writes ``lesff/weights/NAME/VERSION`` and ``checkpoints_manifest/NAME.json``.
+Fills the tables of the card ``model_cards/NAME.md`` from the JSON files beside it:
+``NAME.evaluation.json`` and ``NAME.teacher.json`` (``lesff evaluate --json``) and
+``NAME.physics.json`` (``benchmarks/physics.py -o``). Writes ``lesff/weights/NAME/VERSION`` and
+``checkpoints_manifest/NAME.json``.
 A version that exists is never changed.
 """
 

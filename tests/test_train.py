@@ -181,7 +181,7 @@ def trained_weights(tmp_path, run, *, stops):
 def _potential(recipe, data):
     from lesff.potential import Potential
 
-    return Potential(model_config(recipe, data, {})).double()
+    return Potential(model_config(recipe.model, data, {})).double()
 
 
 def test_interrupted_run_resumes_exactly(tmp_path):
@@ -192,6 +192,25 @@ def test_interrupted_run_resumes_exactly(tmp_path):
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
     log = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 12
+
+
+def test_a_second_stage_goes_on_from_a_model(tmp_path):
+    write_frames(tmp_path / "train.xyz", 4)
+    text = RECIPE.format(max_steps=4, validate_every=4)
+    (tmp_path / "one.toml").write_text(text)
+    first = run_recipe(
+        read_recipe(tmp_path / "one.toml"), tmp_path, tmp_path / "one", progress=False
+    )
+    head, _, tail = text.partition("[model]")
+    (tmp_path / "two.toml").write_text(head + "[data]" + tail.partition("[data]")[2])
+    second = read_recipe(tmp_path / "two.toml")
+    with pytest.raises(ConfigError, match="must have a `model` section or be given a model"):
+        run_recipe(second, tmp_path, tmp_path / "two", progress=False)
+    third = run_recipe(second, tmp_path, tmp_path / "two", start=first, progress=False)
+    before, after = (load_model(folder).state_dict() for folder in (first, third))
+    name = "architecture.embedding"
+    step = (before[name] - after[name]).abs().max()
+    assert 0 < step < 4 * 0.02 * 1.5  # Adam moves a weight by about the rate per step
 
 
 def test_resume_with_another_recipe_is_refused(tmp_path):

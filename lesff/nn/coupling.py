@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from e3nn import o3
 
-
 _ZERO = 1e-6
 """Coupling coefficients below this are rounding of zero (published files hold float32)."""
 

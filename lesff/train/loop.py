@@ -30,7 +30,7 @@ from lesff.train.data import (
 )
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.metrics import Errors, evaluate_frames
-from lesff.train.recipe import OptimizerConfig, Recipe
+from lesff.train.recipe import OptimizerConfig, Recipe, RecipeModel
 from lesff.train.state import Progress, load_state, save_state
 
 
@@ -76,10 +76,10 @@ class TrainingData:
         return [chosen[batch] for batch in batches]
 
 
-def model_config(recipe: Recipe, data: TrainingData, software: dict[str, str]) -> ModelConfig:
+def model_config(model: RecipeModel, data: TrainingData, software: dict[str, str]) -> ModelConfig:
     """Model configuration of a recipe, with what is read off the data filled in."""
     elements = sorted({int(z) for frame in data.train for z in np.unique(frame.structure.numbers)})
-    architecture = dict(recipe.model.architecture)
+    architecture = dict(model.architecture)
     rng = np.random.default_rng(0)
     sample = [data.train[i] for i in rng.permutation(len(data.train))[:2000]]
     edges = sum(build_graph(frame.structure, architecture["cutoff"]).n_edges for frame in sample)
@@ -88,7 +88,6 @@ def model_config(recipe: Recipe, data: TrainingData, software: dict[str, str]) -
     forces = np.concatenate([frame.forces.ravel() for frame in sample])
     charges = [frame.structure.total_charge for frame in data.train]
     spins = [frame.structure.spin_multiplicity for frame in data.train]
-    model = recipe.model
     return ModelConfig(
         architecture=architecture,
         elements=tuple(elements),
@@ -172,14 +171,14 @@ class Trainer:
         )
         losses: list[float] = []
         last = time.monotonic()
-        while self._fraction_done() < 1.0:
+        while not self._is_over():
             batches = self.data.epoch(
                 self.progress.epoch, self.recipe.seed, self.recipe.data.max_atoms
             )
             n_steps = len(batches) // self.n_ranks
             if n_steps == 0:
                 raise DataError(f"{len(batches)} batches cannot feed {self.n_ranks} processes")
-            while self.progress.batch < n_steps and self._fraction_done() < 1.0:
+            while self.progress.batch < n_steps and not self._is_over():
                 chosen = batches[self.progress.batch * self.n_ranks + self.rank]
                 losses.append(self._step(self._batch(chosen)))
                 now = time.monotonic()
@@ -206,6 +205,10 @@ class Trainer:
         if options.time_limit_minutes:
             done = max(done, self._shared_seconds() / (60.0 * options.time_limit_minutes))
         return done
+
+    def _is_over(self) -> bool:
+        stop = 60.0 * self.recipe.optimizer.stop_after_minutes
+        return self._fraction_done() >= 1.0 or 0.0 < stop <= self._shared_seconds()
 
     def _shared_seconds(self) -> float:
         """Training time of the first process, so that all stop at the same step."""

@@ -61,6 +61,8 @@ class OptimizerConfig:
         max_steps: Steps of the run.
         time_limit_minutes: The run ends after this much training time; the schedule then runs on
             time. 0 for none.
+        stop_after_minutes: Stop before the end of the schedule, after this much training time, for
+            a following stage with another recipe. 0 for none.
         validate_every: Steps between validations and resume points.
         gradients: How parameter gradients are made.
     """
@@ -73,6 +75,7 @@ class OptimizerConfig:
     ema_decay: float = 0.999
     max_steps: int = 10_000
     time_limit_minutes: float = 0.0
+    stop_after_minutes: float = 0.0
     validate_every: int = 1000
     gradients: GradientMethod = "central_difference"
 
@@ -96,11 +99,20 @@ class RecipeModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run: model, data, loss, optimiser, seed."""
+    """A training run: model, data, loss, optimiser, seed.
+
+    Attributes:
+        name: Name of the run.
+        data: Data files.
+        model: The model to make; None to go on from another model, given when the run starts.
+        loss: Loss terms.
+        optimizer: Optimiser and schedule.
+        seed: Seed of initial weights and of the order of the data.
+    """
 
     name: str
-    model: RecipeModel
     data: DataConfig
+    model: RecipeModel | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     seed: int = 0

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lesff.checkpoint import save_model
+from lesff.checkpoint import load_model, save_model
+from lesff.errors import ConfigError
 from lesff.potential import Potential
 from lesff.train.loop import Trainer, TrainingData, model_config
 from lesff.train.recipe import Recipe
@@ -23,26 +24,31 @@ Level of theory: {level}. Energy zero: {reference}.
 """
 
 
-def run_recipe(recipe: Recipe, data_folder: Path, output: Path, *, progress: bool = True) -> Path:
+def run_recipe(
+    recipe: Recipe,
+    data_folder: Path,
+    output: Path,
+    *,
+    start: Path | None = None,
+    progress: bool = True,
+) -> Path:
     """Train, or resume, and write the model folder ``output / "model"``.
 
     Args:
         recipe: The recipe.
         data_folder: Folder that the recipe's paths are relative to.
         output: Run folder.
+        start: Model folder to go on from, for a recipe without a model of its own.
         progress: Whether to show a progress bar.
 
     Raises:
+        ConfigError: if there is no model to train, or two.
         DataError: if the data cannot be used.
         IntegrityError: if the run folder belongs to another recipe.
     """
     data = TrainingData(recipe, data_folder)
     torch.manual_seed(recipe.seed)
-    software = {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy")}
-    potential = Potential(model_config(recipe, data, software))
-    potential.cast_parameters(
-        {"float32": torch.float32, "float64": torch.float64}[recipe.model.dtype]
-    )
+    potential = _first_potential(recipe, data, start)
     trainer = Trainer(recipe, data, potential, output, progress=progress)
     trainer.train()
     folder = output / "model"
@@ -52,13 +58,29 @@ def run_recipe(recipe: Recipe, data_folder: Path, output: Path, *, progress: boo
             name=recipe.name,
             n_train=len(data.train),
             n_validation=len(data.validation),
-            level=recipe.model.level_of_theory,
-            reference=recipe.model.energy_reference,
+            level=potential.config.level_of_theory,
+            reference=potential.config.energy_reference,
         )
         save_model(potential, folder, card=card, license_text="Not licensed.\n", overwrite=True)
     if dist.is_initialized():
         dist.barrier()
     return folder
+
+
+def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> Potential:
+    """The model of the recipe with random weights, or the one to go on from."""
+    if (recipe.model is None) == (start is None):
+        raise ConfigError(
+            f"recipe {recipe.name} must have a `model` section or be given a model to start from, "
+            "and not both"
+        )
+    if start is not None:
+        return load_model(start).requires_grad_(requires_grad=True).train()
+    software = {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy")}
+    potential = Potential(model_config(recipe.model, data, software))  # pyright: ignore[reportArgumentType]
+    dtypes = {"float32": torch.float32, "float64": torch.float64}
+    potential.cast_parameters(dtypes[potential.config.dtype])
+    return potential
 
 
 def plot_log(run: Path) -> Path:
