@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import lesff
+from lesff.cli.folders import convert_command, verify_command
 from lesff.cli.models import evaluate_command, info_command, list_command, predict_command
 from lesff.cli.training import train_command
 from lesff.errors import LesffError
@@ -36,5 +37,14 @@ def main() -> None:
     """Foundation models for atoms with long-range electrostatics."""
 
 
-for command in (list_command, info_command, predict_command, evaluate_command, train_command):
+_COMMANDS = (
+    list_command,
+    info_command,
+    predict_command,
+    evaluate_command,
+    train_command,
+    convert_command,
+    verify_command,
+)
+for command in _COMMANDS:
     main.add_command(command)

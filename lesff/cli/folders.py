@@ -1,0 +1,36 @@
+"""Commands on model folders: convert, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lesff.checkpoint import verify_parity
+from lesff.convert.folder import convert_checkpoint
+from lesff.errors import IntegrityError
+from lesff.hub import resolve
+
+
+@click.command("convert")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace a model folder that is there.")
+def convert_command(source: Path, folder: Path, *, overwrite: bool) -> None:
+    """Convert a MACE or MACELES checkpoint to a model folder; nothing in it is executed."""
+    convert_checkpoint(source, folder, overwrite=overwrite)
+    click.echo(f"{source.name} converted; load it with lesff.load({str(folder)!r})")
+
+
+@click.command("verify")
+@click.argument("name")
+def verify_command(name: str) -> None:
+    """Replay the golden values stored with a model (a name or a folder)."""
+    report = verify_parity(resolve(name).folder)
+    charge = "" if report.charge_error is None else f", charges {report.charge_error:.1e} e"
+    click.echo(
+        f"{report.n_structures} structures: energy {report.energy_error:.1e} eV/atom, "
+        f"forces {report.force_error:.1e} eV/A{charge} (tolerance {report.tolerance:.0e})"
+    )
+    if not report.ok:
+        raise IntegrityError(f"{name} does not reproduce its golden values: do not use it here")

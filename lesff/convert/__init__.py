@@ -1,0 +1,1 @@
+"""Read checkpoints of other codes without running anything in them."""
