@@ -315,15 +315,22 @@ def _product(tensors: _Tensors, shape: _Shape, index: int, l_out: int) -> dict[s
 
 
 def _basis(found: Tensor, shape: _Shape, order: int, degree: int) -> Tensor:
-    """Coefficients of our monomials from the file's basis, which must be ours up to rounding."""
+    """Coefficients of our monomials from the file's basis.
+
+    It must be ours up to rounding and the sign of each path: e3nn changed the phase of some 3j
+    symbols after 0.4.4, with which published models were made.
+    """
     ours = contraction_basis(shape.max_ell, order, degree)
     theirs = found.double().numpy()
-    if ours.size != theirs.size or np.abs(ours - theirs.reshape(ours.shape)).max() > _ROUNDING:
-        raise UnsupportedInputError(
-            f"the coupling basis of order {order} and degree {degree} differs from ours: "
-            "reduced or reordered bases are not supported"
-        )
-    return torch.from_numpy(sparse_form(theirs.reshape(ours.shape)).basis)
+    if ours.size == theirs.size:
+        theirs = theirs.reshape(ours.shape)
+        sign = np.sign((ours * theirs).sum(axis=tuple(range(ours.ndim - 1))))
+        if np.abs(ours * sign - theirs).max() < _ROUNDING:
+            return torch.from_numpy(sparse_form(theirs).basis)
+    raise UnsupportedInputError(
+        f"the coupling basis of order {order} and degree {degree} differs from ours: "
+        "reduced or reordered bases are not supported"
+    )
 
 
 def _blocks(
