@@ -14,6 +14,8 @@ import torch
 from lesff.checkpoint import load_model, save_model
 from lesff.convert.mace import convert_mace
 from lesff.convert.reader import read_checkpoint
+from lesff.derivatives import jacobian_rows
+from lesff.electrostatics.born import sine_born_charges
 from lesff.errors import UnsupportedInputError
 from lesff.structures import build_graph, to_structure
 
@@ -92,3 +94,22 @@ def test_a_tensor_that_cannot_be_represented_is_named():
     root.module("readouts").state["_buffers"]["surprise"] = torch.ones(3)
     with pytest.raises(UnsupportedInputError, match="cannot represent: readouts.surprise"):
         convert_mace(root)
+
+
+@pytest.mark.parametrize("name", [NAMES[1], NAMES[4]])
+def test_born_charges_with_the_published_stencil(name):
+    """Mean charge removed, sine form in cells, plain form for molecules: as the original does."""
+    potential = convert_mace(read_checkpoint(UPSTREAM / f"{name}.model"))
+    potential.cast_parameters(torch.float64)
+    with np.load(UPSTREAM / "reference" / f"{name}.npz") as reference:
+        index = min(int(key.split(".")[0]) for key in reference.files)
+        expected = reference[f"{index}.born_effective_charges"].squeeze()
+    graph = build_graph(to_structure(frames(name)[index]), potential.architecture.cutoff)
+    positions = graph.positions.requires_grad_()
+    charges = potential.energy_terms(graph).charges
+    charges = charges - charges.mean()
+    if graph.pbc.all():
+        found = sine_born_charges(charges, positions, graph.cell, graph.batch)
+    else:
+        found = jacobian_rows((charges[:, None] * positions).sum(0)[None], positions)
+    assert np.abs(found.numpy() - expected).max() < 1e-10

@@ -18,7 +18,7 @@ from helpers import (
     water,
 )
 
-from lesff.electrostatics.born import periodic_born_charges
+from lesff.electrostatics.born import periodic_born_charges, sine_born_charges
 from lesff.electrostatics.observables import (
     dipole_moment,
     moment_origin,
@@ -398,3 +398,18 @@ def test_born_charges_read_the_charge_and_spin_state():
     off_diagonal = ~torch.eye(3, dtype=torch.bool)
     assert float((neutral - charged)[:, off_diagonal].abs().max()) > 1e-4
     assert math.isfinite(float(charged.sum()))
+
+
+def test_sine_stencil_shortens_the_response_by_the_known_factor():
+    """T25: one charge that depends on a neighbour at a distance of 0.1 cells.
+
+    sin(2 pi 0.1) / (2 pi 0.1) = 0.935489 (science.md T25).
+    """
+    length, slope = 10.0, 0.3
+    positions = torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 3.0]], dtype=torch.float64)
+    positions.requires_grad_()
+    charges = torch.stack([positions[0, 0] * 0.0, slope * positions[0, 0]])
+    cell = length * torch.eye(3, dtype=torch.float64)[None]
+    found = sine_born_charges(charges, positions, cell, torch.zeros(2, dtype=torch.int64))
+    exact = slope * 1.0  # (x_1 - x_0) dq_1 / dx_0
+    assert float(found[0, 0, 0]) / exact == pytest.approx(0.935489, abs=1e-6)
