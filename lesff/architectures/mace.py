@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from e3nn import o3
@@ -14,7 +15,7 @@ from lesff.graph import AtomGraph
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
 from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
-from lesff.nn.radial import BesselBasis, RadialNetwork, ScreenedRepulsion
+from lesff.nn.radial import AgnesiTransform, BesselBasis, RadialNetwork, ScreenedRepulsion
 from lesff.nn.readout import LayerReadouts
 from lesff.nn.topology import Topology, build_topology
 from lesff.ops import segment_sum
@@ -40,7 +41,11 @@ class MACEConfig:
         first_residual: Whether the first layer adds a self-connection of the embedding; if not,
             an element-wise map acts on its message instead ("agnostic" block of MACE).
         avg_num_neighbors: Divisor of the summed messages.
-        repulsion: Whether to add the ZBL pair repulsion.
+        message_normalization: ``"neighbors"``: divide by ``avg_num_neighbors``; ``"density"``: by
+            one plus a learned local density of neighbours.
+        agnesi: Parameters (a, q, p) of the Agnesi transform of distances in front of the radial
+            basis, or None.
+        repulsion: Whether to add the ZBL pair repulsion, cut off with the same power.
         stores_couplings: Whether the coupling coefficients of the contraction are stored with the
             weights; published models were trained with coefficients in single precision.
     """
@@ -58,6 +63,8 @@ class MACEConfig:
     readout_hidden: int | None = 16
     first_residual: bool = True
     avg_num_neighbors: float = 1.0
+    message_normalization: Literal["neighbors", "density"] = "neighbors"
+    agnesi: tuple[float, float, float] | None = None
     repulsion: bool = False
     stores_couplings: bool = False
 
@@ -149,6 +156,7 @@ class MACE(Architecture):
             frequencies=config.radial_frequencies,
             prefactor=config.radial_prefactor,
         )
+        self.transform = None if config.agnesi is None else AgnesiTransform(*config.agnesi)
         self.layers = nn.ModuleList(
             _Layer(
                 config,
@@ -162,14 +170,14 @@ class MACE(Architecture):
         self.readouts = LayerReadouts(
             channels=config.channels, n_layers=config.n_layers, hidden=config.readout_hidden
         )
-        self.repulsion = ScreenedRepulsion() if config.repulsion else None
+        self.repulsion = ScreenedRepulsion(p=config.cutoff_power) if config.repulsion else None
 
     def forward(self, graph: AtomGraph, node_state: Tensor | None) -> ArchitectureOutput:
         """See :class:`Architecture`."""
         topology = build_topology(graph, self.element_row)
         vectors = pair_vectors(graph, topology)
         distance = vectors.norm(dim=1)
-        basis = self.radial_basis(distance)
+        basis = self._radial_features(graph, topology, distance)
         harmonics = self._slot_harmonics(vectors, topology)
 
         features = self.embedding[topology.node_element] * self.embedding.shape[0] ** -0.5
@@ -186,6 +194,13 @@ class MACE(Architecture):
         return ArchitectureOutput(
             node_energy=node_energy, invariants=[x[topology.node_rank] for x in invariants]
         )
+
+    def _radial_features(self, graph: AtomGraph, topology: Topology, distance: Tensor) -> Tensor:
+        if self.transform is None:
+            return self.radial_basis(distance, distance)
+        z = graph.atomic_numbers
+        pair = z[topology.pair_sender], z[topology.pair_receiver]
+        return self.radial_basis(self.transform(distance, *pair), distance)
 
     def _slot_harmonics(self, vectors: Tensor, topology: Topology) -> Tensor:
         """Real harmonics Y(r_receiver - r_sender) of every slot, zero on padding."""
@@ -223,6 +238,11 @@ class _Layer(nn.Module):
         self.l_in = l_in
         self.is_residual = is_residual
         self.scale = 1.0 / config.avg_num_neighbors
+        self.density = (
+            RadialNetwork(sizes=(config.n_radial, 1))
+            if config.message_normalization == "density"
+            else None
+        )
         self.linear_up = OrderLinear(channels_in=same * (l_in + 1), channels_out=same * (l_in + 1))
         self.convolution = Convolution(channels=channels, feature_l=l_in, max_ell=config.max_ell)
         self.radial = RadialNetwork(
@@ -259,10 +279,10 @@ class _Layer(nn.Module):
         """(n_nodes, (l_in + 1)^2, c) to (n_nodes, (l_out + 1)^2, c), element order."""
         up = self.linear_up(split_orders(features, self.l_in))
         messages = self.convolution(up, harmonics, self.radial(basis), topology)
-        density = self.linear(messages) * self.scale
+        message = self.linear(messages) * self._normalization(basis, topology)
         if not self.is_residual:
-            density = self.self_connection(density, topology)
-        products = [contraction(density, topology) for contraction in self.contractions]
+            message = self.self_connection(message, topology)
+        products = [contraction(message, topology) for contraction in self.contractions]
         mixed = self.product_linear(products)
         if not self.is_residual:
             return mixed
@@ -271,6 +291,21 @@ class _Layer(nn.Module):
         if n_residual == mixed.shape[1]:
             return mixed + residual
         return torch.cat([mixed[:, :n_residual] + residual, mixed[:, n_residual:]], dim=1)
+
+    def _normalization(self, basis: Tensor, topology: Topology) -> Tensor | float:
+        """Factor of the summed messages, (n_nodes, 1, 1) or one number."""
+        if self.density is None:
+            return self.scale
+        pair = torch.tanh(self.density(basis).square())
+        return 1.0 / (1.0 + sum_pairs(pair, topology)[:, None])
+
+
+def sum_pairs(values: Tensor, topology: Topology) -> Tensor:
+    """Sum (n_pairs, k) over the pairs of each node, element order, (n_nodes, k)."""
+    n_nodes = len(topology.node_rank)
+    total = segment_sum(values, topology.pair_sender, n_nodes)
+    total = total + segment_sum(values, topology.pair_receiver, n_nodes)
+    return total[topology.node_order]
 
 
 def element_rows(elements: tuple[int, ...]) -> Tensor:

@@ -22,8 +22,13 @@ from lesff.nn.coupling import contraction_basis, convolution_paths, sparse_form
 from lesff.potential import LongRangeConfig, ModelConfig, Potential
 
 _MODELS = ("MACE", "ScaleShiftMACE", "MACELES")
-_AGNOSTIC = "RealAgnosticInteractionBlock"
-_RESIDUAL = "RealAgnosticResidualInteractionBlock"
+_BLOCKS = {
+    "RealAgnosticInteractionBlock": (False, "neighbors"),
+    "RealAgnosticResidualInteractionBlock": (True, "neighbors"),
+    "RealAgnosticDensityInteractionBlock": (False, "density"),
+    "RealAgnosticDensityResidualInteractionBlock": (True, "density"),
+}
+"""Interaction block -> (adds a self-connection, normalisation of messages)."""
 _SILU = 1.6791767923989418
 _NO_INFORMATION = re.compile(r".*\.(output_mask|bias)|.*\.conv_tp\.weight|.*_zeroed")
 _ROUNDING = 1e-6
@@ -140,7 +145,8 @@ def _config(
 ) -> ModelConfig:
     blocks = [root.submodule(f"interactions.{i}") for i in range(shape.n_layers)]
     classes = [block.path.rsplit(".", 1)[-1] for block in blocks]
-    if classes[0] not in (_AGNOSTIC, _RESIDUAL) or set(classes[1:]) - {_RESIDUAL}:
+    kinds = [_BLOCKS.get(name, (False, "")) for name in classes]
+    if any(not kind[1] for kind in kinds[:1]) or set(kinds[1:]) - {(True, kinds[0][1])}:
         raise UnsupportedInputError(f"interaction blocks {', '.join(classes)} are not supported")
     _check_parts(root)
     neighbors = {float(block.attribute("avg_num_neighbors")) for block in blocks}
@@ -171,7 +177,10 @@ def _config(
         "cutoff_power": power,
         "radial_mlp": [int(size) for size in sizes[1:-1]],
         "readout_hidden": hidden,
-        "first_residual": classes[0] == _RESIDUAL,
+        "first_residual": kinds[0][0],
+        "message_normalization": kinds[0][1],
+        "agnesi": _agnesi(root, tensors),
+        "repulsion": _repulsion(root, tensors, power),
         "avg_num_neighbors": neighbors.pop(),
         "stores_couplings": True,
     }
@@ -201,7 +210,7 @@ def _check_parts(root: Record) -> None:
         found = root.submodule(name).path.rsplit(".", 1)[-1]
         if found != wanted:
             raise UnsupportedInputError(f"{name} must be {wanted}, got {found}")
-    extra = {"distance_transform", "pair_repulsion_fn", "joint_embedding", "embedding_readout"}
+    extra = {"joint_embedding", "embedding_readout"}
     names = {name.rsplit(".", 1)[-1] for name, _ in root.named_modules()}
     if names & extra:
         raise UnsupportedInputError(
@@ -211,6 +220,34 @@ def _check_parts(root: Record) -> None:
         constant = module.attribute("cst", _SILU)
         if abs(float(constant) - _SILU) > 1e-6:
             raise UnsupportedInputError(f"activation {name} must be silu, its norm is {constant}")
+
+
+def _agnesi(root: Record, tensors: _Tensors) -> tuple[float, float, float] | None:
+    name = "radial_embedding.distance_transform"
+    found = {key: module.path.rsplit(".", 1)[-1] for key, module in root.named_modules()}
+    if name not in found:
+        return None
+    if found[name] != "AgnesiTransform":
+        raise UnsupportedInputError(f"distance transform {found[name]} is not supported")
+    a, q, p = (float(tensors.take(f"{name}.{key}")) for key in "aqp")
+    tensors.drop(rf"{re.escape(name)}\.covalent_radii")
+    return a, q, p
+
+
+def _repulsion(root: Record, tensors: _Tensors, power: int) -> bool:
+    """ZBL with the constants that everyone uses; others are refused."""
+    name = "pair_repulsion_fn"
+    if name not in {key for key, _ in root.named_modules()}:
+        return False
+    expected = {"c": (0.1818, 0.5099, 0.2802, 0.02817), "a_exp": (0.3,), "a_prefactor": (0.4543,)}
+    for key, values in expected.items():
+        found = tensors.take(f"{name}.{key}").double().reshape(-1).tolist()
+        if len(found) != len(values) or not np.allclose(found, values, rtol=1e-4):
+            raise UnsupportedInputError(f"{name}.{key} must be {values}, got {found}")
+    if int(tensors.take(f"{name}.p")) != power:
+        raise UnsupportedInputError(f"{name}.p must be that of the radial cutoff, {power}")
+    tensors.drop(rf"{name}\.(covalent_radii|.*r_max|.*\.p)")
+    return True
 
 
 def _references(kind: str, tensors: _Tensors, shape: _Shape) -> tuple[float, tuple[float, ...]]:
@@ -267,12 +304,12 @@ def _layer(root: Record, tensors: _Tensors, shape: _Shape, index: int) -> dict[s
     source, target = f"interactions.{index}", f"architecture.layers.{index}"
     l_in = shape.feature_l if index else 0
     l_out = shape.feature_l if index < shape.n_layers - 1 else 0
-    is_agnostic = root.submodule(source).path.endswith(_AGNOSTIC)
+    is_residual, normalization = _BLOCKS[root.submodule(source).path.rsplit(".", 1)[-1]]
     n_paths = [
         sum(path.l3 == order for path in convolution_paths(l_in, shape.max_ell))
         for order in range(shape.max_ell + 1)
     ]
-    skip_l = shape.max_ell if is_agnostic else min(l_in, l_out)
+    skip_l = min(l_in, l_out) if is_residual else shape.max_ell
     state = _blocks(
         tensors.take(f"{source}.linear_up.weight"), f"{target}.linear_up", [(c, c)] * (l_in + 1)
     )
@@ -288,6 +325,9 @@ def _layer(root: Record, tensors: _Tensors, shape: _Shape, index: int) -> dict[s
     while (name := f"{source}.conv_tp_weights.layer{depth}.weight") in tensors:
         state[f"{target}.radial.weights.{depth}"] = tensors.take(name)
         depth += 1
+    if normalization == "density":
+        name = f"{source}.density_fn.layer0.weight"
+        state[f"{target}.density.weights.0"] = tensors.take(name)
     state |= _product(tensors, shape, index, l_out)
     return state
 

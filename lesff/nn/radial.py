@@ -9,9 +9,9 @@ from ase.data import covalent_radii
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lesff.units import COULOMB_CONSTANT
-
-_BOHR = 0.529177210903
+_ZBL_BOHR = 0.529
+_ZBL_COULOMB = 14.3996
+"""Rounded as in published models, whose weights depend on them."""
 _SILU_NORM = 1.6791767923989418
 """1 / sqrt(E[silu(x)^2]) for normal x, e3nn's ``normalize2mom`` constant."""
 
@@ -57,12 +57,42 @@ class BesselBasis(nn.Module):
         self.register_buffer("frequencies", table, persistent=False)
         self.frequencies: Tensor
 
-    def forward(self, distance: Tensor) -> Tensor:
-        """(n,) distances in A to (n, n_basis)."""
-        r = distance[:, None]
-        bessel = torch.sin(r * self.frequencies.to(r.dtype)) / r
-        envelope = polynomial_cutoff(r / self.cutoff, self.p)
+    def forward(self, x: Tensor, distance: Tensor) -> Tensor:
+        """Basis values, (n, n_basis).
+
+        Args:
+            x: (n,) argument of the Bessel functions: the distance in A, or a transform of it.
+            distance: (n,) distance in A, argument of the cutoff.
+        """
+        x = x[:, None]
+        bessel = torch.sin(x * self.frequencies.to(x.dtype)) / x
+        envelope = polynomial_cutoff(distance[:, None] / self.cutoff, self.p)
         return bessel * (envelope * self.prefactor)
+
+
+class AgnesiTransform(nn.Module):
+    """``[1 + a (r/r0)^q / (1 + (r/r0)^(q-p))]^-1``, r0 the mean covalent radius of the pair.
+
+    ACE's transform (Witt et al., arXiv 2309.03161, eq. 27, as used by MACE): resolves short
+    distances of light elements finely.
+
+    Args:
+        a: Slope.
+        q: Power at long distance.
+        p: Power at short distance.
+    """
+
+    def __init__(self, a: float, q: float, p: float) -> None:
+        super().__init__()
+        self.a, self.q, self.p = a, q, p
+        self.register_buffer("radii", torch.from_numpy(covalent_radii), persistent=False)
+        self.radii: Tensor
+
+    def forward(self, distance: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
+        """(n_pairs,) distances in A to numbers between 0 and 1."""
+        mean = 0.5 * (self.radii[z_first] + self.radii[z_second]).to(distance.dtype)
+        x = distance / mean
+        return 1.0 / (1.0 + self.a * x**self.q / (1.0 + x ** (self.q - self.p)))
 
 
 class RadialNetwork(nn.Module):
@@ -91,6 +121,9 @@ class ScreenedRepulsion(nn.Module):
     ``E = 1/2 sum_ij ke Z_i Z_j phi(r/a) / r u(r / (R_i + R_j))`` with the universal screening
     function phi and ``a = 0.4543 bohr / (Z_i^0.3 + Z_j^0.3)`` (Ziegler, Biersack, Littmark 1985,
     in the fitted form used by MACE, arXiv 2401.00096).
+
+    Args:
+        p: Power of the polynomial cutoff u.
     """
 
     _COEFFICIENTS = (0.1818, 0.5099, 0.2802, 0.02817)
@@ -113,10 +146,10 @@ class ScreenedRepulsion(nn.Module):
         """
         dtype = distance.dtype
         z1, z2 = z_first.to(dtype), z_second.to(dtype)
-        length = 0.4543 * _BOHR / (z1**0.3 + z2**0.3)
+        length = 0.4543 * _ZBL_BOHR / (z1**0.3 + z2**0.3)
         x = distance / length
         terms = zip(self._COEFFICIENTS, self._EXPONENTS, strict=True)
         screening = torch.stack([c * torch.exp(-a * x) for c, a in terms]).sum(0)
         reach = (self.radii[z_first] + self.radii[z_second]).to(dtype)
         envelope = polynomial_cutoff(distance / reach, self.p)
-        return COULOMB_CONSTANT * z1 * z2 / distance * screening * envelope
+        return _ZBL_COULOMB * z1 * z2 / distance * screening * envelope
