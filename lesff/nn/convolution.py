@@ -161,22 +161,21 @@ def _convolve(
     features: Tensor, kernel: Tensor, radial: Tensor, conv: Convolution, topology: Topology
 ) -> tuple[Tensor, ...]:
     channels = conv.channels
-    by_order: list[list[Tensor]] = [[] for _ in conv.blocks_per_order]
+    out = [
+        features.new_empty(len(topology.node_rank), 2 * order + 1, blocks * channels)
+        for order, blocks in enumerate(conv.blocks_per_order)
+    ]
     for chunk in topology.chunks:
         k, r, h = _chunk_inputs(features, kernel, radial, conv, topology, chunk)
         n, width = k.shape[:2]
-        out = [
-            features.new_empty(n, 2 * order + 1, blocks * channels)
-            for order, blocks in enumerate(conv.blocks_per_order)
-        ]
+        nodes = slice(chunk.node_start, chunk.node_stop)
         for path in conv.paths:
             value = r[:, :, path.index] * h[:, :, path.feature]  # (n, width, m1, c)
             value = value.reshape(n, width * path.rows, channels)
             k_path = k[:, :, path.kernel].reshape(n, width * path.rows, path.cols)
-            out[path.order][:, :, path.columns(channels)] = torch.bmm(k_path.transpose(1, 2), value)
-        for order, message in enumerate(out):
-            by_order[order].append(message)
-    return tuple(torch.cat(messages) for messages in by_order)
+            message = torch.bmm(k_path.transpose(1, 2), value)
+            out[path.order][nodes, :, path.columns(channels)] = message
+    return tuple(out)
 
 
 def _convolve_backward(
@@ -189,14 +188,18 @@ def _convolve_backward(
     need: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of features, kernel and radial weights; None where not needed."""
-    parts: tuple[list[Tensor], ...] = ([], [], [])
+    n_slots = len(topology.slot_pair)
+    shapes = (features.shape[1:], kernel.shape[1:], radial.shape[1:])
+    rows = [_SlotRows(features, n_slots, shape) for shape in shapes]
     for chunk in topology.chunks:
         inputs = _chunk_inputs(features, kernel, radial, conv, topology, chunk)
         grads = [message[chunk.node_start : chunk.node_stop] for message in grad_messages]
-        for part, value in zip(parts, _chunk_gradients(conv, inputs, grads, need), strict=True):
-            part.append(value)
+        values = _chunk_gradients(conv, inputs, grads, need)
+        for part, value, wanted in zip(rows, values, need, strict=True):
+            if wanted:
+                part.add(slice(chunk.edge_start, chunk.edge_stop), value)
     grad_h, grad_k, grad_r = (
-        torch.cat(part) if wanted else None for part, wanted in zip(parts, need, strict=True)
+        part.all() if wanted else None for part, wanted in zip(rows, need, strict=True)
     )
     if grad_h is not None:
         grad_h = torch.zeros_like(features).index_add(0, topology.slot_sender, grad_h)
@@ -205,6 +208,25 @@ def _convolve_backward(
         first, second = topology.pair_slots.unbind(1)
         grad_r = grad_r.index_select(0, first) + grad_r.index_select(0, second)
     return grad_h, grad_k, grad_r
+
+
+class _SlotRows:
+    """Collects rows slot by slot: in place, or joined at the end where a graph is recorded."""
+
+    def __init__(self, like: Tensor, n_slots: int, shape: torch.Size) -> None:
+        self._parts: list[Tensor] | None = [] if torch.is_grad_enabled() else None
+        self._buffer = like.new_empty(n_slots if self._parts is None else 0, *shape)
+
+    def add(self, slots: slice, rows: Tensor) -> None:
+        """Rows of some slots; slots come in order."""
+        if self._parts is None:
+            self._buffer[slots] = rows
+        else:
+            self._parts.append(rows)
+
+    def all(self) -> Tensor:
+        """All rows."""
+        return self._buffer if self._parts is None else torch.cat([self._buffer, *self._parts])
 
 
 def _chunk_gradients(
@@ -229,7 +251,9 @@ def _chunk_gradients(
         k_path = k[:, :, path.kernel].reshape(n, width * path.rows, path.cols)
         gv = torch.bmm(k_path, g).view(n, width, path.rows, channels)
         if need_radial:
-            by_radial.append((gv * h_path).sum(2).view(n * width, channels))
+            product = gv * h_path
+            product = product.sum(2) if path.rows > 1 else product
+            by_radial.append(product.view(n * width, channels))
         if need_features:
             term = gv * r_path
             before = by_feature.get(path.rows)
