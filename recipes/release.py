@@ -72,7 +72,7 @@ def physics_table(path: Path) -> str:
     """Markdown table of the physical checks."""
     rows = json.loads(path.read_text("utf-8"))
     lines = ["| check | value |", "|---|---|"]
-    lines += [f"| {k} | {v:.2f} |" for k, v in rows.items() if k != "model"]
+    lines += [f"| {k} | {v:.3f} |" for k, v in rows.items() if k != "model"]
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """The bundled model: its card tells the truth, and it behaves as physics demands."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +32,12 @@ def test_golden_values_are_reproduced(model):
 
 @pytest.mark.parametrize(
     ("name", "experiment"),
-    # Debye; NIST CCCBDB: H2O 1.855, NH3 1.472, HF 1.826, CH3OH 1.70, H2CO 2.332
-    [("H2O", 1.855), ("NH3", 1.472), ("HF", 1.826), ("CH3OH", 1.70), ("H2CO", 2.332)],
+    # Debye, NIST CCCBDB
+    [("H2O", 1.855), ("NH3", 1.472), ("CH3OH", 1.70), ("H2CO", 2.332), ("CH3Cl", 1.892)],
 )
 def test_dipoles_are_near_experiment(model, name, experiment):
     dipole = np.linalg.norm(model.predict(molecule(name), "dipole").dipole) * EA_TO_DEBYE
-    assert dipole == pytest.approx(experiment, abs=0.45)
+    assert dipole == pytest.approx(experiment, abs=0.25)
 
 
 def test_symmetric_molecules_have_no_dipole(model):
@@ -74,12 +73,8 @@ def test_card_tables_agree_with_the_evaluation():
 def test_card_physics_agree_with_the_checks():
     card = (CARDS / "off-small.md").read_text(encoding="utf-8")
     checks = json.loads((CARDS / "off-small.physics.json").read_text())
-    for key in (
-        "water_dipole_d",
-        "water_dimer_binding_kcal_per_mol",
-        "nve_drift_mev_per_atom_ps",
-    ):
-        assert re.search(rf"\b{re.escape(f'{checks[key]:.2f}')}\b", card), key
+    for key in set(checks) - {"model"}:
+        assert f"| {key} | {checks[key]:.3f} |" in card
 
 
 def test_errors_on_dft_frames_are_those_of_the_card():

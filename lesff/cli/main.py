@@ -11,7 +11,7 @@ import lesff
 from lesff.cli.folders import convert_command, verify_command
 from lesff.cli.models import evaluate_command, info_command, list_command, predict_command
 from lesff.cli.training import train_command
-from lesff.errors import LesffError
+from lesff.errors import ExtrapolationWarning, LesffError
 
 
 class _Group(click.Group):
@@ -21,6 +21,7 @@ class _Group(click.Group):
         """Run a command."""
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("always", ExtrapolationWarning)
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except LesffError as error:
