@@ -453,3 +453,18 @@ def test_charge_heads(name):
     assert sums == pytest.approx([1.0, -2.0], abs=ROUNDING)
     moved = charges - raw  # one value per system
     assert float(moved[:2].std() + moved[2:].std()) == pytest.approx(0.0, abs=ROUNDING)
+
+
+def test_stored_couplings_of_one_module_leave_others_alone():
+    """Coupling tables are cached; what is loaded into one module must not reach the cache."""
+
+    def make(*, stores_basis):
+        return SymmetricContraction(
+            channels=2, max_ell=1, l_out=0, correlation=2, n_elements=1, stores_basis=stores_basis
+        )
+
+    first = make(stores_basis=True)
+    before = {name: value.clone() for name, value in make(stores_basis=False).named_buffers()}
+    first.load_state_dict({name: value + 1.0 for name, value in first.state_dict().items()})
+    for name, value in make(stores_basis=False).named_buffers():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)

@@ -6,6 +6,7 @@ import pytest
 from scipy import constants as c
 
 from lesff import units
+from lesff.nn import radial
 
 # scipy >= 1.15 follows CODATA 2022; eps0 and the Bohr radius moved by 7e-10 relative since 2018
 RELATIVE = 1e-9
@@ -43,8 +44,8 @@ def test_kcal_per_mol():
     assert pytest.approx(expected, rel=RELATIVE) == units.EV_TO_KCAL_PER_MOL
 
 
-def test_bohr_and_covalent_repulsion_share_codata():
-    from lesff.nn import radial
-
+def test_repulsion_constants_are_codata_rounded():
+    """Published models carry 0.529 A and 14.3996 eV A; they must not drift from the real ones."""
     bohr = c.physical_constants["Bohr radius"][0] / c.angstrom
-    assert pytest.approx(bohr, rel=RELATIVE) == radial._BOHR
+    assert pytest.approx(bohr, abs=5e-4) == radial._ZBL_BOHR
+    assert pytest.approx(units.COULOMB_CONSTANT, abs=5e-5) == radial._ZBL_COULOMB

@@ -52,7 +52,7 @@ class SymmetricContraction(nn.Module):
         for degree, term in enumerate(terms, start=1):
             n_paths = term.basis.shape[1]
             self.weights.append(nn.Parameter(torch.randn(n_elements, n_paths, channels) / n_paths))
-            basis = torch.from_numpy(term.basis)
+            basis = torch.tensor(term.basis)  # a copy: the cached table must not change
             self.register_buffer(f"basis_{degree}", basis, persistent=stores_basis)
         # component 0 stands for the factor 1 that fills up terms of lower degree
         index = np.zeros((sum(len(t.index) for t in terms), correlation), dtype=np.int64)

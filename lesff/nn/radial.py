@@ -85,7 +85,7 @@ class AgnesiTransform(nn.Module):
     def __init__(self, a: float, q: float, p: float) -> None:
         super().__init__()
         self.a, self.q, self.p = a, q, p
-        self.register_buffer("radii", torch.from_numpy(covalent_radii), persistent=False)
+        self.register_buffer("radii", torch.tensor(covalent_radii), persistent=False)
         self.radii: Tensor
 
     def forward(self, distance: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class ScreenedRepulsion(nn.Module):
     def __init__(self, *, p: int = 6) -> None:
         super().__init__()
         self.p = p
-        radii = torch.from_numpy(covalent_radii)
+        radii = torch.tensor(covalent_radii)
         self.register_buffer("radii", radii, persistent=False)
         self.radii: Tensor
 
