@@ -190,17 +190,18 @@ def _convolve_backward(
     """Gradients of features, kernel and radial weights; None where not needed."""
     n_slots = len(topology.slot_pair)
     shapes = (features.shape[1:], kernel.shape[1:], radial.shape[1:])
-    rows = [_SlotRows(features, n_slots, shape) for shape in shapes]
+    rows = [
+        _SlotRows(features, n_slots, shape) if wanted else None
+        for shape, wanted in zip(shapes, need, strict=True)
+    ]
     for chunk in topology.chunks:
         inputs = _chunk_inputs(features, kernel, radial, conv, topology, chunk)
         grads = [message[chunk.node_start : chunk.node_stop] for message in grad_messages]
         values = _chunk_gradients(conv, inputs, grads, need)
-        for part, value, wanted in zip(rows, values, need, strict=True):
-            if wanted:
+        for part, value in zip(rows, values, strict=True):
+            if part is not None:
                 part.add(slice(chunk.edge_start, chunk.edge_stop), value)
-    grad_h, grad_k, grad_r = (
-        part.all() if wanted else None for part, wanted in zip(rows, need, strict=True)
-    )
+    grad_h, grad_k, grad_r = (None if part is None else part.all() for part in rows)
     if grad_h is not None:
         grad_h = torch.zeros_like(features).index_add(0, topology.slot_sender, grad_h)
     if grad_r is not None:
