@@ -43,6 +43,10 @@ class OfflineError(LesffError, OSError):
     """A download is needed, but the session is offline."""
 
 
+class DeviceError(LesffError, RuntimeError):
+    """A device was asked for that is not there."""
+
+
 class DataError(LesffError, ValueError):
     """A training or evaluation data set cannot be used."""
 

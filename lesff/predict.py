@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from lesff.calculator import LesffCalculator
 from lesff.checkpoint import load_model, save_model
-from lesff.errors import PropertyError
+from lesff.errors import DeviceError, PropertyError
 from lesff.graph import collate
 from lesff.hub import ResolvedModel, resolve
 from lesff.inference import check_domain, plan_batches, predict_graph
@@ -45,13 +45,25 @@ def load(
         ModelNotFoundError: if no model has this name; near names are suggested.
         IntegrityError: if the model's files are damaged and cannot be fetched again.
         OfflineError: if a download is needed but not allowed.
+        DeviceError: if the device does not exist here.
     """
     resolved = resolve(name, offline=offline)
     if dtype is not None and dtype not in _DTYPES:
         raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
+    _check_device(device)
     torch_dtype = None if dtype is None else _DTYPES[dtype]
     potential = load_model(resolved.folder, dtype=torch_dtype, device=device)
     return Model(potential, resolved)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(
+            f"`device` must be one that PyTorch can use here, such as 'cpu', got {str(device)!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 class Prediction(Mapping[str, np.ndarray]):

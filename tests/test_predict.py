@@ -12,6 +12,7 @@ from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 from lesff.errors import (
     ChargeSpinError,
+    DeviceError,
     ExtrapolationWarning,
     PropertyError,
     StructureError,
@@ -19,7 +20,7 @@ from lesff.errors import (
 )
 from lesff.hub import ResolvedModel
 from lesff.inference import plan_batches
-from lesff.predict import Model
+from lesff.predict import Model, load
 from lesff.structures import build_graph, to_structure
 
 
@@ -207,3 +208,14 @@ def test_a_bare_potential_refuses_unknown_elements(model):
     graph = build_graph(to_structure(molecule("CO")), 3.0)
     with pytest.raises(UnsupportedInputError, match=r"must be among \[1, 8\], got \[6\]"):
         model.potential(graph)
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta:x", "cuda:99"])
+def test_absent_devices_are_named(device):
+    with pytest.raises(DeviceError, match=f"`device` must be .*, got '{device}'"):
+        load("off-small", device=device)
+
+
+def test_dtype_must_be_known():
+    with pytest.raises(PropertyError, match="`dtype` must be 'float32' or 'float64', got 'half'"):
+        load("off-small", dtype="half")
