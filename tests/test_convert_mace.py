@@ -113,3 +113,25 @@ def test_born_charges_with_the_published_stencil(name):
     else:
         found = jacobian_rows((charges[:, None] * positions).sum(0)[None], positions)
     assert np.abs(found.numpy() - expected).max() < 1e-10
+
+
+def test_stress_is_the_derivative_of_the_energy():
+    """Central differences over a strain of positions and cell, for the water MACELES model."""
+    potential = convert_mace(read_checkpoint(UPSTREAM / f"{NAMES[4]}.model"))
+    potential.cast_parameters(torch.float64)
+    atoms = frames(NAMES[4])[0]
+    cutoff = potential.architecture.cutoff
+    stress = potential(build_graph(to_structure(atoms), cutoff), ["stress"])["stress"][0]
+    h = 1e-4  # the error of a central difference is O(h^2)
+    for a, b in ((0, 0), (0, 1), (2, 2)):
+        energies = []
+        for sign in (1.0, -1.0):
+            strain = np.zeros((3, 3))
+            strain[a, b] += 0.5 * sign * h
+            strain[b, a] += 0.5 * sign * h
+            moved = atoms.copy()
+            moved.set_cell(atoms.cell[:] @ (np.eye(3) + strain), scale_atoms=True)
+            graph = build_graph(to_structure(moved), cutoff)
+            energies.append(float(potential(graph, ["energy"])["energy"][0]))
+        expected = (energies[0] - energies[1]) / (2 * h) / atoms.get_volume()
+        assert float(stress[a, b]) == pytest.approx(expected, abs=1e-6)
