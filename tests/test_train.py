@@ -320,3 +320,42 @@ def test_bad_recipes_are_named(tmp_path, change, text):
         read_recipe(path)
     with pytest.raises(ConfigError, match="does not exist"):
         read_recipe(tmp_path / "none.toml")
+
+
+def test_loss_on_charges_needs_a_model_with_charges(batch):
+    potential = tiny_potential(head=None).requires_grad_(True)
+    with pytest.raises(ConfigError, match="must be 0 for a model without `long_range`"):
+        accumulate_gradients(potential, batch, LossConfig(dipole=1.0), "central_difference")
+
+
+def test_stress_of_extxyz_is_read_and_trained_beside_molecules(tmp_path):
+    crystal, molecule = labelled(triclinic_ice(), 0), labelled(water(), 1)
+    voigt = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])  # xx yy zz yz xz xy
+    crystal.calc.results["stress"] = voigt
+    ase.io.write(tmp_path / "both.xyz", [crystal, molecule])
+    frames = read_frames(tmp_path / "both.xyz")
+    np.testing.assert_allclose(frames[0].stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]], voigt)
+    assert frames[1].stress is None
+    potential = tiny_potential(head="shifted")
+    both = make_batch(frames, 3.0, torch.float64)
+    _, grads = gradient(potential, both, LossConfig(stress=1.0), "double_backward")
+    assert all(bool(torch.isfinite(g).all()) for g in grads.values())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    write_frames(tmp_path / "train.xyz", 2)
+    (tmp_path / "tiny.toml").write_text(RECIPE.format(max_steps=2, validate_every=2))
+    recipe = read_recipe(tmp_path / "tiny.toml")
+    data = TrainingData(recipe, tmp_path)
+    potential = tiny_potential(head="shifted").requires_grad_(True)
+    with torch.no_grad():
+        potential.architecture.embedding.fill_(torch.nan)
+    trainer = Trainer(recipe, data, potential, tmp_path / "run", progress=False)
+    with pytest.raises(DataError, match="gradient is not finite at step 1"):
+        trainer.train()
+
+
+def test_labels_that_are_not_finite_are_named(tmp_path):
+    ase.io.write(tmp_path / "bad.xyz", [labelled(water(), 0), labelled(water(), 1, energy=np.nan)])
+    with pytest.raises(DataError, match="frame 1: labels must be finite"):
+        read_frames(tmp_path / "bad.xyz")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 
 from lesff.errors import DataError
@@ -48,13 +49,17 @@ def read_frames(path: Path, *, weight: float = 1.0) -> list[Frame]:
     """Frames of an npz shard or of any file ASE reads with energies and forces.
 
     Raises:
-        DataError: if the file is missing, empty, or lacks labels.
+        DataError: if the file is missing, empty, lacks labels, or has labels that are not finite.
     """
     if not path.exists():
         raise DataError(f"data file {path} does not exist")
     frames = _from_npz(path, weight) if path.suffix == ".npz" else _from_atoms(path, weight)
     if not frames:
         raise DataError(f"data file {path} holds no frames")
+    for index, frame in enumerate(frames):
+        labels = (frame.energy, frame.forces, frame.dipole, frame.stress)
+        if not all(np.isfinite(label).all() for label in labels if label is not None):
+            raise DataError(f"{path}, frame {index}: labels must be finite, got NaN or infinity")
     return frames
 
 
@@ -115,13 +120,16 @@ def _from_atoms(path: Path, weight: float) -> list[Frame]:
         missing = [key for key in ("energy", "forces") if key not in results]
         if missing:
             raise DataError(f"{path}, frame {index}: no {' and no '.join(missing)}")
-        dipole = results.get("dipole")
+        dipole, stress = results.get("dipole"), results.get("stress")
+        if stress is not None and np.size(stress) == 6:
+            stress = voigt_6_to_full_3x3_stress(stress)
         frames.append(
             Frame(
                 structure=structure,
                 energy=float(results["energy"]),
                 forces=np.asarray(results["forces"], dtype=np.float64),
                 dipole=None if dipole is None else np.asarray(dipole, dtype=np.float64),
+                stress=None if stress is None else np.reshape(stress, (3, 3)).astype(np.float64),
                 weight=weight,
                 group=str(atoms.info.get("molecule", atoms.get_chemical_formula())),
                 subset=str(atoms.info.get("subset", path.stem)),

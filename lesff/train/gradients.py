@@ -39,8 +39,13 @@ def accumulate_gradients(
     """Add dL/dtheta to ``.grad`` of the parameters; return L.
 
     Raises:
-        ConfigError: if the method cannot give the gradient of a loss term.
+        ConfigError: if the method or the model cannot give the gradient of a loss term.
     """
+    if potential.charge_head is None and (config.dipole or config.total_charge):
+        raise ConfigError(
+            "`loss.dipole` and `loss.total_charge` must be 0 for a model without `long_range`, "
+            f"got {config.dipole} and {config.total_charge}"
+        )
     if method == "double_backward":
         return _double_backward(potential, batch, config)
     if config.stress:
@@ -78,7 +83,9 @@ def _double_backward(potential: Potential, batch: LabelledBatch, config: LossCon
     energy, dipole, excess = _moments(potential, moved, config, origin)
     grads = gradients(energy, inputs, create_graph=True)
     if config.stress:
-        stress = grads[1] / torch.linalg.det(graph.cell).abs()[:, None, None]
+        volume = torch.linalg.det(graph.cell).abs()
+        # open systems have no stress label; their volume only must not be zero
+        stress = grads[1] / torch.where(volume > 0, volume, 1.0)[:, None, None]
     loss = loss_value(Prediction(energy, -grads[0], dipole, stress, excess), batch, origin, config)
     loss.backward()
     return float(loss.detach())

@@ -232,8 +232,12 @@ class Trainer:
         if self.n_ranks > 1:
             self._average_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
-        if bool(torch.isfinite(norm)):
-            self.optimizer.step()
+        if not bool(torch.isfinite(norm)):
+            raise DataError(
+                f"the gradient is not finite at step {self.progress.step + 1}: check the labels or "
+                "lower `optimizer.lr`; the run resumes from its last resume point"
+            )
+        self.optimizer.step()
         self.progress.step += 1
         self.progress.batch += 1
         decay = min(options.ema_decay, (1.0 + self.progress.step) / (10.0 + self.progress.step))
