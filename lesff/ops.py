@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
+
+SILU_NORM = 1.6791767923989418
+"""1 / sqrt(E[silu(x)^2]) for normal x, e3nn's ``normalize2mom`` constant."""
 
 
 def segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
@@ -22,3 +26,8 @@ def shift_to_total(charges: Tensor, batch: Tensor, total_charge: Tensor, counts:
     """
     excess = segment_sum(charges, batch, len(total_charge)) - total_charge
     return charges - (excess / counts)[batch]
+
+
+def normalised_silu(x: Tensor) -> Tensor:
+    """``silu(x)`` scaled to unit second moment for normal ``x``."""
+    return functional.silu(x) * SILU_NORM

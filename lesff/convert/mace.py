@@ -19,6 +19,7 @@ from torch import Tensor
 from lesff.convert.reader import Record
 from lesff.errors import UnsupportedInputError
 from lesff.nn.coupling import contraction_basis, convolution_paths, sparse_form
+from lesff.ops import SILU_NORM
 from lesff.potential import LongRangeConfig, ModelConfig, Potential
 
 _MODELS = ("MACE", "ScaleShiftMACE", "MACELES")
@@ -29,7 +30,6 @@ _BLOCKS = {
     "RealAgnosticDensityResidualInteractionBlock": (True, "density"),
 }
 """Interaction block -> (adds a self-connection, normalisation of messages)."""
-_SILU = 1.6791767923989418
 _NO_INFORMATION = re.compile(r".*\.(output_mask|bias)|.*\.conv_tp\.weight|.*_zeroed")
 _ROUNDING = 1e-6
 """Files hold coupling coefficients in float32."""
@@ -217,8 +217,8 @@ def _check_parts(root: Record) -> None:
             f"the checkpoint has {', '.join(sorted(names & extra))}, which is not supported"
         )
     for name, module in root.named_modules():
-        constant = module.attribute("cst", _SILU)
-        if abs(float(constant) - _SILU) > 1e-6:
+        constant = module.attribute("cst", SILU_NORM)
+        if abs(float(constant) - SILU_NORM) > 1e-6:
             raise UnsupportedInputError(f"activation {name} must be silu, its norm is {constant}")
 
 

@@ -7,13 +7,12 @@ import math
 import torch
 from ase.data import covalent_radii
 from torch import Tensor, nn
-from torch.nn import functional
+
+from lesff.ops import normalised_silu
 
 _ZBL_BOHR = 0.529
 _ZBL_COULOMB = 14.3996
 """Rounded as in published models, whose weights depend on them."""
-_SILU_NORM = 1.6791767923989418
-"""1 / sqrt(E[silu(x)^2]) for normal x, e3nn's ``normalize2mom`` constant."""
 
 
 def polynomial_cutoff(x: Tensor, p: int) -> Tensor:
@@ -111,7 +110,7 @@ class RadialNetwork(nn.Module):
         """(n, sizes[0]) to (n, sizes[-1])."""
         *hidden, last = self.weights
         for weight in hidden:
-            x = functional.silu(x @ (weight * weight.shape[0] ** -0.5)) * _SILU_NORM
+            x = normalised_silu(x @ (weight * weight.shape[0] ** -0.5))
         return x @ (last * last.shape[0] ** -0.5)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-_SILU_NORM = 1.6791767923989418
+from lesff.ops import normalised_silu
 
 
 class LinearReadout(nn.Module):
@@ -31,8 +30,7 @@ class GatedReadout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels) to (n,)."""
-        hidden = x @ (self.weight_1 * self.weight_1.shape[0] ** -0.5)
-        hidden = functional.silu(hidden) * _SILU_NORM
+        hidden = normalised_silu(x @ (self.weight_1 * self.weight_1.shape[0] ** -0.5))
         return (hidden @ (self.weight_2 * self.weight_2.shape[0] ** -0.5)).squeeze(-1)
 
 
