@@ -51,6 +51,17 @@ class Worker:
         return float(self.process.stdout.readline())
 
 
+def compare(arguments: list[str], peer_python: str | None, repeats: int) -> np.ndarray:
+    """Median CPU milliseconds of lesff and, where its Python is given, of mace-torch."""
+    workers = [Worker(sys.executable, "own.py", arguments)]
+    if peer_python:
+        workers.append(Worker(peer_python, "peer_mace.py", arguments))
+    times = np.array([[w.run() for w in workers] for _ in range(repeats + 2)])
+    for worker in workers:
+        worker.process.stdin.close()
+    return np.median(times[2:], axis=0)
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -68,11 +79,7 @@ def main() -> None:
             box = water_box(n_side)
             ase.io.write(path, box)
             arguments = [path, options.hidden, options.cutoff]
-            workers = [Worker(sys.executable, "own.py", arguments)]
-            if options.peer_python:
-                workers.append(Worker(options.peer_python, "peer_mace.py", arguments))
-            times = np.array([[w.run() for w in workers] for _ in range(options.repeats + 2)])
-        medians = np.median(times[2:], axis=0)
+            medians = compare(arguments, options.peer_python, options.repeats)
         peer = f"{medians[1]:12.1f}{medians[1] / medians[0]:8.2f}" if len(medians) > 1 else ""
         print(f"{len(box):7d}{medians[0]:12.1f}{peer}")
 

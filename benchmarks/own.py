@@ -1,33 +1,48 @@
-"""Worker: energy and forces with lesff. Reads a structure file, answers "go" with CPU ms."""
+"""Worker: energy and forces with lesff. Reads a structure file, answers "go" with CPU ms.
+
+own.py STRUCTURE CHECKPOINT | STRUCTURE HIDDEN_IRREPS CUTOFF
+"""
 
 import sys
 import time
+from pathlib import Path
 
 import ase.io
 import torch
 
+from lesff.convert.mace import convert_mace
+from lesff.convert.reader import read_checkpoint
 from lesff.potential import LongRangeConfig, ModelConfig, Potential
 from lesff.structures import build_graph, to_structure
 
-path, hidden, cutoff = sys.argv[1], sys.argv[2], float(sys.argv[3])
+
+def build(hidden: str, cutoff: float, elements: tuple[int, ...]) -> Potential:
+    """Random weights."""
+    architecture = {
+        "type": "mace",
+        "cutoff": cutoff,
+        "hidden_irreps": hidden,
+        "avg_num_neighbors": 40.0,
+        "radial_mlp": [64, 64, 64],
+    }
+    config = ModelConfig(
+        architecture=architecture,
+        elements=elements,
+        reference_energies=(0.0,) * len(elements),
+        long_range=LongRangeConfig(),
+    )
+    return Potential(config).requires_grad_(requires_grad=False)
+
+
 torch.set_num_threads(1)
 torch.manual_seed(0)
+path, *spec = sys.argv[1:]
 atoms = ase.io.read(path)
-elements = tuple(sorted(set(atoms.numbers.tolist())))
-architecture = {
-    "type": "mace",
-    "cutoff": cutoff,
-    "hidden_irreps": hidden,
-    "avg_num_neighbors": 40.0,
-    "radial_mlp": [64, 64, 64],
-}
-config = ModelConfig(
-    architecture=architecture,
-    elements=elements,
-    reference_energies=(0.0,) * len(elements),
-    long_range=LongRangeConfig(),
-)
-potential = Potential(config).requires_grad_(requires_grad=False)
+if len(spec) == 1:
+    potential = convert_mace(read_checkpoint(Path(spec[0])))
+else:
+    potential = build(spec[0], float(spec[1]), tuple(sorted(set(atoms.numbers.tolist()))))
+cutoff = potential.architecture.cutoff
 sys.stdout.write("ready\n")
 sys.stdout.flush()
 for line in sys.stdin:
