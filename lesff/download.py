@@ -28,7 +28,6 @@ _BACKOFF_S = 0.5
 _TIMEOUT_S = 30.0
 """For the connection and for every read."""
 _MAX_REDIRECTS = 5
-_CHUNK = 2**18
 _REDIRECTS = {301, 302, 303, 307, 308}
 _GONE = {401, 403, 404, 410, 451}
 _RANGE_REFUSED = 416
@@ -221,7 +220,7 @@ class Download:
         )  # fmt: skip
         with bar, self.path.open("ab") as stream:
             n_bytes = start
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in response.iter_raw():
                 n_bytes += len(chunk)
                 if n_bytes > limit:
                     self._check_size(n_bytes)

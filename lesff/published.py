@@ -181,9 +181,10 @@ def _fetch_and_convert(
     path, digest = _fetch(download, _source(version), _pin(entry, version))
     try:
         _convert(path, digest, entry, version, cached)
-    except IntegrityError:  # other errors keep the verified file, for a newer lesff
+    except IntegrityError as error:  # other errors keep the verified file, for a newer lesff
         download.discard()
-        raise
+        source = _source(version)
+        raise IntegrityError(f"{source.filename} from {source.url} is no use: {error}") from error
     download.discard()
 
 

@@ -397,7 +397,8 @@ def _unknown_name(name: str, entries: Sequence[ModelEntry]) -> str:
     names = [known for entry in entries for known in (entry.name, *entry.aliases)]
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    known = ", ".join(entry.name for entry in entries[:_KNOWN_NAMES_SHOWN]) or "none"
+    first = sorted(entries, key=lambda entry: (entry.is_published, entry.name))
+    known = ", ".join(entry.name for entry in first[:_KNOWN_NAMES_SHOWN]) or "none"
     if len(entries) > _KNOWN_NAMES_SHOWN:
         known += f" and {len(entries) - _KNOWN_NAMES_SHOWN} more (see `lesff list`)"
     return (

@@ -31,6 +31,7 @@ _COLUMNS = ("model", "by", "licence", "elements", "size", "level of theory")
 def list_command(wanted: str, *, as_json: bool, as_markdown: bool) -> None:
     """List the models that can be loaded by name."""
     entries = [entry for entry in list_models() if wanted == "any" or entry.is_permissive]
+    entries.sort(key=lambda entry: (entry.is_published, entry.name))
     if as_json:
         click.echo(json.dumps([entry.to_dict() for entry in entries], indent=1))
     elif as_markdown:

@@ -1,0 +1,665 @@
+"""Models of others: fetched, verified, converted once, kept; licences asked for once."""
+
+import errno
+import json
+import multiprocessing
+import shutil
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from file_server import FileServer, running_server
+
+import lesff
+from lesff import download, published, registry
+from lesff.cli import main
+from lesff.download import Download
+from lesff.errors import (
+    CacheError,
+    IntegrityError,
+    LicenseError,
+    ManifestError,
+    ModelNotFoundError,
+    OfflineError,
+    UnsupportedInputError,
+    UnverifiedWarning,
+)
+from lesff.hub import pull, resolve
+from lesff.published import digest_file
+
+HERE = Path(__file__).parent
+CHECKPOINT = HERE / "references" / "residual_l1.model"
+EXAMPLE = HERE.parent / "docs" / "examples" / "acetamide_water.xyz"
+DATA = CHECKPOINT.read_bytes()
+DIGEST = digest_file(CHECKPOINT)
+NAME = "others-small"
+
+
+class Site:
+    """A private cache and manifest with one model of others."""
+
+    def __init__(self, root: Path, server: FileServer) -> None:
+        self.manifest, self.cache, self.server = root / "manifest", root / "cache", server
+        self.manifest.mkdir()
+        self.cached = self.cache / "models" / NAME / "1.0.0"
+        self.pin = self.cache / "published" / f"{NAME}@1.0.0.json"
+        server.files["small.model"] = DATA
+
+    def publish(self, *, elements: tuple[int, ...] = (1, 6, 7, 8), **changes: Any) -> None:
+        """Write the manifest; `changes` go to the entry or to the source."""
+        source = {
+            "url": self.server.url("small.model"),
+            "filename": "small.model",
+            "home": "https://example.org/small",
+            "url_from": "a test",
+            "git_blob": DIGEST.git_blob,
+        }
+        entry = {
+            "name": NAME,
+            "aliases": ["others"],
+            "description": "A model.",
+            "license": "MIT",
+            "elements": list(elements),
+            "citation": "Someone (2020)",
+            "bibtex": ["Someone2020"],
+        }
+        for key, value in changes.items():
+            (source if key in published.PublishedSource.__annotations__ else entry)[key] = value
+        version = {
+            "version": "1.0.0",
+            "date": "2026-11-23",
+            "sources": {"published": source},
+            "min_lesff": "0.1.0",
+            "level_of_theory": "PBE",
+        }
+        entry["versions"] = [version]
+        (self.manifest / f"{NAME}.json").write_text(json.dumps(entry))
+        bib = "@article{Someone2020,\n  title = {Some {M}odel}\n}\n"
+        (self.manifest / "citations.bib").write_text(bib)
+
+    def leftovers(self) -> list[str]:
+        """Files that should be gone."""
+        folders = (self.cached.parent, self.cache / "downloads")
+        return sorted(
+            path.name
+            for folder in folders
+            if folder.is_dir()
+            for path in folder.iterdir()
+            if path != self.cached and path.suffix != ".lock"
+        )
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    for name in ("LESFF_OFFLINE", "HF_HUB_OFFLINE", "LESFF_ACCEPT_LICENSE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", "hf_not_for_strangers")
+    monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(registry, "manifest_folder", lambda: tmp_path / "manifest")
+    monkeypatch.setattr("lesff.citations.manifest_folder", lambda: tmp_path / "manifest")
+    monkeypatch.setattr(download, "_BACKOFF_S", 0.0)
+    with running_server() as server:
+        yield Site(tmp_path, server)
+
+
+@pytest.fixture
+def run() -> Callable[..., Any]:
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(main, [str(a) for a in arguments])
+
+
+def cut_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def cut_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise AssertionError("the model was converted again")
+
+    monkeypatch.setattr(published, "convert_checkpoint", refuse)
+
+
+# from a name to a prediction
+
+
+def test_a_name_becomes_a_prediction(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.publish(sha256=DIGEST.sha256, size=DIGEST.size)
+    model = lesff.load(NAME, dtype="float64")
+    assert (model.name, model.source.origin) == (f"{NAME}@1.0.0", "published")
+    with np.load(HERE / "references" / "references.npz") as reference:
+        expected = float(reference["residual_l1.energy"][0])
+    assert model.predict(ase.io.read(EXAMPLE)).energy == pytest.approx(expected, abs=1e-9)
+    assert model.config.level_of_theory == "PBE"
+    for text in (f"# {NAME}", "Someone (2020)", "MIT", "example.org/small", DIGEST.sha256):
+        assert text in model.card
+    assert "MIT" in (site.cached / "LICENSE").read_text()
+    record = json.loads((site.cached / "source.json").read_text())
+    assert record["source"] == {
+        "size": len(DATA), "sha256": DIGEST.sha256, "git_blob": DIGEST.git_blob
+    }  # fmt: skip
+    assert record["url"] == site.server.url("small.model")
+    assert len(record["files"]) == 5
+    assert site.leftovers() == []
+    assert not any("authorization" in headers for headers in site.server.requests)
+
+    cut_network(monkeypatch)
+    cut_conversion(monkeypatch)
+    again = lesff.load("others@1")
+    assert again.source.origin == "cache"
+    assert lesff.load(NAME, offline=True).source.origin == "cache"
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "LICENSE", "source.json"])
+def test_a_damaged_conversion_is_made_anew(site: Site, damage: str) -> None:
+    site.publish()
+    resolve(NAME)
+    before = (site.cached / damage).read_bytes()
+    (site.cached / damage).write_bytes(before[:-2] + b"X\n")
+    assert resolve(NAME).origin == "published"
+    assert (site.cached / damage).read_bytes() == before
+    (site.cached / damage).unlink()
+    assert resolve(NAME).origin == "published"
+    assert resolve(NAME).origin == "cache"
+    assert site.leftovers() == []
+
+
+def test_a_record_of_another_checkpoint_is_not_used(site: Site) -> None:
+    site.publish()
+    resolve(NAME)
+    other = HERE / "references" / "agnostic_l2.model"
+    site.server.files["small.model"] = other.read_bytes()
+    site.publish(git_blob=digest_file(other).git_blob)
+    assert resolve(NAME).origin == "published"
+    record = json.loads((site.cached / "source.json").read_text())
+    assert record["source"]["sha256"] == digest_file(other).sha256
+
+
+# interrupted downloads
+
+
+@pytest.mark.parametrize("cuts", [[1], [1000], [len(DATA) - 1], [70_000, 1, 50_000, 9]])
+def test_an_interrupted_download_goes_on(site: Site, cuts: list[int]) -> None:
+    site.publish()
+    site.server.faults = list(cuts)
+    assert resolve(NAME).origin == "published"
+    starts = np.cumsum(cuts)
+    ranges = [headers.get("range") for headers in site.server.requests]
+    assert ranges == [None, *(f"bytes={start}-" for start in starts)]
+    assert sum(site.server.sent) == len(DATA)  # no byte twice
+
+
+def test_what_has_arrived_is_used_by_the_next_call(site: Site) -> None:
+    site.publish()
+    site.server.faults = [100_000, "500", "503", "500", "500"]
+    with pytest.raises(OfflineError, match=r"cannot download small.model of .*500.*is kept: try"):
+        resolve(NAME)
+    assert not site.cached.exists()
+    assert resolve(NAME).origin == "published"
+    assert site.server.requests[-1]["range"] == "bytes=100000-"
+    assert site.server.sent[-1] == len(DATA) - 100_000
+    assert site.leftovers() == []
+
+
+def test_servers_without_ranges_or_tags_start_again(site: Site) -> None:
+    site.publish()
+    site.server.has_ranges = False
+    site.server.faults = [1000, 200_000]
+    assert resolve(NAME).origin == "published"
+    assert site.server.sent == [1000, 200_000, len(DATA)]
+    shutil.rmtree(site.cached)
+    site.server.has_etags = False
+    site.server.faults = [1000]
+    assert resolve(NAME).origin == "published"
+    assert "range" not in site.server.requests[-1]
+
+
+def test_a_file_that_changed_meanwhile_starts_again(site: Site) -> None:
+    site.publish()
+    site.server.files["small.model"] = b"old" * 50_000
+    site.server.faults = [1000, "500", "500", "500", "500"]
+    with pytest.raises(OfflineError, match="cannot download"):
+        resolve(NAME)
+    site.server.files["small.model"] = DATA
+    assert resolve(NAME).origin == "published"
+    assert site.server.sent[-1] == len(DATA)
+
+
+def test_a_spoiled_part_gets_a_second_chance(site: Site) -> None:
+    site.publish()
+    site.server.faults = [100_000, "500", "500", "500", "500"]
+    with pytest.raises(OfflineError, match="cannot download"):
+        resolve(NAME)
+    part = next((site.cache / "downloads").glob("*.part"))
+    part.write_bytes(b"y" + part.read_bytes()[1:])
+    assert resolve(NAME).origin == "published"
+    assert site.server.sent[-2:] == [len(DATA) - 100_000, len(DATA)]
+
+
+def test_an_interrupted_session_keeps_the_part(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.publish()
+    site.server.faults = [50_000]
+
+    def stop(_seconds: float) -> None:
+        raise KeyboardInterrupt("stop")
+
+    monkeypatch.setattr(download.time, "sleep", stop)
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        resolve(NAME)
+    monkeypatch.undo()
+    part = next((site.cache / "downloads").glob("*.part"))
+    assert part.read_bytes() == DATA[:50_000]
+
+
+# wrong files and bad servers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"git_blob": "0" * 40}, r"its git_blob must be 0{40} \(the manifest\), got"),
+        ({"git_blob": None, "sha256": "0" * 64}, r"its sha256 must be 0{64} \(the manifest\), got"),
+        ({"size": len(DATA) + 1}, f"must have {len(DATA) + 1} bytes, but http.* gives {len(DATA)}"),
+        ({"size": 1000}, "must have 1000 bytes, but http"),
+        ({"elements": (1, 8)}, r"must cover the elements \[1, 8\] of others-small, got \[1, 6, 7"),
+    ],
+)
+def test_another_file_is_refused(site: Site, changes: dict[str, Any], message: str) -> None:
+    site.publish(**changes)
+    with pytest.raises(IntegrityError, match=message):
+        resolve(NAME)
+    assert not site.cached.exists()
+    assert not site.pin.exists()
+    assert site.leftovers() == []
+
+
+def test_tampered_bytes_are_refused(site: Site) -> None:
+    site.publish()
+    site.server.faults = ["tampered"]
+    with pytest.raises(IntegrityError, match="is not the published file: its git_blob must be"):
+        resolve(NAME)
+    assert site.leftovers() == []
+    assert resolve(NAME).origin == "published"
+
+
+def test_servers_that_fail_are_asked_again(site: Site) -> None:
+    site.publish()
+    site.server.faults = ["500", "429"]
+    assert resolve(NAME).origin == "published"
+    assert len(site.server.requests) == 3
+
+
+@pytest.mark.parametrize("status", ["404", "403"])
+def test_a_missing_file_is_not_asked_for_again(site: Site, status: str) -> None:
+    site.publish()
+    site.server.faults = [status]
+    with pytest.raises(
+        ModelNotFoundError, match=f"does not give small.model.*status {status}.*--f"
+    ):
+        resolve(NAME)
+    assert len(site.server.requests) == 1
+
+
+def test_redirects_are_bounded_and_never_to_plain_http(site: Site) -> None:
+    site.publish()
+    site.server.faults = [f"moved:{site.server.url('small.model')}"]
+    assert resolve(NAME).origin == "published"
+    shutil.rmtree(site.cached)
+    site.server.faults = ["moved:http://example.org/small.model"]
+    with pytest.raises(IntegrityError, match="leads to 'http://example.org.* must start with http"):
+        resolve(NAME)
+    site.server.faults = ["moved:/small.model"] * 10
+    with pytest.raises(IntegrityError, match="leads on more than 5 times"):
+        resolve(NAME)
+
+
+def test_too_large_files_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.publish(size=len(DATA))
+    for fault in ("oversize", "endless"):
+        site.server.faults = [fault]
+        with pytest.raises(IntegrityError, match=f"must have {len(DATA)} bytes"):
+            resolve(NAME)
+    site.publish()
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)
+    for fault in ("oversize", "endless"):
+        site.server.faults = [fault]
+        with pytest.raises(IntegrityError, match="must have at most 1000 bytes"):
+            resolve(NAME)
+    assert site.leftovers() == []
+
+
+def test_a_server_that_is_not_there(site: Site, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    fetch = Download(f"http://127.0.0.1:{port}/x", tmp_path, what="x of y")
+    with pytest.raises(OfflineError, match="cannot download x of y from http.*last error"):
+        fetch.run()
+
+
+def test_offline_says_how_to_get_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.publish()
+    cut_network(monkeypatch)
+    monkeypatch.setenv("LESFF_OFFLINE", "1")
+    message = (
+        f"copy its folder from another machine to {site.cached}, or run `lesff pull {NAME} --f"
+    )
+    with pytest.raises(OfflineError, match=message):
+        lesff.load(NAME)
+
+
+def test_a_cache_that_cannot_be_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    site.publish()
+    monkeypatch.setattr(published, "install", read_only)
+    message = f"the cache {site.cache} must be writable to hold .*Read-only.*LESFF_CACHE names"
+    with pytest.raises(CacheError, match=message):
+        resolve(NAME)
+
+
+def test_what_cannot_be_converted_is_not_fetched_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise UnsupportedInputError("not yet")
+
+    site.publish()
+    monkeypatch.setattr(published, "convert_checkpoint", refuse)
+    for _ in range(2):
+        with pytest.raises(UnsupportedInputError, match="not yet"):
+            resolve(NAME)
+    assert len(site.server.requests) == 1
+    assert not site.cached.exists()
+
+
+def test_the_head_goes_to_the_converter(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(_root: object, *, provenance: dict[str, str], head: str) -> None:
+        raise UnsupportedInputError(f"head {head}, {provenance['level_of_theory']}")
+
+    site.publish(head="second")
+    monkeypatch.setattr("lesff.convert.folder.convert_mace", convert)
+    with pytest.raises(UnsupportedInputError, match="head second, PBE"):
+        resolve(NAME)
+
+
+# files without a known hash
+
+
+def test_the_first_fetch_of_an_unknown_file_is_recorded(site: Site) -> None:
+    site.publish(git_blob=None)
+    with pytest.warns(UnverifiedWarning, match=f"no hash of small.model.*{DIGEST.sha256} is now"):
+        resolve(NAME)
+    assert json.loads(site.pin.read_text())["sha256"] == DIGEST.sha256
+    shutil.rmtree(site.cached)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve(NAME).origin == "published"
+    shutil.rmtree(site.cached)
+    site.server.files["small.model"] = (HERE / "references" / "agnostic_l2.model").read_bytes()
+    with pytest.raises(IntegrityError, match=r"its sha256 must be .* \(the first fetch\), got"):
+        resolve(NAME)
+    assert not site.cached.exists()
+    site.pin.write_text("{}")
+    with pytest.raises(IntegrityError, match="must hold the digest of the first fetch"):
+        resolve(NAME)
+
+
+def test_a_page_in_place_of_the_file_is_not_recorded(site: Site) -> None:
+    site.publish(git_blob=None)
+    site.server.files["small.model"] = b"<html>please log in</html>"
+    with pytest.raises(IntegrityError, match="small.model from http.* is no use: .*part"):
+        resolve(NAME)
+    assert not site.pin.exists()
+    assert site.leftovers() == []
+
+
+# files given by the user
+
+
+def test_a_file_can_be_given(
+    site: Site, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.publish()
+    cut_network(monkeypatch)
+    result = run("pull", NAME, "--from", CHECKPOINT)
+    assert result.exit_code == 0, result.output
+    assert f"{NAME}@1.0.0 is at {site.cached} (published)" in result.output
+    assert lesff.load(NAME, offline=True).source.origin == "cache"
+    result = run("pull", NAME, "--from", HERE / "references" / "agnostic_l2.model")
+    assert result.exit_code == 1
+    assert "is not the published file: its git_blob must be" in result.output
+    assert lesff.load(NAME, offline=True).source.origin == "cache"
+    result = run("pull", NAME, "--from", "none.model")
+    assert "checkpoint none.model does not exist" in result.output
+    site.publish(git_blob=None, sha256=None)
+    shutil.rmtree(site.cached)
+    result = run("pull", NAME, "--from", CHECKPOINT)
+    assert "Warning: no hash of small.model" in result.output
+    assert site.pin.exists()
+
+
+def test_a_file_is_for_models_of_others_only(site: Site) -> None:
+    site.manifest.rename(site.manifest.with_name("empty"))
+    shutil.copytree(HERE.parent / "checkpoints_manifest", site.manifest)
+    with pytest.raises(UnsupportedInputError, match="off-small comes from the package; leave it"):
+        pull("off-small", checkpoint=CHECKPOINT)
+
+
+# licences
+
+
+NOT_FREE = {
+    "license": "CC-BY-NC-4.0",
+    "license_url": "https://example.org/terms",
+    "license_terms": "Not for sale.",
+}
+
+
+def test_a_licence_is_asked_for_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.publish(**NOT_FREE)
+    message = (
+        f"{NAME} is under the licence CC-BY-NC-4.0: Not for sale. Read it at https://example.org/"
+        f"terms; if you accept it, run `lesff pull {NAME} --accept-license`, or use lesff.load"
+    )
+    with pytest.raises(LicenseError) as caught:  # noqa: PT011 - compared below, to the letter
+        lesff.load(NAME)
+    assert str(caught.value).startswith(message)
+    assert "accept_license=True" in str(caught.value)
+    assert f"LESFF_ACCEPT_LICENSE={NAME}" in str(caught.value)
+    assert site.server.requests == []
+    lesff.load(NAME, accept_license=True)
+    record = json.loads((site.cache / "licenses" / f"{NAME}.json").read_text())
+    assert (record["license"], record["license_url"]) == ("CC-BY-NC-4.0", NOT_FREE["license_url"])
+    assert lesff.load(NAME).source.origin == "cache"
+    site.publish(**NOT_FREE | {"license": "LicenseRef-ASL"})
+    with pytest.raises(LicenseError, match="is under the licence LicenseRef-ASL"):
+        lesff.load(NAME)
+    monkeypatch.setenv("LESFF_ACCEPT_LICENSE", f"another, {NAME}")
+    assert lesff.load(NAME).source.origin == "cache"
+    monkeypatch.delenv("LESFF_ACCEPT_LICENSE")
+    assert lesff.load(NAME).source.origin == "cache"
+    (site.cache / "licenses" / f"{NAME}.json").write_text("{")
+    with pytest.raises(LicenseError, match="is under the licence"):
+        lesff.load(NAME)
+
+
+def test_commands_take_the_acceptance(site: Site, run: Callable[..., Any]) -> None:
+    site.publish(**NOT_FREE)
+    for arguments in (
+        ["predict", EXAMPLE, "-m", NAME],
+        ["evaluate", NAME, EXAMPLE],
+        ["pull", NAME],
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert "is under the licence CC-BY-NC-4.0: Not for sale." in result.output
+        assert len(result.output.strip().splitlines()) == 1
+    result = run("predict", EXAMPLE, "-m", NAME, "-p", "energy", "--accept-license")
+    assert result.exit_code == 0, result.output
+    result = run("predict", EXAMPLE, "-m", NAME, "-p", "energy")
+    assert "energy (eV)" in result.output
+    assert "# others-small" in run("info", NAME, "--accept-license").output
+
+
+def test_a_cache_without_room_for_the_acceptance(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    site.publish(**NOT_FREE)
+    resolve(NAME, accept_license=True)
+    shutil.rmtree(site.cache / "licenses")
+    monkeypatch.setattr("lesff.licenses.write_json", read_only)
+    assert resolve(NAME, accept_license=True).origin == "cache"
+    with pytest.raises(LicenseError, match="is under the licence"):
+        resolve(NAME)
+
+
+@pytest.mark.parametrize(
+    ("expression", "is_permissive"),
+    [
+        ("MIT", True), ("Apache-2.0", True), ("CC-BY-4.0", True), ("MIT OR GPL-3.0-only", True),
+        ("MIT AND Apache-2.0", True), ("Apache-2.0 WITH LLVM-exception", True),
+        ("MIT AND CC-BY-NC-4.0", False), ("CC-BY-NC-4.0", False), ("LicenseRef-ASL", False),
+        ("GPL-3.0-or-later", False), ("mit", False),
+    ],
+)  # fmt: skip
+def test_permissive_licences(site: Site, expression: str, is_permissive: bool) -> None:
+    site.publish(**NOT_FREE | {"license": expression})
+    assert registry.find_model(NAME)[0].is_permissive is is_permissive
+
+
+# processes
+
+
+def _load_in_process(cache: Path, manifest: Path, queue: Any) -> None:
+    import os
+
+    os.environ["LESFF_CACHE"] = str(cache)
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    registry.manifest_folder = lambda: manifest
+    queue.put(resolve(NAME).origin)
+
+
+def test_two_processes_fetch_once(site: Site) -> None:
+    site.publish()
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [
+        context.Process(target=_load_in_process, args=(site.cache, site.manifest, queue))
+        for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    origins = [queue.get(timeout=100) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert set(origins) <= {"published", "cache"}
+    assert site.server.sent == [len(DATA)]
+    assert resolve(NAME).origin == "cache"
+    assert site.leftovers() == []
+
+
+# command line
+
+
+def test_list_shows_who_and_under_what_terms(site: Site, run: Callable[..., Any]) -> None:
+    site.publish(**NOT_FREE, size=1_500_000)
+    lines = run("list").output.splitlines()
+    assert " ".join(lines[0].split()) == "model by licence elements size level of theory"
+    assert " ".join(lines[1].split()) == f"{NAME}@1.0.0 others CC-BY-NC-4.0 4 1.5 MB PBE"
+    assert len(run("list", "--license", "permissive").output.splitlines()) == 1
+    entry = json.loads(run("list", "--json").output)[0]
+    assert (entry["is_permissive"], entry["is_published"]) == (False, True)
+    assert json.loads(run("list", "--json", "--license", "permissive").output) == []
+
+
+def test_info_of_a_model_that_is_not_here(
+    site: Site, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.publish(**NOT_FREE)
+    monkeypatch.setenv("LESFF_OFFLINE", "1")
+    output = run("info", NAME).output
+    for text in (
+        "not on this machine; `lesff pull", "Not for sale.", "PBE", "H C N O", "unknown",
+        "https://example.org/small", f"git blob {DIGEST.git_blob}", "Someone (2020)",
+    ):  # fmt: skip
+        assert text in output
+    assert json.loads(run("info", NAME, "--json").output)["name"] == NAME
+    assert site.server.requests == []
+    assert not site.cache.exists()
+
+
+def test_cite_prints_bibtex(site: Site, run: Callable[..., Any]) -> None:
+    site.publish()
+    assert run("cite", "others").output == "@article{Someone2020,\n  title = {Some {M}odel}\n}\n"
+    site.publish(bibtex=["Nobody"])
+    assert "citations.bib must have Nobody for others-small" in run("cite", NAME).output
+    (site.manifest / "citations.bib").unlink()
+    assert "citations.bib does not exist; install lesff again" in run("cite", NAME).output
+
+
+# manifest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"url": "http://example.org/x"}, "`url` must be an https:// address without credentials"),
+        ({"url": "https://me:you@example.org/x"}, "`url` must be an https:// address without"),
+        ({"url": "ftp://example.org/x"}, "`url` must be an https://"),
+        ({"url": "https:///x"}, "`url` must be an https://"),
+        ({"home": "nowhere"}, "`home` must be an https:// address"),
+        ({"filename": "../x"}, "`filename` must be a plain file name"),
+        ({"size": 0}, "`size` of small.model must be positive"),
+        ({"git_blob": "E" * 40}, "`git_blob` must be 40 lower-case"),
+        ({"sha256": "0"}, "`sha256` must be 64 lower-case"),
+        ({"head": ""}, "`head` must be the name of a head or null"),
+        ({"license": "CC-BY-NC-4.0"}, "must have license_terms, license_url"),
+        ({"license_url": "http://example.org"}, "`license_url` must be an https:// address"),
+        ({"bibtex": []}, "others-small must have bibtex"),
+        ({"bibtex": ["a b"]}, "`bibtex` must be keys of citations.bib"),
+        ({"bibtex": ["a", "a"]}, "bibtex keys of others-small must be unique"),
+    ],
+)
+def test_malformed_sources_are_refused(site: Site, changes: dict[str, Any], message: str) -> None:
+    site.publish(**changes)
+    with pytest.raises(ManifestError, match=message):
+        registry.list_models()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": [{"path": "x", "size": 1, "sha256": "0" * 64}]}, "must be empty for a publ"),
+        ({"sources": {"bundled": True, "published": None}}, "`files` of version 1.0.0 must not"),
+        ({"sources": {}}, "or else `published`, got neither"),
+    ],
+)
+def test_sources_are_ours_or_published(site: Site, changes: dict[str, Any], message: str) -> None:
+    site.publish()
+    path = site.manifest / f"{NAME}.json"
+    entry = json.loads(path.read_text())
+    entry["versions"][0] |= changes
+    path.write_text(json.dumps(entry))
+    with pytest.raises(ManifestError, match=message):
+        registry.list_models()
+    entry["versions"][0]["sources"] = {
+        "bundled": True, "published": {"url": "https://a.b/c", "filename": "c", "url_from": "d",
+                                       "home": "https://a.b"},
+    }  # fmt: skip
+    path.write_text(json.dumps(entry))
+    with pytest.raises(ManifestError, match="or else `published`, got both"):
+        registry.list_models()
