@@ -112,7 +112,6 @@ class Download:
                 self._attempt()
                 return self.path
             except IntegrityError:
-                self.discard()
                 raise
             except (_TryAgain, HTTPError, OSError) as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -166,7 +165,7 @@ class Download:
                 return response
             response.close()
             url = urljoin(url, response.headers.get("location", ""))
-            if not is_safe_url(url):
+            if not _may_lead_to(self._url, url):
                 raise IntegrityError(
                     f"{self._url} leads to {url!r}: addresses must start with https://"
                 )
@@ -218,17 +217,21 @@ class Download:
             total=self._size or total, initial=start, unit="B", unit_scale=True,
             desc=self._what, disable=None,
         )  # fmt: skip
-        with bar, self.path.open("ab") as stream:
-            n_bytes = start
-            for chunk in response.iter_raw():
-                n_bytes += len(chunk)
-                if n_bytes > limit:
-                    self._check_size(n_bytes)
-                stream.write(chunk)
-                bar.update(len(chunk))
-        if total is not None and n_bytes < total:
-            raise _TryAgain(f"the connection ended after {n_bytes} of {total} bytes")
-        self._check_size(n_bytes)
+        n_bytes = start
+        try:
+            with bar, self.path.open("ab") as stream:
+                for chunk in response.iter_raw():
+                    n_bytes += len(chunk)
+                    if n_bytes > limit:
+                        self._check_size(n_bytes)
+                    stream.write(chunk)
+                    bar.update(len(chunk))
+            if total is not None and n_bytes < total:
+                raise _TryAgain(f"the connection ended after {n_bytes} of {total} bytes")
+            self._check_size(n_bytes)
+        except IntegrityError:
+            self.discard()
+            raise
 
     def _check_size(self, n_bytes: int | None) -> None:
         if n_bytes is None:
@@ -251,6 +254,11 @@ class Download:
         except (OSError, ConfigError):
             return None
         return state if state.url == self._url else None
+
+
+def _may_lead_to(origin: str, target: str) -> bool:
+    """Whether a redirect is to https, or from one loopback address to another."""
+    return is_safe_url(target) and (target.startswith("https:") or not origin.startswith("https:"))
 
 
 def _number(text: str | None) -> int | None:

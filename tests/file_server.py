@@ -13,7 +13,7 @@ class FileServer(ThreadingHTTPServer):
 
     A fault is a number (close the connection after so many bytes of the body), an HTTP status
     such as ``"500"``, ``"tampered"``, ``"oversize"`` (says and sends more), ``"endless"`` (gives no
-    length and sends more) or ``"moved:URL"``.
+    length and sends more), ``"stall"`` (waits before the body) or ``"moved:URL"``.
     """
 
     daemon_threads = True
@@ -60,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
             data += b"more"
         tag = f'"{hashlib.sha256(data).hexdigest()}"'
         headers = {"ETag": tag} if self.server.has_etags else {}
+        if fault == "stall":
+            threading.Event().wait(0.1)
         start, wanted = 0, self.headers.get("Range")
         if wanted and self.server.has_ranges and self.headers.get("If-Range") == tag:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -83,8 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
         if has_length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.server.sent.append(len(sent))  # before the client can know that it has all
         self.wfile.write(sent)
-        self.server.sent.append(len(sent))
         self.close_connection = True
 
 

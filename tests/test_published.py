@@ -1,4 +1,4 @@
-"""Models of others: fetched, verified, converted once, kept; licences asked for once."""
+"""Models of others: fetched, verified, converted once, kept."""
 
 import errno
 import json
@@ -6,25 +6,33 @@ import multiprocessing
 import shutil
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from file_server import FileServer, running_server
+from published_site import (
+    CHECKPOINT,
+    DATA,
+    DIGEST,
+    EXAMPLE,
+    HERE,
+    NAME,
+    Site,
+    cut_conversion,
+    cut_network,
+    private_site,
+    run,
+)
 
 import lesff
 from lesff import download, published, registry
-from lesff.cli import main
 from lesff.download import Download
 from lesff.errors import (
     CacheError,
     IntegrityError,
-    LicenseError,
-    ManifestError,
     ModelNotFoundError,
     OfflineError,
     UnsupportedInputError,
@@ -33,100 +41,11 @@ from lesff.errors import (
 from lesff.hub import pull, resolve
 from lesff.published import digest_file
 
-HERE = Path(__file__).parent
-CHECKPOINT = HERE / "references" / "residual_l1.model"
-EXAMPLE = HERE.parent / "docs" / "examples" / "acetamide_water.xyz"
-DATA = CHECKPOINT.read_bytes()
-DIGEST = digest_file(CHECKPOINT)
-NAME = "others-small"
-
-
-class Site:
-    """A private cache and manifest with one model of others."""
-
-    def __init__(self, root: Path, server: FileServer) -> None:
-        self.manifest, self.cache, self.server = root / "manifest", root / "cache", server
-        self.manifest.mkdir()
-        self.cached = self.cache / "models" / NAME / "1.0.0"
-        self.pin = self.cache / "published" / f"{NAME}@1.0.0.json"
-        server.files["small.model"] = DATA
-
-    def publish(self, *, elements: tuple[int, ...] = (1, 6, 7, 8), **changes: Any) -> None:
-        """Write the manifest; `changes` go to the entry or to the source."""
-        source = {
-            "url": self.server.url("small.model"),
-            "filename": "small.model",
-            "home": "https://example.org/small",
-            "url_from": "a test",
-            "git_blob": DIGEST.git_blob,
-        }
-        entry = {
-            "name": NAME,
-            "aliases": ["others"],
-            "description": "A model.",
-            "license": "MIT",
-            "elements": list(elements),
-            "citation": "Someone (2020)",
-            "bibtex": ["Someone2020"],
-        }
-        for key, value in changes.items():
-            (source if key in published.PublishedSource.__annotations__ else entry)[key] = value
-        version = {
-            "version": "1.0.0",
-            "date": "2026-11-23",
-            "sources": {"published": source},
-            "min_lesff": "0.1.0",
-            "level_of_theory": "PBE",
-        }
-        entry["versions"] = [version]
-        (self.manifest / f"{NAME}.json").write_text(json.dumps(entry))
-        bib = "@article{Someone2020,\n  title = {Some {M}odel}\n}\n"
-        (self.manifest / "citations.bib").write_text(bib)
-
-    def leftovers(self) -> list[str]:
-        """Files that should be gone."""
-        folders = (self.cached.parent, self.cache / "downloads")
-        return sorted(
-            path.name
-            for folder in folders
-            if folder.is_dir()
-            for path in folder.iterdir()
-            if path != self.cached and path.suffix != ".lock"
-        )
-
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    for name in ("LESFF_OFFLINE", "HF_HUB_OFFLINE", "LESFF_ACCEPT_LICENSE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("HF_TOKEN", "hf_not_for_strangers")
-    monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(registry, "manifest_folder", lambda: tmp_path / "manifest")
-    monkeypatch.setattr("lesff.citations.manifest_folder", lambda: tmp_path / "manifest")
-    monkeypatch.setattr(download, "_BACKOFF_S", 0.0)
-    with running_server() as server:
-        yield Site(tmp_path, server)
-
-
-@pytest.fixture
-def run() -> Callable[..., Any]:
-    runner = CliRunner()
-    return lambda *arguments: runner.invoke(main, [str(a) for a in arguments])
-
-
-def cut_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args: object) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-def cut_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args: object, **_options: object) -> None:
-        raise AssertionError("the model was converted again")
-
-    monkeypatch.setattr(published, "convert_checkpoint", refuse)
+    with private_site(tmp_path, monkeypatch) as site:
+        yield site
 
 
 # from a name to a prediction
@@ -322,6 +241,22 @@ def test_redirects_are_bounded_and_never_to_plain_http(site: Site) -> None:
         resolve(NAME)
 
 
+def test_a_server_that_stalls_is_asked_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.publish()
+    monkeypatch.setattr(download, "_TIMEOUT_S", 0.02)
+    site.server.faults = ["stall"]
+    resolve(NAME)
+    assert len(site.server.requests) >= 2
+
+
+def test_redirects_from_https_stay_there() -> None:
+    may = download._may_lead_to
+    assert may("https://a.org/x", "https://b.org/y")
+    assert may("http://localhost/x", "http://127.0.0.1:80/y")
+    for target in ("http://b.org/y", "http://127.0.0.1/y", "https://me:you@b.org/y", "file:///y"):
+        assert not may("https://a.org/x", target)
+
+
 def test_too_large_files_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.publish(size=len(DATA))
     for fault in ("oversize", "endless"):
@@ -426,9 +361,7 @@ def test_a_page_in_place_of_the_file_is_not_recorded(site: Site) -> None:
 # files given by the user
 
 
-def test_a_file_can_be_given(
-    site: Site, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_can_be_given(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.publish()
     cut_network(monkeypatch)
     result = run("pull", NAME, "--from", CHECKPOINT)
@@ -453,91 +386,6 @@ def test_a_file_is_for_models_of_others_only(site: Site) -> None:
     shutil.copytree(HERE.parent / "checkpoints_manifest", site.manifest)
     with pytest.raises(UnsupportedInputError, match="off-small comes from the package; leave it"):
         pull("off-small", checkpoint=CHECKPOINT)
-
-
-# licences
-
-
-NOT_FREE = {
-    "license": "CC-BY-NC-4.0",
-    "license_url": "https://example.org/terms",
-    "license_terms": "Not for sale.",
-}
-
-
-def test_a_licence_is_asked_for_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.publish(**NOT_FREE)
-    message = (
-        f"{NAME} is under the licence CC-BY-NC-4.0: Not for sale. Read it at https://example.org/"
-        f"terms; if you accept it, run `lesff pull {NAME} --accept-license`, or use lesff.load"
-    )
-    with pytest.raises(LicenseError) as caught:  # noqa: PT011 - compared below, to the letter
-        lesff.load(NAME)
-    assert str(caught.value).startswith(message)
-    assert "accept_license=True" in str(caught.value)
-    assert f"LESFF_ACCEPT_LICENSE={NAME}" in str(caught.value)
-    assert site.server.requests == []
-    lesff.load(NAME, accept_license=True)
-    record = json.loads((site.cache / "licenses" / f"{NAME}.json").read_text())
-    assert (record["license"], record["license_url"]) == ("CC-BY-NC-4.0", NOT_FREE["license_url"])
-    assert lesff.load(NAME).source.origin == "cache"
-    site.publish(**NOT_FREE | {"license": "LicenseRef-ASL"})
-    with pytest.raises(LicenseError, match="is under the licence LicenseRef-ASL"):
-        lesff.load(NAME)
-    monkeypatch.setenv("LESFF_ACCEPT_LICENSE", f"another, {NAME}")
-    assert lesff.load(NAME).source.origin == "cache"
-    monkeypatch.delenv("LESFF_ACCEPT_LICENSE")
-    assert lesff.load(NAME).source.origin == "cache"
-    (site.cache / "licenses" / f"{NAME}.json").write_text("{")
-    with pytest.raises(LicenseError, match="is under the licence"):
-        lesff.load(NAME)
-
-
-def test_commands_take_the_acceptance(site: Site, run: Callable[..., Any]) -> None:
-    site.publish(**NOT_FREE)
-    for arguments in (
-        ["predict", EXAMPLE, "-m", NAME],
-        ["evaluate", NAME, EXAMPLE],
-        ["pull", NAME],
-    ):
-        result = run(*arguments)
-        assert result.exit_code == 1
-        assert "is under the licence CC-BY-NC-4.0: Not for sale." in result.output
-        assert len(result.output.strip().splitlines()) == 1
-    result = run("predict", EXAMPLE, "-m", NAME, "-p", "energy", "--accept-license")
-    assert result.exit_code == 0, result.output
-    result = run("predict", EXAMPLE, "-m", NAME, "-p", "energy")
-    assert "energy (eV)" in result.output
-    assert "# others-small" in run("info", NAME, "--accept-license").output
-
-
-def test_a_cache_without_room_for_the_acceptance(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read_only(*_args: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    site.publish(**NOT_FREE)
-    resolve(NAME, accept_license=True)
-    shutil.rmtree(site.cache / "licenses")
-    monkeypatch.setattr("lesff.licenses.write_json", read_only)
-    assert resolve(NAME, accept_license=True).origin == "cache"
-    with pytest.raises(LicenseError, match="is under the licence"):
-        resolve(NAME)
-
-
-@pytest.mark.parametrize(
-    ("expression", "is_permissive"),
-    [
-        ("MIT", True), ("Apache-2.0", True), ("CC-BY-4.0", True), ("MIT OR GPL-3.0-only", True),
-        ("MIT AND Apache-2.0", True), ("Apache-2.0 WITH LLVM-exception", True),
-        ("MIT AND CC-BY-NC-4.0", False), ("CC-BY-NC-4.0", False), ("LicenseRef-ASL", False),
-        ("GPL-3.0-or-later", False), ("mit", False),
-    ],
-)  # fmt: skip
-def test_permissive_licences(site: Site, expression: str, is_permissive: bool) -> None:
-    site.publish(**NOT_FREE | {"license": expression})
-    assert registry.find_model(NAME)[0].is_permissive is is_permissive
 
 
 # processes
@@ -570,96 +418,3 @@ def test_two_processes_fetch_once(site: Site) -> None:
     assert site.server.sent == [len(DATA)]
     assert resolve(NAME).origin == "cache"
     assert site.leftovers() == []
-
-
-# command line
-
-
-def test_list_shows_who_and_under_what_terms(site: Site, run: Callable[..., Any]) -> None:
-    site.publish(**NOT_FREE, size=1_500_000)
-    lines = run("list").output.splitlines()
-    assert " ".join(lines[0].split()) == "model by licence elements size level of theory"
-    assert " ".join(lines[1].split()) == f"{NAME}@1.0.0 others CC-BY-NC-4.0 4 1.5 MB PBE"
-    assert len(run("list", "--license", "permissive").output.splitlines()) == 1
-    entry = json.loads(run("list", "--json").output)[0]
-    assert (entry["is_permissive"], entry["is_published"]) == (False, True)
-    assert json.loads(run("list", "--json", "--license", "permissive").output) == []
-
-
-def test_info_of_a_model_that_is_not_here(
-    site: Site, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site.publish(**NOT_FREE)
-    monkeypatch.setenv("LESFF_OFFLINE", "1")
-    output = run("info", NAME).output
-    for text in (
-        "not on this machine; `lesff pull", "Not for sale.", "PBE", "H C N O", "unknown",
-        "https://example.org/small", f"git blob {DIGEST.git_blob}", "Someone (2020)",
-    ):  # fmt: skip
-        assert text in output
-    assert json.loads(run("info", NAME, "--json").output)["name"] == NAME
-    assert site.server.requests == []
-    assert not site.cache.exists()
-
-
-def test_cite_prints_bibtex(site: Site, run: Callable[..., Any]) -> None:
-    site.publish()
-    assert run("cite", "others").output == "@article{Someone2020,\n  title = {Some {M}odel}\n}\n"
-    site.publish(bibtex=["Nobody"])
-    assert "citations.bib must have Nobody for others-small" in run("cite", NAME).output
-    (site.manifest / "citations.bib").unlink()
-    assert "citations.bib does not exist; install lesff again" in run("cite", NAME).output
-
-
-# manifest
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"url": "http://example.org/x"}, "`url` must be an https:// address without credentials"),
-        ({"url": "https://me:you@example.org/x"}, "`url` must be an https:// address without"),
-        ({"url": "ftp://example.org/x"}, "`url` must be an https://"),
-        ({"url": "https:///x"}, "`url` must be an https://"),
-        ({"home": "nowhere"}, "`home` must be an https:// address"),
-        ({"filename": "../x"}, "`filename` must be a plain file name"),
-        ({"size": 0}, "`size` of small.model must be positive"),
-        ({"git_blob": "E" * 40}, "`git_blob` must be 40 lower-case"),
-        ({"sha256": "0"}, "`sha256` must be 64 lower-case"),
-        ({"head": ""}, "`head` must be the name of a head or null"),
-        ({"license": "CC-BY-NC-4.0"}, "must have license_terms, license_url"),
-        ({"license_url": "http://example.org"}, "`license_url` must be an https:// address"),
-        ({"bibtex": []}, "others-small must have bibtex"),
-        ({"bibtex": ["a b"]}, "`bibtex` must be keys of citations.bib"),
-        ({"bibtex": ["a", "a"]}, "bibtex keys of others-small must be unique"),
-    ],
-)
-def test_malformed_sources_are_refused(site: Site, changes: dict[str, Any], message: str) -> None:
-    site.publish(**changes)
-    with pytest.raises(ManifestError, match=message):
-        registry.list_models()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"files": [{"path": "x", "size": 1, "sha256": "0" * 64}]}, "must be empty for a publ"),
-        ({"sources": {"bundled": True, "published": None}}, "`files` of version 1.0.0 must not"),
-        ({"sources": {}}, "or else `published`, got neither"),
-    ],
-)
-def test_sources_are_ours_or_published(site: Site, changes: dict[str, Any], message: str) -> None:
-    site.publish()
-    path = site.manifest / f"{NAME}.json"
-    entry = json.loads(path.read_text())
-    entry["versions"][0] |= changes
-    path.write_text(json.dumps(entry))
-    with pytest.raises(ManifestError, match=message):
-        registry.list_models()
-    entry["versions"][0]["sources"] = {
-        "bundled": True, "published": {"url": "https://a.b/c", "filename": "c", "url_from": "d",
-                                       "home": "https://a.b"},
-    }  # fmt: skip
-    path.write_text(json.dumps(entry))
-    with pytest.raises(ManifestError, match="or else `published`, got both"):
-        registry.list_models()
