@@ -30,8 +30,9 @@ class SymmetricContraction(nn.Module):
         max_ell: Highest order of the incoming features.
         l_out: Order of the result.
         correlation: Highest degree, 1 to 3.
-        n_elements: Rows of the element tables.
+        n_elements: Rows of the element tables; 1 for weights that all elements share.
         stores_basis: Whether the coupling coefficients belong to the saved state.
+        n_paths: Paths per degree of a stored basis, if not those of ours.
 
     The parameter ``weights[nu - 1]`` has shape (n_elements, n_paths, channels).
     """
@@ -45,14 +46,18 @@ class SymmetricContraction(nn.Module):
         correlation: int,
         n_elements: int,
         stores_basis: bool = False,
+        n_paths: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.n_elements = n_elements
         terms = [monomials(max_ell, l_out, degree) for degree in range(1, correlation + 1)]
         self.weights = nn.ParameterList()
         for degree, term in enumerate(terms, start=1):
-            n_paths = term.basis.shape[1]
-            self.weights.append(nn.Parameter(torch.randn(n_elements, n_paths, channels) / n_paths))
             basis = torch.tensor(term.basis)  # a copy: the cached table must not change
+            if n_paths is not None:
+                basis = torch.zeros(len(basis), n_paths[degree - 1], dtype=basis.dtype)
+            count = basis.shape[1]
+            self.weights.append(nn.Parameter(torch.randn(n_elements, count, channels) / count))
             self.register_buffer(f"basis_{degree}", basis, persistent=stores_basis)
         # component 0 stands for the factor 1 that fills up terms of lower degree
         index = np.zeros((sum(len(t.index) for t in terms), correlation), dtype=np.int64)
@@ -99,7 +104,7 @@ class SymmetricContraction(nn.Module):
         """(element row, start, stop) of blocks of nodes that share an element."""
         step = max(_BLOCK_VALUES // (self.n_terms * channels), 4)
         return [
-            (part.element, start, min(start + step, part.stop))
+            (min(part.element, self.n_elements - 1), start, min(start + step, part.stop))
             for part in topology.elements
             for start in range(part.start, part.stop, step)
         ]

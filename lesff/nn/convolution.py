@@ -93,7 +93,8 @@ class Convolution(nn.Module):
         Args:
             features: (n_nodes, (feature_l + 1)^2, channels), element order.
             harmonics: (n_slots, (max_ell + 1)^2), zero on padding.
-            radial: (n_pairs, n_paths * channels).
+            radial: (n_pairs, n_paths * channels); or twice as many rows where the two directions
+                of a pair differ, those along the pairs' edges first.
             topology: Index tables.
 
         Returns:
@@ -148,7 +149,7 @@ def _chunk_inputs(
     n, width = chunk.node_stop - chunk.node_start, chunk.width
     slots = slice(chunk.edge_start, chunk.edge_stop)
     k = kernel[slots].view(n, width, kernel.shape[1])
-    r = radial.index_select(0, topology.slot_pair[slots])
+    r = radial.index_select(0, topology.slot_rows(slots, len(radial)))
     h = features.index_select(0, topology.slot_sender[slots])
     return (
         k,
@@ -206,8 +207,8 @@ def _convolve_backward(
         grad_h = torch.zeros_like(features).index_add(0, topology.slot_sender, grad_h)
     if grad_r is not None:
         # every pair has two slots, one per direction; padding belongs to none
-        first, second = topology.pair_slots.unbind(1)
-        grad_r = grad_r.index_select(0, first) + grad_r.index_select(0, second)
+        along, against = (grad_r.index_select(0, k) for k in topology.pair_slots.unbind(1))
+        grad_r = along + against if len(radial) == topology.n_pairs else torch.cat([along, against])
     return grad_h, grad_k, grad_r
 
 

@@ -74,6 +74,21 @@ class Topology:
     chunk_rank: Tensor
     pair_slots: Tensor
 
+    @property
+    def n_pairs(self) -> int:
+        """Number of undirected pairs."""
+        return len(self.pair_sender)
+
+    def slot_rows(self, slots: slice, n_rows: int) -> Tensor:
+        """Rows of some slots in a table with one row per pair, or one per direction of a pair.
+
+        A directed table has the pairs along their edges first, then against them.
+        """
+        rows = self.slot_pair[slots]
+        if n_rows == self.n_pairs:
+            return rows
+        return rows + self.n_pairs * (self.slot_sign[slots] < 0)
+
 
 def _plan_chunks(degree: np.ndarray) -> list[Chunk]:
     """Cut receivers, sorted by descending degree, into chunks of little padding."""
