@@ -71,6 +71,8 @@ class Model:
     size: int | None = None
     head: str | None = None
     aliases: tuple[str, ...] = ()
+    total_charge: tuple[int, int] = (0, 0)
+    spin_multiplicity: tuple[int, int] = (1, 1)
 
     def to_manifest(self) -> dict[str, Any]:
         """Content of the manifest file."""
@@ -100,6 +102,8 @@ class Model:
                     },
                     "min_lesff": "0.1.0",
                     "level_of_theory": self.level_of_theory,
+                    "total_charge": list(self.total_charge),
+                    "spin_multiplicity": list(self.spin_multiplicity),
                 }
             ],
         }
@@ -263,29 +267,40 @@ def _omat_models(base: Model) -> list[Model]:
 
 def _multi_head_models(base: Model) -> list[Model]:
     heads = {
-        "omat_pbe": "PBE+U (OMat24)",
-        "omol": "wB97M-VV10 (OMol25)",
-        "spice_wB97M": "wB97M (SPICE)",
-        "rgd1_b3lyp": "B3LYP (RGD1)",
-        "oc20_usemppbe": "PBE (OC20)",
-        "matpes_r2scan": "r2SCAN (MatPES)",
+        "omat_pbe": ("PBE+U (OMat24)", ("BarrosoLuque2024OMat24",)),
+        "omol": ("wB97M-VV10 (OMol25)", ("Levine2025OMol25",)),
+        "spice_wB97M": ("wB97M (SPICE)", ("Eastman2023SPICE",)),
+        "rgd1_b3lyp": ("B3LYP (RGD1)", ()),
+        "oc20_usemppbe": ("PBE (OC20)", ()),
+        "matpes_r2scan": ("r2SCAN (MatPES)", ("Kaplan2025MatPES",)),
     }
-    return [
+    base = replace(base, terms=ASL, url_from="README of ACEsuit/mace")
+    several = [
         replace(
             base,
             name=f"mace-mh-1-{head.replace('_', '-').lower()}",
             url=f"{RELEASES}/mace_mh_1/mace-mh-1.model",
-            url_from="README of ACEsuit/mace",
             head=head,
             description=f"MACE-MH-1, head {head}: crystals, surfaces and molecules, 89 elements.",
             level_of_theory=level,
-            terms=ASL,
-            bibtex=("Batatia2025Cross", "Batatia2022MACE"),
+            bibtex=("Batatia2025Cross", "Batatia2022MACE", *data),
             citation="Batatia et al., arXiv 2510.25380 (2025)",
             home="https://huggingface.co/mace-foundations/mace-mh-1",
         )
-        for head, level in heads.items()
+        for head, (level, data) in heads.items()
     ]
+    # charge and spin: what the embedding of the file has room for
+    omol = replace(
+        base,
+        name="mace-omol-0-extra-large",
+        url=f"{RELEASES}/mace_omol_0/MACE-omol-0-extra-large-1024.model",
+        description="MACE-OMOL-0: molecules, metal complexes, ions; charge, spin; OMol25 data.",
+        level_of_theory="wB97M-VV10 (OMol25)",
+        bibtex=("Batatia2025Foundation", "Batatia2022MACE", "Levine2025OMol25"),
+        total_charge=(-100, 100),
+        spin_multiplicity=(1, 100),
+    )
+    return [*several, omol]
 
 
 LES_FIT_BLOBS = {

@@ -1,7 +1,9 @@
 """A private cache and manifest with one model of others, served on this machine."""
 
 import json
+import lzma
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +15,27 @@ from file_server import FileServer, running_server
 
 from lesff import download, published, registry
 from lesff.cli import main
-from lesff.published import digest_file
+from lesff.published import Digest, digest_file
 
 HERE = Path(__file__).parent
-CHECKPOINT = HERE / "references" / "residual_l1.model"
 EXAMPLE = HERE.parent / "docs" / "examples" / "acetamide_water.xyz"
-DATA = CHECKPOINT.read_bytes()
-DIGEST = digest_file(CHECKPOINT)
+
+
+def checkpoint(name: str) -> bytes:
+    """A file of the references."""
+    return lzma.decompress((HERE / "references" / f"{name}.model.xz").read_bytes())
+
+
+def digest_of(data: bytes) -> Digest:
+    """Digests of a file with these bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(data)
+        return digest_file(path)
+
+
+DATA = checkpoint("residual_l1")
+DIGEST = digest_of(DATA)
 NAME = "others-small"
 
 

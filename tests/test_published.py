@@ -14,21 +14,22 @@ import ase.io
 import numpy as np
 import pytest
 from published_site import (
-    CHECKPOINT,
     DATA,
     DIGEST,
     EXAMPLE,
-    HERE,
     NAME,
     Site,
+    checkpoint,
     cut_conversion,
     cut_network,
+    digest_of,
     private_site,
     run,
 )
 
 import lesff
 from lesff import download, published, registry
+from lesff.convert.folder import convert_checkpoint
 from lesff.download import Download
 from lesff.errors import (
     CacheError,
@@ -39,7 +40,6 @@ from lesff.errors import (
     UnverifiedWarning,
 )
 from lesff.hub import pull, resolve
-from lesff.published import digest_file
 
 
 @pytest.fixture
@@ -51,13 +51,16 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 # from a name to a prediction
 
 
-def test_a_name_becomes_a_prediction(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_becomes_a_prediction(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.publish(sha256=DIGEST.sha256, size=DIGEST.size)
     model = lesff.load(NAME, dtype="float64")
     assert (model.name, model.source.origin) == (f"{NAME}@1.0.0", "published")
-    with np.load(HERE / "references" / "references.npz") as reference:
-        expected = float(reference["residual_l1.energy"][0])
-    assert model.predict(ase.io.read(EXAMPLE)).energy == pytest.approx(expected, abs=1e-9)
+    (tmp_path / "small.model").write_bytes(DATA)
+    convert_checkpoint(tmp_path / "small.model", tmp_path / "direct")
+    expected = lesff.load(tmp_path / "direct", dtype="float64").predict(ase.io.read(EXAMPLE))
+    assert model.predict(ase.io.read(EXAMPLE)).energy == expected.energy
     assert model.config.level_of_theory == "PBE"
     for text in (f"# {NAME}", "Someone (2020)", "MIT", "example.org/small", DIGEST.sha256):
         assert text in model.card
@@ -95,12 +98,11 @@ def test_a_damaged_conversion_is_made_anew(site: Site, damage: str) -> None:
 def test_a_record_of_another_checkpoint_is_not_used(site: Site) -> None:
     site.publish()
     resolve(NAME)
-    other = HERE / "references" / "agnostic_l2.model"
-    site.server.files["small.model"] = other.read_bytes()
-    site.publish(git_blob=digest_file(other).git_blob)
+    site.server.files["small.model"] = other = checkpoint("agnostic_l2")
+    site.publish(git_blob=digest_of(other).git_blob)
     assert resolve(NAME).origin == "published"
     record = json.loads((site.cached / "source.json").read_text())
-    assert record["source"]["sha256"] == digest_file(other).sha256
+    assert record["source"]["sha256"] == digest_of(other).sha256
 
 
 # interrupted downloads
@@ -317,14 +319,19 @@ def test_what_cannot_be_converted_is_not_fetched_again(
     assert not site.cached.exists()
 
 
-def test_the_head_goes_to_the_converter(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def convert(_root: object, *, provenance: dict[str, str], head: str) -> None:
-        raise UnsupportedInputError(f"head {head}, {provenance['level_of_theory']}")
-
-    site.publish(head="second")
-    monkeypatch.setattr("lesff.convert.folder.convert_mace", convert)
-    with pytest.raises(UnsupportedInputError, match="head second, PBE"):
+def test_one_head_of_several_is_converted(site: Site) -> None:
+    data = checkpoint("heads")
+    site.server.files["small.model"] = data
+    site.publish(git_blob=digest_of(data).git_blob)
+    with pytest.raises(UnsupportedInputError, match="head"):
         resolve(NAME)
+    energies = {}
+    for head in ("omat", "omol", "spice"):
+        site.publish(git_blob=digest_of(data).git_blob, head=head)
+        model = lesff.load(NAME, dtype="float64")
+        assert model.source.origin == "published"  # the folder of another head is not used
+        energies[head] = model.predict(ase.io.read(EXAMPLE)).energy
+    assert len(set(energies.values())) == 3
 
 
 # files without a known hash
@@ -340,7 +347,7 @@ def test_the_first_fetch_of_an_unknown_file_is_recorded(site: Site) -> None:
         warnings.simplefilter("error")
         assert resolve(NAME).origin == "published"
     shutil.rmtree(site.cached)
-    site.server.files["small.model"] = (HERE / "references" / "agnostic_l2.model").read_bytes()
+    site.server.files["small.model"] = checkpoint("agnostic_l2")
     with pytest.raises(IntegrityError, match=r"its sha256 must be .* \(the first fetch\), got"):
         resolve(NAME)
     assert not site.cached.exists()
@@ -361,14 +368,17 @@ def test_a_page_in_place_of_the_file_is_not_recorded(site: Site) -> None:
 # files given by the user
 
 
-def test_a_file_can_be_given(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_can_be_given(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, other = tmp_path / "given.model", tmp_path / "other.model"
+    given.write_bytes(DATA)
+    other.write_bytes(checkpoint("agnostic_l2"))
     site.publish()
     cut_network(monkeypatch)
-    result = run("pull", NAME, "--from", CHECKPOINT)
+    result = run("pull", NAME, "--from", given)
     assert result.exit_code == 0, result.output
     assert f"{NAME}@1.0.0 is at {site.cached} (published)" in result.output
     assert lesff.load(NAME, offline=True).source.origin == "cache"
-    result = run("pull", NAME, "--from", HERE / "references" / "agnostic_l2.model")
+    result = run("pull", NAME, "--from", other)
     assert result.exit_code == 1
     assert "is not the published file: its git_blob must be" in result.output
     assert lesff.load(NAME, offline=True).source.origin == "cache"
@@ -376,16 +386,16 @@ def test_a_file_can_be_given(site: Site, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "checkpoint none.model does not exist" in result.output
     site.publish(git_blob=None, sha256=None)
     shutil.rmtree(site.cached)
-    result = run("pull", NAME, "--from", CHECKPOINT)
+    result = run("pull", NAME, "--from", given)
     assert "Warning: no hash of small.model" in result.output
     assert site.pin.exists()
 
 
 def test_a_file_is_for_models_of_others_only(site: Site) -> None:
     site.manifest.rename(site.manifest.with_name("empty"))
-    shutil.copytree(HERE.parent / "checkpoints_manifest", site.manifest)
+    shutil.copytree(EXAMPLE.parents[2] / "checkpoints_manifest", site.manifest)
     with pytest.raises(UnsupportedInputError, match="off-small comes from the package; leave it"):
-        pull("off-small", checkpoint=CHECKPOINT)
+        pull("off-small", checkpoint=EXAMPLE)
 
 
 # processes

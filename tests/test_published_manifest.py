@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from contextlib import contextmanager
 from pathlib import Path
 
 import ase.io
@@ -10,6 +11,7 @@ import pytest
 from checkpoints import UPSTREAM
 from click.testing import CliRunner
 from file_server import running_server
+from published_site import EXAMPLE, checkpoint, digest_of
 
 import lesff
 from lesff.citations import bibtex, read_citations
@@ -124,25 +126,48 @@ def test_a_published_file_passes_through_its_entry(tmp_path, monkeypatch):
     check_frame(lesff.load(name, dtype="float64"), "water_rpbe-d3_test.xyz", reference)
 
 
+@contextmanager
+def served(name, data, tmp_path, monkeypatch):
+    """The real entry of a model, but for the address and hash of the file."""
+    monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("LESFF_ACCEPT_LICENSE", raising=False)
+    monkeypatch.setattr("lesff.download._BACKOFF_S", 0.0)
+    text = (manifest_folder() / f"{name}.json").read_text(encoding="utf-8")
+    with running_server() as server:
+        server.files["file"] = data
+        text = text.replace(source_of(name).url, server.url("file"))
+        text = text.replace(source_of(name).git_blob, digest_of(data).git_blob)
+        manifest = tmp_path / "manifest"
+        manifest.mkdir()
+        (manifest / f"{name}.json").write_text(text, encoding="utf-8")
+        monkeypatch.setattr("lesff.registry.manifest_folder", lambda: manifest)
+        yield server
+
+
+def test_maceles_off_by_name(tmp_path, monkeypatch):
+    """A file of the size and format of the published one, with other weights."""
+    name, data = "maceles-off-small", checkpoint("maceles_off_small")
+    with served(name, data, tmp_path, monkeypatch) as server:
+        server.faults = [3_000_000]
+        with pytest.raises(LicenseError, match="Non-commercial use only"):
+            lesff.load(name, offline=False)
+        model = lesff.load(name, offline=False, accept_license=True)
+        assert [r.get("range") for r in server.requests] == [None, "bytes=3000000-"]
+        assert sum(server.sent) == len(data)
+    assert (model.name, model.source.origin) == (f"{name}@1.0.0", "published")
+    out = model.predict(ase.io.read(EXAMPLE), ["energy", "forces", "latent_charges", "dipole"])
+    assert np.isfinite(out.energy)
+    assert np.isfinite(out.forces).all()
+    assert lesff.load(name, offline=True).source.origin == "cache"
+
+
 def test_a_published_file_comes_over_the_network(tmp_path, monkeypatch):
     """As a machine with internet access would see it, but for the address."""
     path, reference = upstream("dipep_maceles-r-4-l-0_dipep_train_stagetwo")
     name = "les-fit-dipeptides-maceles-r4-l0"
-    monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("lesff.download._BACKOFF_S", 0.0)
-    with running_server() as server:
-        server.files["file"] = path.read_bytes()
+    with served(name, path.read_bytes(), tmp_path, monkeypatch) as server:
         server.faults = [300_000, "500"]
-        text = (manifest_folder() / f"{name}.json").read_text(encoding="utf-8")
-        manifest = tmp_path / "manifest"
-        manifest.mkdir()
-        (manifest / f"{name}.json").write_text(
-            text.replace(source_of(name).url, server.url("file")), encoding="utf-8"
-        )
-        monkeypatch.setattr("lesff.registry.manifest_folder", lambda: manifest)
-        with pytest.raises(LicenseError, match="Non-commercial use only"):
-            lesff.load(name, offline=False)
         model = lesff.load(name, dtype="float64", offline=False, accept_license=True)
         assert [r.get("range") for r in server.requests] == [None, *["bytes=300000-"] * 2]
     assert model.source.origin == "published"
