@@ -43,6 +43,14 @@ class OfflineError(LesffError, OSError):
     """A download is needed, but the session is offline."""
 
 
+class LicenseError(LesffError, PermissionError):
+    """The licence of a model has not been accepted."""
+
+
+class CacheError(LesffError, OSError):
+    """The cache cannot be written."""
+
+
 class DeviceError(LesffError, RuntimeError):
     """A device was asked for that is not there."""
 
@@ -53,3 +61,7 @@ class DataError(LesffError, ValueError):
 
 class ExtrapolationWarning(UserWarning):
     """The input lies outside the range the model was trained on."""
+
+
+class UnverifiedWarning(UserWarning):
+    """No digest is published for a file that was fetched."""

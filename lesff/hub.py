@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import importlib.metadata
 import os
 import re
 import shutil
 import time
-import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from lesff.cache import (
+    DISK_ERRORS,
+    Workspace,
+    cache_folder,
+    file_damage,
+    install,
+    is_offline,
+)
 from lesff.checkpoint import CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
 from lesff.errors import (
     ConfigError,
@@ -23,7 +28,10 @@ from lesff.errors import (
     ManifestError,
     ModelNotFoundError,
     OfflineError,
+    UnsupportedInputError,
 )
+from lesff.licenses import require_license
+from lesff.published import find_published_damage, make_published
 from lesff.registry import (
     FileEntry,
     HubSource,
@@ -34,7 +42,7 @@ from lesff.registry import (
     version_numbers,
 )
 
-Origin = Literal["folder", "bundled", "cache", "hub"]
+Origin = Literal["folder", "bundled", "cache", "hub", "published"]
 T = TypeVar("T")
 
 ACCEPTED_SOURCES = (
@@ -49,11 +57,9 @@ _BACKOFF_S = 0.5
 """Pause before the second attempt; doubles from one attempt to the next."""
 _PROBE_S = 5.0
 """A hub that does not answer a request for metadata within this time is taken to be down."""
-_TRUE = {"1", "true", "yes", "on"}
 _HUB_SPEC = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:/|[^\\/])")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +79,23 @@ class ResolvedModel:
     origin: Origin
 
 
-def resolve(spec: str | Path, *, offline: bool | None = None) -> ResolvedModel:
+def resolve(
+    spec: str | Path, *, offline: bool | None = None, accept_license: bool = False
+) -> ResolvedModel:
     """Find, check and if need be download the files of a model.
 
-    Files of the manifest's models are compared with its sizes and sha256 digests every time. A
-    damaged cache entry is replaced from the bundled copy or the hub.
+    Files of the manifest's models are compared with its sizes and sha256 digests every time, files
+    of a converted model with those of the conversion. A damaged cache entry is replaced from the
+    bundled copy, the hub or the site of its authors.
 
     Args:
         spec: Name, ``name@version``, ``hf:org/repo[@revision]``, or the path of a folder (a
             ``Path``, or a string with a separator). A bare name is never taken for a path.
         offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
+        accept_license: Accept the licence of a model that is not free for any use.
 
     Raises:
+        LicenseError: if the licence must be accepted first.
         ModelNotFoundError: if there is no such model, version, repository or folder, or it needs
             a newer lesff.
         IntegrityError: if files are missing or differ from the manifest and cannot be replaced.
@@ -101,23 +112,60 @@ def resolve(spec: str | Path, *, offline: bool | None = None) -> ResolvedModel:
     if _is_path(spec):
         return _resolve_folder(Path(spec).expanduser())
     entry, version = find_model(spec)
+    require_license(entry, accept=accept_license)
     return _resolve_entry(entry, version, offline=offline)
 
 
-def is_offline() -> bool:
-    """Whether ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` is 1, true, yes or on."""
-    names = ("LESFF_OFFLINE", "HF_HUB_OFFLINE")
-    return any(os.environ.get(name, "").strip().lower() in _TRUE for name in names)
+def pull(
+    spec: str,
+    *,
+    checkpoint: Path | None = None,
+    offline: bool | None = None,
+    accept_license: bool = False,
+) -> ResolvedModel:
+    """Fetch a model of the manifest into the cache, so that it loads offline.
+
+    Args:
+        spec: Name or ``name@version``.
+        checkpoint: File to use instead of a download, for models that others publish.
+        offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
+        accept_license: Accept the licence of a model that is not free for any use.
+
+    Raises:
+        UnsupportedInputError: if a file is given for a model that is not converted from one.
+        LesffError: as :func:`resolve` does.
+    """
+    if checkpoint is None:
+        return resolve(spec, offline=offline, accept_license=accept_license)
+    entry, version = find_model(spec)
+    if version.sources.published is None:
+        raise UnsupportedInputError(
+            f"`--from` is for models that others publish, {entry.name} comes from "
+            f"{'the package' if version.sources.bundled else 'the hub'}; leave it out"
+        )
+    require_license(entry, accept=accept_license)
+    _check_version(entry, version)
+    cached = _cached(entry, version)
+    make_published(entry, version, cached, checkpoint=checkpoint)
+    return ResolvedModel(
+        folder=cached, name=entry.name, version=version.version, origin="published"
+    )
 
 
-def cache_folder() -> Path:
-    """``$LESFF_CACHE``, else ``$XDG_CACHE_HOME/lesff``, else ``~/.cache/lesff``."""
-    own = os.environ.get("LESFF_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    base = shared if shared.is_absolute() else Path.home() / ".cache"
-    return base / "lesff"
+def is_here(entry: ModelEntry, version: VersionEntry) -> bool:
+    """Whether the files of a version are on this machine, so that loading fetches nothing."""
+    if version.sources.published is not None:
+        return find_published_damage(_cached(entry, version), entry, version) is None
+    places = (_cached(entry, version), _bundled(entry, version))
+    return any(find_damage(place, version) is None for place in places)
+
+
+def _cached(entry: ModelEntry, version: VersionEntry) -> Path:
+    return cache_folder() / "models" / entry.name / version.version
+
+
+def _bundled(entry: ModelEntry, version: VersionEntry) -> Path:
+    return bundled_folder() / entry.name / version.version
 
 
 def bundled_folder() -> Path:
@@ -143,7 +191,7 @@ def hub_endpoint() -> str | None:
 def find_damage(folder: Path, version: VersionEntry) -> str | None:
     """First difference between a folder and the manifest as text, or None if there is none."""
     for file in version.files:
-        damage = _file_damage(folder / file.path, file)
+        damage = file_damage(folder / file.path, file)
         if damage is not None:
             return damage
     return None
@@ -176,13 +224,19 @@ def _check_files(folder: Path, names: tuple[str, ...]) -> None:
 
 def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -> ResolvedModel:
     _check_version(entry, version)
-    place = Path(entry.name) / version.version
-    cached, bundled = cache_folder() / "models" / place, bundled_folder() / place
+    cached, bundled = _cached(entry, version), _bundled(entry, version)
 
     def found(folder: Path, origin: Origin) -> ResolvedModel:
         return ResolvedModel(folder=folder, name=entry.name, version=version.version, origin=origin)
 
-    damage = find_damage(cached, version) if cached.is_dir() else None
+    is_published = version.sources.published is not None
+    damage = None
+    if cached.is_dir():
+        damage = (
+            find_published_damage(cached, entry, version)
+            if is_published
+            else find_damage(cached, version)
+        )
     if cached.is_dir() and damage is None:
         return found(cached, "cache")
     if version.sources.bundled and (bundled.is_dir() or version.sources.hub is None):
@@ -197,7 +251,11 @@ def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -
             f"{label} must be in the cache to be used offline, but {state}; load it once with "
             f"network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset, or copy its folder from "
             f"another machine to {cached}"
+            + (f", or run `lesff pull {entry.name} --from FILE`" if is_published else "")
         )
+    if is_published:
+        make_published(entry, version, cached)
+        return found(cached, "published")
     hub = version.sources.hub
     if hub is None:
         raise ManifestError(f"{label} must have a source in the manifest, got none")
@@ -215,24 +273,11 @@ def _check_version(entry: ModelEntry, version: VersionEntry) -> None:
             "upgrade lesff or ask for an older version of the model"
         )
     absent = sorted(set(MODEL_FILES) - {file.path for file in version.files})
-    if absent:
+    if absent and version.sources.published is None:
         raise ManifestError(f"manifest of {label} must list {', '.join(absent)} among its files")
     if version.status == "deprecated":
         note = f": {version.status_note}" if version.status_note else ""
         warnings.warn(f"{label} is deprecated{note}", FutureWarning, stacklevel=5)
-
-
-def _file_damage(path: Path, file: FileEntry) -> str | None:
-    if not path.is_file():
-        return f"{path} is missing"
-    size = path.stat().st_size
-    if size != file.size:
-        return f"{path} must have {file.size} bytes, got {size}"
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != file.sha256:
-        return f"{path} must have sha256 {file.sha256}, got {digest}"
-    return None
 
 
 def _check_bundled(bundled: Path, version: VersionEntry) -> None:
@@ -244,7 +289,7 @@ def _check_bundled(bundled: Path, version: VersionEntry) -> None:
 def _heal_from(bundled: Path, cached: Path, version: VersionEntry) -> bool:
     """Replace a damaged cache entry by a copy of the bundled files; False if it is read-only."""
     try:
-        with _Workspace(cached) as work:
+        with Workspace(cached) as work:
             new = work / "new"
             for file in version.files:
                 target = new / file.path
@@ -259,7 +304,7 @@ def _heal_from(bundled: Path, cached: Path, version: VersionEntry) -> bool:
 def _fetch(hub: HubSource, version: VersionEntry, cached: Path, label: str) -> None:
     """Download all files of a version, check them, then move them into the cache at once."""
     try:
-        with _Workspace(cached) as work:
+        with Workspace(cached) as work:
             new = work / "new"
             for file in version.files:
                 _retried(
@@ -268,14 +313,14 @@ def _fetch(hub: HubSource, version: VersionEntry, cached: Path, label: str) -> N
                 )
             _install(new, cached, version, work / "old")
     except OSError as error:
-        if error.errno in _DISK_ERRORS:
+        if error.errno in DISK_ERRORS:
             error.add_note(f"{cached.parent} must be writable; LESFF_CACHE names another place")
         raise
 
 
 def _fetch_file(hub: HubSource, file: FileEntry, download: Path, new: Path) -> None:
     path = download_file(hub.repo, hub.commit, file.path, download)
-    damage = _file_damage(path, file)
+    damage = file_damage(path, file)
     if damage is not None:
         path.unlink(missing_ok=True)
         raise IntegrityError(f"{damage}: the hub or the connection gave other bytes; try again")
@@ -335,7 +380,7 @@ def _retried(action: Callable[[], T], what: str) -> T:
                 f"the hub has no public {what}; check name, revision and LESFF_HUB"
             ) from error
         except (OSError, HTTPError) as error:
-            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             last = error
     if isinstance(last, IntegrityError):
@@ -346,35 +391,9 @@ def _retried(action: Callable[[], T], what: str) -> T:
     ) from last
 
 
-class _Workspace:
-    """A new folder beside a cache entry, removed on leaving.
-
-    Args:
-        cached: The cache entry.
-    """
-
-    def __init__(self, cached: Path) -> None:
-        self.path = cached.parent / f".{cached.name}.{uuid.uuid4().hex}.tmp"
-
-    def __enter__(self) -> Path:
-        self.path.mkdir(parents=True)
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-
-
 def _install(new: Path, cached: Path, version: VersionEntry, old: Path) -> None:
     """Move a complete folder into the cache; a damaged entry goes to ``old``."""
-    try:
-        os.replace(new, cached)
-    except OSError:
-        if not cached.exists():
-            raise
-        if find_damage(cached, version) is None:  # another process was faster
-            return
-        os.replace(cached, old)
-        os.replace(new, cached)
+    install(new, cached, old, is_intact=lambda: find_damage(cached, version) is None)
 
 
 def _resolve_repository(spec: str, *, offline: bool) -> ResolvedModel:

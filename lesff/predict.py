@@ -31,6 +31,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: Literal["float32", "float64"] | None = None,
     offline: bool | None = None,
+    accept_license: bool = False,
 ) -> Model:
     """Load a model by name.
 
@@ -40,14 +41,17 @@ def load(
         dtype: Floating-point type to compute in; the model's own if not given.
         offline: Never use the network; taken from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if not
             given.
+        accept_license: Accept the licence of a model that is not free for any use; needed once
+            per model and user, and recorded in the cache.
 
     Raises:
+        LicenseError: if the licence must be accepted first; the message shows it.
         ModelNotFoundError: if no model has this name; near names are suggested.
         IntegrityError: if the model's files are damaged and cannot be fetched again.
         OfflineError: if a download is needed but not allowed.
         DeviceError: if the device does not exist here.
     """
-    resolved = resolve(name, offline=offline)
+    resolved = resolve(name, offline=offline, accept_license=accept_license)
     if dtype is not None and dtype not in _DTYPES:
         raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
     _check_device(device)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from lesff.config import from_dict, read_json
 from lesff.errors import ConfigError, ManifestError, ModelNotFoundError
@@ -24,6 +26,18 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _DATE = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])")
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*")
+_BLOB = re.compile(r"[0-9a-f]{40}")
+_FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_CITATION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:-]*")
+_KNOWN_NAMES_SHOWN = 12
+
+PERMISSIVE_LICENSES = frozenset(
+    {
+        "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-4.0", "CC0-1.0",
+        "ISC", "MIT", "MIT-0", "Unlicense", "Zlib",
+    }
+)  # fmt: skip
+"""SPDX ids that allow any use, commercial use included, for at most a mention of the authors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +81,75 @@ class HubSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishedSource:
+    """A checkpoint file that its authors publish, fetched from their site and converted here.
+
+    Attributes:
+        url: ``https://`` address of the file; ``http://`` for loopback hosts only.
+        filename: What the authors call the file.
+        home: Web page of the model.
+        url_from: Where the address is written down.
+        size: Bytes, if known.
+        git_blob: Git's id of the file, if known: sha1 of "blob", its size, a zero byte, its bytes.
+        sha256: Lower-case hexadecimal digest, if known.
+        head: Which output head to convert, for files with several.
+    """
+
+    url: str
+    filename: str
+    home: str
+    url_from: str
+    size: int | None = None
+    git_blob: str | None = None
+    sha256: str | None = None
+    head: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields; raises ManifestError."""
+        for name in ("url", "home"):
+            if not is_safe_url(getattr(self, name)):
+                raise ManifestError(
+                    f"`{name}` must be an https:// address without credentials, "
+                    f"got {getattr(self, name)!r}"
+                )
+        _match(_FILENAME, self.filename, "filename", "a plain file name")
+        if self.size is not None and self.size < 1:
+            raise ManifestError(f"`size` of {self.filename} must be positive, got {self.size}")
+        if self.git_blob is not None:
+            _match(_BLOB, self.git_blob, "git_blob", "40 lower-case hexadecimal digits")
+        if self.sha256 is not None:
+            _match(_SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
+        if self.head is not None and not self.head:
+            raise ManifestError("`head` must be the name of a head or null, got ''")
+
+    @property
+    def has_hash(self) -> bool:
+        """Whether a fetched file can be compared with a published digest."""
+        return self.git_blob is not None or self.sha256 is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sources:
     """Where the files of a version can be had.
 
     Attributes:
         bundled: Whether they come with the installed package.
         hub: Where to download them, or None.
+        published: Checkpoint of others to fetch and convert, or None.
     """
 
     bundled: bool = False
     hub: HubSource | None = None
+    published: PublishedSource | None = None
 
     def __post_init__(self) -> None:
         """Check that there is a source; raises ManifestError."""
-        if not self.bundled and self.hub is None:
-            raise ManifestError("`sources` must have `bundled` true or a `hub`, got neither")
+        ours = self.bundled or self.hub is not None
+        if ours == (self.published is not None):
+            got = "both" if ours else "neither"
+            raise ManifestError(
+                f"`sources` must have `bundled` true or a `hub`, or else `published`, got {got}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +180,7 @@ class VersionEntry:
     Attributes:
         version: ``"major.minor.patch"``.
         date: Day of release, ``"YYYY-MM-DD"``.
-        files: All files of the model folder.
+        files: All files of the model folder; none if it is converted here.
         sources: Where to get them.
         min_lesff: Oldest lesff that can load it, ``"major.minor.patch"``.
         status: Names without a full version prefer active versions over deprecated ones.
@@ -125,10 +193,10 @@ class VersionEntry:
 
     version: str
     date: str
-    files: tuple[FileEntry, ...]
     sources: Sources
     min_lesff: str
     level_of_theory: str
+    files: tuple[FileEntry, ...] = ()
     status: Literal["active", "deprecated"] = "active"
     status_note: str = ""
     total_charge: tuple[int, int] = (0, 0)
@@ -140,8 +208,9 @@ class VersionEntry:
         _match(_VERSION, self.version, "version", "'major.minor.patch'")
         _match(_VERSION, self.min_lesff, "min_lesff", "'major.minor.patch'")
         _match(_DATE, self.date, "date", "YYYY-MM-DD")
-        if not self.files:
-            raise ManifestError(f"`files` of version {self.version} must not be empty")
+        if bool(self.files) == (self.sources.published is not None):
+            expected = "be empty for a published source" if self.files else "not be empty"
+            raise ManifestError(f"`files` of version {self.version} must {expected}")
         _check_unique([file.path for file in self.files], f"files of version {self.version}")
         for name in ("total_charge", "spin_multiplicity"):
             low, high = getattr(self, name)
@@ -161,10 +230,13 @@ class ModelEntry:
     Attributes:
         name: What users type.
         description: One sentence.
-        license: SPDX expression for the weights.
+        license: SPDX expression for the weights; ``LicenseRef-...`` where SPDX has no id.
         elements: Atomic numbers covered, ascending.
-        citation: What to cite.
+        citation: What to cite, for readers.
         versions: All versions ever released.
+        license_url: Where the licence is written down.
+        license_terms: What it asks for, in one plain sentence.
+        bibtex: Keys of the works to cite in ``citations.bib`` of the manifest.
         aliases: Other names; they never change meaning.
         schema: Version of this layout.
     """
@@ -175,6 +247,9 @@ class ModelEntry:
     elements: tuple[int, ...]
     citation: str
     versions: tuple[VersionEntry, ...]
+    license_url: str = ""
+    license_terms: str = ""
+    bibtex: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     schema: int = SCHEMA
 
@@ -191,6 +266,35 @@ class ModelEntry:
         if not self.versions:
             raise ManifestError(f"`versions` of {self.name} must not be empty")
         _check_unique([entry.version for entry in self.versions], f"versions of {self.name}")
+        for key in self.bibtex:
+            _match(_CITATION_KEY, key, "bibtex", "keys of citations.bib")
+        _check_unique(self.bibtex, f"bibtex keys of {self.name}")
+        if self.license_url and not is_safe_url(self.license_url):
+            raise ManifestError(f"`license_url` must be an https:// address: {self.license_url!r}")
+        required = {"bibtex"} if self.is_published else set()
+        required |= set() if self.is_permissive else {"license_url", "license_terms"}
+        absent = sorted(name for name in required if not getattr(self, name))
+        if absent:
+            raise ManifestError(f"{self.name} must have {', '.join(absent)}")
+
+    @property
+    def is_permissive(self) -> bool:
+        """Whether the licence allows any use; unknown licences do not."""
+        choices = [choice.split(" AND ") for choice in self.license.split(" OR ")]
+        return any(
+            all(part.split(" WITH ")[0] in PERMISSIVE_LICENSES for part in parts)
+            for parts in choices
+        )
+
+    @property
+    def is_published(self) -> bool:
+        """Whether others publish the model and lesff only converts it."""
+        return any(version.sources.published is not None for version in self.versions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry as plain data, with what follows from it."""
+        derived = {"is_permissive": self.is_permissive, "is_published": self.is_published}
+        return asdict(self) | derived
 
     def newest(self, prefix: str | None = None) -> VersionEntry | None:
         """Newest version whose number starts with ``prefix``, active ones first, or None.
@@ -201,6 +305,25 @@ class ModelEntry:
         start = () if prefix is None else version_numbers(prefix)
         matching = [entry for entry in self.versions if entry.order[: len(start)] == start]
         return max(matching, key=lambda e: (e.status == "active", e.order), default=None)
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether a web address is ``https`` (``http`` for loopback hosts) and has no credentials."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return False
+    if not host or parts.username is not None or parts.password is not None or url.split() != [url]:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def version_numbers(text: str) -> tuple[int, ...]:
@@ -274,7 +397,10 @@ def _unknown_name(name: str, entries: Sequence[ModelEntry]) -> str:
     names = [known for entry in entries for known in (entry.name, *entry.aliases)]
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    known = ", ".join(entry.name for entry in entries) or "none"
+    first = sorted(entries, key=lambda entry: (entry.is_published, entry.name))
+    known = ", ".join(entry.name for entry in first[:_KNOWN_NAMES_SHOWN]) or "none"
+    if len(entries) > _KNOWN_NAMES_SHOWN:
+        known += f" and {len(entries) - _KNOWN_NAMES_SHOWN} more (see `lesff list`)"
     return (
         f"no model is called {name!r}{hint} Known models: {known}. "
         f"A folder is given as a path with a separator, such as ./{name}"

@@ -30,7 +30,9 @@ def test_first_command_predicts_the_example(monkeypatch):
         assert text in result.output
 
 
-@pytest.mark.parametrize("command", ["list", "info", "predict", "evaluate", "train", "convert"])
+@pytest.mark.parametrize(
+    "command", ["list", "info", "pull", "cite", "predict", "evaluate", "train", "convert"]
+)
 def test_commands_of_the_readme_exist(command):
     assert f"lesff {command}" in README
     assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0

@@ -9,9 +9,10 @@ import click
 
 import lesff
 from lesff.cli.folders import convert_command, verify_command
-from lesff.cli.models import evaluate_command, info_command, list_command, predict_command
+from lesff.cli.models import evaluate_command, info_command, predict_command
+from lesff.cli.published import cite_command, list_command, pull_command
 from lesff.cli.training import train_command
-from lesff.errors import ExtrapolationWarning, LesffError
+from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
 
 class _Group(click.Group):
@@ -21,7 +22,8 @@ class _Group(click.Group):
         """Run a command."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("always", ExtrapolationWarning)
+                for category in (ExtrapolationWarning, UnverifiedWarning):
+                    warnings.simplefilter("always", category)
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except LesffError as error:
@@ -41,6 +43,8 @@ def main() -> None:
 _COMMANDS = (
     list_command,
     info_command,
+    pull_command,
+    cite_command,
     predict_command,
     evaluate_command,
     train_command,

@@ -1,4 +1,4 @@
-"""Commands that use models: list, info, predict, evaluate."""
+"""Commands that use models: info, predict, evaluate."""
 
 from __future__ import annotations
 
@@ -15,39 +15,31 @@ from ase.io import write
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.calculator import ASE_NAMES
+from lesff.cli.published import accept_license_option, find_unfetched, show_unfetched
 from lesff.errors import PropertyError
 from lesff.inference import symbols
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
 from lesff.predict import load
-from lesff.registry import list_models
 from lesff.structures import read_structures
 from lesff.train.data import read_frames
 from lesff.train.metrics import Errors, evaluate_frames
 
 
-@click.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_command(*, as_json: bool) -> None:
-    """List the models that can be loaded by name."""
-    entries = list_models()
-    if as_json:
-        click.echo(json.dumps([asdict(entry) for entry in entries], indent=1))
-        return
-    for entry in entries:
-        version = entry.newest() or entry.versions[-1]
-        megabytes = sum(file.size for file in version.files) / 1e6
-        click.echo(
-            f"{entry.name}@{version.version}  {megabytes:.1f} MB  {entry.license}  "
-            f"{entry.description}"
-        )
-
-
 @click.command("info")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print the configuration as JSON.")
-def info_command(name: str, *, as_json: bool) -> None:
-    """Show what a model covers, and its card."""
-    model = load(name)
+@accept_license_option
+def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
+    """Show what a model covers, and its card.
+
+    A model that others publish and that is not on this machine is not fetched: what the manifest
+    says about it is shown.
+    """
+    unfetched = find_unfetched(name)
+    if unfetched is not None:
+        click.echo(show_unfetched(*unfetched, as_json=as_json))
+        return
+    model = load(name, accept_license=accept_license)
     config = model.config
     if as_json:
         click.echo(json.dumps(config.to_dict(), indent=1))
@@ -82,16 +74,17 @@ def info_command(name: str, *, as_json: bool) -> None:
 @click.option("--device", default="cpu", show_default=True, help="Where to compute.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision.")
 @click.option("--strict", is_flag=True, help="Refuse charges and spins outside the range.")
+@accept_license_option
 def predict_command(
     structures: Path, name: str, properties: str, output: Path | None, charge: int | None,
-    spin: int | None, device: str, dtype: Any, *, strict: bool,
+    spin: int | None, device: str, dtype: Any, *, strict: bool, accept_license: bool,
 ) -> None:  # fmt: skip
     """Predict properties of every structure in a file."""
     if output is not None and output.suffix not in (".xyz", ".extxyz"):
         raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")
     names = [part.strip() for part in properties.split(",") if part.strip()]
     atoms_list = [atoms for _, atoms in read_structures(structures)]
-    model = load(name, device=device, dtype=dtype)
+    model = load(name, device=device, dtype=dtype, accept_license=accept_license)
     prediction = model.predict(
         atoms_list, names, total_charge=charge, spin_multiplicity=spin, strict=strict
     )
@@ -147,14 +140,20 @@ def _attach(atoms: ase.Atoms, row: dict[str, Any]) -> ase.Atoms:
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--validation-only", is_flag=True, help="Only frames the data mark as held out.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the table as JSON.")
+@accept_license_option
 def evaluate_command(
-    name: str, data: tuple[Path, ...], *, validation_only: bool, output: Path | None
+    name: str,
+    data: tuple[Path, ...],
+    *,
+    validation_only: bool,
+    output: Path | None,
+    accept_license: bool,
 ) -> None:
     """Errors of a model on labelled frames, per subset.
 
     Frames with elements that the model does not cover are counted and left out.
     """
-    model = load(name)
+    model = load(name, accept_license=accept_license)
     known = set(model.config.elements)
     frames = [frame for path in data for frame in read_frames(path)]
     if validation_only:

@@ -1,0 +1,62 @@
+"""Licences of models that are not free for any use: shown, accepted once, remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from pathlib import Path
+
+from lesff.cache import cache_folder, write_json
+from lesff.config import read_json
+from lesff.errors import ConfigError, LicenseError
+from lesff.registry import ModelEntry
+
+
+def require_license(entry: ModelEntry, *, accept: bool = False) -> None:
+    """Make sure that the licence of a model is permissive or has been accepted.
+
+    An acceptance is recorded in the cache and counts until the model's licence changes.
+
+    Args:
+        entry: The model.
+        accept: Whether the caller accepts the licence; names in ``LESFF_ACCEPT_LICENSE``
+            (separated by commas) are accepted as well.
+
+    Raises:
+        LicenseError: with the licence, its terms and how to accept it.
+    """
+    if entry.is_permissive or _is_recorded(entry):
+        return
+    listed = {name.strip() for name in os.environ.get("LESFF_ACCEPT_LICENSE", "").split(",")}
+    if not accept and not listed & {entry.name, *entry.aliases}:
+        raise LicenseError(
+            f"{entry.name} is under the licence {entry.license}: {entry.license_terms} "
+            f"Read it at {entry.license_url}; if you accept it, run "
+            f"`lesff pull {entry.name} --accept-license`, or use "
+            f"lesff.load({entry.name!r}, accept_license=True), or set "
+            f"LESFF_ACCEPT_LICENSE={entry.name} in scripts"
+        )
+    # a cache that cannot be written only means that the next call must accept again
+    with contextlib.suppress(OSError):
+        write_json(
+            _record(entry),
+            {
+                "name": entry.name,
+                "license": entry.license,
+                "license_url": entry.license_url,
+                "date": datetime.date.today().isoformat(),
+            },
+        )
+
+
+def _record(entry: ModelEntry) -> Path:
+    return cache_folder() / "licenses" / f"{entry.name}.json"
+
+
+def _is_recorded(entry: ModelEntry) -> bool:
+    try:
+        record = read_json(_record(entry))
+    except (OSError, ConfigError):  # absent or damaged: ask again
+        return False
+    return record.get("name") == entry.name and record.get("license") == entry.license

@@ -1,0 +1,174 @@
+"""The manifest's models of others: consistent, cited, pinned; real files pass through it."""
+
+import re
+import runpy
+from contextlib import contextmanager
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from checkpoints import UPSTREAM
+from click.testing import CliRunner
+from file_server import running_server
+from published_site import EXAMPLE, checkpoint, digest_of
+
+import lesff
+from lesff.citations import bibtex, read_citations
+from lesff.cli import main
+from lesff.errors import LicenseError
+from lesff.published import digest_file
+from lesff.registry import list_models, manifest_folder
+
+ROOT = Path(__file__).parents[1]
+BLOB_IDS = UPSTREAM / "blob-ids.md"
+ENTRIES = {entry.name: entry for entry in list_models() if entry.is_published}
+TOLERANCE = 1e-9
+"""eV per atom and eV/A: the order of float64 sums."""
+
+
+def source_of(name):
+    return ENTRIES[name].versions[0].sources.published
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_are_complete(name):
+    entry, source = ENTRIES[name], source_of(name)
+    assert source.url.startswith("https://")
+    assert source.url.endswith(source.filename)
+    assert entry.license_url.startswith("https://")
+    assert entry.license_terms.endswith(".")
+    assert bibtex(entry).count("@") >= 2
+    assert entry.elements[0] == 1 or name.startswith("les-fit-au")
+
+
+def test_files_are_those_of_the_recipe():
+    recipe = runpy.run_path(str(ROOT / "recipes" / "published.py"))
+    files = recipe["manifest_files"]()
+    assert {f"{name}.json" for name in ENTRIES} == set(files)
+    for name, text in files.items():
+        assert (manifest_folder() / name).read_text(encoding="utf-8") == text
+
+
+def test_every_work_is_cited_by_someone_and_well_formed():
+    cited = {key for entry in list_models() for key in entry.bibtex}
+    records = read_citations()
+    assert set(records) == cited
+    for record in records.values():
+        assert record.count("{") == record.count("}")
+        for field in ("author", "title", "year"):
+            assert re.search(rf"^  {field} = {{.+}},?$", record, re.MULTILINE)
+
+
+def test_our_model_is_cited_with_its_method():
+    output = CliRunner().invoke(main, ["cite", "off-small"]).output
+    for number in ("2412.15455", "2206.07697", "2512.18029"):
+        assert number in output
+
+
+@pytest.mark.skipif(not BLOB_IDS.is_file(), reason="needs the list of blob ids")
+def test_pins_are_those_of_the_repositories():
+    rows = [line.split("|")[1:6] for line in BLOB_IDS.read_text().splitlines() if "/" in line]
+    known = {
+        (repository.strip(), path.strip()): (commit.strip(), blob.strip())
+        for repository, commit, path, blob, _ in (row for row in rows if len(row) == 5)
+        if re.fullmatch(r"[0-9a-f]{40}", blob.strip())
+    }
+    seen = set()
+    for name in ENTRIES:
+        source = source_of(name)
+        match = re.fullmatch(
+            r"https://raw\.githubusercontent\.com/(.+?/.+?)/(\w+)/(.+)", source.url
+        )
+        assert (match is not None) == (source.git_blob is not None)
+        if match is not None:
+            commit, blob = known[match[1], match[3]]
+            assert source.git_blob == blob
+            assert match[2].startswith(commit)
+            seen.add((match[1], match[3]))
+    assert seen == set(known)
+
+
+def test_the_table_in_the_documentation_is_current():
+    text = (ROOT / "docs" / "published-models.md").read_text(encoding="utf-8")
+    table = text.split("<!-- begin table -->\n")[1].split("<!-- end table -->")[0]
+    assert table == CliRunner().invoke(main, ["list", "--markdown"]).output
+
+
+def upstream(stem):
+    path = UPSTREAM / f"{stem}.model"
+    if not path.is_file():
+        pytest.skip("needs the published file")
+    return path, UPSTREAM / "reference" / f"{stem}.npz"
+
+
+def check_frame(model, frames, reference):
+    atoms = ase.io.read(UPSTREAM / frames, "0")
+    out = model.predict(atoms, ["energy", "forces", "latent_charges"])
+    with np.load(reference) as expected:
+        assert abs(out.energy - float(expected["0.energy"][0])) < TOLERANCE * len(atoms)
+        assert np.abs(out.forces - expected["0.forces"]).max() < TOLERANCE
+        assert np.abs(out.latent_charges - expected["0.latent_charges"]).max() < TOLERANCE
+
+
+def test_a_published_file_passes_through_its_entry(tmp_path, monkeypatch):
+    path, reference = upstream("water_maceles-r-4.5-nl-1-l-0_H20_stagetwo")
+    name = "les-fit-water-maceles-nl1-l0"
+    monkeypatch.setenv("LESFF_CACHE", str(tmp_path))
+    monkeypatch.delenv("LESFF_ACCEPT_LICENSE", raising=False)
+    assert digest_file(path).git_blob == "f735e0c1fd404161df61d1a34145c83f949d0a8b"
+    assert source_of(name).git_blob == digest_file(path).git_blob
+    runner = CliRunner()
+    refused = runner.invoke(main, ["pull", name, "--from", str(path)])
+    assert "is under the licence CC-BY-NC-4.0" in refused.output
+    result = runner.invoke(main, ["pull", name, "--from", str(path), "--accept-license"])
+    assert result.exit_code == 0, result.output
+    check_frame(lesff.load(name, dtype="float64"), "water_rpbe-d3_test.xyz", reference)
+
+
+@contextmanager
+def served(name, data, tmp_path, monkeypatch):
+    """The real entry of a model, but for the address and hash of the file."""
+    monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("LESFF_ACCEPT_LICENSE", raising=False)
+    monkeypatch.setattr("lesff.download._BACKOFF_S", 0.0)
+    text = (manifest_folder() / f"{name}.json").read_text(encoding="utf-8")
+    with running_server() as server:
+        server.files["file"] = data
+        text = text.replace(source_of(name).url, server.url("file"))
+        text = text.replace(source_of(name).git_blob, digest_of(data).git_blob)
+        manifest = tmp_path / "manifest"
+        manifest.mkdir()
+        (manifest / f"{name}.json").write_text(text, encoding="utf-8")
+        monkeypatch.setattr("lesff.registry.manifest_folder", lambda: manifest)
+        yield server
+
+
+def test_maceles_off_by_name(tmp_path, monkeypatch):
+    """A file of the size and format of the published one, with other weights."""
+    name, data = "maceles-off-small", checkpoint("maceles_off_small")
+    with served(name, data, tmp_path, monkeypatch) as server:
+        server.faults = [3_000_000]
+        with pytest.raises(LicenseError, match="Non-commercial use only"):
+            lesff.load(name, offline=False)
+        model = lesff.load(name, offline=False, accept_license=True)
+        assert [r.get("range") for r in server.requests] == [None, "bytes=3000000-"]
+        assert sum(server.sent) == len(data)
+    assert (model.name, model.source.origin) == (f"{name}@1.0.0", "published")
+    out = model.predict(ase.io.read(EXAMPLE), ["energy", "forces", "latent_charges", "dipole"])
+    assert np.isfinite(out.energy)
+    assert np.isfinite(out.forces).all()
+    assert lesff.load(name, offline=True).source.origin == "cache"
+
+
+def test_a_published_file_comes_over_the_network(tmp_path, monkeypatch):
+    """As a machine with internet access would see it, but for the address."""
+    path, reference = upstream("dipep_maceles-r-4-l-0_dipep_train_stagetwo")
+    name = "les-fit-dipeptides-maceles-r4-l0"
+    with served(name, path.read_bytes(), tmp_path, monkeypatch) as server:
+        server.faults = [300_000, "500"]
+        model = lesff.load(name, dtype="float64", offline=False, accept_license=True)
+        assert [r.get("range") for r in server.requests] == [None, *["bytes=300000-"] * 2]
+    assert model.source.origin == "published"
+    check_frame(model, "dipeptides_val.xyz", reference)
