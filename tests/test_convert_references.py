@@ -11,8 +11,11 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from references.synthetic import EXAMPLE, MIN_SIZE, structures, weights
 
+from lesff.checkpoint import load_model, save_model, verify_parity
+from lesff.cli import main
 from lesff.convert.folder import convert_checkpoint
 from lesff.convert.mace import convert_mace, mace_heads
 from lesff.convert.reader import read_checkpoint
@@ -31,9 +34,7 @@ ROUNDED = {"density_agnesi_zbl", "density_gaussian_soft", "mpa_0_medium", "mh_1"
 
 def checkpoint(name, folder):
     """The checkpoint with its large parameters filled in."""
-    path = folder / f"{name}.model"
-    path.write_bytes(lzma.decompress((HERE / f"{name}.model.xz").read_bytes()))
-    root = read_checkpoint(path)
+    root = read_checkpoint(saved(name, folder))
     for key, module in root.named_modules():
         for part, tensor in module.attributes().get("_parameters", {}).items():
             if tensor is not None and tensor.numel() >= MIN_SIZE:
@@ -66,29 +67,57 @@ def test_energy_and_forces_are_those_of_mace(name, head, tmp_path):
                 assert error < tolerance, (key, error)
 
 
+def saved(name, folder):
+    """A checkpoint file as mace-torch would write it, but with zeros for its large parameters."""
+    path = folder / f"{name}.model"
+    path.write_bytes(lzma.decompress((HERE / f"{name}.model.xz").read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize("name", ["attention", "edges_above_features", "omol", "maceles_off_small"])
+def test_converted_model_survives_a_folder(name, tmp_path):
+    potential = convert_mace(checkpoint(name, tmp_path))
+    save_model(potential, tmp_path / "model", card="test\n", license_text="test\n")
+    assert verify_parity(tmp_path / "model").ok
+    again = load_model(tmp_path / "model")
+    graph = build_graph(to_structure(ase.io.read(EXAMPLE)), potential.architecture.cutoff)
+    graph = graph.to(dtype=torch.float32)
+    assert torch.equal(again(graph)["energy"], potential(graph)["energy"])
+
+
 def test_checkpoint_becomes_a_loadable_folder(tmp_path):
-    convert_checkpoint(HERE / "residual_l1.model", tmp_path / "model")
-    model = load(tmp_path / "model", dtype="float64")
-    with np.load(HERE / "references.npz") as reference:
-        expected = float(reference["residual_l1.energy"][0])
-    assert model.predict(ase.io.read(EXAMPLE)).energy == pytest.approx(expected, abs=1e-9)
-    assert "sha256" in model.card
+    convert_checkpoint(saved("residual_l1", tmp_path), tmp_path / "model")
+    assert "sha256" in load(tmp_path / "model").card
     with pytest.raises(ModelNotFoundError, match="checkpoint .* does not exist"):
         convert_checkpoint(tmp_path / "none.model", tmp_path / "other")
 
 
-def test_what_cannot_be_represented_is_named():
-    root = read_checkpoint(HERE / "residual_l1.model")
+def test_every_head_becomes_a_folder(tmp_path):
+    source, target = saved("heads", tmp_path), tmp_path / "models"
+    result = CliRunner().invoke(main, ["convert", str(source), str(target), "--all-heads"])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in target.iterdir()) == ["omat", "omol", "spice"]
+    energies = {load(path).config.reference_energies for path in target.iterdir()}
+    assert len(energies) == 3
+    result = CliRunner().invoke(main, ["convert", str(source), str(tmp_path / "one")])
+    assert "choose one" in result.output
+    arguments = ["convert", str(source), str(tmp_path / "one"), "--head", "omol"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert "holds `omol`" in load(tmp_path / "one").card
+
+
+def test_what_cannot_be_represented_is_named(tmp_path):
+    root = checkpoint("residual_l1", tmp_path)
     root.path = "mace.modules.extensions.PolarMACE"
     with pytest.raises(
         UnsupportedInputError, match=r"PolarMACE cannot be converted: .*fukui.* MACELES"
     ):
         convert_mace(root)
-    root = read_checkpoint(HERE / "residual_l1.model")
+    root = checkpoint("residual_l1", tmp_path)
     root.submodule("interactions.1").path = "mace.modules.blocks.SomethingElse"
     with pytest.raises(UnsupportedInputError, match=r"blocks .*SomethingElse are not supported"):
         convert_mace(root)
-    root = read_checkpoint(HERE / "residual_l1.model")
+    root = checkpoint("residual_l1", tmp_path)
     root.state["heads"] = ["a", "b"]
     with pytest.raises(UnsupportedInputError, match="has the heads a, b; choose one"):
         convert_mace(root)

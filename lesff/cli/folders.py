@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lesff.checkpoint import verify_parity
-from lesff.convert.folder import convert_checkpoint
+from lesff.convert.folder import checkpoint_heads, convert_checkpoint, head_folder
 from lesff.errors import IntegrityError
 from lesff.hub import resolve
 
@@ -15,11 +15,20 @@ from lesff.hub import resolve
 @click.command("convert")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--head", help="Which output head to convert, for files with several.")
+@click.option("--all-heads", is_flag=True, help="Convert every head, to FOLDER/<head>.")
 @click.option("--overwrite", is_flag=True, help="Replace a model folder that is there.")
-def convert_command(source: Path, folder: Path, *, overwrite: bool) -> None:
+def convert_command(
+    source: Path, folder: Path, head: str | None, *, all_heads: bool, overwrite: bool
+) -> None:
     """Convert a MACE or MACELES checkpoint to a model folder; nothing in it is executed."""
-    convert_checkpoint(source, folder, overwrite=overwrite)
-    click.echo(f"{source.name} converted; load it with lesff.load({str(folder)!r})")
+    if head is not None and all_heads:
+        raise click.UsageError("--head and --all-heads exclude each other")
+    heads = checkpoint_heads(source) if all_heads else [head]
+    for name in heads:
+        target = folder / head_folder(name) if all_heads and name else folder
+        convert_checkpoint(source, target, head=name, overwrite=overwrite)
+        click.echo(f"{source.name} converted; load it with lesff.load({str(target)!r})")
 
 
 @click.command("verify")

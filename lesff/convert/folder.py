@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lesff.checkpoint import save_model
-from lesff.convert.mace import convert_mace
+from lesff.convert.mace import convert_mace, mace_heads
 from lesff.convert.reader import read_checkpoint
-from lesff.errors import ModelNotFoundError
+from lesff.errors import ModelNotFoundError, UnsupportedInputError
 from lesff.potential import ModelConfig
 
 _CARD = """# {title}
@@ -110,8 +110,7 @@ def convert_checkpoint(
     provenance = {"source": f"{origin} sha256:{digest}"}
     if attribution is not None:
         provenance["level_of_theory"] = attribution.level_of_theory
-    options: dict[str, Any] = {} if head is None else {"head": head}
-    potential = convert_mace(root, provenance=provenance, **options)
+    potential = convert_mace(root, head=head, provenance=provenance)
     card = _CARD.format(
         title=filename if attribution is None else attribution.title,
         filename=filename,
@@ -120,6 +119,32 @@ def convert_checkpoint(
         digest=digest,
         facts=_UNKNOWN_FACTS if attribution is None else attribution.facts(),
     )
+    if head is not None:
+        card += f"\nOf the heads of the file, this folder holds `{head}`.\n"
     text = _UNKNOWN_LICENSE if attribution is None else attribution.license_text()
     save_model(potential, folder, card=card, license_text=text, overwrite=overwrite)
     return potential.config
+
+
+def checkpoint_heads(source: Path) -> list[str]:
+    """Names of the output heads of a checkpoint.
+
+    Raises:
+        ModelNotFoundError: if there is no such file.
+        IntegrityError: if the file is not a checkpoint or damaged.
+    """
+    return mace_heads(read_checkpoint(source))
+
+
+def head_folder(head: str) -> str:
+    """Name of the folder of one of several heads.
+
+    Raises:
+        UnsupportedInputError: for a name that is not a plain file name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", head):
+        raise UnsupportedInputError(
+            f"the head {head!r} of the checkpoint is no plain name for a folder; "
+            "convert it alone with --head"
+        )
+    return head
