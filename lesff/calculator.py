@@ -9,8 +9,10 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from lesff.errors import PropertyError
 from lesff.inference import check_domain, predict_graph
 from lesff.keys import INFO_CHARGE, INFO_SPIN
+from lesff.neighbors import VerletList
 from lesff.potential import Potential
 from lesff.structures import build_graph, to_structure
 
@@ -40,6 +42,8 @@ class LesffCalculator(Calculator):
         total_charge: Total charge in e for all structures.
         spin_multiplicity: 2S+1 for all structures.
         strict: Raise instead of warn outside the trained range of charge and spin.
+        skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
+            results do not depend on it. 0 searches at each call.
 
     Raises:
         StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`lesff.Model.predict`,
@@ -53,8 +57,12 @@ class LesffCalculator(Calculator):
         total_charge: int | None = None,
         spin_multiplicity: int | None = None,
         strict: bool = False,
+        skin: float = 0.5,
     ) -> None:
         super().__init__()
+        if not 0.0 <= skin <= 10.0:
+            raise PropertyError(f"`skin` must be from 0 to 10 A, got {skin!r}")
+        self.neighbors = VerletList(potential.architecture.cutoff, skin)
         self.potential = potential
         self.total_charge = total_charge
         self.spin_multiplicity = spin_multiplicity
@@ -91,7 +99,8 @@ class LesffCalculator(Calculator):
         )
         check_domain(self.potential.config, [structure], strict=self.strict)
         asked = {ASE_NAMES[name] for name in properties or []} | {"energy", "forces"}
-        graph = build_graph(structure, self.potential.architecture.cutoff)
+        found = self.neighbors.find(structure.positions, structure.cell, structure.pbc)
+        graph = build_graph(structure, self.potential.architecture.cutoff, found)
         (row,) = predict_graph(self.potential, graph, sorted(asked))
         self.results.update(self._to_ase(row))
 

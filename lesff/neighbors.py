@@ -71,6 +71,74 @@ def find_neighbors(
     )
 
 
+class VerletList:
+    """Neighbours along a trajectory: searched anew only when an atom has moved half the skin.
+
+    A list with a larger cutoff is kept and cut down to the pairs that are close now. The edges and
+    their order are therefore functions of the positions and of the last search's images, and the
+    same positions give the same bits whenever the search was made.
+
+    Args:
+        cutoff: In A.
+        skin: How much further the kept list reaches, in A; 0 searches every time.
+    """
+
+    def __init__(self, cutoff: float, skin: float) -> None:
+        self.cutoff = cutoff
+        self.skin = skin
+        self.n_searches = 0
+        self._positions = np.zeros((0, 3))
+        self._cell = np.zeros((3, 3))
+        self._pbc = np.zeros(3, dtype=bool)
+        self._kept: Neighbors | None = None
+        self._pairs = np.zeros(0, dtype=np.int64)  # one edge of each pair
+        self._offsets = np.zeros((0, 3))  # shift vectors of these edges, A
+
+    def find(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Neighbors:
+        """All pairs closer than the cutoff; arguments as for :func:`find_neighbors`."""
+        kept = self._kept
+        if kept is None or not self._is_valid(positions, cell, pbc):
+            kept = find_neighbors(positions, cell, pbc, self.cutoff + self.skin)
+            kept = self._kept = _canonical(kept)
+            self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
+            self._pairs = np.flatnonzero(np.arange(len(kept.reverse_edge)) < kept.reverse_edge)
+            box = cell if pbc.any() else np.zeros((3, 3))
+            self._offsets = kept.cell_shifts[self._pairs] @ box
+            self.n_searches += 1
+        sender, receiver = kept.edge_index.take(self._pairs, axis=1)
+        vectors = positions.take(receiver, axis=0) - positions.take(sender, axis=0) + self._offsets
+        near = self._pairs[np.einsum("ij,ij->i", vectors, vectors) < self.cutoff**2]
+        is_chosen = np.zeros(len(kept.reverse_edge), dtype=bool)
+        is_chosen[near] = True
+        is_chosen[kept.reverse_edge[near]] = True
+        return _reordered(kept, np.flatnonzero(is_chosen))
+
+    def _is_valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
+        if positions.shape != self._positions.shape or not np.array_equal(pbc, self._pbc):
+            return False
+        if pbc.any() and not np.array_equal(cell, self._cell):
+            return False
+        moved = positions - self._positions
+        return bool(np.einsum("ij,ij->i", moved, moved).max() < (0.5 * self.skin) ** 2)
+
+
+def _canonical(neighbors: Neighbors) -> Neighbors:
+    """Edges by receiver, sender and shift."""
+    sender, receiver = neighbors.edge_index
+    order = np.lexsort((*neighbors.cell_shifts.T[::-1], sender, receiver))
+    return _reordered(neighbors, order)
+
+
+def _reordered(neighbors: Neighbors, order: np.ndarray) -> Neighbors:
+    rank = np.empty(len(neighbors.reverse_edge), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return Neighbors(
+        edge_index=neighbors.edge_index.take(order, axis=1),
+        cell_shifts=neighbors.cell_shifts.take(order, axis=0),
+        reverse_edge=rank.take(neighbors.reverse_edge.take(order)),
+    )
+
+
 def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """Replace rows of open axes by unit vectors normal to the periodic ones."""
     box = np.array(cell, dtype=np.float64)

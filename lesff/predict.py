@@ -242,6 +242,7 @@ class Model:
         total_charge: int | None = None,
         spin_multiplicity: int | None = None,
         strict: bool = False,
+        skin: float = 0.5,
     ) -> LesffCalculator:
         """An ASE calculator; see :class:`lesff.calculator.LesffCalculator` for the options."""
         return LesffCalculator(
@@ -249,6 +250,7 @@ class Model:
             total_charge=total_charge,
             spin_multiplicity=spin_multiplicity,
             strict=strict,
+            skin=skin,
         )
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -16,7 +16,7 @@ from ase.io.formats import UnknownFileTypeError
 from lesff.errors import ChargeSpinError, StructureError, UnsupportedInputError
 from lesff.graph import AtomGraph
 from lesff.keys import INFO_CHARGE, INFO_SPIN
-from lesff.neighbors import find_neighbors
+from lesff.neighbors import Neighbors, find_neighbors
 
 MIN_DISTANCE = 0.2
 """Atoms closer than this (A) are taken for a mistake."""
@@ -267,17 +267,22 @@ def _spread(value: Any, count: int, name: str) -> list[Any]:
     return values
 
 
-def build_graph(structure: Structure, cutoff: float) -> AtomGraph:
+def build_graph(
+    structure: Structure, cutoff: float, neighbors: Neighbors | None = None
+) -> AtomGraph:
     """Graph of one structure, float64.
 
     Args:
         structure: The structure.
         cutoff: Edge cutoff in A.
+        neighbors: Its neighbours, if they are known.
 
     Raises:
         StructureError: if two atoms are closer than ``MIN_DISTANCE``.
     """
-    found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
+    found = neighbors
+    if found is None:
+        found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
     _check_distances(structure, found.edge_index, found.cell_shifts)
     cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))
     tensor = torch.from_numpy

@@ -11,7 +11,7 @@ from helpers import left_handed, triclinic_ice, water
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesff.neighbors import find_neighbors
+from lesff.neighbors import VerletList, find_neighbors
 
 
 def skewed() -> ase.Atoms:
@@ -159,3 +159,56 @@ def test_results_do_not_share_memory_between_calls():
     found(skewed())
     assert np.array_equal(first.cell_shifts, copy[0])
     assert np.array_equal(first.edge_index, copy[1])
+
+
+# --- lists that are kept along a trajectory -----------------------------------------------------
+
+
+def edge_set(found):
+    sender, receiver = found.edge_index
+    rows = np.concatenate([sender[:, None], receiver[:, None], found.cell_shifts], axis=1)
+    return sorted(map(tuple, rows.tolist()))
+
+
+@pytest.mark.parametrize("pbc", [True, False, (True, True, False)])
+def test_verlet_list_is_a_fresh_list_at_every_step(pbc):
+    rng = np.random.default_rng(3)
+    cell = np.array([[6.0, 0, 0], [1.5, 5.5, 0], [-1.0, 0.7, 7.0]])
+    periodic = np.broadcast_to(np.array(pbc), 3).copy()
+    positions = rng.uniform(size=(20, 3)) @ cell
+    kept = VerletList(3.0, 0.6)
+    for _ in range(30):
+        found = kept.find(positions, cell, periodic)
+        assert edge_set(found) == edge_set(find_neighbors(positions, cell, periodic, 3.0))
+        assert np.array_equal(found.edge_index[:, found.reverse_edge], found.edge_index[::-1])
+        assert np.array_equal(found.cell_shifts[found.reverse_edge], -found.cell_shifts)
+        assert (np.diff(found.edge_index[1]) >= 0).all()
+        positions = positions + rng.normal(scale=0.03, size=positions.shape)
+    assert 1 < kept.n_searches < 15
+
+
+def test_verlet_list_gives_the_same_edges_in_the_same_order_whenever_it_was_searched():
+    rng = np.random.default_rng(4)
+    cell, periodic = np.diag([6.0, 6.0, 6.0]), np.ones(3, dtype=bool)
+    start = rng.uniform(size=(15, 3)) * 6.0
+    end = start + rng.uniform(-0.1, 0.1, size=start.shape)
+    old = VerletList(3.0, 1.0)
+    old.find(start, cell, periodic)
+    one, other = old.find(end, cell, periodic), VerletList(3.0, 1.0).find(end, cell, periodic)
+    assert old.n_searches == 1
+    for name in ("edge_index", "cell_shifts", "reverse_edge"):
+        assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_verlet_list_is_searched_again_when_it_must_be():
+    cell, periodic = np.diag([5.0, 5.0, 5.0]), np.ones(3, dtype=bool)
+    positions = np.array([[0.0, 0, 0], [2.0, 0, 0]])
+    kept = VerletList(3.0, 0.5)
+    kept.find(positions, cell, periodic)
+    kept.find(positions + [[0.2, 0, 0], [0, 0, 0]], cell, periodic)
+    assert kept.n_searches == 1
+    kept.find(positions + [[0.3, 0, 0], [0, 0, 0]], cell, periodic)  # more than half the skin
+    kept.find(positions + [[0.3, 0, 0], [0, 0, 0]], cell * 1.01, periodic)
+    kept.find(positions + [[0.3, 0, 0], [0, 0, 0]], cell * 1.01, ~periodic)
+    kept.find(positions[:1], cell, ~periodic)
+    assert kept.n_searches == 5

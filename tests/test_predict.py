@@ -10,6 +10,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
+from lesff.calculator import LesffCalculator
 from lesff.errors import (
     ChargeSpinError,
     DeviceError,
@@ -219,3 +220,24 @@ def test_absent_devices_are_named(device):
 def test_dtype_must_be_known():
     with pytest.raises(PropertyError, match="`dtype` must be 'float32' or 'float64', got 'half'"):
         load("off-small", dtype="half")
+
+
+def test_molecular_dynamics_does_not_depend_on_the_skin():
+    """Bit for bit: the list with a skin is cut down to the pairs within the cutoff."""
+    calculators = [LesffCalculator(tiny_potential(), skin=skin) for skin in (0.0, 0.3, 1.5)]
+    ends = []
+    for calculator in calculators:
+        atoms = triclinic_ice()
+        atoms.calc = calculator
+        atoms.set_momenta(np.random.default_rng(0).normal(scale=0.5, size=(len(atoms), 3)))
+        VelocityVerlet(atoms, timestep=0.5 * fs).run(20)
+        ends.append(atoms.positions)
+    searches = [calculator.neighbors.n_searches for calculator in calculators]
+    assert searches[0] > searches[1] > searches[2]
+    for end in ends[1:]:
+        assert np.array_equal(end, ends[0])
+
+
+def test_skin_must_make_sense():
+    with pytest.raises(PropertyError, match="`skin` must be from 0 to 10 A, got -1"):
+        LesffCalculator(tiny_potential(), skin=-1)
