@@ -1,9 +1,11 @@
-"""Energy + forces of a water box, one thread: CPU time of lesff and of mace-torch, alternating."""
+"""Energy + forces of a water box: CPU time and memory of lesff and of mace-torch, alternating.
+
+    python benchmarks/inference.py --peer-python PEER/bin/python --sides 4 8 --hidden 128x0e
+
+One thread, float32, random weights of the same architecture; ours includes latent electrostatics.
+"""
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,8 +13,7 @@ import ase
 import ase.io
 import numpy as np
 from ase.build import molecule
-
-HERE = Path(__file__).parent
+from workers import compare
 
 
 def water_box(n_side: int, seed: int = 0) -> ase.Atoms:
@@ -28,43 +29,9 @@ def water_box(n_side: int, seed: int = 0) -> ase.Atoms:
     return box
 
 
-class Worker:
-    """A benchmark process that answers "go" with the CPU time of one evaluation."""
-
-    def __init__(self, python: str, script: str, arguments: list[str]) -> None:
-        self.process = subprocess.Popen(  # noqa: S603 - our own scripts
-            [python, str(HERE / script), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        )
-        while (line := self.process.stdout.readline().strip()) != "ready":
-            if not line and self.process.poll() is not None:
-                raise SystemExit(f"{script} did not start with {python}")
-
-    def run(self) -> float:
-        """CPU milliseconds of one evaluation."""
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-
-def compare(arguments: list[str], peer_python: str | None, repeats: int) -> np.ndarray:
-    """Median CPU milliseconds of lesff and, where its Python is given, of mace-torch."""
-    workers = [Worker(sys.executable, "own.py", arguments)]
-    if peer_python:
-        workers.append(Worker(peer_python, "peer_mace.py", arguments))
-    times = np.array([[w.run() for w in workers] for _ in range(repeats + 2)])
-    for worker in workers:
-        worker.process.stdin.close()
-    return np.median(times[2:], axis=0)
-
-
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", help="Python of an environment with mace-torch")
     parser.add_argument("--hidden", default="64x0e")
     parser.add_argument("--cutoff", default="4.5")
@@ -72,16 +39,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()
     print(f"{options.hidden}, cutoff {options.cutoff} A, float32, energy + forces, one thread")
-    print(f"{'atoms':>7}{'lesff ms':>12}{'mace ms':>12}{'ratio':>8}")
+    print(f"{'atoms':>7}{'lesff ms':>10}{'MB':>7}{'mace ms':>10}{'MB':>7}{'time':>8}{'memory':>8}")
     for n_side in options.sides:
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "water.xyz")
             box = water_box(n_side)
             ase.io.write(path, box)
             arguments = [path, options.hidden, options.cutoff]
-            medians = compare(arguments, options.peer_python, options.repeats)
-        peer = f"{medians[1]:12.1f}{medians[1] / medians[0]:8.2f}" if len(medians) > 1 else ""
-        print(f"{len(box):7d}{medians[0]:12.1f}{peer}")
+            scripts = ("own.py", "peer.py")
+            found = compare(scripts, arguments, options.peer_python, options.repeats)
+        print(f"{len(box):7d}" + found.text())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import torch
-from inference import compare
+from workers import compare
 
 from lesff.convert.mace import convert_mace
 from lesff.convert.reader import read_checkpoint
@@ -76,8 +76,9 @@ def speed_ratio(path: Path, peer_python: str | None) -> str:
         ase.io.write(
             structure, ase.Atoms(frame.symbols, frame.positions, cell=frame.cell, pbc=frame.pbc)
         )
-        ours, theirs = compare([structure, str(path)], peer_python, repeats=5)
-    return f"{theirs / ours:.1f}"
+        arguments = [structure, str(path)]
+        found = compare(("own.py", "peer.py"), arguments, peer_python, repeats=5)
+    return f"{found.speedup:.1f}"
 
 
 def frames_name(path: Path) -> str:

@@ -1,14 +1,14 @@
-"""Worker: energy and forces with lesff. Reads a structure file, answers "go" with CPU ms.
+"""Worker: energy and forces with lesff. Reads a structure file, see report.
 
 own.py STRUCTURE CHECKPOINT | STRUCTURE HIDDEN_IRREPS CUTOFF
 """
 
 import sys
-import time
 from pathlib import Path
 
 import ase.io
 import torch
+from report import serve
 
 from lesff.convert.mace import convert_mace
 from lesff.convert.reader import read_checkpoint
@@ -43,13 +43,12 @@ if len(spec) == 1:
 else:
     potential = build(spec[0], float(spec[1]), tuple(sorted(set(atoms.numbers.tolist()))))
 cutoff = potential.architecture.cutoff
-sys.stdout.write("ready\n")
-sys.stdout.flush()
-for line in sys.stdin:
-    if line.strip() != "go":
-        break
-    start = time.process_time()
+
+
+def evaluate() -> None:
+    """One step of molecular dynamics without the list of neighbours being kept."""
     graph = build_graph(to_structure(atoms), cutoff).to(dtype=torch.float32)
     potential(graph, ["energy", "forces"])
-    sys.stdout.write(f"{1e3 * (time.process_time() - start):.3f}\n")
-    sys.stdout.flush()
+
+
+serve(evaluate)
