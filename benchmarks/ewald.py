@@ -1,8 +1,8 @@
-"""Long-range energy with its gradients: time and memory against the number of atoms.
+"""Long-range energy with its gradients: time and memory against atoms.
 
 Random charges at the density of water (0.1 atoms / A^3) in a cube, sigma 1 A, dl 2 A, energy and
-derivatives in charges and positions, float32, one thread. Evaluators are timed in alternation in
-one process; memory is the growth of the peak resident size in a fresh process for each. ``dense`` is
+derivatives in charges and positions, one thread. Evaluators are timed in alternation in one
+process; memory is the growth of the peak resident size in a fresh process for each. ``dense`` is
 the textbook sum with a table of atoms x waves and autograd.
 
     python benchmarks/ewald.py [--atoms 192 1536 ...] [--dense-max 5184] [--evaluators ...]
@@ -10,10 +10,10 @@ the textbook sum with a table of atoms x waves and autograd.
 
 import argparse
 import math
-import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -80,8 +80,9 @@ def evaluate(name: str, charges: Tensor, graph: AtomGraph) -> Tensor:
 
 
 def peak() -> float:
-    """Peak resident size of this process in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident size of this process in MB; getrusage would include the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def extra_memory(name: str, n_atoms: int, dtype: str) -> float:

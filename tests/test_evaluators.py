@@ -8,7 +8,7 @@ import torch
 import torchpme
 from helpers import full_result, make_graph, nacl, random_crystal
 
-from lesff.electrostatics import direct, latent_ewald, mesh
+from lesff.electrostatics import direct, latent_ewald, mesh, nufft
 from lesff.electrostatics.direct import DirectTransform
 from lesff.electrostatics.ewald import periodic_energy
 from lesff.electrostatics.latent_ewald import latent_energy
@@ -16,7 +16,7 @@ from lesff.electrostatics.mesh import MeshTransform
 from lesff.electrostatics.nufft import NufftTransform
 from lesff.electrostatics.settings import EwaldSettings
 from lesff.electrostatics.structure_factor import Grid, structure_factor
-from lesff.errors import ConfigError
+from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.graph import collate
 from lesff.units import COULOMB_CONSTANT as KE
 
@@ -246,7 +246,7 @@ def test_t20_blocks_change_nothing(monkeypatch):
 
 def test_direct_blocks_stay_in_the_cache():
     like = torch.zeros(1)
-    assert direct._block(4 * 25 * 25, like, 12288) == 2**17 // 2500
+    assert direct._block(4 * 25 * 25, like, 12288) == 2**18 // 2500
     assert direct._block(10**9, like, 100) == 16
     assert direct._block(10, like, 7) == 7
 
@@ -272,6 +272,17 @@ def test_auto_switches_by_size():
         cuda = torch.device("cuda")
         assert latent_ewald._fastest(192, 1000, cuda) == "direct"
         assert latent_ewald._fastest(50_000, 10**6, cuda) == "mesh"
+
+
+def test_without_finufft(monkeypatch):
+    monkeypatch.setattr(nufft, "finufft", None)
+    cpu = torch.device("cpu")
+    assert latent_ewald._fastest(50_000, 10**6, cpu) == "mesh"
+    assert latent_ewald._fastest(100, 1000, cpu) == "direct"
+    atoms, charges = random_crystal()
+    graph = make_graph(atoms, 0.1)
+    with pytest.raises(UnsupportedInputError, match="'nufft' needs FINUFFT, which is not"):
+        latent_energy(torch.tensor(charges), graph, EwaldSettings(), "nufft")
 
 
 @pytest.mark.parametrize("pbc", [True, False])

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lesff.electrostatics.structure_factor import Grid, Transform
 
-_CACHE_VALUES = 2**17
-"""Values of one block of phase products on a CPU: half a megabyte in float32, inside L2."""
+_CACHE_VALUES = 2**18
+"""Values of one block of phase products on a CPU: one megabyte in float32, inside L2."""
 _DEVICE_VALUES = 2**25
 """The same on a GPU, where few large products are faster."""
 
@@ -54,28 +54,29 @@ class DirectTransform(Transform):
         n_systems, n_channels = c.shape[:2]
         n_atoms = s.shape[1]
         order = _axis_order(grid)
-        table = _from_waves(c).permute(0, 2 + order[2], 1, 2 + order[0], 2 + order[1])
+        table = _from_waves(c).permute(0, 2 + order[2], 1, 2 + order[1], 2 + order[0])
         (x, dx), (y, dy), (z, dz) = (_phases(s[..., a], grid.limits[a]) for a in order)
-        matrix = table.flatten(2)  # (n_systems, z, channel * x * y)
+        matrix = table.flatten(2)  # (n_systems, z, channel * y * x)
         phi = s.new_zeros(n_systems, n_channels, n_atoms)
         d_phi = s.new_zeros(n_systems, n_channels, n_atoms, 3)
         step = _block(n_systems * matrix.shape[2] * (1 + gradient), s, n_atoms)
-        shape = (n_channels, x.shape[2], y.shape[2])
+        shape = (n_channels, y.shape[2], x.shape[2])
         for start in range(0, n_atoms, step):
             block = slice(start, min(start + step, n_atoms))
             count = block.stop - start
             left = torch.cat([z[:, block], dz[:, block]], 1) if gradient else z[:, block]
             plane = torch.bmm(left, matrix).view(n_systems, -1, *shape)
-            yb = torch.stack([y[:, block], dy[:, block]], -1) if gradient else y[:, block, :, None]
-            row = _times(plane[:, :count], yb)  # (n_systems, count, channel, x, 1 or 2)
+            yb = torch.stack([y[:, block], dy[:, block]], 2) if gradient else y[:, block, None]
+            # (n_systems, count, 1, 1 or 2, y) times (..., channel, y, x)
+            row = torch.matmul(yb[:, :, None], plane[:, :count])
             xb = x[:, block, None, :]
-            phi[:, :, block] = (row[..., 0] * xb).sum(-1).transpose(1, 2)
+            phi[:, :, block] = (row[..., 0, :] * xb).sum(-1).transpose(1, 2)
             if gradient:
-                last = _times(plane[:, count:], yb[..., :1])
+                last = torch.matmul(yb[:, :, None, :1], plane[:, count:])
                 parts = (
-                    row[..., 0] * dx[:, block, None, :],
-                    row[..., 1] * xb,
-                    last[..., 0] * xb,
+                    row[..., 0, :] * dx[:, block, None, :],
+                    row[..., 1, :] * xb,
+                    last[..., 0, :] * xb,
                 )
                 for axis, part in zip(order, parts, strict=True):
                     d_phi[:, :, block, axis] = part.sum(-1).transpose(1, 2)
@@ -99,13 +100,6 @@ def _phases(s: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     sine, cosine = torch.sin(angle), torch.cos(angle)
     slope = 2.0 * math.pi * n
     return torch.cat([cosine, sine], -1), torch.cat([-slope * sine, slope * cosine], -1)
-
-
-def _times(plane: Tensor, columns: Tensor) -> Tensor:
-    """(b, n, c, x, y) times (b, n, y, m) over y."""
-    b, n, c, x, y = plane.shape
-    product = torch.bmm(plane.reshape(b * n, c * x, y), columns.reshape(b * n, y, -1))
-    return product.view(b, n, c, x, -1)
 
 
 def _to_waves(table: Tensor) -> Tensor:

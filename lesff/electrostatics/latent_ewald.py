@@ -16,7 +16,7 @@ from lesff.electrostatics.direct import DirectTransform
 from lesff.electrostatics.ewald import periodic_energy, wave_limits
 from lesff.electrostatics.finite_size import makov_payne_correction
 from lesff.electrostatics.mesh import MeshTransform
-from lesff.electrostatics.nufft import NufftTransform
+from lesff.electrostatics.nufft import NufftTransform, is_installed
 from lesff.electrostatics.open_boundary import open_energy
 from lesff.electrostatics.settings import EwaldSettings
 from lesff.electrostatics.slab import auxiliary_cell
@@ -31,7 +31,8 @@ _OPEN, _SLAB, _BULK = 0, 2, 3
 
 # Nanoseconds of energy and gradient on one CPU core in float32, fitted to benchmarks/ewald.py:
 # direct = _PRODUCT n_atoms n_waves, NUFFT = _START + _PER_WAVE n_waves + _PER_ATOM n_atoms.
-_PRODUCT, _START, _PER_WAVE, _PER_ATOM = 0.45, 2e6, 300.0, 1500.0
+# They meet at some 1300 atoms of a liquid at dl = 2 A; few atoms in a vacuum box stay direct.
+_PRODUCT, _START, _PER_WAVE, _PER_ATOM = 0.6, 2e6, 300.0, 1500.0
 _MESH_ATOMS = 20_000
 """On a GPU, where no NUFFT is at hand: atoms from which the mesh replaces the direct sum."""
 _SMALL_SYSTEM = 64
@@ -181,4 +182,6 @@ def _fastest(n_atoms: int, n_waves: int, device: torch.device) -> str:
     if device.type != "cpu":
         return "mesh" if n_atoms >= _MESH_ATOMS else "direct"
     direct = _PRODUCT * n_atoms * n_waves
-    return "direct" if direct <= _START + _PER_WAVE * n_waves + _PER_ATOM * n_atoms else "nufft"
+    if direct <= _START + _PER_WAVE * n_waves + _PER_ATOM * n_atoms:
+        return "direct"
+    return "nufft" if is_installed() else "mesh"
