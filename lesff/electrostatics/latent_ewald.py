@@ -35,8 +35,8 @@ _OPEN, _SLAB, _BULK = 0, 2, 3
 _PRODUCT, _START, _PER_WAVE, _PER_ATOM = 0.6, 2e6, 300.0, 1500.0
 _MESH_ATOMS = 20_000
 """On a GPU, where no NUFFT is at hand: atoms from which the mesh replaces the direct sum."""
-_SMALL_SYSTEM = 64
-"""Atoms up to which isolated systems share one padded table."""
+_SMALL_SYSTEM, _SMALL_LIMIT = 64, 8
+"""Atoms, and waves along an axis, up to which systems share one padded table."""
 _BATCH_WAVES = 20_000_000
 """Wave vectors of all systems that are summed together."""
 
@@ -118,7 +118,7 @@ def _grouped_energy(
         ((boundary, name, _),) = groups
         return _energy(charges, graph.positions, cell, graph.batch, settings, boundary, name)
     energy = charges.new_zeros(graph.n_systems)
-    for (boundary, name, _), members in groups.items():
+    for boundary, name, members in groups:
         systems = torch.tensor(members, device=charges.device)
         atoms, batch = _members(graph, systems)
         q, r = charges[atoms], graph.positions[atoms]
@@ -147,35 +147,36 @@ def _energy(
 
 def _groups(
     graph: AtomGraph, kind: Tensor, cell: Tensor, settings: EwaldSettings, evaluator: Evaluator
-) -> dict[tuple[int, str, int], list[int]]:
-    """Systems that are computed together: same boundaries, same evaluator, similar size.
+) -> list[tuple[int, str, list[int]]]:
+    """Systems that are computed together: boundaries, evaluator and members of each group.
 
-    Padding wastes at most a factor of about four of work.
+    Members share a padded table and a grid of waves, so atoms and waves along each axis agree
+    within a factor of two, apart from small systems.
     """
     counts = graph.atoms_per_system().tolist()
     periodic = kind != _OPEN
     limits = wave_limits(torch.where(periodic[:, None, None], cell, 0.0), settings.dl).tolist()
-    groups: dict[tuple[int, str, int], list[int]] = {}
-    for system, (boundary, n_atoms, (a, b, c)) in enumerate(
+    groups: dict[tuple, list[int]] = {}
+    full: list[tuple[int, str, list[int]]] = []
+    for system, (boundary, n_atoms, n) in enumerate(
         zip(kind.tolist(), counts, limits, strict=True)
     ):
-        n_waves = (a + 1) * (2 * b + 1) * (2 * c + 1)
-        if boundary == _OPEN:
-            key = (boundary, "pairs", math.ceil(math.log2(max(n_atoms, _SMALL_SYSTEM))))
-        else:
+        name, n_waves = "pairs", (n[0] + 1) * (2 * n[1] + 1) * (2 * n[2] + 1)
+        if boundary != _OPEN:
             name = evaluator
             if name == "auto":
                 name = _fastest(n_atoms, n_waves, graph.positions.device)
-            bucket = math.ceil(0.5 * math.log2(max(n_atoms, _SMALL_SYSTEM) * n_waves))
-            if name == "nufft":
-                bucket = -1 - system  # one by one, nothing to share
-            key = (boundary, name, bucket)
-        members = groups.setdefault(key, [])
-        members.append(system)
-        if boundary != _OPEN and (len(members) + 1) * n_waves > _BATCH_WAVES:
-            # full: later systems of this kind start a new group
-            groups[(boundary, key[1], -len(groups) - 10 * graph.n_systems)] = groups.pop(key)
-    return groups
+        size = [_octave(n_atoms, _SMALL_SYSTEM), *(_octave(i + 1, _SMALL_LIMIT) for i in n)]
+        alone = system if name == "nufft" else -1  # one by one, nothing to share
+        key = (boundary, name, alone, *size)
+        groups.setdefault(key, []).append(system)
+        if (len(groups[key]) + 1) * n_waves > _BATCH_WAVES:
+            full.append((boundary, name, groups.pop(key)))
+    return full + [(boundary, name, members) for (boundary, name, *_), members in groups.items()]
+
+
+def _octave(count: int, least: int) -> int:
+    return math.ceil(math.log2(max(count, least)))
 
 
 def _fastest(n_atoms: int, n_waves: int, device: torch.device) -> str:
