@@ -15,7 +15,6 @@ from lesff.architectures.mace import element_rows
 from lesff.config import from_dict
 from lesff.derivatives import gradients, jacobian_rows, strained
 from lesff.electrostatics.born import periodic_born_charges
-from lesff.electrostatics.ewald import EwaldSettings
 from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
 from lesff.electrostatics.observables import (
     dipole_moment,
@@ -23,6 +22,7 @@ from lesff.electrostatics.observables import (
     neutralised,
     quadrupole_moment,
 )
+from lesff.electrostatics.settings import Cutoff, EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
 from lesff.keys import QUANTITIES
@@ -48,6 +48,8 @@ class LongRangeConfig:
         readout_hidden: Hidden units of the last charge readout; None for a linear one.
         last_layer_readout_only: Whether only the last layer has a charge readout.
         readout_heads: Heads a published readout was trained with (its normalisation).
+        cutoff: Whether wave vectors count in full up to the sphere (``"sharp"``, as in published
+            weights) or fade out towards it (``"smooth"``: energies continuous in the cell).
     """
 
     head: ChargeHeadName = "latent"
@@ -58,6 +60,7 @@ class LongRangeConfig:
     readout_hidden: int | None = 16
     last_layer_readout_only: bool = False
     readout_heads: int = 1
+    cutoff: Cutoff = "sharp"
 
     @property
     def readouts(self) -> ReadoutConfig:
@@ -75,6 +78,7 @@ class LongRangeConfig:
             dl=self.dl,
             remove_self_interaction=self.remove_self_interaction,
             prefactor=self.prefactor,
+            cutoff=self.cutoff,
         )
 
 
@@ -253,8 +257,8 @@ class Potential(nn.Module):
 
         Raises:
             PropertyError: for a property that the model or a system's boundaries do not allow.
-            UnsupportedInputError: for an element that the model does not cover, and for partial
-                periodicity with long-range electrostatics.
+            UnsupportedInputError: for an element that the model does not cover, and for wires
+                and wrapped slabs with long-range electrostatics.
         """
         wanted = set(properties)
         self._check_elements(graph)
@@ -323,7 +327,13 @@ class Potential(nn.Module):
         if "stress" in wanted and not bool(graph.pbc.all()):
             raise PropertyError(
                 "`stress` needs structures periodic in all three directions; "
-                "leave it out for molecules"
+                "leave it out for molecules and slabs"
+            )
+        partial = graph.pbc.any(1) & ~graph.pbc.all(1)
+        if "born_effective_charges" in wanted and bool(partial.any()):
+            raise PropertyError(
+                "`born_effective_charges` need structures periodic in all three directions or in "
+                "none; leave them out for slabs"
             )
         moments = sorted(wanted & {"dipole", "quadrupole"})
         if moments and bool(graph.pbc.any()):

@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesff.electrostatics.ewald import EwaldSettings, periodic_energy
+from lesff.derivatives import strained
+from lesff.electrostatics.direct import DirectTransform
+from lesff.electrostatics.ewald import periodic_energy
+from lesff.electrostatics.latent_ewald import Evaluator, latent_energy
+from lesff.electrostatics.settings import EwaldSettings
 from lesff.graph import AtomGraph
 from lesff.potential import LongRangeConfig, ModelConfig, Potential
 from lesff.structures import build_graph, to_structure
@@ -189,7 +193,36 @@ def atoms_energy(atoms: ase.Atoms, charges: np.ndarray, settings: EwaldSettings)
         torch.as_tensor(np.array(atoms.cell))[None],
         torch.zeros(len(atoms), dtype=torch.int64),
         settings,
+        DirectTransform(),
     )[0]
+
+
+def random_crystal(n_atoms: int = 6, seed: int = 3) -> tuple[ase.Atoms, np.ndarray]:
+    """Skewed cell, charges with a net charge; a generic structure for symmetry tests."""
+    rng = np.random.default_rng(seed)
+    cell = np.array([[6.1, 0.4, -0.3], [1.7, 5.3, 0.6], [-0.9, 1.2, 6.7]])
+    atoms = ase.Atoms(["H"] * n_atoms, scaled_positions=rng.random((n_atoms, 3)), cell=cell)
+    atoms.pbc = True
+    return atoms, rng.normal(size=n_atoms)
+
+
+def full_result(
+    atoms: ase.Atoms,
+    charges: np.ndarray,
+    settings: EwaldSettings,
+    evaluator: Evaluator = "direct",
+    dtype: torch.dtype = torch.float64,
+    rounded: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy, forces and stress at fixed charges of a crystal, from ``rounded`` input."""
+    q = torch.as_tensor(charges).to(rounded or dtype).to(dtype)
+    graph = make_graph(atoms, 0.1).to(dtype=rounded or dtype).to(dtype=dtype)  # no edges
+    r = graph.positions.clone().requires_grad_()
+    strain = torch.zeros(1, 3, 3, dtype=dtype, requires_grad=True)
+    moved = strained(graph.replace(positions=r), strain)
+    energy = latent_energy(q, moved, settings, evaluator)[0]
+    d_r, d_strain = torch.autograd.grad(energy, [r, strain])
+    return energy.detach(), -d_r, d_strain[0] / torch.linalg.det(graph.cell[0]).abs()
 
 
 def random_rotation(generator: torch.Generator) -> Tensor:

@@ -1,53 +1,36 @@
-"""Latent Ewald sum against Madelung constants, analytic limits and naive sums (science.md 6)."""
+"""Latent Ewald sum of crystals: Madelung constants, analytic limits, naive sums (science.md 6)."""
 
 import math
 
+import ase
 import ase.build
 import numpy as np
 import pytest
 import torch
 from ase.neighborlist import neighbor_list
-from helpers import CRYSTALS, Crystal, atoms_energy, latent_sum, left_handed, make_graph, nacl
-from scipy.special import erf, erfc
+from helpers import (
+    CRYSTALS,
+    Crystal,
+    atoms_energy,
+    full_result,
+    latent_sum,
+    left_handed,
+    nacl,
+    random_crystal,
+)
+from scipy.special import erfc
 
 from lesff.electrostatics import ewald
-from lesff.electrostatics.ewald import (
-    EwaldSettings,
-    gaussian_kernel,
-    open_energy,
-    periodic_energy,
-)
-from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
+from lesff.electrostatics.ewald import wave_limits
+from lesff.electrostatics.open_boundary import open_energy
+from lesff.electrostatics.settings import EwaldSettings
 from lesff.errors import ConfigError, UnsupportedInputError
-from lesff.graph import collate
 from lesff.units import COULOMB_CONSTANT as KE
 
 ROUNDING = 1e-10
 """Sums of some thousand float64 terms of order 1 to 10 eV."""
 PRINTED_10 = 1e-8
 """Reference values are printed with ten digits; their products with ke / r0 are not larger."""
-
-
-def random_crystal(n_atoms: int = 6, seed: int = 3):
-    """Skewed cell, charges with a net charge; a generic structure for symmetry tests."""
-    rng = np.random.default_rng(seed)
-    cell = np.array([[6.1, 0.4, -0.3], [1.7, 5.3, 0.6], [-0.9, 1.2, 6.7]])
-    atoms = ase.Atoms(["H"] * n_atoms, scaled_positions=rng.random((n_atoms, 3)), cell=cell)
-    atoms.pbc = True
-    return atoms, rng.normal(size=n_atoms)
-
-
-def full_result(atoms, charges, settings):
-    """Energy, forces and stress at fixed charges."""
-    q = torch.as_tensor(charges)
-    r = torch.tensor(atoms.positions, requires_grad=True)
-    h = torch.tensor(np.array(atoms.cell))
-    strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
-    batch = torch.zeros(len(q), dtype=torch.int64)
-    deform = torch.eye(3, dtype=torch.float64) + strain
-    energy = periodic_energy(q, r @ deform, (h @ deform)[None], batch, settings)[0]
-    d_r, d_strain = torch.autograd.grad(energy, [r, strain])
-    return energy.detach(), -d_r, d_strain / torch.linalg.det(h).abs()
 
 
 def naive_terms(atoms, charges, sigma, dl):
@@ -80,7 +63,7 @@ def point_energy(crystal: Crystal, sigma: float) -> float:
 
 @pytest.mark.parametrize("sigma", [0.8, 1.3])
 @pytest.mark.parametrize("name", CRYSTALS)
-def test_madelung_constants(name, sigma):
+def test_t01_to_t06_madelung_constants(name, sigma):
     crystal = CRYSTALS[name]()
     energy = point_energy(crystal, sigma) / crystal.formula_units
     assert -energy * crystal.length / KE == pytest.approx(crystal.madelung, abs=PRINTED_10)
@@ -89,7 +72,7 @@ def test_madelung_constants(name, sigma):
 @pytest.mark.parametrize(
     ("name", "per_a"), [("cscl", 2.0353615095), ("zincblende", 3.7829261041)]
 )  # T2, T3: the same constants per lattice constant
-def test_madelung_constants_per_lattice_constant(name, per_a):
+def test_t02_t03_madelung_constants_per_lattice_constant(name, per_a):
     crystal = CRYSTALS[name]()
     a = {"cscl": 4.12, "zincblende": 5.41}[name]
     energy = point_energy(crystal, 0.8) / crystal.formula_units
@@ -109,7 +92,7 @@ def cubic_box(positions, charges, length, settings=CONVERGED) -> float:
 @pytest.mark.parametrize(
     ("length", "expected"), [(10, -1.997566), (20, -1.015747), (40, -0.509994)]
 )
-def test_one_charge_in_a_cube(length, expected):
+def test_t07_one_charge_in_a_cube(length, expected):
     energy = cubic_box([[0.3, 0.1, 0.2]], [1.0], length)
     # T7: printed with six digits
     assert energy == pytest.approx(expected, abs=1e-6)
@@ -128,67 +111,16 @@ def test_one_charge_in_a_cube(length, expected):
         (0.5, 0.25, -8.923513881, PRINTED_10),
     ],
 )  # T8
-def test_nacl_gaussian_energy(sigma, dl, expected, tolerance):
+def test_t08_nacl_gaussian_energy(sigma, dl, expected, tolerance):
     energy = latent_sum(nacl(), sigma=sigma, dl=dl) / 4
     assert energy == pytest.approx(expected, abs=tolerance)
-
-
-DIMER_PBC_MINUS_ISOLATED = {10: -0.308601, 20: -0.0350666, 40: -0.00427649}  # T9
-
-
-def dimer_difference(length: float) -> float:
-    r = [[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]]
-    isolated = open_energy(
-        torch.tensor([1.0, -1.0], dtype=torch.float64),
-        torch.tensor(r, dtype=torch.float64),
-        torch.zeros(2, dtype=torch.int64),
-        1,
-        CONVERGED,
-    )
-    assert float(isolated) == pytest.approx(-4.786923124, abs=PRINTED_10)
-    return cubic_box(r, [1.0, -1.0], length) - float(isolated)
-
-
-@pytest.mark.parametrize("length", DIMER_PBC_MINUS_ISOLATED)
-def test_dimer_in_a_box(length):
-    # six digits printed
-    assert dimer_difference(length) == pytest.approx(DIMER_PBC_MINUS_ISOLATED[length], abs=1e-6)
-
-
-def test_dimer_remainder_after_makov_payne_falls_as_fifth_power():
-    # dipole term of Makov and Payne, PRB 51, 4014 (1995): -2 pi ke mu^2 / (3 L^3)
-    remainder = {
-        length: dimer_difference(length) + 2 * math.pi * KE * 9 / (3 * length**3)
-        for length in (20, 40)
-    }
-    assert abs(remainder[40]) < 4e-5  # T10
-    # next order gives corrections of (3 A / L)^2 = 2 percent
-    assert remainder[20] / remainder[40] == pytest.approx(32, rel=0.03)
-
-
-@pytest.mark.parametrize("origin", [0.0, 2.5])
-def test_makov_payne_of_a_charged_dimer(origin):
-    """Monopole, dipole and quadrupole terms of science.md 1.5, in any origin."""
-    length, sigma = 40.0, 1.0
-    q, r = np.array([1.0, 0.5]), np.array([[origin, 0.3, 0.1], [origin + 1.5, 0.2, 1.1]])
-    total, p = q.sum(), q @ r
-    trace = (q * (r * r).sum(1)).sum() + 1.5 * sigma**2 * total
-    correction = (
-        2.8372974795 * KE * total**2 / (2 * length)
-        + 2 * math.pi * KE * (p @ p) / (3 * length**3)
-        - 2 * math.pi * KE * total * trace / (3 * length**3)
-    )
-    distance = np.linalg.norm(r[1] - r[0])
-    isolated = KE * 0.5 * erf(distance / math.sqrt(2)) / distance
-    # remainder of order ke R^4 / L^5 = 2e-6
-    assert cubic_box(r, q, length) + correction == pytest.approx(isolated, abs=1e-5)
 
 
 # --- T11 to T13: choice of cell ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dl", [2.0, 1.1])
-def test_supercell_is_extensive(dl):
+def test_t11_supercell_is_extensive(dl):
     settings = EwaldSettings(dl=dl)
     atoms, charges = random_crystal()
     charges = charges - charges.mean()
@@ -209,7 +141,7 @@ def cell_choices():
 
 @pytest.mark.parametrize("name", ["sheared", "left"])
 @pytest.mark.parametrize("dl", [2.0, 1.1])
-def test_cell_choice(name, dl):
+def test_t12_cell_choice(name, dl):
     atoms, charges, others = cell_choices()
     reference = full_result(atoms, charges, EwaldSettings(dl=dl))
     result = full_result(others[name], charges, EwaldSettings(dl=dl))
@@ -217,7 +149,7 @@ def test_cell_choice(name, dl):
         torch.testing.assert_close(got, expected, rtol=0, atol=ROUNDING)
 
 
-def test_niggli_cell():
+def test_t12_niggli_cell():
     atoms, charges, others = cell_choices()
     # the reduction rotates: only the energy and the lengths of forces stay
     settings = EwaldSettings(dl=1.1)
@@ -227,7 +159,7 @@ def test_niggli_cell():
     torch.testing.assert_close(twin_forces.norm(dim=1), forces.norm(dim=1), rtol=0, atol=ROUNDING)
 
 
-def test_primitive_and_conventional_cell():
+def test_t12_primitive_and_conventional_cell():
     a, settings = 5.64, EwaldSettings(dl=1.7)
     conventional = latent_sum(nacl(a), dl=1.7)
     primitive = ase.build.bulk("NaCl", "rocksalt", a=a)
@@ -235,7 +167,7 @@ def test_primitive_and_conventional_cell():
     assert conventional == pytest.approx(4 * energy, abs=4 * ROUNDING)
 
 
-def test_wrapping_changes_nothing():
+def test_t13_wrapping_changes_nothing():
     atoms, charges = random_crystal()
     moved = atoms.copy()
     shifts = np.random.default_rng(0).integers(-3, 4, size=(len(atoms), 3))
@@ -248,56 +180,10 @@ def test_wrapping_changes_nothing():
         torch.testing.assert_close(got, expected, rtol=0, atol=ROUNDING)
 
 
-# --- T14: open boundaries ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("r", "expected"),
-    [(1, 9.830487), (2, 6.872228), (3, 4.786923), (5, 2.879928), (10, 1.439965)],
-)  # science.md 1.4, six digits printed
-def test_pair_energy(r, expected):
-    positions = torch.tensor([[0.0, 0.0, 0.0], [0.0, r, 0.0]], dtype=torch.float64)
-    one = torch.ones(2, dtype=torch.float64)
-    energy = open_energy(one, positions, torch.zeros(2, dtype=torch.int64), 1, EwaldSettings())
-    assert float(energy) == pytest.approx(expected, abs=1e-6)
-
-
-def test_kernel_limits():
-    # r -> 0: sqrt(2 / pi) ke / sigma = 11.489254808 eV
-    zero = gaussian_kernel(torch.zeros(1, dtype=torch.float64), 1.0)
-    assert KE * float(zero) == pytest.approx(11.489254808, abs=PRINTED_10)
-    assert float(zero) == pytest.approx(math.sqrt(2 / math.pi), abs=1e-15)
-    far = gaussian_kernel(torch.tensor([2500.0], dtype=torch.float64), 1.0)
-    assert float(far) == pytest.approx(1 / 50, abs=1e-12)
-
-
-def test_kernel_matches_erf_on_both_sides_of_the_series():
-    # the series takes over at r = 0.05 sqrt(2) sigma; scipy's erf is good to 1e-16
-    sigma = 0.7
-    r = np.concatenate([np.linspace(1e-3, 0.2, 100), np.linspace(0.3, 20, 50)])
-    expected = erf(r / (math.sqrt(2) * sigma)) / r
-    got = gaussian_kernel(torch.from_numpy(r**2), sigma).numpy()
-    np.testing.assert_allclose(got, expected, rtol=1e-14)
-
-
-def test_kernel_derivatives_are_finite_at_zero_and_smooth_at_the_seam():
-    seam = (0.05 * math.sqrt(2)) ** 2
-    r2 = torch.tensor([0.0, seam * (1 - 1e-9), seam * (1 + 1e-9)], dtype=torch.float64)
-    r2.requires_grad_()
-    (first,) = torch.autograd.grad(gaussian_kernel(r2, 1.0).sum(), r2, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), r2)
-    first = first.detach()
-    # d/d(r^2) at 0 is -sqrt(2/pi) / 6 (series of erf)
-    assert float(first[0]) == pytest.approx(-math.sqrt(2 / math.pi) / 6, abs=1e-14)
-    # cancellation of 1e-16 / r^2 (first) and 1e-16 / r^4 (second derivative) at r^2 = 5e-3
-    assert float(first[1]) == pytest.approx(float(first[2]), abs=1e-10)
-    assert float(second[1]) == pytest.approx(float(second[2]), abs=1e-8)
-
-
 # --- T16: stress -------------------------------------------------------------------------------
 
 
-def test_stress_at_fixed_charges():
+def test_t16_stress_at_fixed_charges():
     atoms, charges = random_crystal()
     settings = EwaldSettings(sigma=0.9, dl=1.3)
     _, _, stress = full_result(atoms, charges, settings)
@@ -313,7 +199,7 @@ def test_stress_at_fixed_charges():
     assert float(stress.trace()) * volume == pytest.approx(trace, abs=ROUNDING)
 
 
-def test_stress_against_finite_strain():
+def test_t16_stress_against_finite_strain():
     atoms, charges = random_crystal()
     settings, h = EwaldSettings(sigma=0.9, dl=1.3), 1e-4
     _, _, stress = full_result(atoms, charges, settings)
@@ -336,7 +222,7 @@ def test_stress_against_finite_strain():
 
 
 @pytest.mark.parametrize("sigma", [0.8, 1.0])
-def test_self_energy(sigma):
+def test_t17_self_energy(sigma):
     atoms, q = random_crystal()
     kept = EwaldSettings(sigma=sigma, remove_self_interaction=False)
     removed = EwaldSettings(sigma=sigma)
@@ -353,101 +239,139 @@ def test_self_energy_of_a_unit_charge():
     assert EwaldSettings().self_energy == pytest.approx(5.744627, abs=1e-6)  # science.md 1.2
 
 
-def test_single_precision_on_a_thousand_atoms():
-    atoms = nacl().atoms.repeat(5)
-    rng = np.random.default_rng(1)
-    atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
-    charges = np.where(atoms.numbers == 11, 1.0, -1.0) + rng.normal(scale=0.1, size=len(atoms))
-    results = []
-    for dtype in (torch.float64, torch.float32):
-        r = torch.tensor(atoms.positions).to(dtype).requires_grad_()
-        energy = periodic_energy(
-            torch.tensor(charges).to(dtype),
-            r,
-            torch.tensor(np.array(atoms.cell)).to(dtype)[None],
-            torch.zeros(len(atoms), dtype=torch.int64),
-            EwaldSettings(),
-        )
-        (grad,) = torch.autograd.grad(energy.sum(), r)
-        results.append((float(energy.detach()) / len(atoms), grad.double()))
-    assert len(atoms) == 1000
-    assert abs(results[0][0] - results[1][0]) < 1e-5  # T18
-    assert float((results[0][1] - results[1][1]).abs().max()) < 1e-4  # T18
-
-
 @pytest.mark.parametrize("dl", [2.0, 1.1])
-def test_half_space_equals_full_space(dl):
+def test_t20_half_space_equals_full_space(dl):
     atoms, charges = random_crystal()
     settings = EwaldSettings(dl=dl, remove_self_interaction=False)
     _, e_k = naive_terms(atoms, charges, 1.0, dl)
     assert float(atoms_energy(atoms, charges, settings)) == pytest.approx(e_k.sum(), abs=ROUNDING)
 
 
-def open_result(atoms, charges):
-    r = torch.tensor(atoms.positions, requires_grad=True)
-    batch = torch.zeros(len(charges), dtype=torch.int64)
-    energy = open_energy(torch.as_tensor(charges), r, batch, 1, EwaldSettings())[0]
-    (grad,) = torch.autograd.grad(energy, r)
-    return energy.detach(), grad
+# --- the sphere of wave vectors -----------------------------------------------------------------
 
 
-def test_blocks_change_nothing(monkeypatch):
-    atoms, charges = random_crystal(n_atoms=9)
-    periodic = full_result(atoms, charges, EwaldSettings())
-    isolated = open_result(atoms, charges)
-    calls = []
-    block = ewald._structure_block
-    monkeypatch.setattr(ewald, "_structure_block", lambda *a: calls.append(1) or block(*a))
-    monkeypatch.setattr(ewald, "_BLOCK_VALUES", 60)  # two atoms or so, and some ten pairs, a block
-    for got, expected in zip(full_result(atoms, charges, EwaldSettings()), periodic, strict=True):
-        torch.testing.assert_close(got, expected, rtol=0, atol=ROUNDING)
-    assert len(calls) > 2  # the blocked branch did run
-    monkeypatch.setattr(ewald, "_BLOCK_VALUES", 5)
-    for got, expected in zip(open_result(atoms, charges), isolated, strict=True):
-        torch.testing.assert_close(got, expected, rtol=0, atol=ROUNDING)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("length", [6.0, 10.0, 14.0])
+def test_vectors_on_the_sphere_count(length, dtype):
+    """A cell length that is a multiple of dl puts vectors on the sphere: the rule is |k| <= k_max.
 
-
-def test_mixed_batch_equals_one_by_one():
-    crystal, _ = random_crystal(n_atoms=4)
-    molecule, _ = random_crystal(n_atoms=6, seed=9)
-    molecule.pbc = False
-    atom = ase.Atoms("H")
-    other, _ = random_crystal(n_atoms=3, seed=11)
-    other.cell = 1.7 * np.array(other.cell)[[1, 0, 2]]  # left-handed, other k vectors
-    other.positions *= 1.7
-    graphs = [make_graph(a, 1.0) for a in (crystal, molecule, atom, other, molecule)]
-    rng = np.random.default_rng(2)
-    charges = [torch.from_numpy(rng.normal(size=g.n_atoms)) for g in graphs]
-    together = latent_energy(torch.cat(charges), collate(graphs), EwaldSettings())
-    for got, q, graph in zip(together, charges, graphs, strict=True):
-        alone = latent_energy(q, graph, EwaldSettings())[0]
-        assert float(got) == pytest.approx(float(alone), abs=ROUNDING)
-    assert float(together[2]) == 0.0  # one atom in open space
-
-
-def test_boundaries_follow_pbc_not_the_cell():
+    The sum with a sphere wider by one part in 1e4 has the same vectors.
+    """
     atoms, charges = random_crystal()
-    q = torch.from_numpy(charges)
-    boxed = atoms.copy()
-    boxed.pbc = False  # a molecule in a file with a cell stays a molecule
-    expected, _ = open_result(atoms, charges)
-    got = latent_energy(q, make_graph(boxed, 1.0), EwaldSettings())[0]
-    assert float(got) == pytest.approx(float(expected), abs=ROUNDING)
-    left = latent_energy(q, make_graph(left_handed(atoms), 1.0), EwaldSettings())[0]
-    right = latent_energy(q, make_graph(atoms, 1.0), EwaldSettings())[0]
-    assert float(left) == pytest.approx(float(right), abs=ROUNDING)
-    assert abs(float(right) - float(expected)) > 1e-3
+    atoms.set_cell([length] * 3, scale_atoms=True)
+    on, wider = EwaldSettings(dl=2.0), EwaldSettings(dl=2.0 / 1.0001)
+    energy, _, _ = full_result(atoms, charges, on, dtype=dtype)
+    expected, _, _ = full_result(atoms, charges, wider)
+    narrower, _, _ = full_result(atoms, charges, EwaldSettings(dl=2.0 * 1.0001))
+    assert float(energy) == pytest.approx(float(expected), abs=1e-5)  # float32 rounding
+    assert abs(float(energy) - float(narrower)) > 1e-4
 
 
-@pytest.mark.parametrize("pbc", [(True, True, False), (False, False, True)])
-def test_partial_periodicity_raises(pbc):
-    with pytest.raises(UnsupportedInputError, match=r"`pbc` must be all True or all False.*\(str"):
-        check_boundaries(torch.tensor([[True] * 3, list(pbc)]))
+def scan(settings, lengths):
+    """Energy of a cubic crystal that is scaled, and its derivative in the length."""
+    atoms, charges = random_crystal()
+    energies, slopes = [], []
+    for length in lengths:
+        atoms.set_cell([length] * 3, scale_atoms=True)
+        energy, _, stress = full_result(atoms, charges, settings)
+        energies.append(float(energy))
+        slopes.append(float(stress.trace()) * length**2)  # dE/dL = 3 V stress / L, mean diagonal
+    return np.array(energies), np.array(slopes)
 
 
-@pytest.mark.parametrize("pbc", [True, False])
-def test_full_periodicity_and_none_pass(pbc):
-    assert check_boundaries(torch.tensor([[pbc] * 3])) is None
+def test_smooth_cutoff_is_continuous_in_the_cell_and_the_sharp_one_is_not():
+    lengths = np.linspace(9.95, 10.05, 21)  # vectors (5, 0, 0) pass the sphere of dl = 2 at 10 A
+    step = lengths[1] - lengths[0]
+    residual = {}
+    for cutoff in ("sharp", "smooth"):
+        energy, slope = scan(EwaldSettings(cutoff=cutoff), lengths)
+        # trapezoid rule: of order step^3 where the energy is smooth
+        residual[cutoff] = abs(np.diff(energy) - 0.5 * step * (slope[1:] + slope[:-1])).max()
+    assert residual["smooth"] < 1e-6
+    assert residual["sharp"] > 1e-3
+
+
+def test_smooth_cutoff_stress_against_finite_strain():
+    atoms, charges = random_crystal()
+    settings, h = EwaldSettings(cutoff="smooth"), 1e-4
+    _, _, stress = full_result(atoms, charges, settings)
+    volume, energies = atoms.get_volume(), []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.set_cell(np.array(atoms.cell) * (1 + sign * h), scale_atoms=True)
+        energies.append(float(atoms_energy(moved, charges, settings)))
+    numeric = (energies[0] - energies[1]) / (2 * h) / volume
+    assert float(stress.trace()) == pytest.approx(numeric, abs=1e-7)
+
+
+def test_smooth_weights_lie_below_the_sharp_ones_and_meet_inside():
+    sharp, smooth = EwaldSettings(), EwaldSettings(cutoff="smooth")
+    k2 = torch.linspace(0.0, 1.1, 500, dtype=torch.float64).square() * sharp.k_max**2
+    inner = k2 < (0.85 * sharp.k_max) ** 2  # where the taper starts
+    assert torch.equal(sharp.weight(k2)[inner], smooth.weight(k2)[inner])
+    assert bool((smooth.weight(k2) <= sharp.weight(k2)).all())
+    assert float(smooth.weight(torch.tensor([sharp.k_max**2]))) == pytest.approx(0.0, abs=1e-12)
+    x = torch.tensor([0.85, 1.0], dtype=torch.float64) * sharp.k_max
+    x.requires_grad_()
+    (first,) = torch.autograd.grad(smooth.taper(x.square()).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    # C2: first and second derivative vanish at both ends
+    torch.testing.assert_close(first.detach(), torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(second, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_tiny_cell_has_the_self_energy_only():
+    atoms = ase.Atoms("H", positions=[[0.1, 0.2, 0.3]], cell=[1.5] * 3, pbc=True)
+    energy = float(atoms_energy(atoms, np.array([0.7]), EwaldSettings()))  # 2 pi / 1.5 A > k_max
+    assert energy == pytest.approx(-0.49 * KE / math.sqrt(2 * math.pi), abs=ROUNDING)
+
+
+def test_long_cells_lose_no_waves():
+    atoms, charges = random_crystal(n_atoms=4)
+    long = atoms.repeat((40, 1, 1))  # 240 A
+    one = float(atoms_energy(atoms, charges, EwaldSettings()))
+    forty = float(atoms_energy(long, np.tile(charges, 40), EwaldSettings()))
+    assert forty == pytest.approx(40 * one, abs=40 * ROUNDING)
+
+
+def test_a_vacuum_box_approaches_the_molecule():
+    atoms, charges = random_crystal(n_atoms=4)
+    charges = charges - charges.mean()
+    atoms.set_cell([90.0] * 3)
+    settings = EwaldSettings(dl=1.5)
+    boxed = float(atoms_energy(atoms, charges, settings))
+    q, r = torch.tensor(charges), torch.tensor(atoms.positions)
+    free = float(open_energy(q, r, torch.zeros(4, dtype=torch.int64), 1, settings))
+    dipole = charges @ atoms.positions
+    leading = -2 * math.pi * KE * dipole @ dipole / (3 * 90.0**3)  # Makov and Payne
+    # truncation weight exp(-(2 pi / 1.5)^2 / 2) = 1.5e-4 of some eV, spread over many vectors
+    assert boxed - free == pytest.approx(leading, abs=1e-3)
+
+
+def test_too_many_waves_raise():
+    cell = 2000.0 * torch.eye(3, dtype=torch.float64)[None]
+    with pytest.raises(UnsupportedInputError, match=r"has 4\.0e\+09 wave vectors at dl = 2.0 A"):
+        wave_limits(cell, 2.0)
+
+
+def test_wave_blocks_change_nothing(monkeypatch):
+    atoms, charges = random_crystal()
+    expected = full_result(atoms, charges, EwaldSettings())
+    monkeypatch.setattr(ewald, "_BLOCK_WAVES", 60)
+    calls = []
+    block = ewald._power_block
+    monkeypatch.setattr(ewald, "_power_block", lambda *a: calls.append(1) or block(*a))
+    for got, value in zip(full_result(atoms, charges, EwaldSettings()), expected, strict=True):
+        torch.testing.assert_close(got, value, rtol=0, atol=ROUNDING)
+    assert len(calls) > 2
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def test_unknown_cutoff_raises():
+    with pytest.raises(ConfigError, match="`long_range.cutoff` must be 'sharp' or 'smooth', got"):
+        EwaldSettings(cutoff="soft")
 
 
 @pytest.mark.parametrize("name", ["sigma", "dl", "prefactor"])

@@ -108,11 +108,21 @@ def test_bad_input_is_named(model, arguments, error, text):
         model.predict(**arguments)
 
 
-def test_partial_periodicity_is_refused(model):
+def test_wires_are_refused(model):
+    atoms = triclinic_ice()
+    atoms.pbc = (True, False, False)
+    with pytest.raises(UnsupportedInputError, match="`pbc` must be True in three directions"):
+        model.predict(atoms)
+
+
+def test_slabs_do_not_depend_on_the_open_cell_row(model):
     atoms = triclinic_ice()
     atoms.pbc = (True, True, False)
-    with pytest.raises(UnsupportedInputError, match="must be all True or all False"):
-        model.predict(atoms)
+    expected = model.predict(atoms, ["energy", "forces"])
+    atoms.cell[2] = [0.0, 1.0, 30.0]
+    got = model.predict(atoms, ["energy", "forces"])
+    assert got.energy == pytest.approx(expected.energy, abs=1e-9)
+    np.testing.assert_allclose(got.forces, expected.forces, atol=1e-9)
 
 
 def test_plan_batches_covers_every_structure_once():
