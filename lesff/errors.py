@@ -53,3 +53,7 @@ class DataError(LesffError, ValueError):
 
 class ExtrapolationWarning(UserWarning):
     """The input lies outside the range the model was trained on."""
+
+
+class KernelError(LesffError, RuntimeError):
+    """Compiled kernels are asked for but not there, or cannot do what is asked."""

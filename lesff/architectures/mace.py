@@ -14,8 +14,10 @@ from lesff.errors import ConfigError
 from lesff.graph import AtomGraph
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
+from lesff.nn.harmonics import pair_harmonics
 from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
 from lesff.nn.radial import AgnesiTransform, BesselBasis, RadialNetwork, ScreenedRepulsion
+from lesff.nn.radial_table import RadialTabulator, TableSource
 from lesff.nn.readout import LayerReadouts
 from lesff.nn.topology import Topology, build_topology
 from lesff.ops import segment_sum
@@ -172,13 +174,20 @@ class MACE(Architecture):
         )
         self.repulsion = ScreenedRepulsion(p=config.cutoff_power) if config.repulsion else None
 
-    def forward(self, graph: AtomGraph, node_state: Tensor | None) -> ArchitectureOutput:
+    def forward(
+        self, graph: AtomGraph, node_state: Tensor | None, *, tabulated: bool = False
+    ) -> ArchitectureOutput:
         """See :class:`Architecture`."""
         topology = build_topology(graph, self.element_row)
         vectors = pair_vectors(graph, topology)
-        distance = vectors.norm(dim=1)
+        distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
         basis = self._radial_features(graph, topology, distance)
-        harmonics = self._slot_harmonics(vectors, topology)
+        # a transform depends on the elements of the pair, one table per network does not
+        source = (
+            TableSource.of(distance, self.radial_basis, self.cutoff)
+            if tabulated and self.transform is None
+            else None
+        )
 
         features = self.embedding[topology.node_element] * self.embedding.shape[0] ** -0.5
         if node_state is not None:
@@ -186,7 +195,7 @@ class MACE(Architecture):
         features = features[:, None, :]
         invariants = []
         for layer in self.layers:
-            features = layer(features, harmonics, basis, topology)
+            features = layer(features, harmonics, basis, topology, source)
             invariants.append(features[:, 0])
         node_energy = self.readouts(invariants)[topology.node_rank]
         if self.repulsion is not None:
@@ -201,21 +210,6 @@ class MACE(Architecture):
         z = graph.atomic_numbers
         pair = z[topology.pair_sender], z[topology.pair_receiver]
         return self.radial_basis(self.transform(distance, *pair), distance)
-
-    def _slot_harmonics(self, vectors: Tensor, topology: Topology) -> Tensor:
-        """Real harmonics Y(r_receiver - r_sender) of every slot, zero on padding."""
-        orders = list(range(self.config.max_ell + 1))
-        y_pair = o3.spherical_harmonics(orders, vectors, normalize=True, normalization="component")
-        parity = torch.cat(
-            [
-                torch.full((2 * order + 1,), order % 2 == 1, device=vectors.device)
-                for order in orders
-            ]
-        )
-        sign = topology.slot_sign[:, None]
-        # Y_l(-r) = (-1)^l Y_l(r); the even orders need |sign| to vanish on padding
-        factor = torch.where(parity, sign, sign.abs())
-        return y_pair.index_select(0, topology.slot_pair) * factor
 
     def _repulsion_energy(self, graph: AtomGraph, topology: Topology, distance: Tensor) -> Tensor:
         z = graph.atomic_numbers
@@ -248,6 +242,7 @@ class _Layer(nn.Module):
         self.radial = RadialNetwork(
             sizes=(config.n_radial, *config.radial_mlp, self.convolution.n_paths * channels)
         )
+        self.tabulator = RadialTabulator(n_paths=self.convolution.n_paths, channels=channels)
         self.linear = OrderLinear(
             channels_in=tuple(n * channels for n in self.convolution.blocks_per_order),
             channels_out=same * n_orders,
@@ -274,11 +269,19 @@ class _Layer(nn.Module):
         )
 
     def forward(
-        self, features: Tensor, harmonics: Tensor, basis: Tensor, topology: Topology
+        self,
+        features: Tensor,
+        harmonics: Tensor,
+        basis: Tensor,
+        topology: Topology,
+        source: TableSource | None = None,
     ) -> Tensor:
         """(n_nodes, (l_in + 1)^2, c) to (n_nodes, (l_out + 1)^2, c), element order."""
         up = self.linear_up(split_orders(features, self.l_in))
-        messages = self.convolution(up, harmonics, self.radial(basis), topology)
+        weights = (
+            self.radial(basis) if source is None else self.tabulator.weights(source, self.radial)
+        )
+        messages = self.convolution(up, harmonics, weights, topology)
         message = self.linear(messages) * self._normalization(basis, topology)
         if not self.is_residual:
             message = self.self_connection(message, topology)

@@ -3,8 +3,9 @@
 ``B[i, m, c] = sum_t w[z_i, t, c] * a[i, i_t, c] a[i, j_t, c] a[i, k_t, c]`` with
 ``w[z, t, c] = sum_p U[t, p] weight[z, p, c]`` contracted once per call (MACE, arXiv 2206.07697,
 eqs. 10-11). A component "1" is put in front of ``a``, so that terms of lower degree are written as
-products of full degree too. Value and gradient work through blocks of nodes of one element; the
-backward is differentiable.
+products of full degree too. On CPUs compiled kernels give value and first derivatives; in plain
+PyTorch, and for second derivatives, value and gradient work through blocks of nodes of one element,
+with a differentiable backward.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lesff import kernels
 from lesff.nn.coupling import monomials
+from lesff.nn.second_order import recorded_gradients
 from lesff.nn.topology import Topology
 
 _BLOCK_VALUES = 250_000
@@ -69,6 +72,8 @@ class SymmetricContraction(nn.Module):
         self.register_buffer("term_order", torch.from_numpy(order), persistent=False)
         self.index: Tensor
         self.term_order: Tensor
+        self._terms: kernels.ContractionTerms | None = None
+        self._kept_table: tuple[tuple[object, ...], list[Tensor], Tensor] | None = None
 
     @property
     def n_terms(self) -> int:
@@ -83,6 +88,34 @@ class SymmetricContraction(nn.Module):
         ]
         return torch.cat(parts, dim=1).index_select(1, self.term_order)
 
+    def inference_table(self) -> Tensor:
+        """:meth:`table`, kept while frozen weights stay the same."""
+        if any(weight.requires_grad for weight in self.weights):
+            return self.table()
+        key = tuple((w.data_ptr(), w.dtype, w._version) for w in self.weights)
+        if self._kept_table is None or self._kept_table[0] != key:
+            # an address stays taken as long as its memory is held
+            held = [weight.detach() for weight in self.weights]
+            self._kept_table = (key, held, self.table())
+        return self._kept_table[2]
+
+    def terms(self) -> kernels.ContractionTerms:
+        """Monomials as compiled kernels read them, grouped by their leading two factors."""
+        if self._terms is None:
+            index = self.index.cpu().numpy()
+            padded = np.zeros((3, index.shape[1]), dtype=np.int32)
+            padded[3 - len(index) :] = index
+            component = np.repeat(np.arange(self.n_components), self.terms_per_component)
+            lead = np.stack([padded[0], padded[1], component])
+            ends = np.flatnonzero(np.append((lead[:, 1:] != lead[:, :-1]).any(0), True)) + 1
+            groups = np.concatenate([lead[:, ends - 1], ends[None]]).T
+            self._terms = kernels.ContractionTerms(
+                groups=torch.from_numpy(groups.astype(np.int32).copy()),
+                last=torch.from_numpy(padded[2].copy()),
+                n_components=self.n_components,
+            )
+        return self._terms
+
     def forward(self, features: Tensor, topology: Topology) -> Tensor:
         """Contract.
 
@@ -93,7 +126,13 @@ class SymmetricContraction(nn.Module):
         Returns:
             (n_nodes, 2 l_out + 1, channels).
         """
-        return _Contract.apply(features, self.table(), self, topology)  # pyright: ignore[reportReturnType]
+        if kernels.is_active(features):
+            return _CompiledContract.apply(features, self.inference_table(), self, topology)  # pyright: ignore[reportReturnType]
+        return self.plain(features, self.table(), topology)
+
+    def plain(self, features: Tensor, table: Tensor, topology: Topology) -> Tensor:
+        """The contraction in plain PyTorch from the weight table."""
+        return _Contract.apply(features, table, self, topology)  # pyright: ignore[reportReturnType]
 
     def blocks(self, topology: Topology, channels: int) -> list[tuple[int, int, int]]:
         """(element row, start, stop) of blocks of nodes that share an element."""
@@ -125,6 +164,35 @@ class SymmetricContraction(nn.Module):
             grad[:, m].expand(count, -1, -1) for m, count in enumerate(self.terms_per_component)
         ]
         return torch.cat(rows)
+
+
+class _CompiledContract(torch.autograd.Function):
+    """Compiled kernels; second derivatives go through plain PyTorch."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, features: Tensor, table: Tensor, module: SymmetricContraction, topology: Topology
+    ) -> Tensor:
+        ctx.save_for_backward(features, table)
+        ctx.module, ctx.topology = module, topology
+        return kernels.contract(features, table, topology.element_slices, module.terms())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, table = ctx.saved_tensors
+        module: SymmetricContraction = ctx.module
+        need = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():
+
+            def run(features: Tensor, table: Tensor) -> Tensor:
+                return module.plain(features, table, ctx.topology)
+
+            return (*recorded_gradients(run, (features, table), need, (grad,)), None, None)
+        result = kernels.contract_backward(
+            grad, features, table, ctx.topology.element_slices, module.terms(),
+            need_features=need[0], need_table=need[1],
+        )  # fmt: skip
+        return (*result, None, None)
 
 
 class _Contract(torch.autograd.Function):
