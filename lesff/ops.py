@@ -8,6 +8,9 @@ from torch.nn import functional
 SILU_NORM = 1.6791767923989418
 """1 / sqrt(E[silu(x)^2]) for normal x, e3nn's ``normalize2mom`` constant."""
 
+SIGMOID_NORM = 1.8467055342154763
+"""1 / sqrt(E[sigmoid(x)^2]) for normal x, likewise."""
+
 
 def segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
     """Sum rows of ``values`` (n_rows, ...) by ``index`` (n_rows,) into (n_segments, ...)."""

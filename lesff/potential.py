@@ -27,7 +27,8 @@ from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
 from lesff.keys import QUANTITIES
 from lesff.nn.charge_heads import ChargeHead, ChargeHeadName
-from lesff.nn.state_embedding import StateEmbedding
+from lesff.nn.readout import ReadoutConfig
+from lesff.nn.state_embedding import JointEmbedding, StateEmbedding, StateInput
 from lesff.ops import segment_sum
 from lesff.units import EWALD_PREFACTOR
 
@@ -49,6 +50,8 @@ class LongRangeConfig:
         remove_self_interaction: Whether each Gaussian's energy with itself is left out.
         prefactor: 1 / (2 eps0) in eV A / e^2; some published weights carry another value.
         readout_hidden: Hidden units of the last charge readout; None for a linear one.
+        last_layer_readout_only: Whether only the last layer has a charge readout.
+        readout_heads: Heads a published readout was trained with (its normalisation).
     """
 
     head: ChargeHeadName = "latent"
@@ -57,6 +60,17 @@ class LongRangeConfig:
     remove_self_interaction: bool = True
     prefactor: float = EWALD_PREFACTOR
     readout_hidden: int | None = 16
+    last_layer_readout_only: bool = False
+    readout_heads: int = 1
+
+    @property
+    def readouts(self) -> ReadoutConfig:
+        """Charge readouts."""
+        return ReadoutConfig(
+            hidden=self.readout_hidden,
+            last_layer_only=self.last_layer_readout_only,
+            n_heads=self.readout_heads,
+        )
 
     def settings(self) -> EwaldSettings:
         """Constants of the Coulomb sum."""
@@ -81,6 +95,8 @@ class ModelConfig:
         total_charge: Lowest and highest trained total charge in e.
         spin_multiplicity: Lowest and highest trained multiplicity.
         state_embedding: Whether total charge and spin enter the node features.
+        joint_embedding: Inputs of the embedding of published models with charge and spin states,
+            instead of ours.
         dtype: Type of the stored weights.
         energy_reference: What energy zero means.
         level_of_theory: Reference method.
@@ -97,6 +113,7 @@ class ModelConfig:
     total_charge: tuple[int, int] = (0, 0)
     spin_multiplicity: tuple[int, int] = (1, 1)
     state_embedding: bool = False
+    joint_embedding: tuple[StateInput, ...] = ()
     dtype: Literal["float32", "float64"] = "float32"
     energy_reference: str = "unspecified"
     level_of_theory: str = "unspecified"
@@ -123,6 +140,10 @@ class ModelConfig:
             low, high = getattr(self, name)
             if low > high:
                 raise ConfigError(f"`{name}` must be [lowest, highest], got {[low, high]}")
+        if self.state_embedding and self.joint_embedding:
+            raise ConfigError(
+                "`state_embedding` and `joint_embedding` exclude each other, got both"
+            )
         self.architecture_config()
 
     def architecture_config(self) -> Any:
@@ -184,6 +205,11 @@ class Potential(nn.Module):
             if config.state_embedding
             else None
         )
+        self.joint_embedding = (
+            JointEmbedding(inputs=config.joint_embedding, channels=channels)
+            if config.joint_embedding
+            else None
+        )
         self.charge_head: ChargeHead | None = None
         self.ewald: EwaldSettings | None = None
         if config.long_range is not None:
@@ -191,7 +217,7 @@ class Potential(nn.Module):
                 name=config.long_range.head,
                 channels=channels,
                 n_layers=self.architecture.n_layers,
-                hidden=config.long_range.readout_hidden,
+                readouts=config.long_range.readouts,
             )
             self.ewald = config.long_range.settings()
 
@@ -257,6 +283,8 @@ class Potential(nn.Module):
         output = self.architecture(graph, state, tabulated=tabulated)
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
         node_energy = node_energy + self.reference_energies[element]
+        if output.state_energy is not None:
+            node_energy = node_energy + output.state_energy.to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         if self.charge_head is None or self.ewald is None:
             zero = torch.zeros_like(energy_sr)
@@ -270,6 +298,8 @@ class Potential(nn.Module):
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""
+        if self.joint_embedding is not None:
+            return self.joint_embedding(graph.batch, graph.total_charge, graph.spin_multiplicity)
         if self.state_embedding is None:
             return None
         element = self.element_row[graph.atomic_numbers]

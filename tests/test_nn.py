@@ -19,8 +19,14 @@ from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
 from lesff.nn.coupling import contraction_basis, lm_slice, monomials
 from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
-from lesff.nn.radial import BesselBasis, RadialNetwork, ScreenedRepulsion, polynomial_cutoff
-from lesff.nn.readout import GatedReadout, LinearReadout
+from lesff.nn.radial import (
+    BesselBasis,
+    ChebyshevBasis,
+    RadialNetwork,
+    ScreenedRepulsion,
+    polynomial_cutoff,
+)
+from lesff.nn.readout import GatedReadout, LinearReadout, ReadoutConfig
 from lesff.nn.topology import build_topology
 
 ROUNDING = 1e-12
@@ -143,14 +149,15 @@ def tiny_edges():
     return graph
 
 
-@pytest.mark.parametrize("feature_l", [0, 1, 2])
-def test_convolution_derivatives(feature_l):
+@pytest.mark.parametrize(("feature_l", "directions"), [(0, 1), (1, 1), (2, 1), (1, 2)])
+def test_convolution_derivatives(feature_l, directions):
+    """Radial weights per pair, and per direction of each pair."""
     graph = tiny_edges()
     topology = topology_of(graph)
     conv = Convolution(channels=2, feature_l=feature_l, max_ell=1 if feature_l < 2 else 2)
     inputs = (
         randn(3, (feature_l + 1) ** 2, 2, grad=True),
-        randn(2, conv.n_paths * 2, grad=True),
+        randn(2 * directions, conv.n_paths * 2, grad=True),
     )
     harmonics = randn(2, (conv.max_ell + 1) ** 2, grad=True)
 
@@ -160,6 +167,18 @@ def test_convolution_derivatives(feature_l):
     fast = feature_l == 2  # 11 paths: the full numerical Jacobian takes ten seconds
     assert torch.autograd.gradcheck(run, (*inputs, harmonics), fast_mode=fast)
     assert_second_derivatives(run, (*inputs, harmonics), fast_mode=fast)
+
+
+def test_directed_radial_weights_are_those_of_pairs_if_equal():
+    topology = topology_of(make_graph(two_waters()))
+    conv = Convolution(channels=2, feature_l=1, max_ell=2)
+    features, y = randn(6, 4, 2), randn(topology.n_pairs, 9)
+    y = y * topology.slot_sign.abs()[:, None]
+    radial = randn(topology.n_pairs, conv.n_paths * 2)
+    pairs = conv(features, y, radial, topology)
+    directed = conv(features, y, torch.cat([radial, radial]), topology)
+    for one, other in zip(pairs, directed, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_convolution_without_any_edge():
@@ -395,6 +414,14 @@ def test_bessel_basis():
     assert bool((got[3:] == 0).all())
 
 
+def test_chebyshev_basis():
+    """numpy's Chebyshev polynomials, which are of the first kind too."""
+    basis = ChebyshevBasis(cutoff=4.0, n_basis=5, p=5, has_envelope=False)
+    x = torch.linspace(-1.0, 3.0, 7, dtype=torch.float64)
+    expected = np.polynomial.chebyshev.chebvander(x.numpy(), 5)[:, 1:]
+    np.testing.assert_allclose(basis(x, x).numpy(), expected, rtol=1e-13)
+
+
 def test_screened_repulsion_of_two_carbons():
     """ZBL by hand at r = 1.2 A: R_C = 0.76 A (ase covalent radii), p = 6; rounded constants."""
     r, z = 1.2, 6
@@ -435,7 +462,7 @@ def test_readouts_against_e3nn():
 
 @pytest.mark.parametrize("name", ["latent", "shifted"])
 def test_charge_heads(name):
-    head = ChargeHead(name=name, channels=2, n_layers=2, hidden=3).double()
+    head = ChargeHead(name=name, channels=2, n_layers=2, readouts=ReadoutConfig(hidden=3)).double()
     raw = head.raw([randn(5, 2), randn(5, 2)]).detach()
     batch, counts = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([2, 3])
     total = torch.tensor([1.0, -2.0], dtype=torch.float64)

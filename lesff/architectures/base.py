@@ -17,10 +17,13 @@ class ArchitectureOutput:
     Attributes:
         node_energy: (n_atoms,) interaction energy in eV, without reference energies.
         invariants: one (n_atoms, channels) tensor per layer; charge heads read them.
+        state_energy: (n_atoms,) energy of the embedding of element, charge and spin in eV, not
+            scaled like ``node_energy``; None for models without.
     """
 
     node_energy: Tensor
     invariants: list[Tensor]
+    state_energy: Tensor | None = None
 
 
 class Architecture(nn.Module, ABC):

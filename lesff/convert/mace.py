@@ -7,112 +7,71 @@ is used, or known to carry no information, or conversion fails.
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from ase.data import covalent_radii
 from torch import Tensor
 
-from lesff.convert.reader import Record
+from lesff.convert.mace_shape import MACEShape, class_name, mace_heads, read_shape
+from lesff.convert.mace_weights import mace_weights
+from lesff.convert.record import Record
+from lesff.convert.tensors import Tensors
 from lesff.errors import UnsupportedInputError
-from lesff.nn.coupling import contraction_basis, convolution_paths, sparse_form
-from lesff.ops import SILU_NORM
+from lesff.nn.state_embedding import StateInput
+from lesff.ops import SIGMOID_NORM, SILU_NORM
 from lesff.potential import LongRangeConfig, ModelConfig, Potential
 
+__all__ = ["convert_mace", "mace_heads"]
+
 _MODELS = ("MACE", "ScaleShiftMACE", "MACELES")
-_BLOCKS = {
-    "RealAgnosticInteractionBlock": (False, "neighbors"),
-    "RealAgnosticResidualInteractionBlock": (True, "neighbors"),
-    "RealAgnosticDensityInteractionBlock": (False, "density"),
-    "RealAgnosticDensityResidualInteractionBlock": (True, "density"),
+_LACKING = {
+    "PolarMACE": "multipole source maps, field-dependent charge updates and the Fukui shift "
+    "(`lr_source_maps`, `field_dependent_charges_maps`, `fukui_source_map`)",
+    "AtomicDipolesMACE": "a readout of atomic dipoles",
+    "EnergyDipolesMACE": "a readout of atomic dipoles",
+    "AtomicDielectricMACE": "readouts of atomic dipoles and polarizabilities",
 }
-"""Interaction block -> (adds a self-connection, normalisation of messages)."""
-_NO_INFORMATION = re.compile(r".*\.(output_mask|bias)|.*\.conv_tp\.weight|.*_zeroed")
-_ROUNDING = 1e-6
-"""Files hold coupling coefficients in float32."""
+"""Known classes that are not converted -> what lesff lacks for them."""
+_RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
+_READOUTS = {
+    "LinearReadoutBlock": (False, False),
+    "NonLinearReadoutBlock": (True, False),
+    "NonLinearBiasReadoutBlock": (True, True),
+}
+"""Readout class -> (has hidden units, has biases)."""
+_STATES = {"total_charge": "total_charge", "total_spin": "spin_multiplicity"}
+"""Input of the joint embedding -> field of the graph."""
+_UNLIMITED = (-10, 10), (1, 11)
+"""Range of charge and multiplicity that a network without a table is taken to cover."""
 
 
-class _Tensors:
-    """Tensors of a file, each to be taken once."""
-
-    def __init__(self, root: Record) -> None:
-        self._left = root.parameters_and_buffers()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._left
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """The tensor, reshaped; UnsupportedInputError if it is not there or of another size."""
-        if name not in self._left:
-            raise UnsupportedInputError(f"the checkpoint lacks the tensor {name}")
-        tensor = self._left.pop(name)
-        if shape and math.prod(shape) != tensor.numel():
-            raise UnsupportedInputError(
-                f"tensor {name} must have {math.prod(shape)} values for shape {shape}, "
-                f"got shape {tuple(tensor.shape)}"
-            )
-        return tensor.reshape(shape) if shape else tensor
-
-    def drop(self, pattern: str) -> None:
-        """Leave out tensors by name."""
-        self._left = {k: v for k, v in self._left.items() if not re.fullmatch(pattern, k)}
-
-    def finish(self) -> None:
-        """Fail if a tensor with content was not used."""
-        left = [
-            name
-            for name, value in self._left.items()
-            if not (_NO_INFORMATION.fullmatch(name) and _is_void(name, value))
-        ]
-        if left:
-            raise UnsupportedInputError(
-                f"the checkpoint has tensors that this version cannot represent: {', '.join(left)}"
-            )
-
-
-def _is_void(name: str, value: Tensor) -> bool:
-    return value.numel() == 0 or name.endswith(("output_mask", "_zeroed"))
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Sizes read off a file."""
-
-    channels: int
-    feature_l: int
-    max_ell: int
-    correlation: int
-    n_layers: int
-    n_elements: int
-
-
-def convert_mace(root: Record, *, provenance: dict[str, str] | None = None) -> Potential:
+def convert_mace(
+    root: Record, *, head: str | None = None, provenance: dict[str, str] | None = None
+) -> Potential:
     """Rebuild a checkpoint as a :class:`Potential`, weights and constants from the file.
 
     Args:
         root: The checkpoint, from :func:`lesff.convert.reader.read_checkpoint`.
+        head: Which head to take; needed where there are several (:func:`mace_heads`).
         provenance: Level of theory, training data and software to write into the configuration
             (keys ``level_of_theory``, ``training_data``, ``source``).
 
     Raises:
         UnsupportedInputError: naming what this version cannot represent.
     """
-    kind = root.path.rsplit(".", 1)[-1]
+    kind = class_name(root)
     if kind not in _MODELS:
+        lack = f": lesff has no {_LACKING[kind]}" if kind in _LACKING else ""
         raise UnsupportedInputError(
-            f"a checkpoint of class {root.path} cannot be converted; "
+            f"a checkpoint of class {root.path} cannot be converted{lack}; "
             f"classes that can: {', '.join(_MODELS)}"
         )
-    heads = root.attribute("heads", None) or ["default"]
-    if len(heads) != 1:
-        raise UnsupportedInputError(f"the checkpoint has several heads: {', '.join(heads)}")
-    tensors = _Tensors(root)
-    shape = _read_shape(root, tensors)
+    tensors = Tensors(root)
+    shape = read_shape(root, tensors, head)
     config = _config(root, kind, tensors, shape, provenance or {})
-    state = _weights(root, tensors, shape)
+    state = mace_weights(root, tensors, shape, config)
     tensors.finish()
     potential = Potential(config)
     potential.cast_parameters(torch.float64 if config.dtype == "float64" else torch.float32)
@@ -120,77 +79,24 @@ def convert_mace(root: Record, *, provenance: dict[str, str] | None = None) -> P
     return potential.requires_grad_(requires_grad=False).eval()
 
 
-def _read_shape(root: Record, tensors: _Tensors) -> _Shape:
-    left = root.parameters_and_buffers()
-    n_elements = left["atomic_numbers"].numel()
-    n_layers = int(left["num_interactions"])
-    channels = left["node_embedding.linear.weight"].numel() // n_elements
-    prefix = "products.0.symmetric_contractions.contractions"
-    n_contractions = sum(f"{prefix}.{order}.weights_max" in tensors for order in range(4))
-    n_lm = left[f"{prefix}.0.U_matrix_1"].shape[-2]
-    correlation = 1 + sum(f"{prefix}.0.weights.{k}" in tensors for k in range(3))
-    is_deep = n_layers > 1
-    return _Shape(
-        channels=channels,
-        feature_l=n_contractions - 1 if is_deep else 0,
-        max_ell=math.isqrt(n_lm) - 1,
-        correlation=correlation,
-        n_layers=n_layers,
-        n_elements=n_elements,
-    )
-
-
 def _config(
-    root: Record, kind: str, tensors: _Tensors, shape: _Shape, provenance: dict[str, str]
+    root: Record, kind: str, tensors: Tensors, shape: MACEShape, provenance: dict[str, str]
 ) -> ModelConfig:
-    blocks = [root.submodule(f"interactions.{i}") for i in range(shape.n_layers)]
-    classes = [block.path.rsplit(".", 1)[-1] for block in blocks]
-    kinds = [_BLOCKS.get(name, (False, "")) for name in classes]
-    if any(not kind[1] for kind in kinds[:1]) or set(kinds[1:]) - {(True, kinds[0][1])}:
-        raise UnsupportedInputError(f"interaction blocks {', '.join(classes)} are not supported")
     _check_parts(root)
-    neighbors = {float(block.attribute("avg_num_neighbors")) for block in blocks}
-    if len(neighbors) != 1:
-        raise UnsupportedInputError(f"layers differ in avg_num_neighbors: {sorted(neighbors)}")
-    cutoff = float(tensors.take("r_max"))
-    frequencies = tensors.take("radial_embedding.bessel_fn.bessel_weights").double()
-    prefactor = float(tensors.take("radial_embedding.bessel_fn.prefactor"))
-    power = int(tensors.take("radial_embedding.cutoff_fn.p"))
-    tensors.drop(r"num_interactions|radial_embedding\..*\.r_max")
-    hidden = _readout_hidden(root, "readouts", shape.n_layers)
-    sizes = blocks[0].submodule("conv_tp_weights").attribute("hs")
     scale, reference = _references(kind, tensors, shape)
     numbers = tensors.take("atomic_numbers").tolist()
-    orders = "eo"
-    architecture = {
-        "type": "mace",
-        "cutoff": cutoff,
-        "hidden_irreps": "+".join(
-            f"{shape.channels}x{order}{orders[order % 2]}" for order in range(shape.feature_l + 1)
-        ),
-        "n_layers": shape.n_layers,
-        "max_ell": shape.max_ell,
-        "correlation": shape.correlation,
-        "n_radial": len(frequencies),
-        "radial_frequencies": frequencies.tolist(),
-        "radial_prefactor": prefactor,
-        "cutoff_power": power,
-        "radial_mlp": [int(size) for size in sizes[1:-1]],
-        "readout_hidden": hidden,
-        "first_residual": kinds[0][0],
-        "message_normalization": kinds[0][1],
-        "agnesi": _agnesi(root, tensors),
-        "repulsion": _repulsion(root, tensors, power),
-        "avg_num_neighbors": neighbors.pop(),
-        "stores_couplings": True,
-    }
     dtype = root.parameters_and_buffers()["node_embedding.linear.weight"].dtype
+    states = _states(root)
+    charge, spin = _state_ranges(states)
     return ModelConfig(
-        architecture=architecture,
+        architecture=_architecture(root, tensors, shape),
         elements=tuple(numbers),
         reference_energies=reference,
         energy_scale=scale,
         long_range=_long_range(root, shape) if kind == "MACELES" else None,
+        total_charge=charge,
+        spin_multiplicity=spin,
+        joint_embedding=states,
         dtype="float64" if dtype == torch.float64 else "float32",
         energy_reference="total energy of the published model",
         level_of_theory=provenance.get("level_of_theory", "see the publication of the model"),
@@ -199,45 +105,148 @@ def _config(
     )
 
 
+def _architecture(root: Record, tensors: Tensors, shape: MACEShape) -> dict[str, Any]:
+    """Hyper-parameters of the short-range model."""
+    blocks = [root.submodule(f"interactions.{i}") for i in range(shape.n_layers)]
+    neighbors = {float(block.attribute("avg_num_neighbors")) for block in blocks}
+    if len(neighbors) != 1 and shape.first.normalization == "neighbors":
+        raise UnsupportedInputError(f"layers differ in avg_num_neighbors: {sorted(neighbors)}")
+    power = int(tensors.take("radial_embedding.cutoff_fn.p"))
+    keeps_cutoff = bool(root.submodule("radial_embedding").attribute("apply_cutoff", default=True))
+    architecture = {
+        "type": "mace",
+        "cutoff": float(tensors.take("r_max")),
+        "hidden_irreps": "+".join(
+            f"{shape.channels}x{order}{'eo'[order % 2]}" for order in range(shape.feature_l + 1)
+        ),
+        "n_layers": shape.n_layers,
+        "max_ell": shape.max_ell,
+        "correlation": shape.correlation,
+        "cutoff_power": power,
+        "envelope_on": "basis" if keeps_cutoff else "weights",
+        "interaction": shape.first.interaction,
+        "first_edge_channels": shape.edge_channels[0],
+        "edge_channels": shape.edge_channels[-1],
+        "edge_l": shape.edge_l[-1] if shape.n_layers > 1 else None,
+        "first_residual": shape.first.is_residual,
+        "message_normalization": shape.first.normalization,
+        "agnostic_product": shape.is_agnostic,
+        "repulsion": _repulsion(root, tensors, power),
+        "avg_num_neighbors": max(neighbors),
+        "radial_mlp": _radial_sizes(blocks, shape),
+        "stores_couplings": True,
+        "coupling_paths": [
+            [
+                root.submodule(f"products.0.symmetric_contractions.contractions.{order}")
+                .attribute(f"U_matrix_{degree}")
+                .shape[-1]
+                for degree in range(1, shape.correlation + 1)
+            ]
+            for order in range(shape.feature_l + 1)
+        ],
+        "state_readout": _has_module(root, "embedding_readout"),
+        **_radial_basis(root, tensors),
+        **_transform(root, tensors),
+        **_readouts(root, "readouts", shape),
+    }
+    if shape.first.interaction == "gated":
+        architecture["gate_norms"] = _gate_norms(blocks)
+    tensors.drop(r"num_interactions|radial_embedding\..*\.r_max")
+    return architecture
+
+
+def _has_module(root: Record, name: str) -> bool:
+    return name in root.attributes().get("_modules", {})
+
+
 def _check_parts(root: Record) -> None:
     """Refuse parts that change the forward pass and that we do not have."""
     expected = {
-        "radial_embedding.bessel_fn": "BesselBasis",
         "radial_embedding.cutoff_fn": "PolynomialCutoff",
         "node_embedding": "LinearNodeEmbeddingBlock",
     }
     for name, wanted in expected.items():
-        found = root.submodule(name).path.rsplit(".", 1)[-1]
+        found = class_name(root.submodule(name))
         if found != wanted:
             raise UnsupportedInputError(f"{name} must be {wanted}, got {found}")
-    extra = {"joint_embedding", "embedding_readout"}
-    names = {name.rsplit(".", 1)[-1] for name, _ in root.named_modules()}
-    if names & extra:
-        raise UnsupportedInputError(
-            f"the checkpoint has {', '.join(sorted(names & extra))}, which is not supported"
-        )
+    if root.attribute("use_so3", default=False):
+        raise UnsupportedInputError("couplings that break parity (use_so3) are not supported")
     for name, module in root.named_modules():
+        if "equivariant_nonlin" in name:
+            continue  # its constants are read and used
         constant = module.attribute("cst", SILU_NORM)
         if abs(float(constant) - SILU_NORM) > 1e-6:
             raise UnsupportedInputError(f"activation {name} must be silu, its norm is {constant}")
 
 
-def _agnesi(root: Record, tensors: _Tensors) -> tuple[float, float, float] | None:
+def _gate_norms(blocks: list[Record]) -> list[float]:
+    """Normalisation of silu and sigmoid in the gates: older files use e3nn's gate."""
+    found = set()
+    for block in blocks:
+        gate = block.submodule("equivariant_nonlin")
+        if gate.attribute("_scalar_cst", None) is not None:
+            found.add((float(gate.attribute("_scalar_cst")), float(gate.attribute("_gate_cst"))))
+        else:
+            acts = (gate.submodule(f"{name}.acts.0") for name in ("act_scalars", "act_gates"))
+            scalars, gates = (float(act.attribute("cst")) for act in acts)
+            found.add((scalars, gates))
+    norms = sorted(found)
+    if len(norms) != 1 or not np.allclose(norms[0], (SILU_NORM, SIGMOID_NORM), rtol=1e-2):
+        raise UnsupportedInputError(f"gates must be silu and sigmoid, their norms are {norms}")
+    return list(norms[0])
+
+
+def _radial_basis(root: Record, tensors: Tensors) -> dict[str, Any]:
+    name = "radial_embedding.bessel_fn"
+    kind = class_name(root.submodule(name))
+    if kind == "BesselBasis":
+        frequencies = tensors.take(f"{name}.bessel_weights").double().reshape(-1).tolist()
+        return {
+            "radial_basis": "bessel",
+            "n_radial": len(frequencies),
+            "radial_frequencies": frequencies,
+            "radial_prefactor": float(tensors.take(f"{name}.prefactor")),
+        }
+    if kind == "GaussianBasis":
+        centers = tensors.take(f"{name}.gaussian_weights").double().reshape(-1).tolist()
+        return {
+            "radial_basis": "gaussian",
+            "n_radial": len(centers),
+            "radial_centers": centers,
+            "radial_exponent": -float(root.submodule(name).attribute("coeff")),
+        }
+    if kind == "ChebychevBasis":
+        degrees = tensors.take(f"{name}.n").reshape(-1).tolist()
+        if degrees != list(range(1, len(degrees) + 1)):
+            raise UnsupportedInputError(f"{name}.n must be 1, 2, 3 ..., got {degrees}")
+        return {"radial_basis": "chebyshev", "n_radial": len(degrees)}
+    raise UnsupportedInputError(f"{name} must be one of {', '.join(_RADIAL)}, got {kind}")
+
+
+def _transform(root: Record, tensors: Tensors) -> dict[str, Any]:
     name = "radial_embedding.distance_transform"
-    found = {key: module.path.rsplit(".", 1)[-1] for key, module in root.named_modules()}
-    if name not in found:
-        return None
-    if found[name] != "AgnesiTransform":
-        raise UnsupportedInputError(f"distance transform {found[name]} is not supported")
-    a, q, p = (float(tensors.take(f"{name}.{key}")) for key in "aqp")
-    tensors.drop(rf"{re.escape(name)}\.covalent_radii")
-    return a, q, p
+    if not _has_module(root.submodule("radial_embedding"), "distance_transform"):
+        return {}
+    kind = class_name(root.submodule(name))
+    _check_radii(tensors.take(f"{name}.covalent_radii"), name)
+    if kind == "AgnesiTransform":
+        return {"agnesi": [float(tensors.take(f"{name}.{key}")) for key in "aqp"]}
+    if kind == "SoftTransform":
+        return {"soft_transform": float(tensors.take(f"{name}.alpha"))}
+    raise UnsupportedInputError(f"distance transform {kind} is not supported")
 
 
-def _repulsion(root: Record, tensors: _Tensors, power: int) -> bool:
+def _check_radii(found: Tensor, name: str) -> None:
+    values = found.double().numpy()
+    ours = covalent_radii[: len(values)]
+    if values.shape != ours.shape or not np.allclose(values, ours, rtol=1e-6):
+        raise UnsupportedInputError(f"covalent radii of {name} differ from those of ASE")
+
+
+def _repulsion(root: Record, tensors: Tensors, power: int) -> bool:
     """ZBL with the constants that everyone uses; others are refused."""
     name = "pair_repulsion_fn"
-    if name not in {key for key, _ in root.named_modules()}:
+    if not _has_module(root, name):
         return False
     expected = {"c": (0.1818, 0.5099, 0.2802, 0.02817), "a_exp": (0.3,), "a_prefactor": (0.4543,)}
     for key, values in expected.items():
@@ -246,158 +255,128 @@ def _repulsion(root: Record, tensors: _Tensors, power: int) -> bool:
             raise UnsupportedInputError(f"{name}.{key} must be {values}, got {found}")
     if int(tensors.take(f"{name}.p")) != power:
         raise UnsupportedInputError(f"{name}.p must be that of the radial cutoff, {power}")
-    tensors.drop(rf"{name}\.(covalent_radii|.*r_max|.*\.p)")
+    _check_radii(tensors.take(f"{name}.covalent_radii"), name)
+    tensors.drop(rf"{name}\.(.*r_max|.*\.p)")
     return True
 
 
-def _references(kind: str, tensors: _Tensors, shape: _Shape) -> tuple[float, tuple[float, ...]]:
+def _radial_sizes(blocks: list[Record], shape: MACEShape) -> list[int]:
+    if shape.first.interaction == "attention":
+        return [1]  # not used: the sizes of this block are fixed
+    sizes = {tuple(b.submodule("conv_tp_weights").attribute("hs")[1:-1]) for b in blocks}
+    if len(sizes) != 1:
+        raise UnsupportedInputError(f"layers differ in their radial networks: {sorted(sizes)}")
+    return [int(size) for size in sizes.pop()]
+
+
+def _references(kind: str, tensors: Tensors, shape: MACEShape) -> tuple[float, tuple[float, ...]]:
     """Energy scale, and atomic energies with the shift added."""
-    energies = tensors.take("atomic_energies_fn.atomic_energies", shape.n_elements).double()
+    table = tensors.take("atomic_energies_fn.atomic_energies").double()
+    energies = table.reshape(-1, shape.n_elements)
+    if len(energies) not in (1, shape.n_heads):
+        raise UnsupportedInputError(
+            f"atomic energies must have {shape.n_heads} rows, got {len(energies)}"
+        )
     scale, shift = 1.0, 0.0
     if kind != "MACE":
-        scale = float(tensors.take("scale_shift.scale", 1))
-        shift = float(tensors.take("scale_shift.shift", 1))
-    return scale, tuple((energies + shift).tolist())
+        scale, shift = (
+            _of_head(tensors.take(f"scale_shift.{k}"), shape) for k in ("scale", "shift")
+        )
+    row = energies[shape.head if len(energies) > 1 else 0]
+    return scale, tuple((row + shift).tolist())
 
 
-def _readout_hidden(root: Record, name: str, n_layers: int) -> int | None:
-    last = root.submodule(f"{name}.{n_layers - 1}")
-    kind = last.path.rsplit(".", 1)[-1]
-    if kind == "LinearReadoutBlock":
-        return None
-    if kind != "NonLinearReadoutBlock":
-        raise UnsupportedInputError(f"readout {kind} is not supported")
-    return last.submodule("linear_2").parameters_and_buffers()["weight"].numel()
+def _of_head(values: Tensor, shape: MACEShape) -> float:
+    flat = values.double().reshape(-1)
+    if len(flat) not in (1, shape.n_heads):
+        raise UnsupportedInputError(f"scale and shift must have {shape.n_heads} values")
+    return float(flat[shape.head if len(flat) > 1 else 0])
 
 
-def _long_range(root: Record, shape: _Shape) -> LongRangeConfig:
+def _readouts(root: Record, name: str, shape: MACEShape) -> dict[str, Any]:
+    """Options of the readouts of energies or charges."""
+    modules = list(root.submodule(name).attributes().get("_modules", {}).values())
+    if len(modules) not in (1, shape.n_layers):
+        raise UnsupportedInputError(f"{name} must be one or {shape.n_layers}, got {len(modules)}")
+    kinds = [class_name(module) for module in modules]
+    if any(kind != "LinearReadoutBlock" for kind in kinds[:-1]) or kinds[-1] not in _READOUTS:
+        raise UnsupportedInputError(f"{name} {', '.join(kinds)} are not supported")
+    has_hidden, has_bias = _READOUTS[kinds[-1]]
+    hidden = None
+    if has_hidden:
+        first = modules[-1].submodule("linear_1").parameters_and_buffers()["weight"]
+        hidden = first.numel() // (shape.channels * shape.n_heads)
+    return {
+        "readout_hidden": hidden,
+        "readout_bias": has_bias,
+        "last_layer_readout_only": len(modules) == 1 and shape.n_layers > 1,
+        "readout_heads": shape.n_heads,
+    }
+
+
+def _long_range(root: Record, shape: MACEShape) -> LongRangeConfig:
     """Constants of the latent Coulomb energy, from the file and never from defaults."""
     les, ewald = root.submodule("les"), root.submodule("les.ewald")
     if les.attribute("use_atomwise", default=False):
         raise UnsupportedInputError("charges from an atom-wise network are not supported")
-    for name in ("use_fixed_atomic_charges", "use_atomic_alpha", "use_epsilon_r_scaling"):
+    options = ("use_fixed_atomic_charges", "use_atomic_alpha", "use_epsilon_r_scaling")
+    later = ("use_dipole", "use_quad", "use_induced_charge", "use_induced_dipole")
+    for name in (*options, *later):
         if les.attribute(name, default=False) or ewald.attribute(name, default=False):
             raise UnsupportedInputError(f"the latent Ewald option {name} is not supported")
+    for name in ("output_scale", "output_scaling_factor"):
+        factor = root.attribute(name, None)
+        if factor not in (None, 1.0):
+            raise UnsupportedInputError(f"the latent Ewald option {name} must be 1, got {factor}")
+    readouts = _readouts(root, "les_readouts", shape)
+    if readouts.pop("readout_bias"):
+        raise UnsupportedInputError("charge readouts with biases are not supported")
     return LongRangeConfig(
         head="latent",
         sigma=float(ewald.attribute("sigma")),
         dl=float(ewald.attribute("dl")),
         remove_self_interaction=bool(ewald.attribute("remove_self_interaction")),
         prefactor=float(ewald.attribute("norm_factor")),
-        readout_hidden=_readout_hidden(root, "les_readouts", shape.n_layers),
+        **readouts,
     )
 
 
-def _weights(root: Record, tensors: _Tensors, shape: _Shape) -> dict[str, Tensor]:
-    c, z = shape.channels, shape.n_elements
-    state = {"architecture.embedding": tensors.take("node_embedding.linear.weight", z, c)}
-    for index in range(shape.n_layers):
-        state |= _layer(root, tensors, shape, index)
-    state |= _readouts(root, tensors, "readouts", "architecture.readouts", shape)
-    if "les_readouts" in {name for name, _ in root.named_modules()}:
-        state |= _readouts(root, tensors, "les_readouts", "charge_head.readouts", shape)
-    return state
-
-
-def _layer(root: Record, tensors: _Tensors, shape: _Shape, index: int) -> dict[str, Tensor]:
-    c, z = shape.channels, shape.n_elements
-    source, target = f"interactions.{index}", f"architecture.layers.{index}"
-    l_in = shape.feature_l if index else 0
-    l_out = shape.feature_l if index < shape.n_layers - 1 else 0
-    is_residual, normalization = _BLOCKS[root.submodule(source).path.rsplit(".", 1)[-1]]
-    n_paths = [
-        sum(path.l3 == order for path in convolution_paths(l_in, shape.max_ell))
-        for order in range(shape.max_ell + 1)
-    ]
-    skip_l = min(l_in, l_out) if is_residual else shape.max_ell
-    state = _blocks(
-        tensors.take(f"{source}.linear_up.weight"), f"{target}.linear_up", [(c, c)] * (l_in + 1)
-    )
-    state |= _blocks(
-        tensors.take(f"{source}.linear.weight"), f"{target}.linear", [(n * c, c) for n in n_paths]
-    )
-    state |= _blocks(
-        tensors.take(f"{source}.skip_tp.weight"),
-        f"{target}.self_connection",
-        [(c, z, c)] * (skip_l + 1),
-    )
-    depth = 0
-    while (name := f"{source}.conv_tp_weights.layer{depth}.weight") in tensors:
-        state[f"{target}.radial.weights.{depth}"] = tensors.take(name)
-        depth += 1
-    if normalization == "density":
-        name = f"{source}.density_fn.layer0.weight"
-        state[f"{target}.density.weights.0"] = tensors.take(name)
-    state |= _product(tensors, shape, index, l_out)
-    return state
-
-
-def _product(tensors: _Tensors, shape: _Shape, index: int, l_out: int) -> dict[str, Tensor]:
-    c = shape.channels
-    source, target = f"products.{index}", f"architecture.layers.{index}"
-    state = {}
-    for order in range(l_out + 1):
-        prefix = f"{source}.symmetric_contractions.contractions.{order}"
-        for degree in range(1, shape.correlation + 1):
-            # the file counts degrees downwards: weights_max, weights.0, weights.1
-            below = shape.correlation - degree
-            name = f"{prefix}.weights_max" if below == 0 else f"{prefix}.weights.{below - 1}"
-            key = f"{target}.contractions.{order}.weights.{degree - 1}"
-            state[key] = tensors.take(name)
-            basis = _basis(tensors.take(f"{prefix}.U_matrix_{degree}"), shape, order, degree)
-            state[f"{target}.contractions.{order}.basis_{degree}"] = basis
-    linear = tensors.take(f"{source}.linear.weight")
-    # a last layer may keep higher orders that nothing reads: they do not touch the energy
-    state |= _blocks(linear, f"{target}.product_linear", [(c, c)] * (l_out + 1), may_rest=True)
-    unused = "|".join(str(order) for order in range(l_out + 1, 4))
-    tensors.drop(rf"{re.escape(source)}\.symmetric_contractions\.contractions\.({unused})\..*")
-    return state
-
-
-def _basis(found: Tensor, shape: _Shape, order: int, degree: int) -> Tensor:
-    """Coefficients of our monomials from the file's basis.
-
-    It must be ours up to rounding and the sign of each path: e3nn changed the phase of some 3j
-    symbols after 0.4.4, with which published models were made.
-    """
-    ours = contraction_basis(shape.max_ell, order, degree)
-    theirs = found.double().numpy()
-    if ours.size == theirs.size:
-        theirs = theirs.reshape(ours.shape)
-        sign = np.sign((ours * theirs).sum(axis=tuple(range(ours.ndim - 1))))
-        if np.abs(ours * sign - theirs).max() < _ROUNDING:
-            return torch.from_numpy(sparse_form(theirs).basis)
-    raise UnsupportedInputError(
-        f"the coupling basis of order {order} and degree {degree} differs from ours: "
-        "reduced or reordered bases are not supported"
-    )
-
-
-def _blocks(
-    flat: Tensor, target: str, shapes: list[tuple[int, ...]], *, may_rest: bool = False
-) -> dict[str, Tensor]:
-    """Cut e3nn's concatenated weights, one block per order."""
-    sizes = [math.prod(shape) for shape in shapes]
-    total = sum(sizes)
-    if flat.numel() < total or (flat.numel() != total and not may_rest):
-        raise UnsupportedInputError(
-            f"weights of {target} must have {total} values, got {flat.numel()}"
+def _states(root: Record) -> tuple[StateInput, ...]:
+    """Inputs of the embedding of charge and spin, in the order of the file."""
+    if not _has_module(root, "joint_embedding"):
+        return ()
+    specs = root.attribute("embedding_specs")
+    if not isinstance(specs, dict):
+        raise UnsupportedInputError("`embedding_specs` of the checkpoint must be a table")
+    inputs = []
+    for name, spec in specs.items():
+        kind, per = spec.get("type"), spec.get("per")
+        if name not in _STATES or per != "graph" or kind not in ("categorical", "continuous"):
+            raise UnsupportedInputError(
+                f"the embedded feature {name!r} ({kind} per {per}) is not supported; "
+                f"those that are: {', '.join(_STATES)} per graph"
+            )
+        if kind == "continuous" and spec.get("in_dim", 1) != 1:
+            raise UnsupportedInputError(f"the embedded feature {name!r} must be one number")
+        inputs.append(
+            StateInput(
+                name=_STATES[name],  # pyright: ignore[reportArgumentType]
+                kind=kind,
+                size=int(spec["emb_dim"]),
+                n_classes=int(spec.get("num_classes", 0)) if kind == "categorical" else 0,
+                offset=int(spec.get("offset", 0)),
+                has_bias=bool(spec.get("use_bias", True)),
+            )
         )
-    parts = torch.split(flat.reshape(-1)[:total], sizes)
-    pairs = zip(parts, shapes, strict=True)
-    return {f"{target}.weights.{i}": part.reshape(s) for i, (part, s) in enumerate(pairs)}
+    return tuple(inputs)
 
 
-def _readouts(
-    root: Record, tensors: _Tensors, source: str, target: str, shape: _Shape
-) -> dict[str, Any]:
-    state = {}
-    for index in range(shape.n_layers):
-        prefix, key = f"{source}.{index}", f"{target}.layers.{index}"
-        if root.submodule(prefix).path.endswith("NonLinearReadoutBlock"):
-            first = tensors.take(f"{prefix}.linear_1.weight")
-            state[f"{key}.weight_1"] = first.reshape(shape.channels, -1)
-            state[f"{key}.weight_2"] = tensors.take(f"{prefix}.linear_2.weight").reshape(-1, 1)
-        else:
-            state[f"{key}.weight"] = tensors.take(f"{prefix}.linear.weight", shape.channels, 1)
-    return state
+def _state_ranges(states: tuple[StateInput, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Charges and multiplicities that the embedding has a place for."""
+    ranges = {"total_charge": (0, 0), "spin_multiplicity": (1, 1)}
+    for state, unlimited in zip(_STATES.values(), _UNLIMITED, strict=True):
+        for found in (item for item in states if item.name == state):
+            low, high = -found.offset, found.n_classes - 1 - found.offset
+            ranges[state] = (low, high) if found.kind == "categorical" else unlimited
+    low, high = ranges["spin_multiplicity"]
+    return ranges["total_charge"], (max(low, 1), high)

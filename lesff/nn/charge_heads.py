@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lesff.nn.readout import LayerReadouts
+from lesff.nn.readout import LayerReadouts, ReadoutConfig
 from lesff.ops import shift_to_total
 
 ChargeHeadName = Literal["latent", "shifted"]
@@ -22,15 +22,15 @@ class ChargeHead(nn.Module):
             (small) residual is spread over the whole system.
         channels: Channels of the invariants.
         n_layers: Layers of the architecture.
-        hidden: Hidden units of the last readout; None for a linear one.
+        readouts: What the readouts are.
     """
 
     def __init__(
-        self, *, name: ChargeHeadName, channels: int, n_layers: int, hidden: int | None
+        self, *, name: ChargeHeadName, channels: int, n_layers: int, readouts: ReadoutConfig
     ) -> None:
         super().__init__()
         self.name = name
-        self.readouts = LayerReadouts(channels=channels, n_layers=n_layers, hidden=hidden)
+        self.readouts = LayerReadouts(channels=channels, n_layers=n_layers, config=readouts)
 
     def raw(self, invariants: list[Tensor]) -> Tensor:
         """Local charges before any constraint, (n_atoms,)."""

@@ -33,8 +33,9 @@ class SymmetricContraction(nn.Module):
         max_ell: Highest order of the incoming features.
         l_out: Order of the result.
         correlation: Highest degree, 1 to 3.
-        n_elements: Rows of the element tables.
+        n_elements: Rows of the element tables; 1 for weights that all elements share.
         stores_basis: Whether the coupling coefficients belong to the saved state.
+        n_paths: Paths per degree of a stored basis, if not those of ours.
 
     The parameter ``weights[nu - 1]`` has shape (n_elements, n_paths, channels).
     """
@@ -48,14 +49,18 @@ class SymmetricContraction(nn.Module):
         correlation: int,
         n_elements: int,
         stores_basis: bool = False,
+        n_paths: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.n_elements = n_elements
         terms = [monomials(max_ell, l_out, degree) for degree in range(1, correlation + 1)]
         self.weights = nn.ParameterList()
         for degree, term in enumerate(terms, start=1):
-            n_paths = term.basis.shape[1]
-            self.weights.append(nn.Parameter(torch.randn(n_elements, n_paths, channels) / n_paths))
             basis = torch.tensor(term.basis)  # a copy: the cached table must not change
+            if n_paths is not None:
+                basis = torch.zeros(len(basis), n_paths[degree - 1], dtype=basis.dtype)
+            count = basis.shape[1]
+            self.weights.append(nn.Parameter(torch.randn(n_elements, count, channels) / count))
             self.register_buffer(f"basis_{degree}", basis, persistent=stores_basis)
         # component 0 stands for the factor 1 that fills up terms of lower degree
         index = np.zeros((sum(len(t.index) for t in terms), correlation), dtype=np.int64)
@@ -138,7 +143,7 @@ class SymmetricContraction(nn.Module):
         """(element row, start, stop) of blocks of nodes that share an element."""
         step = max(_BLOCK_VALUES // (self.n_terms * channels), 4)
         return [
-            (part.element, start, min(start + step, part.stop))
+            (min(part.element, self.n_elements - 1), start, min(start + step, part.stop))
             for part in topology.elements
             for start in range(part.start, part.stop, step)
         ]
@@ -175,7 +180,8 @@ class _CompiledContract(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(features, table)
         ctx.module, ctx.topology = module, topology
-        return kernels.contract(features, table, topology.element_slices, module.terms())
+        slices = topology.element_slices(table.shape[0])
+        return kernels.contract(features, table, slices, module.terms())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -189,7 +195,7 @@ class _CompiledContract(torch.autograd.Function):
 
             return (*recorded_gradients(run, (features, table), need, (grad,)), None, None)
         result = kernels.contract_backward(
-            grad, features, table, ctx.topology.element_slices, module.terms(),
+            grad, features, table, ctx.topology.element_slices(table.shape[0]), module.terms(),
             need_features=need[0], need_table=need[1],
         )  # fmt: skip
         return (*result, None, None)

@@ -119,7 +119,9 @@ class Convolution(nn.Module):
         Args:
             features: (n_nodes, (feature_l + 1)^2, channels), element order.
             harmonics: (n_pairs, (max_ell + 1)^2) of the vectors along the pairs' edges.
-            radial: (n_pairs, n_paths * channels), or a table of them and the distances.
+            radial: (n_pairs, n_paths * channels), or a table of them and the distances; or twice as
+                many rows where the two directions of a pair differ, those along the pairs' edges
+                first.
             topology: Index tables.
 
         Returns:
@@ -232,7 +234,7 @@ def _chunk_inputs(
     n, width = chunk.node_stop - chunk.node_start, chunk.width
     slots = slice(chunk.edge_start, chunk.edge_stop)
     k = kernel[slots].view(n, width, kernel.shape[1])
-    r = radial.index_select(0, topology.slots.pair[slots])
+    r = radial.index_select(0, topology.slot_rows(slots, len(radial)))
     h = features.index_select(0, topology.slots.sender[slots])
     return (
         k,
@@ -290,8 +292,8 @@ def _convolve_backward(
         grad_h = torch.zeros_like(features).index_add(0, topology.slots.sender, grad_h)
     if grad_r is not None:
         # every pair has two slots, one per direction; padding belongs to none
-        first, second = topology.slots.of_pair.unbind(1)
-        grad_r = grad_r.index_select(0, first) + grad_r.index_select(0, second)
+        along, against = (grad_r.index_select(0, k) for k in topology.slots.of_pair.unbind(1))
+        grad_r = along + against if len(radial) == topology.n_pairs else torch.cat([along, against])
     return grad_h, grad_k, grad_r
 
 

@@ -15,24 +15,42 @@ class OrderLinear(nn.Module):
     Args:
         channels_in: Channels per order; orders without output are dropped.
         channels_out: Channels per order.
+        fan_in: Inputs per order that the normalisation counts, if not ``channels_in``: published
+            models count inputs that are always zero.
 
     The parameter ``weights[l]`` has shape (channels_in[l], channels_out[l]).
     """
 
-    def __init__(self, *, channels_in: tuple[int, ...], channels_out: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        *,
+        channels_in: tuple[int, ...],
+        channels_out: tuple[int, ...],
+        fan_in: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
+        self.max_l = min(len(channels_in), len(channels_out)) - 1
+        self.scales = tuple(n**-0.5 for n in (fan_in or channels_in))
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(c_in, c_out))
             for c_in, c_out in zip(channels_in, channels_out, strict=False)
         )
 
+    def blocks(self, blocks: list[Tensor]) -> list[Tensor]:
+        """Map one block (n, 2 l + 1, c_in) per order to one (n, 2 l + 1, c_out)."""
+        return [
+            block @ (weight * scale)
+            for block, weight, scale in zip(blocks, self.weights, self.scales, strict=False)
+        ]
+
     def forward(self, blocks: list[Tensor]) -> Tensor:
         """Map one block (n, 2 l + 1, c_in) per order to (n, (l, m), c_out)."""
-        out = [
-            block @ (weight * weight.shape[0] ** -0.5)
-            for block, weight in zip(blocks, self.weights, strict=False)
-        ]
-        return out[0] if len(out) == 1 else torch.cat(out, dim=1)
+        return join_orders(self.blocks(blocks))
+
+
+def join_orders(blocks: list[Tensor]) -> Tensor:
+    """(n, (l, m), c) of one block (n, 2 l + 1, c) per order."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
 
 def split_orders(features: Tensor, max_l: int) -> list[Tensor]:

@@ -1,12 +1,14 @@
-"""Radial functions: Bessel basis, polynomial cutoff, radial network, short-range repulsion."""
+"""Radial functions: bases, cutoff, transforms of the distance, networks, short-range repulsion."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from ase.data import covalent_radii
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lesff.ops import normalised_silu
 
@@ -25,8 +27,43 @@ def polynomial_cutoff(x: Tensor, p: int) -> Tensor:
     return u * (x < 1.0)
 
 
-class BesselBasis(nn.Module):
-    """``sqrt(2/rc) sin(n pi r / rc) / r`` times the polynomial cutoff (arXiv 2003.03123, eq. 7).
+class RadialBasis(nn.Module, ABC):
+    """Functions of the (transformed) distance, times the polynomial cutoff unless told otherwise.
+
+    Args:
+        cutoff: rc in A.
+        p: Power of the polynomial cutoff.
+        has_envelope: Whether :meth:`forward` multiplies by the cutoff; if not, whoever uses the
+            basis multiplies by :meth:`envelope` later.
+    """
+
+    def __init__(self, *, cutoff: float, p: int, has_envelope: bool = True) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.p = p
+        self.has_envelope = has_envelope
+
+    @abstractmethod
+    def values(self, x: Tensor) -> Tensor:
+        """Bare functions of x (n, 1), (n, n_basis)."""
+
+    def envelope(self, distance: Tensor) -> Tensor:
+        """Polynomial cutoff of distances in A, (n, 1)."""
+        return polynomial_cutoff(distance[:, None] / self.cutoff, self.p)
+
+    def forward(self, x: Tensor, distance: Tensor) -> Tensor:
+        """Basis values, (n, n_basis).
+
+        Args:
+            x: (n,) argument of the functions: the distance in A, or a transform of it.
+            distance: (n,) distance in A, argument of the cutoff.
+        """
+        bare = self.values(x[:, None])
+        return bare * self.envelope(distance) if self.has_envelope else bare
+
+
+class BesselBasis(RadialBasis):
+    """``sqrt(2/rc) sin(n pi r / rc) / r`` (DimeNet, arXiv 2003.03123, eq. 7).
 
     Args:
         cutoff: rc in A.
@@ -34,6 +71,7 @@ class BesselBasis(nn.Module):
         p: Power of the polynomial cutoff.
         frequencies: Other frequencies than n pi / rc, in 1/A.
         prefactor: Another factor than sqrt(2 / rc).
+        has_envelope: See :class:`RadialBasis`.
     """
 
     def __init__(
@@ -44,10 +82,9 @@ class BesselBasis(nn.Module):
         p: int,
         frequencies: tuple[float, ...] | None = None,
         prefactor: float | None = None,
+        has_envelope: bool = True,
     ) -> None:
-        super().__init__()
-        self.cutoff = cutoff
-        self.p = p
+        super().__init__(cutoff=cutoff, p=p, has_envelope=has_envelope)
         self.prefactor = math.sqrt(2.0 / cutoff) if prefactor is None else prefactor
         if frequencies is None:
             table = torch.arange(1, n_basis + 1, dtype=torch.float64) * math.pi / cutoff
@@ -56,17 +93,62 @@ class BesselBasis(nn.Module):
         self.register_buffer("frequencies", table, persistent=False)
         self.frequencies: Tensor
 
-    def forward(self, x: Tensor, distance: Tensor) -> Tensor:
-        """Basis values, (n, n_basis).
+    def values(self, x: Tensor) -> Tensor:
+        """Bare functions of x (n, 1), (n, n_basis)."""
+        return torch.sin(x * self.frequencies.to(x.dtype)) / x * self.prefactor
 
-        Args:
-            x: (n,) argument of the Bessel functions: the distance in A, or a transform of it.
-            distance: (n,) distance in A, argument of the cutoff.
-        """
-        x = x[:, None]
-        bessel = torch.sin(x * self.frequencies.to(x.dtype)) / x
-        envelope = polynomial_cutoff(distance[:, None] / self.cutoff, self.p)
-        return bessel * (envelope * self.prefactor)
+
+class GaussianBasis(RadialBasis):
+    """``exp(-exponent (x - c_n)^2)`` (Behler and Parrinello, PRL 98, 146401, eq. 4).
+
+    Args:
+        cutoff: rc in A.
+        p: Power of the polynomial cutoff.
+        centers: c_n.
+        exponent: Positive.
+        has_envelope: See :class:`RadialBasis`.
+    """
+
+    def __init__(
+        self,
+        *,
+        cutoff: float,
+        p: int,
+        centers: tuple[float, ...],
+        exponent: float,
+        has_envelope: bool = True,
+    ) -> None:
+        super().__init__(cutoff=cutoff, p=p, has_envelope=has_envelope)
+        self.exponent = exponent
+        table = torch.tensor(centers, dtype=torch.float64)
+        self.register_buffer("centers", table, persistent=False)
+        self.centers: Tensor
+
+    def values(self, x: Tensor) -> Tensor:
+        """Bare functions of x (n, 1), (n, n_basis)."""
+        return torch.exp(-self.exponent * (x - self.centers.to(x.dtype)).square())
+
+
+class ChebyshevBasis(RadialBasis):
+    """Chebyshev polynomials of the first kind, T_1(x) .. T_n(x), by their recursion.
+
+    Args:
+        cutoff: rc in A.
+        n_basis: Number of functions.
+        p: Power of the polynomial cutoff.
+        has_envelope: See :class:`RadialBasis`.
+    """
+
+    def __init__(self, *, cutoff: float, n_basis: int, p: int, has_envelope: bool = True) -> None:
+        super().__init__(cutoff=cutoff, p=p, has_envelope=has_envelope)
+        self.n_basis = n_basis
+
+    def values(self, x: Tensor) -> Tensor:
+        """Bare functions of x (n, 1), (n, n_basis)."""
+        rows = [torch.ones_like(x), x]
+        while len(rows) <= self.n_basis:
+            rows.append(2.0 * x * rows[-1] - rows[-2])
+        return torch.cat(rows[1 : self.n_basis + 1], dim=1)
 
 
 class AgnesiTransform(nn.Module):
@@ -94,6 +176,30 @@ class AgnesiTransform(nn.Module):
         return 1.0 / (1.0 + self.a * x**self.q / (1.0 + x ** (self.q - self.p)))
 
 
+class SoftTransform(nn.Module):
+    """``p0 + (r - p0) (1 + tanh(alpha (r - m) / (p1 - p0))) / 2``, the soft transform of MACE.
+
+    ``p0`` and ``p1`` are 3/4 and 4/3 of the sum of covalent radii, ``m`` is their mean: distances
+    far below a bond are mapped to p0.
+
+    Args:
+        alpha: Steepness.
+    """
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.register_buffer("radii", torch.tensor(covalent_radii), persistent=False)
+        self.radii: Tensor
+
+    def forward(self, distance: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
+        """(n_pairs,) distances in A to transformed distances in A."""
+        bond = (self.radii[z_first] + self.radii[z_second]).to(distance.dtype)
+        low, high = 0.75 * bond, bond * 4.0 / 3.0
+        x = self.alpha * (distance - 0.5 * (low + high)) / (high - low)
+        return low + (distance - low) * 0.5 * (1.0 + torch.tanh(x))
+
+
 class RadialNetwork(nn.Module):
     """Bias-free perceptron, e3nn ``FullyConnectedNet``: ``1.679 silu(x @ W / sqrt(n_in))``.
 
@@ -112,6 +218,49 @@ class RadialNetwork(nn.Module):
         for weight in hidden:
             x = normalised_silu(x @ (weight * weight.shape[0] ** -0.5))
         return x @ (last * last.shape[0] ** -0.5)
+
+
+class EdgePerceptron(nn.Module):
+    """Perceptron with layer norms on [basis, source embedding, target embedding] of directed edges.
+
+    ``Linear (LayerNorm SiLU Linear)*`` as in eSEN (arXiv 2502.12147). The first linear map acts on
+    the three parts one by one, so that the embeddings enter as one row per element.
+
+    Args:
+        n_basis: Radial functions.
+        channels: Width of the embeddings.
+        sizes: Hidden sizes and the number of outputs.
+    """
+
+    def __init__(self, *, n_basis: int, channels: int, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        inputs = (n_basis + 2 * channels, *sizes[:-1])
+        self.parts = (n_basis, channels, channels)
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(inputs, sizes, strict=True))
+        self.norms = nn.ModuleList(nn.LayerNorm(n) for n in sizes[:-1])
+
+    def forward(
+        self, basis: Tensor, source: Tensor, target: Tensor, edge: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Outputs (n_edges, sizes[-1]).
+
+        Args:
+            basis: (n_edges, n_basis).
+            source: (n_rows, channels) table of source embeddings.
+            target: (n_rows, channels) table of target embeddings.
+            edge: Row of the source and of the target of each edge, (n_edges,) each.
+        """
+        first, *others = self.linears
+        w_basis, w_source, w_target = torch.split(first.weight, self.parts, dim=1)  # pyright: ignore[reportArgumentType]
+        x = (
+            basis @ w_basis.T
+            + (source @ w_source.T)[edge[0]]
+            + (target @ w_target.T)[edge[1]]
+            + first.bias  # pyright: ignore[reportOperatorIssue]
+        )
+        for norm, linear in zip(self.norms, others, strict=True):
+            x = linear(functional.silu(norm(x)))
+        return x
 
 
 class ScreenedRepulsion(nn.Module):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from lesff.kernels import TABLE_BLOCK, RadialTable, is_active
+from lesff.nn.radial import RadialBasis
 
 KNOTS_PER_ANGSTROM = 32
 """Interpolation error of forces below 1e-8 eV/A for the bundled model; see tests/test_kernels.py"""
@@ -43,22 +45,27 @@ class TableSource:
 
     Attributes:
         distance: (n_pairs,) in A.
-        basis: Radial basis including the cutoff, a function of the distance alone.
+        basis: Radial basis, a function of the distance alone.
         cutoff: In A.
     """
 
     distance: Tensor
-    basis: nn.Module
+    basis: RadialBasis
     cutoff: float
 
     @staticmethod
-    def of(distance: Tensor, basis: nn.Module, cutoff: float) -> TableSource | None:
+    def of(distance: Tensor, basis: RadialBasis, cutoff: float) -> TableSource | None:
         """None where exact weights are due: no compiled kernels, or a pair below the table."""
         if not is_active(distance) or distance.numel() == 0:
             return None
         if float(distance.detach().min()) < TABLE_START:
             return None
         return TableSource(distance, basis, cutoff)
+
+    def exact(self, network: Callable[[Tensor], Tensor], distance: Tensor) -> Tensor:
+        """Weights of a network that reads the basis, times the cutoff, (n, n_weights)."""
+        weights = network(self.basis(distance, distance))
+        return weights if self.basis.has_envelope else weights * self.basis.envelope(distance)
 
 
 class RadialTabulator:
@@ -81,13 +88,9 @@ class RadialTabulator:
 
     def weights(self, source: TableSource, network: nn.Module) -> TabulatedWeights | Tensor:
         """The table looked up at the pairs; exact weights if the network is being trained."""
-
-        def exact(distance: Tensor) -> Tensor:
-            return network(source.basis(distance, distance))
-
         parameters = [*network.parameters(), *source.basis.parameters()]
         if any(p.requires_grad for p in parameters):
-            return exact(source.distance)
+            return source.exact(network, source.distance)
         dtype = source.distance.dtype
         key = (dtype, source.cutoff, *((p.data_ptr(), p.dtype, p._version) for p in parameters))
         if self._table is None or key != self._key:
@@ -95,7 +98,7 @@ class RadialTabulator:
             self._key = key
             # an address stays taken as long as its memory is held
             self._held = [p.detach() for p in parameters]
-        return TabulatedWeights(source.distance, self._table, exact)
+        return TabulatedWeights(source.distance, self._table, partial(source.exact, network))
 
     def _build(self, source: TableSource, network: nn.Module, dtype: torch.dtype) -> RadialTable:
         n = max(round((source.cutoff - TABLE_START) * KNOTS_PER_ANGSTROM), 1)
@@ -104,7 +107,7 @@ class RadialTabulator:
         state = {name: p.detach().double() for name, p in network.named_parameters()}
 
         def function(r: Tensor) -> Tensor:
-            return functional_call(network, state, (source.basis(r, r),))
+            return source.exact(lambda x: functional_call(network, state, (x,)), r)
 
         values = _with_derivatives(function, knots)
         scaled = torch.stack([v * step**k for k, v in enumerate(values)], dim=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -21,17 +23,67 @@ class LinearReadout(nn.Module):
 
 
 class GatedReadout(nn.Module):
-    """One hidden layer: ``1.679 silu(x @ W1 / sqrt(c)) @ W2 / sqrt(h)``, bias-free."""
+    """One hidden layer: ``1.679 silu(x @ W1 / sqrt(c)) @ W2 / sqrt(h n_heads)``, bias-free.
 
-    def __init__(self, *, channels: int, hidden: int) -> None:
+    Args:
+        channels: Channels of the invariants.
+        hidden: Hidden units.
+        n_heads: Heads that a published readout was trained with; one of them is here, but its
+            normalisation counts the units of all.
+    """
+
+    def __init__(self, *, channels: int, hidden: int, n_heads: int = 1) -> None:
         super().__init__()
+        self.scale = (hidden * n_heads) ** -0.5
         self.weight_1 = nn.Parameter(torch.randn(channels, hidden))
         self.weight_2 = nn.Parameter(torch.randn(hidden, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels) to (n,)."""
         hidden = normalised_silu(x @ (self.weight_1 * self.weight_1.shape[0] ** -0.5))
-        return (hidden @ (self.weight_2 * self.weight_2.shape[0] ** -0.5)).squeeze(-1)
+        return (hidden @ (self.weight_2 * self.scale)).squeeze(-1)
+
+
+class BiasedReadout(nn.Module):
+    """Two hidden layers, the second and the output with a bias; the rest as GatedReadout.
+
+    Args:
+        channels: Channels of the invariants.
+        hidden: Hidden units of both layers.
+        n_heads: See :class:`GatedReadout`.
+    """
+
+    def __init__(self, *, channels: int, hidden: int, n_heads: int = 1) -> None:
+        super().__init__()
+        self.scale = (hidden * n_heads) ** -0.5
+        self.weight_1 = nn.Parameter(torch.randn(channels, hidden))
+        self.weight_mid = nn.Parameter(torch.randn(hidden, hidden))
+        self.bias_mid = nn.Parameter(torch.zeros(hidden))
+        self.weight_2 = nn.Parameter(torch.randn(hidden, 1))
+        self.bias_2 = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels) to (n,)."""
+        hidden = normalised_silu(x @ (self.weight_1 * self.weight_1.shape[0] ** -0.5))
+        hidden = normalised_silu(hidden @ (self.weight_mid * self.scale) + self.bias_mid)
+        return (hidden @ (self.weight_2 * self.scale) + self.bias_2).squeeze(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadoutConfig:
+    """Readouts of all layers.
+
+    Attributes:
+        hidden: Hidden units of the last layer's readout, or None for a linear one.
+        has_bias: Whether the last layer's readout is a :class:`BiasedReadout`.
+        last_layer_only: Whether only the last layer has a readout.
+        n_heads: See :class:`GatedReadout`.
+    """
+
+    hidden: int | None = 16
+    has_bias: bool = False
+    last_layer_only: bool = False
+    n_heads: int = 1
 
 
 class LayerReadouts(nn.Module):
@@ -40,17 +92,20 @@ class LayerReadouts(nn.Module):
     Args:
         channels: Channels of the invariants of each layer.
         n_layers: Number of layers.
-        hidden: Hidden units of the last readout, which is gated; None for a linear one.
+        config: What the readouts are.
     """
 
-    def __init__(self, *, channels: int, n_layers: int, hidden: int | None) -> None:
+    def __init__(self, *, channels: int, n_layers: int, config: ReadoutConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = [LinearReadout(channels=channels) for _ in range(n_layers)]
-        if hidden is not None:
-            layers[-1] = GatedReadout(channels=channels, hidden=hidden)
+        count = 1 if config.last_layer_only else n_layers
+        layers: list[nn.Module] = [LinearReadout(channels=channels) for _ in range(count)]
+        if config.hidden is not None:
+            kind = BiasedReadout if config.has_bias else GatedReadout
+            layers[-1] = kind(channels=channels, hidden=config.hidden, n_heads=config.n_heads)
         self.layers = nn.ModuleList(layers)
 
     def forward(self, invariants: list[Tensor]) -> Tensor:
         """One (n, channels) tensor per layer to (n,)."""
-        parts = [layer(x) for layer, x in zip(self.layers, invariants, strict=True)]
+        chosen = invariants[-len(self.layers) :]
+        parts = [layer(x) for layer, x in zip(self.layers, chosen, strict=True)]
         return torch.stack(parts).sum(0)

@@ -1,11 +1,15 @@
-"""Embedding of total charge and spin: element-conditioned, bias-free, zero for neutral singlets."""
+"""Embeddings of total charge and spin: ours, and the one of published MACE models."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.ops import segment_sum
 
 _N_STATES = 3
@@ -48,3 +52,89 @@ class StateEmbedding(nn.Module):
         total = segment_sum(weight, batch, len(total_charge))
         share = weight * (states / total)[batch]  # (n_nodes, k)
         return torch.einsum("nk,nkc->nc", share, self.table[element])
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateInput:
+    """One input of a :class:`JointEmbedding`.
+
+    Attributes:
+        name: Which state.
+        kind: ``"categorical"``: a table row per value; ``"continuous"``: a small network.
+        size: Width of its embedding.
+        n_classes: Rows of the table.
+        offset: Table row of the value zero.
+        has_bias: Whether the small network has biases.
+    """
+
+    name: Literal["total_charge", "spin_multiplicity"]
+    kind: Literal["categorical", "continuous"] = "categorical"
+    size: int
+    n_classes: int = 0
+    offset: int = 0
+    has_bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check sizes; raises ConfigError."""
+        if not 0 < self.size <= 4096 or not 0 <= self.n_classes <= 4096:
+            raise ConfigError(
+                f"`size` of {self.name} must be 1..4096 and `n_classes` 0..4096, "
+                f"got {self.size} and {self.n_classes}"
+            )
+
+
+class JointEmbedding(nn.Module):
+    """``silu(W [e_1(Q), e_2(2S+1), ...])``, the same for all atoms of a system.
+
+    The embedding of MACE models with charge and spin states (MACE-OMOL, arXiv 2510.25380). Not zero
+    for a neutral singlet, and not size consistent.
+
+    Args:
+        inputs: What enters, in this order.
+        channels: Channels of the node features.
+    """
+
+    def __init__(self, *, inputs: tuple[StateInput, ...], channels: int) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.embedders = nn.ModuleList(_embedder(state) for state in inputs)
+        self.project = nn.Linear(sum(state.size for state in inputs), channels, bias=False)
+
+    def forward(self, batch: Tensor, total_charge: Tensor, spin_multiplicity: Tensor) -> Tensor:
+        """Feature increment of every node, (n_nodes, channels).
+
+        Args:
+            batch: (n_nodes,) system of each node.
+            total_charge: (n_systems,) in e.
+            spin_multiplicity: (n_systems,) 2S + 1.
+
+        Raises:
+            UnsupportedInputError: for a charge or multiplicity beyond the tables.
+        """
+        values = {"total_charge": total_charge, "spin_multiplicity": spin_multiplicity}
+        parts = [
+            self._embed(state, embedder, values[state.name])
+            for state, embedder in zip(self.inputs, self.embedders, strict=True)
+        ]
+        return functional.silu(self.project(torch.cat(parts, dim=1)))[batch]
+
+    def _embed(self, state: StateInput, embedder: nn.Module, value: Tensor) -> Tensor:
+        if state.kind == "continuous":
+            return embedder(value.to(self.project.weight.dtype)[:, None])
+        row = value.round().to(torch.int64) + state.offset
+        if bool(((row < 0) | (row >= state.n_classes)).any()):
+            raise UnsupportedInputError(
+                f"`{state.name}` must be from {-state.offset} to "
+                f"{state.n_classes - 1 - state.offset} for this model, got {value.tolist()}"
+            )
+        return embedder(row)
+
+
+def _embedder(state: StateInput) -> nn.Module:
+    if state.kind == "categorical":
+        return nn.Embedding(state.n_classes, state.size)
+    return nn.Sequential(
+        nn.Linear(1, state.size, bias=state.has_bias),
+        nn.SiLU(),
+        nn.Linear(state.size, state.size, bias=state.has_bias),
+    )

@@ -130,9 +130,18 @@ class Topology:
             pair_receiver=tensor(receiver[along]),
         )
 
+    def element_slices(self, n_rows: int) -> Tensor:
+        """(n_slices, 3) int64 start, stop, row of a table, for compiled kernels.
+
+        Args:
+            n_rows: Rows of the table; one row is shared by all elements.
+        """
+        if n_rows == 1:
+            return torch.tensor([[0, len(self.node_order), 0]])
+        return self._element_slices
+
     @cached_property
-    def element_slices(self) -> Tensor:
-        """(n_slices, 3) int64 start, stop, table row, for compiled kernels."""
+    def _element_slices(self) -> Tensor:
         rows = [(part.start, part.stop, part.element) for part in self.elements]
         return torch.tensor(rows, dtype=torch.int64).view(-1, 3)
 
@@ -170,6 +179,21 @@ class Topology:
             chunk_rank=tensor(chunk_rank[order]),
             of_pair=tensor(edge_slot[tables.of_pair]),
         )
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of undirected pairs."""
+        return len(self.pair_sender)
+
+    def slot_rows(self, slots: slice, n_rows: int) -> Tensor:
+        """Rows of some slots in a table with one row per pair, or one per direction of a pair.
+
+        A directed table has the pairs along their edges first, then against them.
+        """
+        rows = self.slots.pair[slots]
+        if n_rows == self.n_pairs:
+            return rows
+        return rows + self.n_pairs * (self.slots.sign[slots] < 0)
 
 
 def _plan_chunks(degree: np.ndarray) -> list[Chunk]:
