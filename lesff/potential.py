@@ -34,6 +34,7 @@ from lesff.units import EWALD_PREFACTOR
 
 FORMAT_VERSION = 1
 
+RADIAL_MODES = ("table", "exact")
 RadialMode = Literal["table", "exact"]
 """``"table"``: radial functions from tables where compiled kernels run (errors of forces below
 1e-6 eV/A), except for second derivatives; ``"exact"``: always evaluated."""

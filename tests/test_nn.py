@@ -173,7 +173,6 @@ def test_directed_radial_weights_are_those_of_pairs_if_equal():
     topology = topology_of(make_graph(two_waters()))
     conv = Convolution(channels=2, feature_l=1, max_ell=2)
     features, y = randn(6, 4, 2), randn(topology.n_pairs, 9)
-    y = y * topology.slot_sign.abs()[:, None]
     radial = randn(topology.n_pairs, conv.n_paths * 2)
     pairs = conv(features, y, radial, topology)
     directed = conv(features, y, torch.cat([radial, radial]), topology)
