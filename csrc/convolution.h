@@ -1,6 +1,6 @@
 // Depthwise equivariant convolution: messages, and gradients by gathering.
 //
-// Loops run chunk of nodes -> path -> vector of channels -> node -> edge. The radial table of one path
+// Loops run path -> chunk of nodes -> vector of channels -> node -> edge. The radial table of one path
 // and vector stays in the level-1 cache, the sums of one node in registers. Every output row belongs to one
 // thread and is summed in a fixed order: results do not depend on the number of threads.
 #pragma once
@@ -8,55 +8,116 @@
 
 namespace LESFF_NAMESPACE {
 
+// A tensor (n_nodes, rows, row_stride) of which `channels` columns are regrouped into blocks of 16
+// channels, (block, node, row, 16), the last block filled up with zeros. What one pass over the
+// edges gathers is then compact: rows that lie a power of two apart would crowd a few cache sets.
+template <class T>
+class Packed {
+ public:
+  Packed(const void* source, int64_t n_nodes, int rows, int64_t row_stride, int64_t channels,
+         int n_threads)
+      : rows(rows),
+        n_nodes(n_nodes),
+        buffer_((channels + table_block - 1) / table_block * table_block * n_nodes * rows) {
+    const T* in = static_cast<const T*>(source);
+    const int64_t blocks = (channels + table_block - 1) / table_block;
+#pragma omp parallel for schedule(static) num_threads(n_threads) if (n_threads > 1)
+    for (int64_t node = 0; node < n_nodes; ++node)
+      for (int row = 0; row < rows; ++row) {
+        const T* from = in + (node * rows + row) * row_stride;
+        for (int64_t b = 0; b < blocks; ++b) {
+          T* to = buffer_.data() + ((b * n_nodes + node) * rows + row) * table_block;
+          const int64_t n = channels - b * table_block;
+          if (n >= table_block) {
+            std::memcpy(to, from + b * table_block, table_block * sizeof(T));
+          } else {
+            std::memset(to, 0, table_block * sizeof(T));
+            std::memcpy(to, from + b * table_block, n * sizeof(T));
+          }
+        }
+      }
+  }
+  // Rows of node 0 for the channels from c on; a node has rows * 16 values.
+  const T* at(int64_t c) const {
+    return buffer_.data() + c / table_block * n_nodes * rows * table_block + c % table_block;
+  }
+
+ private:
+  int64_t rows, n_nodes;
+  Buffer<T> buffer_;
+};
+
+template <class T>
+Packed<T> packed_features(const LesffConvolution& a) {
+  return Packed<T>(a.features, a.n_nodes, int(a.feature_rows), a.channels, a.channels, a.n_threads);
+}
+
+// The gradient of the message of one path.
+template <class T>
+Packed<T> packed_gradient(const LesffConvolution& a, const LesffPath& path) {
+  const T* grad = static_cast<const T*>(a.messages[path.order]) + path.block * a.channels;
+  return Packed<T>(grad, a.n_nodes, path.cols, a.message_cols[path.order], a.channels,
+                   a.n_threads);
+}
+
+// What one pass over edges works on: a path, and a vector of n channels from c on.
+struct Pass {
+  const LesffPath& path;
+  int64_t c;
+  int n;
+};
+
 // message[node, m3, c] = sum_edges sign R[c] sum_m1 K[m1, m3] h[sender, m1, c]
 template <class T, int rows, int cols, bool full, template <class, bool> class Radial>
-void gather_messages(const LesffConvolution& a, const LesffPath& path, const Radial<T, full>& radial,
-                     const Edge<T>* edges, int64_t c, int n, Range nodes) {
-  const int64_t feature_stride = a.feature_rows * a.channels;
-  const T* features = static_cast<const T*>(a.features) + path.feature_row * a.channels + c;
+void gather_messages(const LesffConvolution& a, const Pass& pass, const Radial<T, full>& radial,
+                     const Edge<T>* edges, const Packed<T>& features, Range nodes) {
+  const LesffPath& path = pass.path;
+  const int64_t stride = a.feature_rows * table_block;
+  const T* h = features.at(pass.c) + path.feature_row * table_block;
   const T* kernel = static_cast<const T*>(a.kernel) + path.kernel_col;
   const int64_t out_cols = a.message_cols[path.order];
-  T* out = static_cast<T*>(const_cast<void*>(a.messages[path.order])) + path.block * a.channels + c;
+  T* out = static_cast<T*>(const_cast<void*>(a.messages[path.order])) + path.block * a.channels;
   for (int64_t node = nodes.begin; node < nodes.end; ++node) {
     Vector<T> sum[cols] = {};
     for (int64_t e = a.node_start[node]; e < a.node_start[node + 1]; ++e) {
       const Edge<T>& edge = edges[e];
       Vector<T> w = radial.value(edge.row, edge.value);
       if (path.odd) w *= edge.sign;
-      const T* h = features + edge.node * feature_stride;
+      const T* hj = h + edge.node * stride;
       const T* k = kernel + edge.pair * a.kernel_cols;
       LESFF_UNROLL
       for (int i = 0; i < rows; ++i) {
-        const Vector<T> x = w * load<full>(h + i * a.channels, n);
+        const Vector<T> x = w * load<true>(hj + i * table_block, 0);
         LESFF_UNROLL
         for (int j = 0; j < cols; ++j) sum[j] += k[i * cols + j] * x;
       }
     }
     LESFF_UNROLL
-    for (int j = 0; j < cols; ++j) store<full>(out + (node * cols + j) * out_cols, sum[j], n);
+    for (int j = 0; j < cols; ++j)
+      store<full>(out + (node * cols + j) * out_cols + pass.c, sum[j], pass.n);
   }
 }
 
 // grad_h[node, m1, c] += sum_edges sign R[c] sum_m3 K[m1, m3] g[receiver, m3, c]
 template <class T, int rows, int cols, bool full, template <class, bool> class Radial>
-void gather_features(const LesffConvolution& a, const LesffPath& path, const Radial<T, full>& radial,
-                     const Edge<T>* edges, int64_t c, int n, Range nodes) {
+void gather_features(const LesffConvolution& a, const Pass& pass, const Radial<T, full>& radial,
+                     const Edge<T>* edges, const Packed<T>& grad, Range nodes) {
+  const LesffPath& path = pass.path;
   const T* kernel = static_cast<const T*>(a.kernel) + path.kernel_col;
-  const int64_t g_cols = a.message_cols[path.order];
-  const T* grad = static_cast<const T*>(a.messages[path.order]) + path.block * a.channels + c;
-  T* out = static_cast<T*>(a.grad_features) + path.feature_row * a.channels + c;
+  const T* g = grad.at(pass.c);
+  T* out = static_cast<T*>(a.grad_features) + path.feature_row * a.channels + pass.c;
   for (int64_t node = nodes.begin; node < nodes.end; ++node) {
     Vector<T> sum[rows] = {};
     for (int64_t e = a.node_start[node]; e < a.node_start[node + 1]; ++e) {
       const Edge<T>& edge = edges[e];
       Vector<T> w = radial.value(edge.row, edge.value);
       if (path.odd) w *= edge.sign;
-      const T* g = grad + edge.node * cols * g_cols;
+      const T* gk = g + edge.node * int64_t(cols * table_block);
       const T* k = kernel + edge.pair * a.kernel_cols;
       Vector<T> u[rows] = {};
       LESFF_UNROLL
       for (int j = 0; j < cols; ++j) {
-        const Vector<T> x = load<full>(g + j * g_cols, n);
+        const Vector<T> x = load<true>(gk + j * table_block, 0);
         LESFF_UNROLL
         for (int i = 0; i < rows; ++i) u[i] += k[i * cols + j] * x;
       }
@@ -66,7 +127,7 @@ void gather_features(const LesffConvolution& a, const LesffPath& path, const Rad
     LESFF_UNROLL
     for (int i = 0; i < rows; ++i) {
       T* p = out + (node * a.feature_rows + i) * a.channels;
-      store<full>(p, load<full>(p, n) + sum[i], n);
+      store<full>(p, load<full>(p, pass.n) + sum[i], pass.n);
     }
   }
 }
@@ -79,24 +140,22 @@ struct PairGradient {
   const LesffConvolution& a;
   const LesffPath& path;
   int index;
-  const T *features, *grad;
-  int64_t g_cols;
+  const Packed<T>&features, &grad;
 
-  PairGradient(const LesffConvolution& a, int index)
-      : a(a),
-        path(a.paths[index]),
-        index(index),
-        features(static_cast<const T*>(a.features) + path.feature_row * a.channels),
-        grad(static_cast<const T*>(a.messages[path.order]) + path.block * a.channels),
-        g_cols(a.message_cols[path.order]) {}
+  PairGradient(const LesffConvolution& a, int index, const Packed<T>& features,
+               const Packed<T>& grad)
+      : a(a), path(a.paths[index]), index(index), features(features), grad(grad) {}
 
+  // Rows of the two ends of a pair for the channels from c on.
   struct Ends {
     const T *h_first, *h_second, *g_first, *g_second;
   };
-  Ends ends(int64_t pair) const {
+  Ends ends(int64_t pair, int64_t c) const {
     const int64_t first = a.pair_sender[pair], second = a.pair_receiver[pair];
-    const int64_t fs = a.feature_rows * a.channels, gs = cols * g_cols;
-    return {features + first * fs, features + second * fs, grad + first * gs, grad + second * gs};
+    const int64_t hs = a.feature_rows * table_block, gs = cols * table_block;
+    const T* h = features.at(c) + path.feature_row * table_block;
+    const T* g = grad.at(c);
+    return {h + first * hs, h + second * hs, g + first * gs, g + second * gs};
   }
 
   template <bool full>
@@ -104,29 +163,24 @@ struct PairGradient {
     const GivenRadial<T, full> radial(a, index, c, n);
     const bool directed = a.weight_rows == 2 * a.n_pairs;
     const int64_t other = directed ? pair + a.n_pairs : pair;
-    const Vector<T> w1 = radial.value(int32_t(pair), nullptr);
-    Vector<T> w2 = radial.value(int32_t(other), nullptr);
     const T sign = path.odd ? T(-1) : T(1);
-    w2 *= sign;
+    const Vector<T> w1 = radial.value(int32_t(pair), nullptr);
+    const Vector<T> w2 = radial.value(int32_t(other), nullptr) * sign;
     Vector<T> g1 = {}, g2 = {};
-    const Ends x = ends(pair);
-    Vector<T> f1[cols], f2[cols];
-    LESFF_UNROLL
-    for (int j = 0; j < cols; ++j) {
-      f1[j] = load<full>(x.g_second + j * g_cols + c, n);
-      f2[j] = load<full>(x.g_first + j * g_cols + c, n);
-    }
+    const Ends x = ends(pair, c);
     LESFF_UNROLL
     for (int i = 0; i < rows; ++i) {
-      const Vector<T> h1 = load<full>(x.h_first + i * a.channels + c, n);
-      const Vector<T> h2 = load<full>(x.h_second + i * a.channels + c, n);
+      const Vector<T> h1 = load<true>(x.h_first + i * table_block, 0);
+      const Vector<T> h2 = load<true>(x.h_second + i * table_block, 0);
       const Vector<T> wh1 = w1 * h1, wh2 = w2 * h2;
       Vector<T> u1 = {}, u2 = {};
       LESFF_UNROLL
       for (int j = 0; j < cols; ++j) {
-        u1 += k[i * cols + j] * f1[j];
-        u2 += k[i * cols + j] * f2[j];
-        sum[i * cols + j] += wh1 * f1[j] + wh2 * f2[j];
+        const Vector<T> f1 = load<true>(x.g_second + j * table_block, 0);
+        const Vector<T> f2 = load<true>(x.g_first + j * table_block, 0);
+        u1 += k[i * cols + j] * f1;
+        u2 += k[i * cols + j] * f2;
+        sum[i * cols + j] += wh1 * f1 + wh2 * f2;
       }
       g1 += u1 * h1;
       g2 += u2 * h2;
@@ -142,28 +196,22 @@ struct PairGradient {
     }
   }
 
-  template <bool full>
-  void add_tabulated(int64_t pair, const Entry<T>& entry, int64_t c, int n, const T* k,
+  void add_tabulated(int64_t pair, const Entry<T>& entry, int64_t c, const T* k,
                      Vector<T> (&sum)[rows * cols], Vector<T>& slope_sum) const {
-    const TabulatedRadial<T, full> radial(a, index, c, n);
+    const TabulatedRadial<T, true> radial(a, index, c, 0);
     const Vector<T> w = radial.value(entry.row, entry.value);
     const Vector<T> slope = radial.value(entry.row, entry.slope);
     const T sign = path.odd ? T(-1) : T(1);
-    const Ends x = ends(pair);
+    const Ends x = ends(pair, c);
     Vector<T> gr = {};
-    Vector<T> f1[cols], f2[cols];
-    LESFF_UNROLL
-    for (int j = 0; j < cols; ++j) {
-      f1[j] = load<full>(x.g_second + j * g_cols + c, n);
-      f2[j] = load<full>(x.g_first + j * g_cols + c, n);
-    }
     LESFF_UNROLL
     for (int i = 0; i < rows; ++i) {
-      const Vector<T> h1 = load<full>(x.h_first + i * a.channels + c, n);
-      const Vector<T> h2 = load<full>(x.h_second + i * a.channels + c, n) * sign;
+      const Vector<T> h1 = load<true>(x.h_first + i * table_block, 0);
+      const Vector<T> h2 = load<true>(x.h_second + i * table_block, 0) * sign;
       LESFF_UNROLL
       for (int j = 0; j < cols; ++j) {
-        const Vector<T> both = h1 * f1[j] + h2 * f2[j];
+        const Vector<T> both = h1 * load<true>(x.g_second + j * table_block, 0) +
+                               h2 * load<true>(x.g_first + j * table_block, 0);
         gr += k[i * cols + j] * both;
         sum[i * cols + j] += w * both;
       }
@@ -182,9 +230,8 @@ struct PairGradient {
       Vector<T> slope = {};
       int64_t c = c_begin;
       if (a.table) {
-        const Entry<T>& entry = entries[pair];
-        for (; c + step <= c_end; c += step) add_tabulated<true>(pair, entry, c, step, k, sum, slope);
-        if (c < c_end) add_tabulated<false>(pair, entry, c, int(c_end - c), k, sum, slope);
+        // table and packed rows are filled up with zeros: the last vector needs no care
+        for (; c < c_end; c += step) add_tabulated(pair, entries[pair], c, k, sum, slope);
         grad_distance[pair] += sum_lanes<T>(slope) * T(a.table_inverse_step);
       } else {
         for (; c + step <= c_end; c += step) add_given<true>(pair, c, step, k, sum);
@@ -216,69 +263,86 @@ void with_shape(const LesffPath& path, F&& f) {
   }
 }
 
+// All vectors of channels of one path. `source`: features, or the gradient of the path's message.
 template <class T, template <class, bool> class Radial, bool backward>
-void gather_all(const LesffConvolution& a, const Edge<T>* edges, Range nodes) {
+void gather_path(const LesffConvolution& a, int index, const Edge<T>* edges,
+                 const Packed<T>& source, Range nodes) {
   constexpr int step = lanes<T>;
-  for (int p = 0; p < a.n_paths; ++p) {
-    with_shape(a.paths[p], [&](auto rows, auto cols) {
-      auto block = [&](auto full, int64_t c, int n) {
-        const Radial<T, full> radial(a, p, c, n);
-        if constexpr (backward)
-          gather_features<T, rows, cols, full, Radial>(a, a.paths[p], radial, edges, c, n, nodes);
-        else
-          gather_messages<T, rows, cols, full, Radial>(a, a.paths[p], radial, edges, c, n, nodes);
-      };
-      int64_t c = 0;
-      for (; c + step <= a.channels; c += step) block(std::true_type(), c, step);
-      if (c < a.channels) block(std::false_type(), c, int(a.channels - c));
-    });
-  }
+  const LesffPath& path = a.paths[index];
+  with_shape(path, [&](auto rows, auto cols) {
+    auto run = [&](auto full, int64_t c, int n) {
+      const Radial<T, full> radial(a, index, c, n);
+      const Pass pass{path, c, n};
+      if constexpr (backward)
+        gather_features<T, rows, cols, full, Radial>(a, pass, radial, edges, source, nodes);
+      else
+        gather_messages<T, rows, cols, full, Radial>(a, pass, radial, edges, source, nodes);
+    };
+    int64_t c = 0;
+    for (; c + step <= a.channels; c += step) run(std::true_type(), c, step);
+    if (c < a.channels) run(std::false_type(), c, int(a.channels - c));
+  });
 }
 
-// Edges that are finished, for all paths and channels, before the next are begun: their indices and
-// angular kernels then stay in the level-2 cache.
+// Edges that are finished, for all channels, before the next are begun: their indices and angular
+// kernels then stay in the level-2 cache.
 constexpr int64_t chunk_edges = 2048;
 
-template <class T, bool backward>
-void gather(const LesffConvolution& a) {
-  const std::vector<Edge<T>> edges = node_edges<T>(a, backward);
-  const int64_t parts = std::max<int64_t>(1, a.n_edges / chunk_edges);
+// Calls f(rows) for chunks of `total` rows that have n_edges edges together.
+template <class F>
+void for_chunks(const LesffConvolution& a, int64_t total, F&& f) {
+  const int64_t parts = std::max<int64_t>(1, std::min(total, a.n_edges / chunk_edges));
 #pragma omp parallel for schedule(static) num_threads(a.n_threads) if (a.n_threads > 1)
-  for (int64_t part = 0; part < parts; ++part) {
-    const Range nodes = part_of(a.n_nodes, parts, part);
+  for (int64_t part = 0; part < parts; ++part) f(part_of(total, parts, part));
+}
+
+template <class T, bool backward>
+void gather(const LesffConvolution& a, int index, const std::vector<Edge<T>>& edges,
+            const Packed<T>& source) {
+  for_chunks(a, a.n_nodes, [&](Range nodes) {
     if (a.table)
-      gather_all<T, TabulatedRadial, backward>(a, edges.data(), nodes);
+      gather_path<T, TabulatedRadial, backward>(a, index, edges.data(), source, nodes);
     else
-      gather_all<T, GivenRadial, backward>(a, edges.data(), nodes);
-  }
+      gather_path<T, GivenRadial, backward>(a, index, edges.data(), source, nodes);
+  });
+}
+
+template <class T>
+void convolve(const LesffConvolution* arguments) {
+  const LesffConvolution& a = *arguments;
+  const std::vector<Edge<T>> edges = node_edges<T>(a, false);
+  const Packed<T> features = packed_features<T>(a);
+  for (int p = 0; p < a.n_paths; ++p) gather<T, false>(a, p, edges, features);
 }
 
 // Channels that the pair gradients handle together: bounds the cache that table and g occupy.
 constexpr int64_t pair_channels = 64;
 
 template <class T>
-void convolve(const LesffConvolution* a) {
-  gather<T, false>(*a);
+void pair_gradients(const LesffConvolution& a, int index, const std::vector<Entry<T>>& entries,
+                    const Packed<T>& features, const Packed<T>& grad) {
+  with_shape(a.paths[index], [&](auto rows, auto cols) {
+    const PairGradient<T, rows, cols> gradient(a, index, features, grad);
+    for_chunks(a, a.n_pairs, [&](Range pairs) {
+      for (int64_t c = 0; c < a.channels; c += pair_channels)
+        gradient.run(entries, pairs, c, std::min(c + pair_channels, a.channels));
+    });
+  });
 }
 
 // Outputs must be zero on entry, except grad_weights.
 template <class T>
 void convolve_backward(const LesffConvolution* arguments) {
   const LesffConvolution& a = *arguments;
-  if (a.grad_features) gather<T, true>(a);
-  if (!a.grad_kernel) return;
+  std::vector<Edge<T>> edges;
+  if (a.grad_features) edges = node_edges<T>(a, true);
   std::vector<Entry<T>> entries;
-  if (a.table) entries = table_entries<T>(a);
-  const int64_t parts = std::max<int64_t>(1, 2 * a.n_pairs / chunk_edges);
-#pragma omp parallel for schedule(static) num_threads(a.n_threads) if (a.n_threads > 1)
-  for (int64_t part = 0; part < parts; ++part) {
-    const Range pairs = part_of(a.n_pairs, parts, part);
-    for (int p = 0; p < a.n_paths; ++p)
-      with_shape(a.paths[p], [&](auto rows, auto cols) {
-        const PairGradient<T, rows, cols> gradient(a, p);
-        for (int64_t c = 0; c < a.channels; c += pair_channels)
-          gradient.run(entries, pairs, c, std::min(c + pair_channels, a.channels));
-      });
+  if (a.grad_kernel && a.table) entries = table_entries<T>(a);
+  const Packed<T> features = packed_features<T>(a);
+  for (int p = 0; p < a.n_paths; ++p) {
+    const Packed<T> grad = packed_gradient<T>(a, a.paths[p]);
+    if (a.grad_features) gather<T, true>(a, p, edges, grad);
+    if (a.grad_kernel) pair_gradients<T>(a, p, entries, features, grad);
   }
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <new>
 
 // In front of short loops with constant bounds whose arrays must live in registers.
 #if defined(__clang__)
@@ -74,6 +75,22 @@ template <class T>
 inline T sum_lanes(const Vector<T>& v) {
   return sum_lanes<LESFF_VECTOR_BYTES, T>(v);
 }
+
+// Uninitialised memory on a cache-line boundary.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t n)
+      : data_(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64)))) {}
+  ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+
+ private:
+  T* data_;
+};
 
 // Range of rows of one of `parts` workers.
 struct Range {
