@@ -15,12 +15,13 @@ from ase.build import molecule
 HERE = Path(__file__).parent
 
 
-def water_box(n_side: int, seed: int = 0) -> ase.Atoms:
-    """n_side^3 randomly turned molecules on a grid at 1 g/cm3."""
+def water_box(n_side: int | tuple[int, int, int], seed: int = 0) -> ase.Atoms:
+    """Randomly turned molecules at 1 g/cm3 on a grid with ``n_side`` of them along each edge."""
     rng = np.random.default_rng(seed)
     spacing = 3.104
-    box = ase.Atoms(cell=[n_side * spacing] * 3, pbc=True)
-    for index in np.ndindex(n_side, n_side, n_side):
+    shape = (n_side,) * 3 if isinstance(n_side, int) else n_side
+    box = ase.Atoms(cell=np.array(shape) * spacing, pbc=True)
+    for index in np.ndindex(*shape):
         water = molecule("H2O")
         water.rotate(rng.uniform(0, 360), rng.normal(size=3), center="COM")
         water.positions += (np.array(index) + 0.5) * spacing - water.get_center_of_mass()
@@ -31,14 +32,14 @@ def water_box(n_side: int, seed: int = 0) -> ase.Atoms:
 class Worker:
     """A benchmark process that answers "go" with the CPU time of one evaluation."""
 
-    def __init__(self, python: str, script: str, arguments: list[str]) -> None:
+    def __init__(self, python: str, script: str, arguments: list[str], **environment: str) -> None:
         self.process = subprocess.Popen(  # noqa: S603 - our own scripts
             [python, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env={**environment_of(script), **environment},
         )
         while (line := self.process.stdout.readline().strip()) != "ready":
             if not line and self.process.poll() is not None:
@@ -48,7 +49,21 @@ class Worker:
         """CPU milliseconds of one evaluation."""
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        milliseconds, self.extra_mb = map(float, self.process.stdout.readline().split())
+        return milliseconds
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def environment_of(script: str) -> dict[str, str]:
+    """One thread; the peer has an environment of its own, without our import path."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if script.startswith("peer"):
+        environment.pop("PYTHONPATH", None)
+    return environment
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
-"""Worker: energy and forces with lesff. Reads a structure file, answers "go" with CPU ms."""
+"""Worker: energy and forces with lesff; answers "go" with CPU ms and extra MB."""
 
+import resource
 import sys
 import time
 
@@ -10,6 +11,7 @@ from lesff.potential import LongRangeConfig, ModelConfig, Potential
 from lesff.structures import build_graph, to_structure
 
 path, hidden, cutoff = sys.argv[1], sys.argv[2], float(sys.argv[3])
+radial = sys.argv[4] if len(sys.argv) > 4 else "table"  # what load() takes in float32
 torch.set_num_threads(1)
 torch.manual_seed(0)
 atoms = ase.io.read(path)
@@ -28,6 +30,8 @@ config = ModelConfig(
     long_range=LongRangeConfig(),
 )
 potential = Potential(config).requires_grad_(requires_grad=False)
+potential.radial = radial
+idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 sys.stdout.write("ready\n")
 sys.stdout.flush()
 for line in sys.stdin:
@@ -36,5 +40,7 @@ for line in sys.stdin:
     start = time.process_time()
     graph = build_graph(to_structure(atoms), cutoff).to(dtype=torch.float32)
     potential(graph, ["energy", "forces"])
-    sys.stdout.write(f"{1e3 * (time.process_time() - start):.3f}\n")
+    spent = 1e3 * (time.process_time() - start)
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024
+    sys.stdout.write(f"{spent:.3f} {extra:.0f}\n")
     sys.stdout.flush()

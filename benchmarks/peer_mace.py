@@ -1,5 +1,6 @@
-"""Worker: energy and forces with mace-torch. Reads a structure file, answers "go" with CPU ms."""
+"""Worker: energy and forces with mace-torch; answers "go" with CPU ms and extra MB."""
 
+import resource
 import sys
 import time
 
@@ -40,6 +41,7 @@ model = modules.ScaleShiftMACE(
 )
 for parameter in model.parameters():
     parameter.requires_grad_(False)
+idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 sys.stdout.write("ready\n")
 sys.stdout.flush()
 for line in sys.stdin:
@@ -50,5 +52,7 @@ for line in sys.stdin:
     graph = data.AtomicData.from_config(config, z_table=table, cutoff=cutoff)
     batch = next(iter(torch_geometric.dataloader.DataLoader([graph], batch_size=1)))
     model(batch.to_dict(), compute_force=True)
-    sys.stdout.write(f"{1e3 * (time.process_time() - start):.3f}\n")
+    spent = 1e3 * (time.process_time() - start)
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024
+    sys.stdout.write(f"{spent:.3f} {extra:.0f}\n")
     sys.stdout.flush()
