@@ -69,7 +69,9 @@ class MACE(Architecture):
         distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
         pairs = self._pair_features(graph, topology, distance, tabulated=tabulated)
 
-        features = self.embedding[topology.node_element] * self.embedding.shape[0] ** -0.5
+        features = (
+            self.embedding.index_select(0, topology.node_element) * self.embedding.shape[0] ** -0.5
+        )
         if node_state is not None:
             features = features + node_state[topology.node_order]
         state_energy = None
@@ -80,12 +82,12 @@ class MACE(Architecture):
         for layer in self.layers:
             features = layer(features, harmonics, pairs, topology)
             invariants.append(features[:, 0])
-        node_energy = self.readouts(invariants)[topology.node_rank]
+        node_energy = self.readouts(invariants).index_select(0, topology.node_rank)
         if self.repulsion is not None:
             node_energy = node_energy + self._repulsion_energy(graph, topology, distance)
         return ArchitectureOutput(
             node_energy=node_energy,
-            invariants=[x[topology.node_rank] for x in invariants],
+            invariants=[x.index_select(0, topology.node_rank) for x in invariants],
             state_energy=state_energy,
         )
 
@@ -146,8 +148,12 @@ def element_rows(elements: tuple[int, ...]) -> Tensor:
 
 def pair_vectors(graph: AtomGraph, topology: Topology) -> Tensor:
     """Edge vectors sender to receiver of every undirected pair, (n_pairs, 3) in A."""
-    positions = graph.positions
-    vectors = positions[topology.pair_receiver] - positions[topology.pair_sender]
-    shift = topology.pair_shift.to(positions.dtype)
-    cell = graph.cell[graph.batch[topology.pair_sender]]
-    return vectors + torch.einsum("pi,pij->pj", shift, cell)
+    # index_select: the gradient of plain indexing is slow
+    first, second = (
+        graph.positions.index_select(0, k) for k in (topology.pair_sender, topology.pair_receiver)
+    )
+    shift = topology.pair_shift.to(first.dtype)
+    if graph.n_systems == 1:
+        return second - first + shift @ graph.cell[0]
+    cell = graph.cell.index_select(0, graph.batch[topology.pair_sender])
+    return second - first + (shift[:, :, None] * cell).sum(1)

@@ -10,6 +10,8 @@ with a differentiable backward.
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -70,10 +72,10 @@ class SymmetricContraction(nn.Module):
             index[start:stop, correlation - term.index.shape[1] :] = term.index + 1
             start = stop
         component = np.concatenate([term.component for term in terms])
-        order = np.argsort(component, kind="stable")
+        index, order = grouped_terms(index, component)
         self.n_components = 2 * l_out + 1
         self.terms_per_component: list[int] = np.bincount(component).tolist()
-        self.register_buffer("index", torch.from_numpy(index[order].T.copy()), persistent=False)
+        self.register_buffer("index", torch.from_numpy(index.T.copy()), persistent=False)
         self.register_buffer("term_order", torch.from_numpy(order), persistent=False)
         self.index: Tensor
         self.term_order: Tensor
@@ -97,10 +99,12 @@ class SymmetricContraction(nn.Module):
         """:meth:`table`, kept while frozen weights stay the same."""
         if any(weight.requires_grad for weight in self.weights):
             return self.table()
-        key = tuple((w.data_ptr(), w.dtype, w._version) for w in self.weights)
+        bases = [self.get_buffer(f"basis_{nu}") for nu in range(1, len(self.weights) + 1)]
+        sources = [*self.weights, *bases]
+        key = tuple((x.data_ptr(), x.dtype, x._version) for x in sources)
         if self._kept_table is None or self._kept_table[0] != key:
             # an address stays taken as long as its memory is held
-            held = [weight.detach() for weight in self.weights]
+            held = [x.detach() for x in sources]
             self._kept_table = (key, held, self.table())
         return self._kept_table[2]
 
@@ -242,6 +246,45 @@ class _Contract(torch.autograd.Function):
             zero = torch.zeros_like(table[0])
             out_table = torch.stack([grad_table.get(z, zero) for z in range(table.shape[0])])
         return out_features, out_table, None, None
+
+
+def grouped_terms(index: np.ndarray, component: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order terms so that few products of two factors serve all terms of a component.
+
+    Greedy: the pair of factors that most terms still contain comes first in all of them.
+
+    Args:
+        index: (n_terms, degree) factors of each monomial, any order.
+        component: (n_terms,) output component of each.
+
+    Returns:
+        The index with its rows sorted by component, and factors and rows rearranged; and the
+        original row of each new row.
+    """
+    degree = index.shape[1]
+    if degree < 3:
+        order = np.lexsort((*index.T[::-1], component))
+        return index[order], order
+    rows: list[tuple[int, ...]] = []
+    order: list[int] = []
+    for m in np.unique(component):
+        left = {int(t): tuple(index[t].tolist()) for t in np.flatnonzero(component == m)}
+        while left:
+            count = Counter(pair for term in left.values() for pair in set(_pairs(term)))
+            first, second = max(count, key=lambda pair: (count[pair], pair))
+            for t, term in list(left.items()):
+                rest = list(term)
+                if (first, second) in _pairs(term):
+                    rest.remove(first)
+                    rest.remove(second)
+                    rows.append((first, second, *rest))
+                    order.append(t)
+                    del left[t]
+    return np.array(rows), np.array(order)
+
+
+def _pairs(term: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(i, j) for i, j in combinations(sorted(term), 2)]
 
 
 def _product(factors: list[Tensor]) -> Tensor:
