@@ -10,6 +10,7 @@ import ctypes
 import os
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -45,8 +46,10 @@ class KernelStatus:
 
 def library_path() -> Path | None:
     """The compiled library of this installation, or None."""
-    folder = Path(__file__).parent
-    found = [p for suffix in ("so", "dll", "dylib") for p in folder.glob(f"_kernels*.{suffix}")]
+    # an editable installation keeps compiled files in a second folder of the package
+    folders = [Path(folder) for folder in import_module("lesff.kernels").__path__]
+    names = [f"_kernels*.{suffix}" for suffix in ("so", "dll", "dylib")]
+    found = [path for folder in folders for name in names for path in folder.glob(name)]
     return found[0] if found else None
 
 

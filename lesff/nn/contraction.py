@@ -266,7 +266,7 @@ def grouped_terms(index: np.ndarray, component: np.ndarray) -> tuple[np.ndarray,
         order = np.lexsort((*index.T[::-1], component))
         return index[order], order
     rows: list[tuple[int, ...]] = []
-    order: list[int] = []
+    sources: list[int] = []
     for m in np.unique(component):
         left = {int(t): tuple(index[t].tolist()) for t in np.flatnonzero(component == m)}
         while left:
@@ -278,9 +278,9 @@ def grouped_terms(index: np.ndarray, component: np.ndarray) -> tuple[np.ndarray,
                     rest.remove(first)
                     rest.remove(second)
                     rows.append((first, second, *rest))
-                    order.append(t)
+                    sources.append(t)
                     del left[t]
-    return np.array(rows), np.array(order)
+    return np.array(rows), np.array(sources)
 
 
 def _pairs(term: tuple[int, ...]) -> list[tuple[int, int]]:
