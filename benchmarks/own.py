@@ -1,10 +1,10 @@
 """Worker: energy and forces with lesff; answers "go" with CPU ms and extra MB."""
 
-import resource
 import sys
 import time
 
 import ase.io
+import memory
 import torch
 
 from lesff.potential import LongRangeConfig, ModelConfig, Potential
@@ -31,7 +31,7 @@ config = ModelConfig(
 )
 potential = Potential(config).requires_grad_(requires_grad=False)
 potential.radial = radial
-idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+idle = memory.mark()
 sys.stdout.write("ready\n")
 sys.stdout.flush()
 for line in sys.stdin:
@@ -41,6 +41,6 @@ for line in sys.stdin:
     graph = build_graph(to_structure(atoms), cutoff).to(dtype=torch.float32)
     potential(graph, ["energy", "forces"])
     spent = 1e3 * (time.process_time() - start)
-    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024
+    extra = memory.peak() - idle
     sys.stdout.write(f"{spent:.3f} {extra:.0f}\n")
     sys.stdout.flush()

@@ -1,10 +1,10 @@
 """Worker: energy and forces with mace-torch; answers "go" with CPU ms and extra MB."""
 
-import resource
 import sys
 import time
 
 import ase.io
+import memory
 import numpy as np
 import torch
 from mace import data, modules  # before e3nn: it allows e3nn 0.4.4 to read its own constants
@@ -41,7 +41,7 @@ model = modules.ScaleShiftMACE(
 )
 for parameter in model.parameters():
     parameter.requires_grad_(False)
-idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+idle = memory.mark()
 sys.stdout.write("ready\n")
 sys.stdout.flush()
 for line in sys.stdin:
@@ -53,6 +53,6 @@ for line in sys.stdin:
     batch = next(iter(torch_geometric.dataloader.DataLoader([graph], batch_size=1)))
     model(batch.to_dict(), compute_force=True)
     spent = 1e3 * (time.process_time() - start)
-    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024
+    extra = memory.peak() - idle
     sys.stdout.write(f"{spent:.3f} {extra:.0f}\n")
     sys.stdout.flush()

@@ -316,7 +316,7 @@ void convolve(const LesffConvolution* arguments) {
 }
 
 // Channels that the pair gradients handle together: bounds the cache that table and g occupy.
-constexpr int64_t pair_channels = 64;
+constexpr int64_t pair_channels = 128;
 
 template <class T>
 void pair_gradients(const LesffConvolution& a, int index, const std::vector<Entry<T>>& entries,
