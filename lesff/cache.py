@@ -1,4 +1,4 @@
-"""The cache: where it is, checked files in it, entries that appear complete or not at all."""
+"""The cache: checked files, entries that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -14,26 +14,8 @@ from typing import Any
 
 from lesff.registry import FileEntry
 
-_TRUE = {"1", "true", "yes", "on"}
-
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT})
 """Errors that trying again does not cure."""
-
-
-def is_offline() -> bool:
-    """Whether ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` is 1, true, yes or on."""
-    names = ("LESFF_OFFLINE", "HF_HUB_OFFLINE")
-    return any(os.environ.get(name, "").strip().lower() in _TRUE for name in names)
-
-
-def cache_folder() -> Path:
-    """``$LESFF_CACHE``, else ``$XDG_CACHE_HOME/lesff``, else ``~/.cache/lesff``."""
-    own = os.environ.get("LESFF_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    base = shared if shared.is_absolute() else Path.home() / ".cache"
-    return base / "lesff"
 
 
 def file_damage(path: Path, file: FileEntry) -> str | None:

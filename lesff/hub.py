@@ -16,14 +16,12 @@ from typing import Literal, TypeVar
 from lesff.cache import (
     DISK_ERRORS,
     Workspace,
-    cache_folder,
     file_damage,
     install,
-    is_offline,
 )
 from lesff.checkpoint import CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
+from lesff.environment import cache_folder, hub_endpoint, is_offline
 from lesff.errors import (
-    ConfigError,
     IntegrityError,
     ManifestError,
     ModelNotFoundError,
@@ -173,21 +171,6 @@ def bundled_folder() -> Path:
     return package_folder() / "weights"
 
 
-def hub_endpoint() -> str | None:
-    """``$LESFF_HUB``, else ``$HF_ENDPOINT``, else None for the public hub.
-
-    Raises:
-        ConfigError: if the value is not a web address.
-    """
-    for name in ("LESFF_HUB", "HF_ENDPOINT"):
-        value = os.environ.get(name, "").strip().rstrip("/")
-        if value:
-            if not value.startswith(("https://", "http://")):
-                raise ConfigError(f"`{name}` must start with https:// or http://, got {value!r}")
-            return value
-    return None
-
-
 def find_damage(folder: Path, version: VersionEntry) -> str | None:
     """First difference between a folder and the manifest as text, or None if there is none."""
     for file in version.files:
@@ -277,6 +260,7 @@ def _check_version(entry: ModelEntry, version: VersionEntry) -> None:
         raise ManifestError(f"manifest of {label} must list {', '.join(absent)} among its files")
     if version.status == "deprecated":
         note = f": {version.status_note}" if version.status_note else ""
+        note += f"; use {version.successor} instead" if version.successor else ""
         warnings.warn(f"{label} is deprecated{note}", FutureWarning, stacklevel=5)
 
 

@@ -7,8 +7,9 @@ import datetime
 import os
 from pathlib import Path
 
-from lesff.cache import cache_folder, write_json
+from lesff.cache import write_json
 from lesff.config import read_json
+from lesff.environment import cache_folder
 from lesff.errors import ConfigError, LicenseError
 from lesff.registry import ModelEntry
 

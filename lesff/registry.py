@@ -19,6 +19,7 @@ SCHEMA = 1
 
 _NAME = re.compile(r"[a-z0-9]+(?:[-._][a-z0-9]+)*")
 _VERSION = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}")
+_SUCCESSOR = re.compile(f"{_NAME.pattern}(?:@{_VERSION.pattern})?")
 _VERSION_PREFIX = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){0,2}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -30,6 +31,8 @@ _BLOB = re.compile(r"[0-9a-f]{40}")
 _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CITATION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:-]*")
 _KNOWN_NAMES_SHOWN = 12
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any ending."""
 
 PERMISSIVE_LICENSES = frozenset(
     {
@@ -57,6 +60,7 @@ class FileEntry:
     def __post_init__(self) -> None:
         """Check the fields; raises ManifestError."""
         _match(_PATH, self.path, "path", "a relative path of plain names")
+        _check_portable(self.path)
         _match(_SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
         if self.size < 1:
             raise ManifestError(f"`size` of {self.path} must be positive, got {self.size}")
@@ -184,7 +188,8 @@ class VersionEntry:
         sources: Where to get them.
         min_lesff: Oldest lesff that can load it, ``"major.minor.patch"``.
         status: Names without a full version prefer active versions over deprecated ones.
-        status_note: Why it is deprecated and what replaces it.
+        status_note: Why it is deprecated.
+        successor: Name, with or without a version, of what to use instead.
         level_of_theory: Reference method.
         total_charge: Lowest and highest trained total charge in e.
         spin_multiplicity: Lowest and highest trained multiplicity.
@@ -199,6 +204,7 @@ class VersionEntry:
     files: tuple[FileEntry, ...] = ()
     status: Literal["active", "deprecated"] = "active"
     status_note: str = ""
+    successor: str | None = None
     total_charge: tuple[int, int] = (0, 0)
     spin_multiplicity: tuple[int, int] = (1, 1)
     metrics: tuple[MetricEntry, ...] = ()
@@ -208,10 +214,15 @@ class VersionEntry:
         _match(_VERSION, self.version, "version", "'major.minor.patch'")
         _match(_VERSION, self.min_lesff, "min_lesff", "'major.minor.patch'")
         _match(_DATE, self.date, "date", "YYYY-MM-DD")
+        if self.successor is not None:
+            _match(_SUCCESSOR, self.successor, "successor", "'name' or 'name@major.minor.patch'")
+            if self.status != "deprecated":
+                raise ManifestError(f"`successor` of active version {self.version} must be null")
         if bool(self.files) == (self.sources.published is not None):
             expected = "be empty for a published source" if self.files else "not be empty"
             raise ManifestError(f"`files` of version {self.version} must {expected}")
-        _check_unique([file.path for file in self.files], f"files of version {self.version}")
+        # lower case: on some systems names that differ in case only are one file
+        _check_unique([file.path.lower() for file in self.files], f"files of {self.version}")
         for name in ("total_charge", "spin_multiplicity"):
             low, high = getattr(self, name)
             if low > high:
@@ -259,6 +270,7 @@ class ModelEntry:
             raise ManifestError(f"`schema` must be {SCHEMA}, got {self.schema}; update lesff")
         for name in (self.name, *self.aliases):
             _match(_NAME, name, "name", "lower-case letters and digits joined by - . _")
+            _check_portable(name)
         _match(_SPDX, self.license, "license", "an SPDX expression")
         z = self.elements
         if not z or list(z) != sorted(set(z)) or z[0] < 1 or z[-1] > 118:
@@ -405,6 +417,15 @@ def _unknown_name(name: str, entries: Sequence[ModelEntry]) -> str:
         f"no model is called {name!r}{hint} Known models: {known}. "
         f"A folder is given as a path with a separator, such as ./{name}"
     )
+
+
+def _check_portable(path: str) -> None:
+    """Refuse file names that some file system cannot hold."""
+    for part in path.split("/"):
+        if _RESERVED.fullmatch(part) or part.endswith("."):
+            raise ManifestError(
+                f"`path` must be made of names that Windows can hold, got {part!r} in {path!r}"
+            )
 
 
 def _match(pattern: re.Pattern[str], value: str, name: str, expected: str) -> None:

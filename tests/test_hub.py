@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lesff import hub, registry
+from lesff import environment, hub, registry
 from lesff.checkpoint import MODEL_FILES
 from lesff.errors import (
     ConfigError,
@@ -341,11 +341,11 @@ def test_offline_makes_no_call(
 
 
 def test_offline_is_read_at_call_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not hub.is_offline()
+    assert not environment.is_offline()
     monkeypatch.setenv("LESFF_OFFLINE", "0")
-    assert not hub.is_offline()
+    assert not environment.is_offline()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert hub.is_offline()
+    assert environment.is_offline()
 
 
 def test_the_cache_folder_follows_the_environment(
@@ -354,24 +354,24 @@ def test_the_cache_folder_follows_the_environment(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("LESFF_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert hub.cache_folder() == tmp_path / ".cache" / "lesff"
+    assert environment.cache_folder() == tmp_path / ".cache" / "lesff"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert hub.cache_folder() == tmp_path / ".cache" / "lesff"
+    assert environment.cache_folder() == tmp_path / ".cache" / "lesff"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert hub.cache_folder() == tmp_path / "xdg" / "lesff"
+    assert environment.cache_folder() == tmp_path / "xdg" / "lesff"
     monkeypatch.setenv("LESFF_CACHE", "~/own")
-    assert hub.cache_folder() == tmp_path / "own"
+    assert environment.cache_folder() == tmp_path / "own"
 
 
 def test_the_endpoint_follows_the_environment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hub.hub_endpoint() is None
+    assert environment.hub_endpoint() is None
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
-    assert hub.hub_endpoint() == "https://mirror.example"
+    assert environment.hub_endpoint() == "https://mirror.example"
     monkeypatch.setenv("LESFF_HUB", "http://localhost:1")
-    assert hub.hub_endpoint() == "http://localhost:1"
+    assert environment.hub_endpoint() == "http://localhost:1"
     monkeypatch.setenv("LESFF_HUB", "file:///x")
     with pytest.raises(ConfigError, match="`LESFF_HUB` must start with https://"):
-        hub.hub_endpoint()
+        environment.hub_endpoint()
 
 
 @pytest.mark.usefixtures("no_network")
@@ -385,8 +385,8 @@ def test_the_manifest_must_fit_this_lesff(site: Site, monkeypatch: pytest.Monkey
     site.publish(bundled=True, files=file_entries(("config.json", "LICENSE")))
     with pytest.raises(ManifestError, match="must list README.md, model.safetensors, parity"):
         resolve("off-small")
-    site.publish(bundled=True, status="deprecated", status_note="use off-medium")
-    with pytest.warns(FutureWarning, match="off-small@0.1.0 is deprecated: use off-medium"):
+    site.publish(bundled=True, status="deprecated", status_note="drifts", successor="off-medium")
+    with pytest.warns(FutureWarning, match="0.1.0 is deprecated: drifts; use off-medium instead"):
         resolve("off-small")
 
 
