@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from lesff.digests import sha256_of
 from lesff.registry import FileEntry
 
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT})
+DISK_ERRORS = frozenset(
+    {
+        errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR,
+        errno.EEXIST,
+    }
+)  # fmt: skip
 """Errors that trying again does not cure."""
 
 
@@ -25,22 +28,10 @@ def file_damage(path: Path, file: FileEntry) -> str | None:
     size = path.stat().st_size
     if size != file.size:
         return f"{path} must have {file.size} bytes, got {size}"
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256_of(path)
     if digest != file.sha256:
         return f"{path} must have sha256 {file.sha256}, got {digest}"
     return None
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write a small JSON file; it appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        new.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8", newline="\n")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 class Workspace:

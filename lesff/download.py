@@ -12,8 +12,8 @@ from urllib.parse import urljoin
 
 from tqdm.auto import tqdm
 
-from lesff.cache import DISK_ERRORS, write_json
-from lesff.config import from_dict, read_json
+from lesff.cache import DISK_ERRORS
+from lesff.config import from_dict, read_json, write_json
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError, OfflineError
 from lesff.registry import is_safe_url
 
@@ -69,19 +69,31 @@ class Download:
         folder: Where to keep the partial file.
         what: Name of the file for messages.
         size: Bytes, if known.
+        limit: Most bytes to take if the size is not known; :data:`MAX_BYTES` if None.
+        advice: What to do if it fails, for messages.
 
     Attributes:
         path: The file, complete after :meth:`run`.
         resumed: Whether a part of it was there before :meth:`run`.
     """
 
-    def __init__(self, url: str, folder: Path, *, what: str, size: int | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        what: str,
+        size: int | None = None,
+        limit: int | None = None,
+        advice: str = "fetch the file by other means and use `lesff pull NAME --from FILE`",
+    ) -> None:
         key = hashlib.sha256(url.encode()).hexdigest()[:32]
         self.path = folder / f"{key}.part"
         self.lock_path = folder / f"{key}.lock"
         self.resumed = False
         self._state_path = folder / f"{key}.json"
         self._url, self._what, self._size = url, what, size
+        self._limit, self._advice = limit or MAX_BYTES, advice
 
     def discard(self) -> None:
         """Remove the file and what is known about it."""
@@ -123,8 +135,7 @@ class Download:
             time.sleep(_BACKOFF_S * 2 ** (failures - 1))
         raise OfflineError(
             f"cannot download {self._what} from {self._url} (last error: {last or 'no answer'}); "
-            "what has arrived is kept: try again, or fetch the file by other means and use "
-            "`lesff pull NAME --from FILE`"
+            f"what has arrived is kept: try again, or {self._advice}"
         ) from last
 
     def _attempt(self) -> None:
@@ -174,8 +185,8 @@ class Download:
     def _check_status(self, status: int) -> None:
         if status in _GONE:
             raise ModelNotFoundError(
-                f"{self._url} does not give {self._what} (HTTP status {status}); if you have the "
-                "file, use `lesff pull NAME --from FILE`"
+                f"{self._url} does not give {self._what} (HTTP status {status}); check the "
+                f"address, or {self._advice}"
             )
         if status == _RANGE_REFUSED:
             self.discard()
@@ -211,7 +222,7 @@ class Download:
             raise _TryAgain("the server did not continue the file")
 
     def _receive(self, response: Any, start: int, state: _State | None) -> None:
-        limit = self._size or MAX_BYTES
+        limit = self._size or self._limit
         total = None if state is None else state.size
         bar = tqdm(
             total=self._size or total, initial=start, unit="B", unit_scale=True,
@@ -240,9 +251,10 @@ class Download:
             raise IntegrityError(
                 f"{self._what} must have {self._size} bytes, but {self._url} gives {n_bytes}"
             )
-        if n_bytes > MAX_BYTES:
+        if n_bytes > self._limit:
             raise IntegrityError(
-                f"{self._what} must have at most {MAX_BYTES} bytes, but {self._url} gives {n_bytes}"
+                f"{self._what} must have at most {self._limit} bytes, "
+                f"but {self._url} gives {n_bytes}"
             )
 
     def _n_bytes(self) -> int:

@@ -6,12 +6,10 @@ import importlib.metadata
 import os
 import re
 import shutil
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from lesff.cache import (
     DISK_ERRORS,
@@ -20,7 +18,7 @@ from lesff.cache import (
     install,
 )
 from lesff.checkpoint import CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
-from lesff.environment import cache_folder, hub_endpoint, is_offline
+from lesff.environment import cache_folder, is_offline
 from lesff.errors import (
     IntegrityError,
     ManifestError,
@@ -39,25 +37,20 @@ from lesff.registry import (
     package_folder,
     version_numbers,
 )
+from lesff.repositories import check_files, download_file, fetch_repository, retried
+from lesff.web import fetch_folder
 
-Origin = Literal["folder", "bundled", "cache", "hub", "published"]
-T = TypeVar("T")
+Origin = Literal["folder", "bundled", "cache", "hub", "published", "web"]
 
 ACCEPTED_SOURCES = (
     "a model's name ('off-small'), name and version ('off-small@0.1.0'), a hub repository "
-    "('hf:organisation/name' or 'hf:organisation/name@revision') or the path of a model folder, "
-    "with a separator ('./my-model')"
+    "('hf:organisation/name' or 'hf:organisation/name@revision'), the https:// address of a model "
+    "folder ('https://host/path/' or 'https://host/path/#sha256=...') or the path of a model "
+    "folder, with a separator ('./my-model')"
 )
 """What a model can be given as, for messages."""
 
-_ATTEMPTS = 4
-_BACKOFF_S = 0.5
-"""Pause before the second attempt; doubles from one attempt to the next."""
-_PROBE_S = 5.0
-"""A hub that does not answer a request for metadata within this time is taken to be down."""
-_HUB_SPEC = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:/|[^\\/])")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +59,9 @@ class ResolvedModel:
 
     Attributes:
         folder: Where the files are.
-        name: Name in the manifest, ``"hf:organisation/name"`` or the folder's name.
-        version: Version in the manifest, commit of the hub repository, or None for a folder.
+        name: Name in the manifest, ``"hf:organisation/name"``, address or the folder's name.
+        version: Version in the manifest, commit of the hub repository, beginning of the digest of
+            what is at an address, or None for a folder.
         origin: Where the files came from.
     """
 
@@ -87,8 +81,9 @@ def resolve(
     bundled copy, the hub or the site of its authors.
 
     Args:
-        spec: Name, ``name@version``, ``hf:org/repo[@revision]``, or the path of a folder (a
-            ``Path``, or a string with a separator). A bare name is never taken for a path.
+        spec: Name, ``name@version``, ``hf:org/repo[@revision]``, ``https://host/path/`` with or
+            without ``#sha256=...``, or the path of a folder (a ``Path``, or a string with a
+            separator). A bare name is never taken for a path.
         offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
         accept_license: Accept the licence of a model that is not free for any use.
 
@@ -105,6 +100,12 @@ def resolve(
         return _resolve_folder(spec)
     if spec.startswith("hf:"):
         return _resolve_repository(spec, offline=offline)
+    if spec.startswith(("https://", "http://")):
+        folder, digest, is_cached = fetch_folder(spec, offline=offline)
+        url = spec.partition("#")[0]
+        version = f"sha256={digest[:12]}"
+        origin: Origin = "cache" if is_cached else "web"
+        return ResolvedModel(folder=folder, name=url, version=version, origin=origin)
     if _is_url(spec):
         raise ModelNotFoundError(f"{spec!r} is not a source of models; give {ACCEPTED_SOURCES}")
     if _is_path(spec):
@@ -192,17 +193,8 @@ def _is_path(spec: str) -> bool:
 def _resolve_folder(folder: Path) -> ResolvedModel:
     if not folder.is_dir():
         raise ModelNotFoundError(f"model folder {folder} does not exist; give {ACCEPTED_SOURCES}")
-    _check_files(folder, (CONFIG_FILE, WEIGHTS_FILE))
+    check_files(folder, (CONFIG_FILE, WEIGHTS_FILE))
     return ResolvedModel(folder=folder, name=folder.resolve().name, version=None, origin="folder")
-
-
-def _check_files(folder: Path, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise IntegrityError(
-            f"{folder} lacks {', '.join(missing)}: it is not a complete model folder; "
-            "fetch or copy the model again"
-        )
 
 
 def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -> ResolvedModel:
@@ -291,7 +283,7 @@ def _fetch(hub: HubSource, version: VersionEntry, cached: Path, label: str) -> N
         with Workspace(cached) as work:
             new = work / "new"
             for file in version.files:
-                _retried(
+                retried(
                     lambda file=file: _fetch_file(hub, file, work / "download", new),
                     f"{file.path} of {label} from {hub.repo}",
                 )
@@ -313,123 +305,12 @@ def _fetch_file(hub: HubSource, file: FileEntry, download: Path, new: Path) -> N
     os.replace(path, target)
 
 
-def download_file(repo: str, commit: str, path: str, folder: Path) -> Path:
-    """Download one file of a hub repository, without credentials; the only place that does.
-
-    Args:
-        repo: ``"organisation/name"``.
-        commit: Full commit hash.
-        path: File in the repository.
-        folder: Where to write it.
-
-    Returns:
-        Where the file is.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    endpoint = hub_endpoint()
-    # without this probe a network that swallows packets keeps the download waiting for minutes
-    url = hf_hub_url(repo, path, revision=commit, endpoint=endpoint)
-    get_hf_file_metadata(url, token=False, timeout=_PROBE_S, endpoint=endpoint)
-    return Path(
-        hf_hub_download(
-            repo, path, revision=commit, local_dir=folder, token=False, endpoint=endpoint
-        )
-    )
-
-
-def _retried(action: Callable[[], T], what: str) -> T:
-    """Run a download up to four times.
-
-    Raises:
-        ModelNotFoundError: if the hub says that it does not have the file.
-        IntegrityError: if the bytes are wrong each time.
-        OfflineError: if the hub cannot be reached.
-    """
-    from huggingface_hub.errors import (
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or httpx2, by version
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    last: Exception | None = None
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_BACKOFF_S * 2 ** (attempt - 1))
-        try:
-            return action()
-        except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
-            raise ModelNotFoundError(
-                f"the hub has no public {what}; check name, revision and LESFF_HUB"
-            ) from error
-        except (OSError, HTTPError) as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                raise
-            last = error
-    if isinstance(last, IntegrityError):
-        raise last
-    raise OfflineError(
-        f"cannot download {what} ({_ATTEMPTS} attempts, last error: {last}); check the network, "
-        "or set LESFF_HUB to a mirror"
-    ) from last
-
-
 def _install(new: Path, cached: Path, version: VersionEntry, old: Path) -> None:
     """Move a complete folder into the cache; a damaged entry goes to ``old``."""
     install(new, cached, old, is_intact=lambda: find_damage(cached, version) is None)
 
 
 def _resolve_repository(spec: str, *, offline: bool) -> ResolvedModel:
-    match = _HUB_SPEC.fullmatch(spec)
-    if match is None:
-        raise ModelNotFoundError(
-            f"{spec!r} must be 'hf:organisation/name' or 'hf:organisation/name@revision'"
-        )
-    repo, revision = match["repo"], match["revision"]
-    folder = _snapshot(repo, revision, offline=offline)
-    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
-    if missing and offline:
-        raise OfflineError(
-            f"{spec} is only partly in the cache, {', '.join(missing)} must be downloaded; "
-            "load it once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
-        )
-    _check_files(folder, MODEL_FILES)
-    version = folder.name if _COMMIT.fullmatch(folder.name) else revision
+    folder, name, version = fetch_repository(spec, offline=offline)
     origin: Origin = "cache" if offline else "hub"
-    return ResolvedModel(folder=folder, name=f"hf:{repo}", version=version, origin=origin)
-
-
-def _snapshot(repo: str, revision: str | None, *, offline: bool) -> Path:
-    """Folder with the model files of a hub repository.
-
-    Raises:
-        OfflineError: if it is not in the cache and cannot be downloaded.
-        ModelNotFoundError: if the hub does not have it.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    def snapshot() -> Path:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                cache_dir=cache_folder() / "hf",
-                allow_patterns=list(MODEL_FILES),
-                token=False,
-                endpoint=hub_endpoint(),
-                local_files_only=offline,
-            )
-        )
-
-    what = f"hf:{repo}" + (f"@{revision}" if revision else "")
-    try:
-        return snapshot() if offline else _retried(snapshot, what)
-    except HFValidationError as error:
-        raise ModelNotFoundError(f"{what!r} is not a valid repository name: {error}") from error
-    except LocalEntryNotFoundError as error:
-        raise OfflineError(
-            f"{what} must be in the cache to be used offline, but is not; load it once with "
-            "network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
-        ) from error
+    return ResolvedModel(folder=folder, name=name, version=version, origin=origin)

@@ -7,8 +7,7 @@ import datetime
 import os
 from pathlib import Path
 
-from lesff.cache import write_json
-from lesff.config import read_json
+from lesff.config import read_json, write_json
 from lesff.environment import cache_folder
 from lesff.errors import ConfigError, LicenseError
 from lesff.registry import ModelEntry

@@ -9,9 +9,9 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lesff.cache import DISK_ERRORS, Workspace, file_damage, install, write_json
+from lesff.cache import DISK_ERRORS, Workspace, file_damage, install
 from lesff.checkpoint import MODEL_FILES
-from lesff.config import from_dict, read_json
+from lesff.config import from_dict, read_json, write_json
 from lesff.convert.folder import Attribution, convert_checkpoint
 from lesff.download import Download
 from lesff.environment import cache_folder

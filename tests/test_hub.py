@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lesff import environment, hub, registry
+from lesff import environment, hub, registry, repositories
 from lesff.checkpoint import MODEL_FILES
 from lesff.errors import (
     ConfigError,
@@ -91,7 +91,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("LESFF_CACHE", str(site.cache))
     monkeypatch.setattr(registry, "manifest_folder", lambda: site.manifest)
     monkeypatch.setattr(hub, "bundled_folder", lambda: tmp_path / "weights")
-    monkeypatch.setattr(hub, "_BACKOFF_S", 0.0)
+    monkeypatch.setattr(repositories, "_BACKOFF_S", 0.0)
     return site
 
 
@@ -154,7 +154,7 @@ def test_a_bare_name_is_never_a_path(site: Site, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize("spec", ["https://example.org/m", "http://x/m", "file:/m", "s3:bucket"])
+@pytest.mark.parametrize("spec", ["ftp://example.org/m/", "file:/m", "s3:bucket"])
 def test_other_sources_are_refused(site: Site, spec: str) -> None:
     message = "is not a source of models; give a model's name.*hf:organisation/name.*model folder"
     with pytest.raises(ModelNotFoundError, match=message):
@@ -451,7 +451,7 @@ class FakeHubHandler(BaseHTTPRequestHandler):
 
 
 def digest(data: bytes) -> str:
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    return hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture
@@ -501,6 +501,40 @@ def test_hub_repositories_are_loaded_by_name(
     (found.folder / "LICENSE").unlink()
     with pytest.raises(OfflineError, match=r"(LICENSE must be downloaded|must be in the cache)"):
         resolve(f"hf:{REPO}", offline=True)
+
+
+@pytest.mark.parametrize("scheme", ["sha256", "git"])
+def test_altered_files_of_hub_repositories_are_fetched_again(
+    site: Site, fake_hub: FakeHub, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if scheme == "git":
+        monkeypatch.setitem(globals(), "digest", git_digest)
+    fake_hub.faults = ["tampered"]
+    found = resolve(f"hf:{REPO}")
+    assert {path.name: path.read_bytes() for path in found.folder.iterdir()} == CONTENT
+    (found.folder / "LICENSE").resolve().write_bytes(b"x" * len(CONTENT["LICENSE"]))
+    with pytest.raises(OfflineError, match="in the cache is damaged, it must be downloaded again"):
+        resolve(f"hf:{REPO}", offline=True)
+    assert (resolve(f"hf:{REPO}").folder / "LICENSE").read_bytes() == CONTENT["LICENSE"]
+    fake_hub.faults = ["tampered"] * 99
+    (found.folder / "LICENSE").resolve().unlink()
+    with pytest.raises(IntegrityError, match="LICENSE of hf:.* did not have the digest that the"):
+        resolve(f"hf:{REPO}")
+    fake_hub.faults = []
+    assert (resolve(f"hf:{REPO}").folder / "LICENSE").read_bytes() == CONTENT["LICENSE"]
+
+
+def git_digest(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def test_names_in_a_listing_lead_nowhere(site: Site, fake_hub: FakeHub) -> None:
+    for name in ("../../../escape", "/etc/escape", "a/../../LICENSE", "..\\escape"):
+        fake_hub.content[name] = b"out"
+    found = resolve(f"hf:{REPO}")
+    assert {path.name for path in found.folder.iterdir()} == set(MODEL_FILES)
+    outside = [path for path in site.cache.parent.rglob("*escape*")]
+    assert outside == []
 
 
 def test_hub_repositories_must_be_complete(site: Site, fake_hub: FakeHub) -> None:
