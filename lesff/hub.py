@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,9 @@ from lesff.cache import (
     file_damage,
     install,
 )
-from lesff.checkpoint import CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
+from lesff.cards import front_matter, read_card
+from lesff.checkpoint import CARD_FILE, CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
+from lesff.digests import folder_digest, sha256_of
 from lesff.environment import cache_folder, is_offline
 from lesff.errors import (
     IntegrityError,
@@ -26,7 +29,17 @@ from lesff.errors import (
     OfflineError,
     UnsupportedInputError,
 )
-from lesff.licenses import require_license
+from lesff.licenses import LicensePolicy, check_policy, require_license
+from lesff.lock import (
+    Lockfile,
+    check_locked,
+    describe,
+    find_locked,
+    lock_key,
+    lock_path,
+    read_lock,
+    write_lock,
+)
 from lesff.published import find_published_damage, make_published
 from lesff.registry import (
     FileEntry,
@@ -72,13 +85,19 @@ class ResolvedModel:
 
 
 def resolve(
-    spec: str | Path, *, offline: bool | None = None, accept_license: bool = False
+    spec: str | Path,
+    *,
+    offline: bool | None = None,
+    accept_license: bool = False,
+    licenses: LicensePolicy | None = None,
+    lock: Path | None = None,
 ) -> ResolvedModel:
     """Find, check and if need be download the files of a model.
 
     Files of the manifest's models are compared with its sizes and sha256 digests every time, files
-    of a converted model with those of the conversion. A damaged cache entry is replaced from the
-    bundled copy, the hub or the site of its authors.
+    of a converted model with those of the conversion, files from an address with its digest; large
+    files that have not changed since are not read again. A damaged cache entry is replaced from
+    the bundled copy, the hub, the address or the site of its authors.
 
     Args:
         spec: Name, ``name@version``, ``hf:org/repo[@revision]``, ``https://host/path/`` with or
@@ -86,33 +105,88 @@ def resolve(
             separator). A bare name is never taken for a path.
         offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
         accept_license: Accept the licence of a model that is not free for any use.
+        licenses: ``"permissive"`` refuses models that are not free for any use; from
+            ``LESFF_LICENSES`` if None. Cards say the licence of models outside the manifest.
+        lock: Lockfile that the name must be in; from ``LESFF_LOCK`` if None. Folders are taken as
+            they are.
 
     Raises:
-        LicenseError: if the licence must be accepted first.
-        ModelNotFoundError: if there is no such model, version, repository or folder, or it needs
-            a newer lesff.
-        IntegrityError: if files are missing or differ from the manifest and cannot be replaced.
+        LicenseError: if the licence must be accepted first, or the policy refuses it.
+        ModelNotFoundError: if there is no such model, version, repository or folder, it needs
+            a newer lesff, or the lockfile does not have it.
+        IntegrityError: if files are missing or differ from the manifest or the lockfile and cannot
+            be replaced.
         OfflineError: if a download is needed, but not allowed or not possible.
         ManifestError: if the manifest is malformed.
     """
     offline = is_offline() if offline is None else offline
+    path = lock_path(lock)
+    if isinstance(spec, Path) or path is None or _is_path(spec):
+        return _resolve(spec, offline=offline, accept_license=accept_license, licenses=licenses)
+    locked = find_locked(read_lock(path), spec, path)
+    found = _resolve(locked.spec, offline=offline, accept_license=accept_license, licenses=licenses)
+    check_locked(found.folder, locked, path)
+    return found
+
+
+def lock_models(
+    specs: Sequence[str],
+    path: Path,
+    *,
+    offline: bool | None = None,
+    accept_license: bool = False,
+) -> Lockfile:
+    """Add models to a lockfile, or replace them there; they are fetched if need be.
+
+    Args:
+        specs: Names, hub repositories and addresses, as for :func:`resolve`.
+        path: The lockfile.
+        offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
+        accept_license: Accept the licences of models that are not free for any use.
+
+    Raises:
+        UnsupportedInputError: for a folder, which has no name to lock.
+        LesffError: as :func:`resolve` does.
+    """
+    offline = is_offline() if offline is None else offline
+    models = dict(read_lock(path).models) if path.exists() else {}
+    for spec in specs:
+        is_web = spec.startswith(("https://", "http://"))
+        if _is_path(spec):
+            raise UnsupportedInputError(f"{spec} must be a name or an address to be locked")
+        found = _resolve(spec, offline=offline, accept_license=accept_license, licenses=None)
+        full = f"{found.name}@{found.version}"
+        if is_web:
+            digest = folder_digest((n, sha256_of(found.folder / n)) for n in MODEL_FILES)
+            full = f"{found.name}#sha256={digest}"
+        models[lock_key(spec)] = describe(found.folder, full)
+    lock = Lockfile(models=dict(sorted(models.items())))
+    write_lock(path, lock)
+    return lock
+
+
+def _resolve(
+    spec: str | Path, *, offline: bool, accept_license: bool, licenses: LicensePolicy | None
+) -> ResolvedModel:
+    if isinstance(spec, str) and _is_name(spec):
+        entry, version = find_model(spec)
+        check_policy(entry.license, entry.name, licenses)
+        require_license(entry, accept=accept_license)
+        return _resolve_entry(entry, version, offline=offline)
     if isinstance(spec, Path):
-        return _resolve_folder(spec)
-    if spec.startswith("hf:"):
-        return _resolve_repository(spec, offline=offline)
-    if spec.startswith(("https://", "http://")):
-        folder, digest, is_cached = fetch_folder(spec, offline=offline)
-        url = spec.partition("#")[0]
-        version = f"sha256={digest[:12]}"
-        origin: Origin = "cache" if is_cached else "web"
-        return ResolvedModel(folder=folder, name=url, version=version, origin=origin)
-    if _is_url(spec):
+        found = _resolve_folder(spec)
+    elif spec.startswith("hf:"):
+        found = _resolve_repository(spec, offline=offline)
+    elif spec.startswith(("https://", "http://")):
+        found = _resolve_address(spec, offline=offline)
+    elif _is_url(spec):
         raise ModelNotFoundError(f"{spec!r} is not a source of models; give {ACCEPTED_SOURCES}")
-    if _is_path(spec):
-        return _resolve_folder(Path(spec).expanduser())
-    entry, version = find_model(spec)
-    require_license(entry, accept=accept_license)
-    return _resolve_entry(entry, version, offline=offline)
+    else:
+        found = _resolve_folder(Path(spec).expanduser())
+    has_card = (found.folder / CARD_FILE).is_file()
+    stated = front_matter(read_card(found.folder)).get("license", "") if has_card else ""
+    check_policy(stated, f"the card of {found.name}", licenses)
+    return found
 
 
 def pull(
@@ -185,7 +259,13 @@ def _is_url(spec: str) -> bool:
     return bool(_URL.match(spec)) and not Path(spec).exists()
 
 
+def _is_name(spec: str) -> bool:
+    return not (spec.startswith(("hf:", "https://", "http://")) or _is_url(spec) or _is_path(spec))
+
+
 def _is_path(spec: str) -> bool:
+    if spec.startswith(("hf:", "https://", "http://")):
+        return False
     separators = {"/", os.sep, os.altsep or os.sep}
     return spec in {".", "..", "~"} or any(mark in spec for mark in separators)
 
@@ -314,3 +394,11 @@ def _resolve_repository(spec: str, *, offline: bool) -> ResolvedModel:
     folder, name, version = fetch_repository(spec, offline=offline)
     origin: Origin = "cache" if offline else "hub"
     return ResolvedModel(folder=folder, name=name, version=version, origin=origin)
+
+
+def _resolve_address(spec: str, *, offline: bool) -> ResolvedModel:
+    folder, digest, is_cached = fetch_folder(spec, offline=offline)
+    origin: Origin = "cache" if is_cached else "web"
+    return ResolvedModel(
+        folder=folder, name=spec.partition("#")[0], version=f"sha256={digest[:12]}", origin=origin
+    )

@@ -32,26 +32,39 @@ def load(
     dtype: Literal["float32", "float64"] | None = None,
     offline: bool | None = None,
     accept_license: bool = False,
+    licenses: Literal["any", "permissive"] | None = None,
+    lock: str | Path | None = None,
 ) -> Model:
     """Load a model by name.
 
     Args:
-        name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"`` or a model folder.
+        name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"``,
+            ``"https://host/path/#sha256=..."`` or a model folder.
         device: Where to compute.
         dtype: Floating-point type to compute in; the model's own if not given.
         offline: Never use the network; taken from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if not
             given.
         accept_license: Accept the licence of a model that is not free for any use; needed once
             per model and user, and recorded in the cache.
+        licenses: ``"permissive"`` refuses models that are not free for any use; taken from
+            ``LESFF_LICENSES`` if not given.
+        lock: Lockfile (``lesff hub lock``) that says what the name stands for; taken from
+            ``LESFF_LOCK`` if not given.
 
     Raises:
-        LicenseError: if the licence must be accepted first; the message shows it.
+        LicenseError: if the licence must be accepted first, or is refused; the message shows it.
         ModelNotFoundError: if no model has this name; near names are suggested.
         IntegrityError: if the model's files are damaged and cannot be fetched again.
         OfflineError: if a download is needed but not allowed.
         DeviceError: if the device does not exist here.
     """
-    resolved = resolve(name, offline=offline, accept_license=accept_license)
+    resolved = resolve(
+        name,
+        offline=offline,
+        accept_license=accept_license,
+        licenses=licenses,
+        lock=None if lock is None else Path(lock),
+    )
     if dtype is not None and dtype not in _DTYPES:
         raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
     _check_device(device)

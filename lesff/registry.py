@@ -292,11 +292,7 @@ class ModelEntry:
     @property
     def is_permissive(self) -> bool:
         """Whether the licence allows any use; unknown licences do not."""
-        choices = [choice.split(" AND ") for choice in self.license.split(" OR ")]
-        return any(
-            all(part.split(" WITH ")[0] in PERMISSIVE_LICENSES for part in parts)
-            for parts in choices
-        )
+        return is_permissive_license(self.license)
 
     @property
     def is_published(self) -> bool:
@@ -317,6 +313,20 @@ class ModelEntry:
         start = () if prefix is None else version_numbers(prefix)
         matching = [entry for entry in self.versions if entry.order[: len(start)] == start]
         return max(matching, key=lambda e: (e.status == "active", e.order), default=None)
+
+
+def is_permissive_license(expression: str, *, ignore_case: bool = False) -> bool:
+    """Whether an SPDX expression allows any use.
+
+    Args:
+        expression: E.g. ``"MIT OR Apache-2.0"``.
+        ignore_case: Whether ``"mit"`` will do, as cards on hubs have it.
+    """
+    known = {name.lower() if ignore_case else name for name in PERMISSIVE_LICENSES}
+    if ignore_case:
+        expression = expression.lower()
+    choices = [re.split(" AND | and ", choice) for choice in re.split(" OR | or ", expression)]
+    return any(all(re.split(" WITH | with ", p)[0] in known for p in parts) for parts in choices)
 
 
 def is_safe_url(url: str) -> bool:

@@ -16,18 +16,12 @@ import json
 import sys
 from pathlib import Path
 
+from lesff.cards import front_matter
 from lesff.checkpoint import MODEL_FILES, load_model, save_model, verify_parity
 
 ROOT = Path(__file__).parents[1]
 RELEASED = ROOT / "tests" / "released.json"
 """Hashes that a test compares with the manifest for ever."""
-
-
-def front_matter(card: str) -> dict[str, str]:
-    """``key: value`` lines between the ``---`` lines of a card."""
-    head = card.split("---")[1]
-    pairs = (line.split(":", 1) for line in head.splitlines() if ":" in line)
-    return {key.strip(): value.strip().strip('"') for key, value in pairs}
 
 
 def metrics(evaluation: dict) -> list[dict]:
