@@ -73,6 +73,7 @@ class Download:
         advice: What to do if it fails, for messages.
 
     Attributes:
+        url: Address of the file.
         path: The file, complete after :meth:`run`.
         resumed: Whether a part of it was there before :meth:`run`.
     """
@@ -92,7 +93,8 @@ class Download:
         self.lock_path = folder / f"{key}.lock"
         self.resumed = False
         self._state_path = folder / f"{key}.json"
-        self._url, self._what, self._size = url, what, size
+        self.url = url
+        self._what, self._size = what, size
         self._limit, self._advice = limit or MAX_BYTES, advice
 
     def discard(self) -> None:
@@ -134,7 +136,7 @@ class Download:
                 break
             time.sleep(_BACKOFF_S * 2 ** (failures - 1))
         raise OfflineError(
-            f"cannot download {self._what} from {self._url} (last error: {last or 'no answer'}); "
+            f"cannot download {self._what} from {self.url} (last error: {last or 'no answer'}); "
             f"what has arrived is kept: try again, or {self._advice}"
         ) from last
 
@@ -163,7 +165,7 @@ class Download:
         """Response to a request, redirects followed, body not yet read."""
         from huggingface_hub import get_session
 
-        url, session = self._url, get_session()
+        url, session = self.url, get_session()
         agent = f"lesff/{importlib.metadata.version('lesff')}"
         for _ in range(_MAX_REDIRECTS + 1):
             request = session.build_request(
@@ -176,16 +178,16 @@ class Download:
                 return response
             response.close()
             url = urljoin(url, response.headers.get("location", ""))
-            if not _may_lead_to(self._url, url):
+            if not _may_lead_to(self.url, url):
                 raise IntegrityError(
-                    f"{self._url} leads to {url!r}: addresses must start with https://"
+                    f"{self.url} leads to {url!r}: addresses must start with https://"
                 )
-        raise IntegrityError(f"{self._url} leads on more than {_MAX_REDIRECTS} times")
+        raise IntegrityError(f"{self.url} leads on more than {_MAX_REDIRECTS} times")
 
     def _check_status(self, status: int) -> None:
         if status in _GONE:
             raise ModelNotFoundError(
-                f"{self._url} does not give {self._what} (HTTP status {status}); check the "
+                f"{self.url} does not give {self._what} (HTTP status {status}); check the "
                 f"address, or {self._advice}"
             )
         if status == _RANGE_REFUSED:
@@ -198,7 +200,7 @@ class Download:
         etag = headers.get("etag")
         is_encoded = headers.get("content-encoding", "identity") != "identity"
         state = _State(
-            url=self._url,
+            url=self.url,
             etag=None if etag is None or etag.startswith("W/") else etag,
             last_modified=headers.get("last-modified"),
             size=None if is_encoded else _number(headers.get("content-length")),
@@ -249,12 +251,12 @@ class Download:
             return
         if self._size is not None and n_bytes != self._size:
             raise IntegrityError(
-                f"{self._what} must have {self._size} bytes, but {self._url} gives {n_bytes}"
+                f"{self._what} must have {self._size} bytes, but {self.url} gives {n_bytes}"
             )
         if n_bytes > self._limit:
             raise IntegrityError(
                 f"{self._what} must have at most {self._limit} bytes, "
-                f"but {self._url} gives {n_bytes}"
+                f"but {self.url} gives {n_bytes}"
             )
 
     def _n_bytes(self) -> int:
@@ -265,7 +267,7 @@ class Download:
             state = from_dict(_State, read_json(self._state_path), self._state_path.name)
         except (OSError, ConfigError):
             return None
-        return state if state.url == self._url else None
+        return state if state.url == self.url else None
 
 
 def _may_lead_to(origin: str, target: str) -> bool:

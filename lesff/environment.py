@@ -42,13 +42,23 @@ def hub_endpoint() -> str | None:
     Raises:
         ConfigError: if the value is not a web address.
     """
-    for name in ("LESFF_HUB", "HF_ENDPOINT"):
-        value = os.environ.get(name, "").strip().rstrip("/")
-        if value:
-            if not value.startswith(("https://", "http://")):
-                raise ConfigError(f"`{name}` must start with https:// or http://, got {value!r}")
-            return value
-    return None
+    return own_mirror() or _address("HF_ENDPOINT")
+
+
+def own_mirror() -> str | None:
+    """``$LESFF_HUB``, the mirror of this site, or None.
+
+    Raises:
+        ConfigError: if the value is not a web address.
+    """
+    return _address("LESFF_HUB")
+
+
+def _address(name: str) -> str | None:
+    value = os.environ.get(name, "").strip().rstrip("/")
+    if value and not value.startswith(("https://", "http://")):
+        raise ConfigError(f"`{name}` must start with https:// or http://, got {value!r}")
+    return value or None
 
 
 def _folder(own: str, shared: str, default: str) -> Path:

@@ -168,7 +168,7 @@ def lock_models(
 def _resolve(
     spec: str | Path, *, offline: bool, accept_license: bool, licenses: LicensePolicy | None
 ) -> ResolvedModel:
-    if isinstance(spec, str) and _is_name(spec):
+    if isinstance(spec, str) and is_name(spec):
         entry, version = find_model(spec)
         check_policy(entry.license, entry.name, licenses)
         require_license(entry, accept=accept_license)
@@ -259,7 +259,8 @@ def _is_url(spec: str) -> bool:
     return bool(_URL.match(spec)) and not Path(spec).exists()
 
 
-def _is_name(spec: str) -> bool:
+def is_name(spec: str) -> bool:
+    """Whether a text can only be a name of the manifest."""
     return not (spec.startswith(("hf:", "https://", "http://")) or _is_url(spec) or _is_path(spec))
 
 
