@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lesff.digests import sha256_of
-from lesff.registry import FileEntry
+from lesff.manifest import FileEntry
 
 DISK_ERRORS = frozenset(
     {

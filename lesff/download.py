@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from lesff.cache import DISK_ERRORS
 from lesff.config import from_dict, read_json, write_json
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError, OfflineError
-from lesff.registry import is_safe_url
+from lesff.manifest import is_safe_url
 
 MAX_BYTES = 4 * 2**30
 """Largest file that is fetched when the manifest does not know its size."""

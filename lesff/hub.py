@@ -40,16 +40,15 @@ from lesff.lock import (
     read_lock,
     write_lock,
 )
-from lesff.published import find_published_damage, make_published
-from lesff.registry import (
+from lesff.manifest import (
     FileEntry,
     HubSource,
     ModelEntry,
     VersionEntry,
-    find_model,
-    package_folder,
     version_numbers,
 )
+from lesff.published import find_published_damage, make_published
+from lesff.registry import find_model, package_folder
 from lesff.repositories import check_files, download_file, fetch_repository, retried
 from lesff.web import fetch_folder
 

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lesff.errors import IntegrityError, ModelNotFoundError
-from lesff.registry import FileEntry
+from lesff.manifest import FileEntry
 from lesff.store import Snapshot, Store
 
 MAX_CLIENTS = 256

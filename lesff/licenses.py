@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from lesff.config import read_json, write_json
 from lesff.environment import cache_folder
 from lesff.errors import ConfigError, LicenseError
-from lesff.registry import ModelEntry, is_permissive_license
+from lesff.manifest import ModelEntry, is_permissive_license
 
 LicensePolicy = Literal["any", "permissive"]
 """Which licences a user or a site accepts."""

@@ -11,7 +11,8 @@ from lesff.checkpoint import MODEL_FILES
 from lesff.config import from_dict, read_json, write_json
 from lesff.digests import sha256_of
 from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
-from lesff.registry import FileEntry, find_model
+from lesff.manifest import FileEntry
+from lesff.registry import find_model
 
 _SCHEMA = 1
 

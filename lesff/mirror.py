@@ -13,8 +13,9 @@ from lesff.config import write_json
 from lesff.errors import LicenseError, UnsupportedInputError
 from lesff.hub import is_name, resolve
 from lesff.licenses import require_license
+from lesff.manifest import ModelEntry, VersionEntry
 from lesff.published import attribution_of, fetch_original
-from lesff.registry import ModelEntry, VersionEntry, find_model, list_models
+from lesff.registry import find_model, list_models
 from lesff.store import Snapshot, Store
 
 OWN_ORGANISATION = "lesff"

@@ -28,7 +28,12 @@ from lesff.errors import (
     OfflineError,
     UnverifiedWarning,
 )
-from lesff.registry import FileEntry, ModelEntry, PublishedSource, VersionEntry
+from lesff.manifest import (
+    FileEntry,
+    ModelEntry,
+    PublishedSource,
+    VersionEntry,
+)
 
 RECORD_FILE = "source.json"
 """File of a converted folder that says what it was made from."""

@@ -15,7 +15,7 @@ from lesff.cache import Workspace, file_damage
 from lesff.config import from_dict, read_json, write_json
 from lesff.digests import folder_digest, sha256_of
 from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
-from lesff.registry import FileEntry
+from lesff.manifest import FileEntry
 
 T = TypeVar("T")
 

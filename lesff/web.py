@@ -26,7 +26,7 @@ from lesff.errors import (
     OfflineError,
     UnverifiedWarning,
 )
-from lesff.registry import FileEntry, is_safe_url
+from lesff.manifest import FileEntry, is_safe_url
 
 RECORD_FILE = "web.json"
 """File of a fetched folder that says what it must hold."""

@@ -12,26 +12,26 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lesff import registry
-from lesff.registry import ModelEntry
+from lesff import manifest
+from lesff.manifest import ModelEntry
 
 TARGET = Path(__file__).parents[1] / "docs" / "manifest.schema.json"
 
 PATTERNS = {
-    "name": registry._NAME,
-    "aliases": registry._NAME,
-    "version": registry._VERSION,
-    "min_lesff": registry._VERSION,
-    "date": registry._DATE,
-    "license": registry._SPDX,
-    "successor": registry._SUCCESSOR,
-    "bibtex": registry._CITATION_KEY,
-    "path": registry._PATH,
-    "sha256": registry._SHA256,
-    "git_blob": registry._BLOB,
-    "commit": registry._COMMIT,
-    "repo": registry._REPO,
-    "filename": registry._FILENAME,
+    "name": manifest._NAME,
+    "aliases": manifest._NAME,
+    "version": manifest._VERSION,
+    "min_lesff": manifest._VERSION,
+    "date": manifest.DATE,
+    "license": manifest._SPDX,
+    "successor": manifest._SUCCESSOR,
+    "bibtex": manifest._CITATION_KEY,
+    "path": manifest._PATH,
+    "sha256": manifest._SHA256,
+    "git_blob": manifest._BLOB,
+    "commit": manifest._COMMIT,
+    "repo": manifest._REPO,
+    "filename": manifest._FILENAME,
 }
 """Regular expressions by the name of the field."""
 
@@ -88,7 +88,7 @@ def value(hint: Any, name: str) -> dict[str, Any]:
     if name == "elements":
         schema |= {"minimum": 1, "maximum": 118}
     if name == "schema":
-        schema = {"const": registry.SCHEMA}
+        schema = {"const": manifest.SCHEMA}
     return schema
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from lesff.config import from_dict
 from lesff.errors import ConfigError, ManifestError
-from lesff.registry import ModelEntry, VersionEntry, list_models
+from lesff.manifest import ModelEntry, VersionEntry
+from lesff.registry import list_models
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "docs" / "manifest.schema.json").read_text("utf-8"))

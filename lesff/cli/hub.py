@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import signal
 import threading
 from pathlib import Path
@@ -10,8 +11,12 @@ import click
 
 from lesff import hub_server
 from lesff.cli.published import accept_license_option
+from lesff.environment import own_mirror
 from lesff.hub import lock_models
+from lesff.manifest_pull import pull_update
 from lesff.mirror import mirror_models
+from lesff.registry import read_entry
+from lesff.updates import remove_update, write_update
 
 
 @click.group("hub")
@@ -67,3 +72,39 @@ def serve_command(folder: Path, host: str, port: int) -> None:
             f"cannot listen at {host}:{port}: {error.strerror or error}"
         ) from error
     click.echo("stopped")
+
+
+@hub_group.command("update")
+@click.argument("source", required=False)
+@click.option(
+    "--key", type=click.Path(path_type=Path), help="Public key to trust from now on, PEM."
+)
+@click.option("--reset", is_flag=True, help="Go back to the manifest that came with lesff.")
+def update_command(source: str | None, key: Path | None, *, reset: bool) -> None:
+    """Pull a signed update of the manifest from an address or a file.
+
+    Without SOURCE, from the mirror that LESFF_HUB names. An update can add models and versions and
+    deprecate versions; what a known version is never changes.
+    """
+    if reset:
+        click.echo("update removed" if remove_update() else "there was no update")
+        return
+    mirror = own_mirror()
+    if source is None and mirror is None:
+        raise click.UsageError("give the address or file of the update, or set LESFF_HUB")
+    update = pull_update(source or f"{mirror}/manifest.json", public_key=key)
+    names = ", ".join(entry.name for entry in update.models)
+    click.echo(f"update {update.serial} of {update.date} installed: {names}")
+
+
+@hub_group.command("sign")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File.")
+@click.option("--serial", type=int, required=True, help="Larger than that of the last update.")
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="Private key, PEM.")
+def sign_update_command(folder: Path, output: Path, serial: int, key: Path) -> None:
+    """Make a signed update from the manifest files in FOLDER, for `lesff hub update`."""
+    entries = [read_entry(path) for path in sorted(folder.glob("*.json"))]
+    today = datetime.date.today().isoformat()
+    write_update(entries, output, serial=serial, date=today, key=key)
+    click.echo(f"{output} and {output}.sig written: {len(entries)} models")

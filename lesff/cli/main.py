@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import lesff
-from lesff.cli.folders import convert_command, verify_command
+from lesff.cli.folders import convert_command, sign_command, verify_command
 from lesff.cli.hub import hub_group
 from lesff.cli.models import evaluate_command, info_command, predict_command
 from lesff.cli.published import cite_command, list_command, pull_command
@@ -51,6 +51,7 @@ _COMMANDS = (
     train_command,
     convert_command,
     verify_command,
+    sign_command,
     hub_group,
 )
 for command in _COMMANDS:
