@@ -151,22 +151,32 @@ def fetch_repository(spec: str, *, offline: bool) -> tuple[Path, str, str | None
     return folder, f"hf:{repo}", version
 
 
-def _drop_altered(folder: Path) -> list[str]:
-    """Model files of a snapshot that are not what the hub announced; they are removed.
+def find_altered(folder: Path) -> list[str]:
+    """Model files of a snapshot that are not what the hub announced.
 
     The cache of huggingface_hub names a file after its entity tag, which is its sha256 or git blob
     id, but never compares them.
+
+    Args:
+        folder: Snapshot in the cache of huggingface_hub.
     """
     altered = []
     for name in MODEL_FILES:
         path = folder / name
         blob = path.resolve()
         digest = {40: git_blob_of, 64: sha256_of}.get(len(blob.name))
-        if not path.is_symlink() or digest is None or digest(blob) == blob.name:
-            continue
-        altered.append(name)
-        blob.unlink()
-        path.unlink()
+        if path.is_symlink() and digest is not None:
+            is_intact = blob.is_file() and digest(blob) == blob.name
+            altered += [] if is_intact else [name]
+    return altered
+
+
+def _drop_altered(folder: Path) -> list[str]:
+    """Remove altered files and return their names."""
+    altered = find_altered(folder)
+    for name in altered:
+        (folder / name).resolve().unlink(missing_ok=True)
+        (folder / name).unlink()
     return altered
 
 

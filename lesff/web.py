@@ -149,6 +149,25 @@ def _fetch_file(address: str, name: str, url: str, new: Path) -> None:
     download.discard()
 
 
+def web_address(folder: Path) -> str | None:
+    """Address that a fetched folder came from, or None if its record is damaged."""
+    try:
+        return _record(folder).url
+    except (OSError, ConfigError, ManifestError):
+        return None
+
+
+def find_web_damage(folder: Path) -> str | None:
+    """First reason not to use a fetched folder as text, or None if there is none."""
+    url = web_address(folder)
+    if url is None:
+        return f"{folder} has no readable record"
+    _, _, beginning = folder.name.partition("-")
+    digest = _record(folder).digest
+    is_wanted = digest.startswith(beginning) if beginning else digest == _pinned(url)
+    return _damage(folder, url, digest if is_wanted else None)
+
+
 def _record(folder: Path) -> WebRecord:
     return from_dict(WebRecord, read_json(folder / RECORD_FILE), RECORD_FILE)
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import lesff
+from lesff.cli.cache import cache_group
 from lesff.cli.folders import convert_command, sign_command, verify_command
 from lesff.cli.hub import hub_group
 from lesff.cli.models import evaluate_command, info_command, predict_command
@@ -53,6 +54,7 @@ _COMMANDS = (
     verify_command,
     sign_command,
     hub_group,
+    cache_group,
 )
 for command in _COMMANDS:
     main.add_command(command)
