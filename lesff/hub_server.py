@@ -46,6 +46,7 @@ class HubServer(ThreadingHTTPServer):
         folder: The mirror.
         host: Address to listen at; ``"0.0.0.0"`` for all.
         port: Port to listen at; 0 for any free one.
+        handler: Class that answers.
 
     Raises:
         ModelNotFoundError: if the folder does not exist.
@@ -56,12 +57,19 @@ class HubServer(ThreadingHTTPServer):
     block_on_close = True
     request_queue_size = 128
 
-    def __init__(self, folder: Path, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        handler: type[HubHandler] | None = None,
+    ) -> None:
         self.store = Store(folder)
         self.is_closing = False
         self._clients: set[socket.socket] = set()
         self._guard = threading.Lock()
-        super().__init__((host, port), HubHandler)
+        super().__init__((host, port), handler or HubHandler)
 
     @property
     def url(self) -> str:
@@ -105,15 +113,22 @@ class HubServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def running(folder: Path, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[HubServer]:
+def running(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    handler: type[HubHandler] | None = None,
+) -> Iterator[HubServer]:
     """A server in a thread of its own, until the block is left.
 
     Args:
         folder: The mirror.
         host: Address to listen at.
         port: Port to listen at; 0 for any free one.
+        handler: Class that answers.
     """
-    server = HubServer(folder, host=host, port=port)
+    server = HubServer(folder, host=host, port=port, handler=handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -229,7 +244,7 @@ class HubHandler(BaseHTTPRequestHandler):
         with self.server.store.open(snapshot, file) as stream:
             content = {"Content-Type": "application/octet-stream"}
             self._send_headers(200 if span is None else 206, common | content, end - start)
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.connection.sendfile(stream, offset=start, count=end - start)
 
     def _send_update(self, name: str) -> None:
@@ -244,7 +259,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _send_bytes(self, body: bytes, kind: str) -> None:
         self._send_headers(200, {"Content-Type": kind}, len(body))
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def _refuse(
@@ -254,7 +269,7 @@ class HubHandler(BaseHTTPRequestHandler):
         text = message.encode("ascii", "replace").decode().replace("\n", " ").replace("\r", " ")
         extra = {"X-Error-Code": code, "X-Error-Message": text, "Content-Type": "application/json"}
         self._send_headers(status, extra | (headers or {}), len(body))
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def _send_headers(self, status: int, headers: dict[str, str], length: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,9 @@ from lesff.graph import collate
 from lesff.hub import ResolvedModel, resolve
 from lesff.inference import check_domain, plan_batches, predict_graph
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
+from lesff.manifest import ModelEntry
 from lesff.potential import ModelConfig, Potential, properties_in_order
+from lesff.publish import publish_folder
 from lesff.structures import build_graph, to_structures
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -275,6 +278,41 @@ class Model:
             overwrite=overwrite,
         )
         return Path(folder)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        version: str,
+        card: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> ModelEntry:
+        """Save, check and upload the model; see :func:`lesff.publish.publish_folder`.
+
+        Args:
+            repo: ``"organisation/name"``; made if need be.
+            version: ``"major.minor.patch"``, new for this repository.
+            card: Model card as Markdown; the one the model came with if None.
+            private: Make a new repository private.
+            token: Access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+
+        Returns:
+            Entry for a manifest, pinned to the commit.
+
+        Raises:
+            PublishError: without licence or card, if the version exists or the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work) / "model"
+            license_file = self.source.folder / "LICENSE"
+            save_model(
+                self.potential,
+                folder,
+                card=self.card if card is None else card,
+                license_text=license_file.read_text(encoding="utf-8"),
+            )
+            return publish_folder(folder, repo, version=version, private=private, token=token)
 
 
 def _plain(value: np.ndarray) -> Any:
