@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lesff.errors import IntegrityError, ModelNotFoundError
@@ -112,6 +112,9 @@ class HubServer(ThreadingHTTPServer):
         super().server_close()
 
 
+S = TypeVar("S", bound=HubServer)
+
+
 @contextmanager
 def running(
     folder: Path,
@@ -119,7 +122,8 @@ def running(
     host: str = "127.0.0.1",
     port: int = 0,
     handler: type[HubHandler] | None = None,
-) -> Iterator[HubServer]:
+    server: type[S] = HubServer,
+) -> Iterator[S]:
     """A server in a thread of its own, until the block is left.
 
     Args:
@@ -127,16 +131,17 @@ def running(
         host: Address to listen at.
         port: Port to listen at; 0 for any free one.
         handler: Class that answers.
+        server: Class of the server.
     """
-    server = HubServer(folder, host=host, port=port, handler=handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    running_one = server(folder, host=host, port=port, handler=handler)
+    thread = threading.Thread(target=running_one.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield server
+        yield running_one
     finally:
-        server.shutdown()
+        running_one.shutdown()
         thread.join()
-        server.server_close()
+        running_one.server_close()
 
 
 class HubHandler(BaseHTTPRequestHandler):

@@ -68,6 +68,7 @@ def absent_model() -> dict[str, Any]:
     return data | {"name": "absent", "versions": [version]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["LESFF_OFFLINE", "HF_HUB_OFFLINE"])
 def test_no_call_is_made(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = bundled_folder() / "off-small" / "0.1.0"
