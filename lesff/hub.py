@@ -215,6 +215,7 @@ def pull(
             f"`--from` is for models that others publish, {entry.name} comes from "
             f"{'the package' if version.sources.bundled else 'the hub'}; leave it out"
         )
+    check_policy(entry.license, entry.name, None)
     require_license(entry, accept=accept_license)
     _check_version(entry, version)
     cached = _cached(entry, version)
@@ -333,7 +334,7 @@ def _check_version(entry: ModelEntry, version: VersionEntry) -> None:
     if version.status == "deprecated":
         note = f": {version.status_note}" if version.status_note else ""
         note += f"; use {version.successor} instead" if version.successor else ""
-        warnings.warn(f"{label} is deprecated{note}", FutureWarning, stacklevel=5)
+        warnings.warn(f"{label} is deprecated{note}", FutureWarning, stacklevel=6)
 
 
 def _check_bundled(bundled: Path, version: VersionEntry) -> None:

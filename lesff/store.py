@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -128,10 +129,14 @@ class Store:
         with self._lock:
             is_known = self._verified.get(path) == state
         if not is_known:
-            damage = file_damage(path, file)
-            if damage is not None or _state(descriptor) != state:
+            # the open file is hashed, not what the path may lead to by now
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if (state[0], digest) != (file.size, file.sha256) or _state(descriptor) != state:
                 stream.close()
-                raise IntegrityError(f"the mirror is damaged: {damage or f'{path} is changing'}")
+                raise IntegrityError(
+                    f"the mirror is damaged: {path} must have {file.size} bytes and sha256 "
+                    f"{file.sha256}, got {state[0]} bytes and {digest}"
+                )
             with self._lock:
                 self._verified[path] = state
         return stream

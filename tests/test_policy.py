@@ -66,7 +66,6 @@ def test_a_policy_reads_the_card_of_other_models(folder: Path) -> None:
     assert resolve(folder, licenses="permissive").folder == folder
     with_license(folder, "license: mit\n")
     assert resolve(folder, licenses="permissive").folder == folder
-    with_license(folder, "license: mit\n")
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text(card.replace("license: mit", "license: cc-by-nc-4.0"))
     with pytest.raises(LicenseError, match="card of mine is under cc-by-nc-4.0, which is not"):
