@@ -21,6 +21,7 @@ from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
 from lesff.manifest import ModelEntry
 from lesff.potential import ModelConfig, Potential, RadialMode, properties_in_order
 from lesff.publish import publish_folder
+from lesff.response import BornOptions
 from lesff.structures import build_graph, to_structures
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -98,7 +99,8 @@ class Prediction(Mapping[str, np.ndarray]):
     them for a list of structures; ``repr`` shows the units. Shapes and units, as in
     :data:`lesff.keys.QUANTITIES`: energy, energy_sr, energy_lr () eV; node_energy (n_atoms,) eV;
     forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3; latent_charges, charges (n_atoms,) e;
-    dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e.
+    dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e;
+    polarizability (3, 3) e A^2/V.
 
     Args:
         values: Results by property, one entry per structure.
@@ -210,6 +212,8 @@ class Model:
         *,
         total_charge: int | Sequence[int] | None = None,
         spin_multiplicity: int | Sequence[int] | None = None,
+        external_field: Sequence[float] | np.ndarray | None = None,
+        born: BornOptions | None = None,
         batch_size: int | Literal["auto"] = "auto",
         strict: bool = False,
         progress: bool | None = None,
@@ -223,6 +227,9 @@ class Model:
             total_charge: Total charge in e, one for all or one per structure; else from
                 ``atoms.info``, else 0.
             spin_multiplicity: 2S+1 likewise; else the lowest that the electrons allow.
+            external_field: Uniform electric field in V/A, (3,) for all or (n_structures, 3); else
+                from ``atoms.info``, else none. See :mod:`lesff.electrostatics.field`.
+            born: Options of Born effective charges: published stencil, acoustic sum rule.
             batch_size: Structures per batch, or ``"auto"`` for batches of about equal cost.
             strict: Raise instead of warn for a charge or spin outside the trained range.
             progress: Show a progress bar; by default for long work only.
@@ -230,14 +237,17 @@ class Model:
         Raises:
             StructureError: for input that is not a usable structure.
             UnsupportedInputError: for elements (always) or charge and spin (``strict``) that the
-                model does not cover.
+                model does not cover; for a field without a defined effect.
             PropertyError: for an unknown property or one the model cannot give here.
         """
         names = [properties] if isinstance(properties, str) else list(properties)
         if not names:
             raise PropertyError(f"`properties` must name at least one of {', '.join(QUANTITIES)}")
         checked, is_single = to_structures(
-            structures, total_charge=total_charge, spin_multiplicity=spin_multiplicity
+            structures,
+            total_charge=total_charge,
+            spin_multiplicity=spin_multiplicity,
+            external_field=external_field,
         )
         check_domain(self.config, checked, strict=strict)
         sizes = np.array([len(structure) for structure in checked])
@@ -248,7 +258,8 @@ class Model:
             graph = collate(
                 [build_graph(checked[i], self.potential.architecture.cutoff) for i in chosen]
             )
-            for index, row in zip(chosen, predict_graph(self.potential, graph, names), strict=True):
+            found = predict_graph(self.potential, graph, names, born)
+            for index, row in zip(chosen, found, strict=True):
                 results[index] = row
             bar.update(len(chosen))
         bar.close()
@@ -262,6 +273,7 @@ class Model:
         *,
         total_charge: int | None = None,
         spin_multiplicity: int | None = None,
+        external_field: Sequence[float] | np.ndarray | None = None,
         strict: bool = False,
         skin: float = 0.5,
     ) -> LesffCalculator:
@@ -270,6 +282,7 @@ class Model:
             self.potential,
             total_charge=total_charge,
             spin_multiplicity=spin_multiplicity,
+            external_field=external_field,
             strict=strict,
             skin=skin,
         )
