@@ -12,6 +12,7 @@ from lesff.cli.doctor import doctor_command
 from lesff.cli.folders import convert_command, verify_command
 from lesff.cli.models import evaluate_command, info_command, predict_command
 from lesff.cli.published import cite_command, list_command, pull_command
+from lesff.cli.spectra import spectrum_command, transport_command
 from lesff.cli.training import train_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
@@ -52,6 +53,8 @@ _COMMANDS = (
     convert_command,
     verify_command,
     doctor_command,
+    spectrum_command,
+    transport_command,
 )
 for command in _COMMANDS:
     main.add_command(command)
