@@ -15,6 +15,7 @@ from lesff.cli.hub import hub_group
 from lesff.cli.models import evaluate_command, info_command, predict_command
 from lesff.cli.publish import publish_command
 from lesff.cli.published import cite_command, list_command, pull_command
+from lesff.cli.spectra import spectrum_command, transport_command
 from lesff.cli.training import train_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
@@ -59,6 +60,8 @@ _COMMANDS = (
     publish_command,
     hub_group,
     cache_group,
+    spectrum_command,
+    transport_command,
 )
 for command in _COMMANDS:
     main.add_command(command)
