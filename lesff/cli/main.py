@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import lesff
+from lesff.cli.finetuning import finetune_command
 from lesff.cli.folders import convert_command, verify_command
 from lesff.cli.models import evaluate_command, info_command, predict_command
 from lesff.cli.published import cite_command, list_command, pull_command
@@ -48,6 +49,7 @@ _COMMANDS = (
     predict_command,
     evaluate_command,
     train_command,
+    finetune_command,
     convert_command,
     verify_command,
 )

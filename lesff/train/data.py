@@ -9,6 +9,7 @@ from pathlib import Path
 import ase
 import numpy as np
 import torch
+from ase.db import connect
 from torch import Tensor
 
 from lesff.errors import DataError
@@ -102,14 +103,10 @@ def read_labelled(
                     f"{path}: the arrays of a shard have fixed names; leave out `labels`"
                 )
             return _from_npz(path, weight, reader.summary), reader.summary
-        pairs: Iterable[tuple[Structure, ase.Atoms]] = read_structures(path)
         subset = path.stem
+        pairs = _database_rows(path) if path.suffix == ".db" else read_structures(path)
     else:
-        atoms_list = list(source)
-        structures = (
-            to_structure(atoms, where=f"frame {index}") for index, atoms in enumerate(atoms_list)
-        )
-        pairs, subset = zip(structures, atoms_list, strict=True), "frames"
+        subset, pairs = "frames", _structures(source)
     frames = [
         _frame(structure, atoms, reader, f"{name}, frame {index}", required, weight, group_key,
                subset)
@@ -118,6 +115,17 @@ def read_labelled(
     if not frames:
         raise DataError(f"{name} holds no frames")
     return frames, reader.summary
+
+
+def _structures(atoms_list: Iterable[ase.Atoms]) -> Iterator[tuple[Structure, ase.Atoms]]:
+    for index, atoms in enumerate(atoms_list):
+        yield to_structure(atoms, where=f"frame {index}"), atoms
+
+
+def _database_rows(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
+    """Rows of an ASE database with their key-value pairs and data."""
+    rows = connect(path).select()
+    return _structures(row.toatoms(add_additional_information=True) for row in rows)
 
 
 def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
@@ -169,7 +177,7 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
                 group=group[i].decode() if isinstance(group[i], bytes) else str(group[i]),
                 subset=path.stem,
                 is_validation=bool(valid[i]),
-                **values,
+                **values,  # pyright: ignore[reportArgumentType]
             )
         )
     return frames
@@ -207,7 +215,7 @@ def _frame(
         weight=weight * _weight_of(atoms, where),
         group=str(group),
         subset=str(atoms.info.get("subset", subset)),
-        **labels,
+        **labels,  # pyright: ignore[reportArgumentType]
     )
 
 

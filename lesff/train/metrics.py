@@ -190,13 +190,28 @@ def errors_of(predictions: Sequence[FramePrediction]) -> Errors:
     )
 
 
-def _differences(predictions: Sequence[FramePrediction], name: str, factor: float) -> np.ndarray:
-    rows = [
-        factor * np.ravel(getattr(p, name) - getattr(p.frame, name))
+def labelled_values(
+    predictions: Sequence[FramePrediction], name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions of one quantity, flattened over the frames that have both.
+
+    Args:
+        predictions: Predictions beside their labels.
+        name: ``"dipole"``, ``"stress"`` or ``"charges"``.
+    """
+    pairs = [
+        (np.asarray(getattr(p.frame, name)).ravel(), np.asarray(getattr(p, name)).ravel())
         for p in predictions
         if getattr(p, name) is not None and getattr(p.frame, name) is not None
     ]
-    return np.concatenate(rows) if rows else np.empty(0)
+    if not pairs:
+        return np.empty(0), np.empty(0)
+    return np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])
+
+
+def _differences(predictions: Sequence[FramePrediction], name: str, factor: float) -> np.ndarray:
+    label, model = labelled_values(predictions, name)
+    return factor * (model - label)
 
 
 def _mae(errors: np.ndarray) -> float:
