@@ -287,6 +287,18 @@ class Model:
             skin=skin,
         )
 
+    def finetune(self, data: Any, output: str | Path, **options: Any) -> Model:
+        """Train further on labelled frames; returns the better of the result and this model.
+
+        Args:
+            data: A file or database that ASE reads, an npz shard, or a list of Atoms.
+            output: Folder of the run: report, resume point and the model folder ``model``.
+            **options: See :func:`lesff.finetune.finetune`.
+        """
+        from lesff.finetune import finetune
+
+        return finetune(self, data, output, **options)
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a folder that :func:`lesff.load` reads; returns the folder."""
         license_file = self.source.folder / "LICENSE"

@@ -10,6 +10,7 @@ import click
 import lesff
 from lesff.cli.cache import cache_group
 from lesff.cli.doctor import doctor_command
+from lesff.cli.finetuning import finetune_command
 from lesff.cli.folders import convert_command, sign_command, verify_command
 from lesff.cli.hub import hub_group
 from lesff.cli.models import evaluate_command, info_command, predict_command
@@ -53,6 +54,7 @@ _COMMANDS = (
     predict_command,
     evaluate_command,
     train_command,
+    finetune_command,
     convert_command,
     verify_command,
     doctor_command,
