@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lesff.config import from_dict, read_json
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
-from lesff.potential import ModelConfig, Potential
+from lesff.potential import RADIAL_MODES, ModelConfig, Potential, RadialMode
 from lesff.structures import Structure, build_graph, to_structure
 
 CONFIG_FILE = "config.json"
@@ -118,7 +118,11 @@ def save_model(
 
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    radial: RadialMode | None = None,
 ) -> Potential:
     """Read a model folder; parameters come back frozen, in evaluation mode.
 
@@ -126,16 +130,20 @@ def load_model(
         folder: The model folder.
         dtype: Type to compute in, float32 or float64; the configuration's if not given.
         device: Where to put the model.
+        radial: Whether radial functions come from tables; if not given, in float32 only.
 
     Raises:
         ModelNotFoundError: if the folder does not exist.
-        ConfigError: for an unknown key or a bad value in ``config.json``, or a bad ``dtype``.
+        ConfigError: for an unknown key or a bad value in ``config.json``, or a bad ``dtype`` or
+            ``radial``.
         IntegrityError: if a file is missing or damaged, or the weights are not exactly those that
             the configuration asks for.
     """
     folder = Path(folder)
     if dtype is not None and dtype not in _DTYPES.values():
         raise ConfigError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
+    if radial is not None and radial not in RADIAL_MODES:
+        raise ConfigError(f"`radial` must be one of {', '.join(RADIAL_MODES)}, got {radial!r}")
     config = _read_config(folder)
     with torch.random.fork_rng(devices=[]):  # the random initial weights are not kept
         potential = Potential(config)
@@ -149,6 +157,7 @@ def load_model(
     )
     if dtype is not None:
         potential.cast_parameters(dtype)
+    potential.radial = radial or ("table" if potential.dtype == torch.float32 else "exact")
     return potential.to(device=device).requires_grad_(False).eval()
 
 

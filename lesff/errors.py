@@ -73,3 +73,7 @@ class ExtrapolationWarning(UserWarning):
 
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
+
+
+class KernelError(LesffError, RuntimeError):
+    """Compiled kernels are asked for but not there, or cannot do what is asked."""

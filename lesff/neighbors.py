@@ -19,11 +19,13 @@ class Neighbors:
         edge_index: (2, n_edges) int64; row 0 sender, row 1 receiver; sorted by receiver.
         cell_shifts: (n_edges, 3) int64; ``r[receiver] - r[sender] + shift @ cell`` is the edge.
         reverse_edge: (n_edges,) int64, index of the opposite edge.
+        min_distance: Length of the shortest edge in A; infinite without edges.
     """
 
     edge_index: np.ndarray
     cell_shifts: np.ndarray
     reverse_edge: np.ndarray
+    min_distance: float
 
 
 def _half_list(cutoff: float) -> NeighborList:
@@ -47,11 +49,11 @@ def find_neighbors(
         cutoff: in A.
     """
     box = _complete_cell(cell, pbc) if pbc.any() else np.zeros((3, 3))
-    first, second, shifts = _half_list(float(cutoff)).compute(
+    first, second, shifts, distances = _half_list(float(cutoff)).compute(
         points=np.ascontiguousarray(positions, dtype=np.float64),
         box=box,
         periodic=pbc,
-        quantities="ijS",
+        quantities="ijSd",
     )
     first, second = first.astype(np.int64), second.astype(np.int64)
     shifts = shifts.astype(np.int64).reshape(-1, 3)
@@ -68,6 +70,7 @@ def find_neighbors(
         edge_index=np.stack([sender[order], receiver[order]]),
         cell_shifts=all_shifts[order],
         reverse_edge=reverse,
+        min_distance=float(distances.min(initial=np.inf)),
     )
 
 
@@ -107,11 +110,13 @@ class VerletList:
             self.n_searches += 1
         sender, receiver = kept.edge_index.take(self._pairs, axis=1)
         vectors = positions.take(receiver, axis=0) - positions.take(sender, axis=0) + self._offsets
-        near = self._pairs[np.einsum("ij,ij->i", vectors, vectors) < self.cutoff**2]
+        squared = np.einsum("ij,ij->i", vectors, vectors)
+        near = self._pairs[squared < self.cutoff**2]
         is_chosen = np.zeros(len(kept.reverse_edge), dtype=bool)
         is_chosen[near] = True
         is_chosen[kept.reverse_edge[near]] = True
-        return _reordered(kept, np.flatnonzero(is_chosen))
+        shortest = float(np.sqrt(squared.min(initial=np.inf)))
+        return _reordered(kept, np.flatnonzero(is_chosen), shortest)
 
     def _is_valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
         if positions.shape != self._positions.shape or not np.array_equal(pbc, self._pbc):
@@ -126,16 +131,17 @@ def _canonical(neighbors: Neighbors) -> Neighbors:
     """Edges by receiver, sender and shift."""
     sender, receiver = neighbors.edge_index
     order = np.lexsort((*neighbors.cell_shifts.T[::-1], sender, receiver))
-    return _reordered(neighbors, order)
+    return _reordered(neighbors, order, neighbors.min_distance)
 
 
-def _reordered(neighbors: Neighbors, order: np.ndarray) -> Neighbors:
+def _reordered(neighbors: Neighbors, order: np.ndarray, min_distance: float) -> Neighbors:
     rank = np.empty(len(neighbors.reverse_edge), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return Neighbors(
         edge_index=neighbors.edge_index.take(order, axis=1),
         cell_shifts=neighbors.cell_shifts.take(order, axis=0),
         reverse_edge=rank.take(neighbors.reverse_edge.take(order)),
+        min_distance=min_distance,
     )
 
 

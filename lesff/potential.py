@@ -34,6 +34,11 @@ from lesff.units import EWALD_PREFACTOR
 
 FORMAT_VERSION = 1
 
+RADIAL_MODES = ("table", "exact")
+RadialMode = Literal["table", "exact"]
+"""``"table"``: radial functions from tables where compiled kernels run (errors of forces below
+1e-6 eV/A), except for second derivatives; ``"exact"``: always evaluated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LongRangeConfig:
@@ -178,11 +183,15 @@ class Potential(nn.Module):
 
     Args:
         config: The model's configuration.
+
+    Attributes:
+        radial: How radial functions are evaluated; may be changed at any time.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.radial: RadialMode = "exact"
         _, architecture_class = ARCHITECTURES[config.architecture["type"]]
         self.architecture: Architecture = architecture_class(
             config.architecture_config(), config.elements
@@ -267,11 +276,16 @@ class Potential(nn.Module):
         with torch.set_grad_enabled(need_grad or create_graph):
             return self._compute(graph, wanted, create_graph=create_graph)
 
-    def energy_terms(self, graph: AtomGraph) -> EnergyTerms:
-        """Energies and charges, differentiable in positions, cell and parameters."""
+    def energy_terms(self, graph: AtomGraph, *, tabulated: bool = False) -> EnergyTerms:
+        """Energies and charges, differentiable in positions, cell and parameters.
+
+        Args:
+            graph: The batch.
+            tabulated: Whether radial functions may come from tables: first derivatives only.
+        """
         element = self.element_row[graph.atomic_numbers]
         state = self.node_state(graph)
-        output = self.architecture(graph, state)
+        output = self.architecture(graph, state, tabulated=tabulated)
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
@@ -357,7 +371,8 @@ class Potential(nn.Module):
         if "stress" in wanted:
             strain.requires_grad_()
             moved = strained(graph, strain)
-        terms = self.energy_terms(moved)
+        tabulated = self.radial == "table" and not create_graph
+        terms = self.energy_terms(moved, tabulated=tabulated)
         energy = terms.energy_sr + terms.energy_lr
         out = {"energy": energy, "energy_sr": terms.energy_sr, "energy_lr": terms.energy_lr}
         later = bool(wanted & {"node_energy", "born_effective_charges"})

@@ -17,7 +17,7 @@ from lesff.graph import collate
 from lesff.hub import ResolvedModel, resolve
 from lesff.inference import check_domain, plan_batches, predict_graph
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
-from lesff.potential import ModelConfig, Potential, properties_in_order
+from lesff.potential import ModelConfig, Potential, RadialMode, properties_in_order
 from lesff.structures import build_graph, to_structures
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -30,6 +30,7 @@ def load(
     *,
     device: str | torch.device = "cpu",
     dtype: Literal["float32", "float64"] | None = None,
+    radial: RadialMode | None = None,
     offline: bool | None = None,
     accept_license: bool = False,
 ) -> Model:
@@ -39,6 +40,9 @@ def load(
         name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"`` or a model folder.
         device: Where to compute.
         dtype: Floating-point type to compute in; the model's own if not given.
+        radial: ``"table"``: radial functions are interpolated where that is faster (on CPUs with
+            compiled kernels; error below 1e-6 eV/A); ``"exact"``: they are evaluated. If not given,
+            tables in float32, exact in float64.
         offline: Never use the network; taken from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if not
             given.
         accept_license: Accept the licence of a model that is not free for any use; needed once
@@ -50,13 +54,14 @@ def load(
         IntegrityError: if the model's files are damaged and cannot be fetched again.
         OfflineError: if a download is needed but not allowed.
         DeviceError: if the device does not exist here.
+        ConfigError: for a bad ``radial``.
     """
     resolved = resolve(name, offline=offline, accept_license=accept_license)
     if dtype is not None and dtype not in _DTYPES:
         raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
     _check_device(device)
     torch_dtype = None if dtype is None else _DTYPES[dtype]
-    potential = load_model(resolved.folder, dtype=torch_dtype, device=device)
+    potential = load_model(resolved.folder, dtype=torch_dtype, device=device, radial=radial)
     return Model(potential, resolved)
 
 

@@ -283,7 +283,8 @@ def build_graph(
     found = neighbors
     if found is None:
         found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
-    _check_distances(structure, found.edge_index, found.cell_shifts)
+    if found.min_distance < MIN_DISTANCE:
+        raise _overlap(structure, found.edge_index, found.cell_shifts)
     cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))
     tensor = torch.from_numpy
     return AtomGraph(
@@ -300,14 +301,14 @@ def build_graph(
     )
 
 
-def _check_distances(structure: Structure, edges: np.ndarray, shifts: np.ndarray) -> None:
+def _overlap(structure: Structure, edges: np.ndarray, shifts: np.ndarray) -> StructureError:
+    """Error that names the closest pair."""
     vectors = structure.positions[edges[1]] - structure.positions[edges[0]]
     if structure.pbc.any():
         vectors = vectors + shifts @ structure.cell
-    squared = np.einsum("ij,ij->i", vectors, vectors)
-    if len(squared) and squared.min() < MIN_DISTANCE**2:
-        edge = int(squared.argmin())
-        raise StructureError(
-            f"atoms {edges[0, edge]} and {edges[1, edge]} overlap: they must be at least "
-            f"{MIN_DISTANCE} A apart, got {np.sqrt(squared[edge]):.3f} A"
-        )
+    distances = np.linalg.norm(vectors, axis=1)
+    edge = int(distances.argmin())
+    return StructureError(
+        f"atoms {edges[0, edge]} and {edges[1, edge]} overlap: they must be at least "
+        f"{MIN_DISTANCE} A apart, got {distances[edge]:.3f} A"
+    )

@@ -55,14 +55,12 @@ def edge_vectors(graph):
     return graph.positions[receiver] - graph.positions[sender] + shift
 
 
-def slot_harmonics(graph, topology, max_ell):
-    """Y of each padded slot from the pair vector and the slot's sign, zero on padding."""
+def pair_harmonics_of(graph, max_ell):
+    """Y of every pair's vector, pairs in the order of their lower edge."""
     forward = torch.arange(graph.n_edges) < graph.reverse_edge
-    vectors = edge_vectors(graph)[forward][topology.slot_pair] * topology.slot_sign[:, None]
-    y = o3.spherical_harmonics(
-        list(range(max_ell + 1)), vectors, normalize=True, normalization="component"
+    return o3.spherical_harmonics(
+        list(range(max_ell + 1)), edge_vectors(graph)[forward], True, "component"
     )
-    return y * topology.slot_sign.abs()[:, None]
 
 
 def to_e3nn(blocks):
@@ -136,9 +134,7 @@ def test_convolution_against_e3nn(make, feature_l, chunk_edges, monkeypatch):
     conv = Convolution(channels=channels, feature_l=feature_l, max_ell=max_ell)
     features = randn(graph.n_atoms, (feature_l + 1) ** 2, channels)  # graph order
     radial = randn(graph.n_edges // 2, conv.n_paths * channels)
-    got = conv(
-        features[topology.node_order], slot_harmonics(graph, topology, max_ell), radial, topology
-    )
+    got = conv(features[topology.node_order], pair_harmonics_of(graph, max_ell), radial, topology)
     expected = e3nn_convolution(graph, features, radial, channels, feature_l, max_ell)
     assert len(got) == max_ell + 1
     for block, reference in zip(got, expected, strict=True):
@@ -163,12 +159,10 @@ def test_convolution_derivatives(feature_l, directions):
         randn(3, (feature_l + 1) ** 2, 2, grad=True),
         randn(2 * directions, conv.n_paths * 2, grad=True),
     )
-    # the kernel is checked through the vectors' harmonics, so that padding keeps its zeros
-    mask = topology.slot_sign.abs()[:, None]
-    harmonics = randn(len(mask), (conv.max_ell + 1) ** 2, grad=True)
+    harmonics = randn(2, (conv.max_ell + 1) ** 2, grad=True)
 
     def run(h, radial, y):
-        return tuple(conv(h, y * mask, radial, topology))
+        return tuple(conv(h, y, radial, topology))
 
     fast = feature_l == 2  # 11 paths: the full numerical Jacobian takes ten seconds
     assert torch.autograd.gradcheck(run, (*inputs, harmonics), fast_mode=fast)
@@ -178,8 +172,7 @@ def test_convolution_derivatives(feature_l, directions):
 def test_directed_radial_weights_are_those_of_pairs_if_equal():
     topology = topology_of(make_graph(two_waters()))
     conv = Convolution(channels=2, feature_l=1, max_ell=2)
-    features, y = randn(6, 4, 2), randn(len(topology.slot_pair), 9)
-    y = y * topology.slot_sign.abs()[:, None]
+    features, y = randn(6, 4, 2), randn(topology.n_pairs, 9)
     radial = randn(topology.n_pairs, conv.n_paths * 2)
     pairs = conv(features, y, radial, topology)
     directed = conv(features, y, torch.cat([radial, radial]), topology)
@@ -207,13 +200,13 @@ def test_topology_slots_cover_every_edge_once(chunk_edges, monkeypatch):
     monkeypatch.setattr(topology_module, "_CHUNK_EDGES", chunk_edges)
     graph = make_graph(triclinic_ice(), 3.0)
     topology = topology_of(graph)
-    real = topology.slot_sign != 0
+    real = topology.slots.sign != 0
     assert int(real.sum()) == graph.n_edges
-    assert sorted(topology.pair_slots.flatten().tolist()) == torch.nonzero(real)[:, 0].tolist()
+    assert sorted(topology.slots.of_pair.flatten().tolist()) == torch.nonzero(real)[:, 0].tolist()
     assert topology.node_element.tolist() == sorted(topology.node_element.tolist())
     for part in topology.elements:
         assert set(topology.node_element[part.start : part.stop].tolist()) == {part.element}
-    last = topology.chunks[-1]
+    last = topology.slots.chunks[-1]
     assert (last.node_stop, last.edge_stop) == (graph.n_atoms, len(real))
 
 

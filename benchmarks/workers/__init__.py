@@ -40,14 +40,14 @@ class Comparison:
 class Worker:
     """A process that answers "go" with the CPU time and memory of one call."""
 
-    def __init__(self, python: str, script: str, arguments: list[str]) -> None:
+    def __init__(self, python: str, script: str, arguments: list[str], **environment: str) -> None:
         self.process = subprocess.Popen(  # noqa: S603 - our own scripts
             [python, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env={**_environment(script), **environment},
         )
         while (line := self.process.stdout.readline().strip()) != "ready":
             if not line and self.process.poll() is not None:
@@ -66,6 +66,14 @@ class Worker:
         """Let the process end."""
         self.process.stdin.close()
         self.process.wait()
+
+
+def _environment(script: str) -> dict[str, str]:
+    """One thread; the peer has an environment of its own, without our import path."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if script.startswith("peer"):
+        environment.pop("PYTHONPATH", None)
+    return environment
 
 
 def compare(

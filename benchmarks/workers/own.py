@@ -3,6 +3,7 @@
 own.py STRUCTURE CHECKPOINT | STRUCTURE HIDDEN_IRREPS CUTOFF
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ if len(spec) == 1:
     potential = convert_mace(read_checkpoint(Path(spec[0])))
 else:
     potential = build(spec[0], float(spec[1]), tuple(sorted(set(atoms.numbers.tolist()))))
+potential.radial = os.environ.get("RADIAL", "table")  # what load() takes in float32
 cutoff = potential.architecture.cutoff
 
 

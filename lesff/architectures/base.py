@@ -40,10 +40,14 @@ class Architecture(nn.Module, ABC):
     channels: int
 
     @abstractmethod
-    def forward(self, graph: AtomGraph, node_state: Tensor | None) -> ArchitectureOutput:
+    def forward(
+        self, graph: AtomGraph, node_state: Tensor | None, *, tabulated: bool = False
+    ) -> ArchitectureOutput:
         """Evaluate.
 
         Args:
             graph: The batch; derivatives are taken with respect to its positions and cell.
             node_state: (n_atoms, channels) increment of the initial node features, or None.
+            tabulated: Whether radial functions may come from tables where that is faster; only
+                first derivatives with respect to positions and cell are wanted then.
         """

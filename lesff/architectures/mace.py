@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.architectures.mace_config import MACEConfig
 from lesff.architectures.mace_layer import LAYERS, PairFeatures
 from lesff.graph import AtomGraph
+from lesff.nn.harmonics import pair_harmonics
 from lesff.nn.radial import (
     AgnesiTransform,
     BesselBasis,
@@ -21,6 +21,7 @@ from lesff.nn.radial import (
     ScreenedRepulsion,
     SoftTransform,
 )
+from lesff.nn.radial_table import TableSource
 from lesff.nn.readout import LayerReadouts, LinearReadout
 from lesff.nn.topology import Topology, build_topology
 from lesff.ops import segment_sum
@@ -59,15 +60,18 @@ class MACE(Architecture):
         )
         self.repulsion = ScreenedRepulsion(p=config.cutoff_power) if config.repulsion else None
 
-    def forward(self, graph: AtomGraph, node_state: Tensor | None) -> ArchitectureOutput:
+    def forward(
+        self, graph: AtomGraph, node_state: Tensor | None, *, tabulated: bool = False
+    ) -> ArchitectureOutput:
         """See :class:`Architecture`."""
         topology = build_topology(graph, self.element_row)
         vectors = pair_vectors(graph, topology)
-        distance = vectors.norm(dim=1)
-        pairs = self._pair_features(graph, topology, distance)
-        harmonics = self._slot_harmonics(vectors, topology)
+        distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
+        pairs = self._pair_features(graph, topology, distance, tabulated=tabulated)
 
-        features = self.embedding[topology.node_element] * self.embedding.shape[0] ** -0.5
+        features = (
+            self.embedding.index_select(0, topology.node_element) * self.embedding.shape[0] ** -0.5
+        )
         if node_state is not None:
             features = features + node_state[topology.node_order]
         state_energy = None
@@ -78,40 +82,27 @@ class MACE(Architecture):
         for layer in self.layers:
             features = layer(features, harmonics, pairs, topology)
             invariants.append(features[:, 0])
-        node_energy = self.readouts(invariants)[topology.node_rank]
+        node_energy = self.readouts(invariants).index_select(0, topology.node_rank)
         if self.repulsion is not None:
             node_energy = node_energy + self._repulsion_energy(graph, topology, distance)
         return ArchitectureOutput(
             node_energy=node_energy,
-            invariants=[x[topology.node_rank] for x in invariants],
+            invariants=[x.index_select(0, topology.node_rank) for x in invariants],
             state_energy=state_energy,
         )
 
     def _pair_features(
-        self, graph: AtomGraph, topology: Topology, distance: Tensor
+        self, graph: AtomGraph, topology: Topology, distance: Tensor, *, tabulated: bool
     ) -> PairFeatures:
-        x = distance
+        x, source = distance, None
         if self.transform is not None:
             z = graph.atomic_numbers
             x = self.transform(distance, z[topology.pair_sender], z[topology.pair_receiver])
+        elif tabulated:  # a table knows the distance only, not the elements of a transform
+            source = TableSource.of(distance, self.radial_basis, self.cutoff)
         basis = self.radial_basis
         envelope = None if basis.has_envelope else basis.envelope(distance)
-        return PairFeatures(basis=basis(x, distance), envelope=envelope)
-
-    def _slot_harmonics(self, vectors: Tensor, topology: Topology) -> Tensor:
-        """Real harmonics Y(r_receiver - r_sender) of every slot, zero on padding."""
-        orders = list(range(self.config.max_ell + 1))
-        y_pair = o3.spherical_harmonics(orders, vectors, normalize=True, normalization="component")
-        parity = torch.cat(
-            [
-                torch.full((2 * order + 1,), order % 2 == 1, device=vectors.device)
-                for order in orders
-            ]
-        )
-        sign = topology.slot_sign[:, None]
-        # Y_l(-r) = (-1)^l Y_l(r); the even orders need |sign| to vanish on padding
-        factor = torch.where(parity, sign, sign.abs())
-        return y_pair.index_select(0, topology.slot_pair) * factor
+        return PairFeatures(basis=basis(x, distance), envelope=envelope, source=source)
 
     def _repulsion_energy(self, graph: AtomGraph, topology: Topology, distance: Tensor) -> Tensor:
         z = graph.atomic_numbers
@@ -157,8 +148,12 @@ def element_rows(elements: tuple[int, ...]) -> Tensor:
 
 def pair_vectors(graph: AtomGraph, topology: Topology) -> Tensor:
     """Edge vectors sender to receiver of every undirected pair, (n_pairs, 3) in A."""
-    positions = graph.positions
-    vectors = positions[topology.pair_receiver] - positions[topology.pair_sender]
-    shift = topology.pair_shift.to(positions.dtype)
-    cell = graph.cell[graph.batch[topology.pair_sender]]
-    return vectors + torch.einsum("pi,pij->pj", shift, cell)
+    # index_select: the gradient of plain indexing is slow
+    first, second = (
+        graph.positions.index_select(0, k) for k in (topology.pair_sender, topology.pair_receiver)
+    )
+    shift = topology.pair_shift.to(first.dtype)
+    if graph.n_systems == 1:
+        return second - first + shift @ graph.cell[0]
+    cell = graph.cell.index_select(0, graph.batch[topology.pair_sender])
+    return second - first + (shift[:, :, None] * cell).sum(1)

@@ -14,6 +14,7 @@ from lesff.nn.convolution import Convolution
 from lesff.nn.coupling import convolution_paths
 from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
 from lesff.nn.radial import EdgePerceptron, RadialNetwork
+from lesff.nn.radial_table import RadialTabulator, TableSource
 from lesff.nn.topology import Topology
 from lesff.ops import segment_sum
 
@@ -25,10 +26,12 @@ class PairFeatures:
     Attributes:
         basis: (n_pairs, n_radial) radial functions.
         envelope: (n_pairs, 1) cutoff that is still to be multiplied, or None.
+        source: Where tables of radial weights are looked up, or None for exact weights.
     """
 
     basis: Tensor
     envelope: Tensor | None
+    source: TableSource | None = None
 
     def enveloped(self, values: Tensor) -> Tensor:
         """(n_pairs, k), or (2 n_pairs, k) for both directions, times the envelope if any."""
@@ -84,12 +87,16 @@ class MACELayer(nn.Module):
         self.product_linear = OrderLinear(
             channels_in=same * (self.l_out + 1), channels_out=same * (self.l_out + 1)
         )
+        self.tabulator: RadialTabulator | None = None
         self._make_interaction(config, n_elements)
 
     def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
         """Modules of :meth:`message` and :meth:`residual`."""
         n_weights = self.convolution.n_paths * self.edge_channels
         self.radial = RadialNetwork(sizes=(config.n_radial, *config.radial_mlp, n_weights))
+        self.tabulator = RadialTabulator(
+            n_paths=self.convolution.n_paths, channels=self.edge_channels
+        )
         self.density = (
             RadialNetwork(sizes=(config.n_radial, 1))
             if config.message_normalization == "density"
@@ -130,7 +137,10 @@ class MACELayer(nn.Module):
     ) -> Tensor:
         """Input of the contraction, (n_nodes, (max_ell + 1)^2, c)."""
         up = self.linear_up(split_orders(features, self.l_in))
-        weights = pairs.enveloped(self.radial_weights(features, pairs, topology))
+        if self.tabulator is not None and pairs.source is not None:
+            weights = self.tabulator.weights(pairs.source, self.radial)
+        else:
+            weights = pairs.enveloped(self.radial_weights(features, pairs, topology))
         messages = self.convolution(up, harmonics, weights, topology)
         message = self.linear(messages) * self._normalization(pairs, topology)
         return message if self.is_residual else self.self_connection(message, topology)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import lesff
+from lesff.cli.doctor import doctor_command
 from lesff.cli.folders import convert_command, verify_command
 from lesff.cli.models import evaluate_command, info_command, predict_command
 from lesff.cli.published import cite_command, list_command, pull_command
@@ -50,6 +51,7 @@ _COMMANDS = (
     train_command,
     convert_command,
     verify_command,
+    doctor_command,
 )
 for command in _COMMANDS:
     main.add_command(command)

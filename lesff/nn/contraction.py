@@ -3,19 +3,24 @@
 ``B[i, m, c] = sum_t w[z_i, t, c] * a[i, i_t, c] a[i, j_t, c] a[i, k_t, c]`` with
 ``w[z, t, c] = sum_p U[t, p] weight[z, p, c]`` contracted once per call (MACE, arXiv 2206.07697,
 eqs. 10-11). A component "1" is put in front of ``a``, so that terms of lower degree are written as
-products of full degree too. Value and gradient work through blocks of nodes of one element; the
-backward is differentiable.
+products of full degree too. On CPUs compiled kernels give value and first derivatives; in plain
+PyTorch, and for second derivatives, value and gradient work through blocks of nodes of one element,
+with a differentiable backward.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lesff import kernels
 from lesff.nn.coupling import monomials
+from lesff.nn.second_order import recorded_gradients
 from lesff.nn.topology import Topology
 
 _BLOCK_VALUES = 250_000
@@ -67,13 +72,15 @@ class SymmetricContraction(nn.Module):
             index[start:stop, correlation - term.index.shape[1] :] = term.index + 1
             start = stop
         component = np.concatenate([term.component for term in terms])
-        order = np.argsort(component, kind="stable")
+        index, order = grouped_terms(index, component)
         self.n_components = 2 * l_out + 1
         self.terms_per_component: list[int] = np.bincount(component).tolist()
-        self.register_buffer("index", torch.from_numpy(index[order].T.copy()), persistent=False)
+        self.register_buffer("index", torch.from_numpy(index.T.copy()), persistent=False)
         self.register_buffer("term_order", torch.from_numpy(order), persistent=False)
         self.index: Tensor
         self.term_order: Tensor
+        self._terms: kernels.ContractionTerms | None = None
+        self._kept_table: tuple[tuple[object, ...], list[Tensor], Tensor] | None = None
 
     @property
     def n_terms(self) -> int:
@@ -88,6 +95,36 @@ class SymmetricContraction(nn.Module):
         ]
         return torch.cat(parts, dim=1).index_select(1, self.term_order)
 
+    def inference_table(self) -> Tensor:
+        """:meth:`table`, kept while frozen weights stay the same."""
+        if any(weight.requires_grad for weight in self.weights):
+            return self.table()
+        bases = [self.get_buffer(f"basis_{nu}") for nu in range(1, len(self.weights) + 1)]
+        sources = [*self.weights, *bases]
+        key = tuple((x.data_ptr(), x.dtype, x._version) for x in sources)
+        if self._kept_table is None or self._kept_table[0] != key:
+            # an address stays taken as long as its memory is held
+            held = [x.detach() for x in sources]
+            self._kept_table = (key, held, self.table())
+        return self._kept_table[2]
+
+    def terms(self) -> kernels.ContractionTerms:
+        """Monomials as compiled kernels read them, grouped by their leading two factors."""
+        if self._terms is None:
+            index = self.index.cpu().numpy()
+            padded = np.zeros((3, index.shape[1]), dtype=np.int32)
+            padded[3 - len(index) :] = index
+            component = np.repeat(np.arange(self.n_components), self.terms_per_component)
+            lead = np.stack([padded[0], padded[1], component])
+            ends = np.flatnonzero(np.append((lead[:, 1:] != lead[:, :-1]).any(0), True)) + 1
+            groups = np.concatenate([lead[:, ends - 1], ends[None]]).T
+            self._terms = kernels.ContractionTerms(
+                groups=torch.from_numpy(groups.astype(np.int32).copy()),
+                last=torch.from_numpy(padded[2].copy()),
+                n_components=self.n_components,
+            )
+        return self._terms
+
     def forward(self, features: Tensor, topology: Topology) -> Tensor:
         """Contract.
 
@@ -98,7 +135,13 @@ class SymmetricContraction(nn.Module):
         Returns:
             (n_nodes, 2 l_out + 1, channels).
         """
-        return _Contract.apply(features, self.table(), self, topology)  # pyright: ignore[reportReturnType]
+        if kernels.is_active(features):
+            return _CompiledContract.apply(features, self.inference_table(), self, topology)  # pyright: ignore[reportReturnType]
+        return self.plain(features, self.table(), topology)
+
+    def plain(self, features: Tensor, table: Tensor, topology: Topology) -> Tensor:
+        """The contraction in plain PyTorch from the weight table."""
+        return _Contract.apply(features, table, self, topology)  # pyright: ignore[reportReturnType]
 
     def blocks(self, topology: Topology, channels: int) -> list[tuple[int, int, int]]:
         """(element row, start, stop) of blocks of nodes that share an element."""
@@ -130,6 +173,36 @@ class SymmetricContraction(nn.Module):
             grad[:, m].expand(count, -1, -1) for m, count in enumerate(self.terms_per_component)
         ]
         return torch.cat(rows)
+
+
+class _CompiledContract(torch.autograd.Function):
+    """Compiled kernels; second derivatives go through plain PyTorch."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, features: Tensor, table: Tensor, module: SymmetricContraction, topology: Topology
+    ) -> Tensor:
+        ctx.save_for_backward(features, table)
+        ctx.module, ctx.topology = module, topology
+        slices = topology.element_slices(table.shape[0])
+        return kernels.contract(features, table, slices, module.terms())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, table = ctx.saved_tensors
+        module: SymmetricContraction = ctx.module
+        need = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():
+
+            def run(features: Tensor, table: Tensor) -> Tensor:
+                return module.plain(features, table, ctx.topology)
+
+            return (*recorded_gradients(run, (features, table), need, (grad,)), None, None)
+        result = kernels.contract_backward(
+            grad, features, table, ctx.topology.element_slices(table.shape[0]), module.terms(),
+            need_features=need[0], need_table=need[1],
+        )  # fmt: skip
+        return (*result, None, None)
 
 
 class _Contract(torch.autograd.Function):
@@ -173,6 +246,45 @@ class _Contract(torch.autograd.Function):
             zero = torch.zeros_like(table[0])
             out_table = torch.stack([grad_table.get(z, zero) for z in range(table.shape[0])])
         return out_features, out_table, None, None
+
+
+def grouped_terms(index: np.ndarray, component: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order terms so that few products of two factors serve all terms of a component.
+
+    Greedy: the pair of factors that most terms still contain comes first in all of them.
+
+    Args:
+        index: (n_terms, degree) factors of each monomial, any order.
+        component: (n_terms,) output component of each.
+
+    Returns:
+        The index with its rows sorted by component, and factors and rows rearranged; and the
+        original row of each new row.
+    """
+    degree = index.shape[1]
+    if degree < 3:
+        order = np.lexsort((*index.T[::-1], component))
+        return index[order], order
+    rows: list[tuple[int, ...]] = []
+    sources: list[int] = []
+    for m in np.unique(component):
+        left = {int(t): tuple(index[t].tolist()) for t in np.flatnonzero(component == m)}
+        while left:
+            count = Counter(pair for term in left.values() for pair in set(_pairs(term)))
+            first, second = max(count, key=lambda pair: (count[pair], pair))
+            for t, term in list(left.items()):
+                rest = list(term)
+                if (first, second) in _pairs(term):
+                    rest.remove(first)
+                    rest.remove(second)
+                    rows.append((first, second, *rest))
+                    sources.append(t)
+                    del left[t]
+    return np.array(rows), np.array(sources)
+
+
+def _pairs(term: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(i, j) for i, j in combinations(sorted(term), 2)]
 
 
 def _product(factors: list[Tensor]) -> Tensor:

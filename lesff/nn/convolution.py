@@ -1,8 +1,9 @@
 """Depthwise equivariant convolution: sum over neighbours of R(r) * (h x Y), per channel.
 
-The sum over neighbours is a batched matrix product over chunks of receivers (see ``topology``);
-nothing of size edges x channels x (l, m) is ever written. The backward is written out, recomputes
-what it needs from the inputs, and is itself differentiable.
+On CPUs compiled kernels sum over the neighbours of each receiver, and give first derivatives. In
+plain PyTorch, and for second derivatives, the sum is a batched matrix product over chunks of
+receivers (see ``topology``); its backward is written out, recomputes what it needs from the inputs,
+and is itself differentiable. Neither writes anything of size edges x channels x (l, m).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from lesff import kernels
 from lesff.nn.coupling import convolution_paths, lm_slice, wigner_3j
+from lesff.nn.radial_table import TabulatedWeights
+from lesff.nn.second_order import recorded_gradients
 from lesff.nn.topology import Chunk, Topology
 
 
@@ -70,11 +74,13 @@ class Convolution(nn.Module):
         slices, start, seen = [], 0, [0] * (max_ell + 1)
         n_kernel = sum((2 * p.l1 + 1) * (2 * p.l3 + 1) for p in paths)
         coupling = torch.zeros((max_ell + 1) ** 2, n_kernel, dtype=torch.float64)
+        changes_sign = torch.zeros(n_kernel, dtype=torch.bool)
         for index, path in enumerate(paths):
             rows, cols = 2 * path.l1 + 1, 2 * path.l3 + 1
             kernel = slice(start, start + rows * cols)
             c = torch.from_numpy(wigner_3j(path.l1, path.l2, path.l3)) * cols**0.5
             coupling[lm_slice(path.l2), kernel] = c.transpose(0, 1).reshape(2 * path.l2 + 1, -1)
+            changes_sign[kernel] = path.l2 % 2 == 1  # Y_l(-r) = (-1)^l Y_l(r)
             slices.append(
                 _PathSlices(index, rows, cols, lm_slice(path.l1), kernel, path.l3, seen[path.l3])
             )
@@ -83,26 +89,105 @@ class Convolution(nn.Module):
         self.paths = tuple(slices)
         self.is_trivial = feature_l == 0  # the kernel is then the harmonics themselves
         self.register_buffer("coupling", coupling, persistent=False)
+        self.register_buffer("changes_sign", changes_sign, persistent=False)
         self.coupling: Tensor
+        self.changes_sign: Tensor
+        self.kernel_paths = (kernels.ConvolutionPath * len(paths))(
+            *[
+                kernels.ConvolutionPath(
+                    rows=path.rows,
+                    cols=path.cols,
+                    feature_row=path.feature.start,
+                    kernel_col=path.kernel.start,
+                    order=path.order,
+                    block=path.block,
+                    odd=int(changes_sign[path.kernel.start]),
+                )
+                for path in slices
+            ]
+        )
 
     def forward(
-        self, features: Tensor, harmonics: Tensor, radial: Tensor, topology: Topology
+        self,
+        features: Tensor,
+        harmonics: Tensor,
+        radial: Tensor | TabulatedWeights,
+        topology: Topology,
     ) -> list[Tensor]:
         """Messages by order.
 
         Args:
             features: (n_nodes, (feature_l + 1)^2, channels), element order.
-            harmonics: (n_slots, (max_ell + 1)^2), zero on padding.
-            radial: (n_pairs, n_paths * channels); or twice as many rows where the two directions
-                of a pair differ, those along the pairs' edges first.
+            harmonics: (n_pairs, (max_ell + 1)^2) of the vectors along the pairs' edges.
+            radial: (n_pairs, n_paths * channels), or a table of them and the distances; or twice as
+                many rows where the two directions of a pair differ, those along the pairs' edges
+                first.
             topology: Index tables.
 
         Returns:
             One tensor (n_nodes, 2 l + 1, n_blocks * channels) per order l, element order.
         """
         kernel = harmonics if self.is_trivial else harmonics @ self.coupling.to(harmonics.dtype)
-        messages = _Convolve.apply(features, kernel, radial, self, topology)
-        return [message.index_select(0, topology.chunk_rank) for message in messages]
+        if isinstance(radial, TabulatedWeights):
+            args = (features, kernel, radial.distance, radial, self, topology)
+            return list(_CompiledConvolve.apply(*args))
+        if kernels.is_active(features):
+            return list(_CompiledConvolve.apply(features, kernel, radial, None, self, topology))
+        return list(self.plain(features, kernel, radial, topology))
+
+    def plain(
+        self, features: Tensor, kernel: Tensor, radial: Tensor, topology: Topology
+    ) -> tuple[Tensor, ...]:
+        """The messages in plain PyTorch from the angular kernel (n_pairs, k) of every pair."""
+        slots = topology.slots
+        sign = slots.sign.to(kernel.dtype)[:, None]
+        # the even columns need |sign| to vanish on padding
+        factor = torch.where(self.changes_sign, sign, sign.abs())
+        padded = kernel.index_select(0, slots.pair) * factor
+        messages = _Convolve.apply(features, padded, radial, self, topology)
+        return tuple(message.index_select(0, slots.chunk_rank) for message in messages)
+
+
+class _CompiledConvolve(torch.autograd.Function):
+    """Compiled kernels; second derivatives go through plain PyTorch with exact radial weights."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        features: Tensor,
+        kernel: Tensor,
+        radial: Tensor,
+        tabulated: TabulatedWeights | None,
+        conv: Convolution,
+        topology: Topology,
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(features, kernel, radial)
+        ctx.tabulated, ctx.conv, ctx.topology = tabulated, conv, topology
+        columns = tuple(n * conv.channels for n in conv.blocks_per_order)
+        source = radial if tabulated is None else (radial, tabulated.table)
+        paths = conv.kernel_paths
+        return kernels.convolve(features, kernel, source, paths, topology.edges, columns)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, kernel, radial = ctx.saved_tensors
+        conv: Convolution = ctx.conv
+        tabulated: TabulatedWeights | None = ctx.tabulated
+        need = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+
+            def run(features: Tensor, kernel: Tensor, radial: Tensor) -> tuple[Tensor, ...]:
+                weights = radial if tabulated is None else tabulated.exact(radial)
+                return conv.plain(features, kernel, weights, ctx.topology)
+
+            out = recorded_gradients(run, (features, kernel, radial), need, grads)
+            return (*out, None, None, None)
+        source = radial if tabulated is None else (radial, tabulated.table)
+        result = kernels.convolve_backward(
+            grads, features, kernel, source, conv.kernel_paths, ctx.topology.edges,
+            need_features=need[0], need_pairs=need[1] or need[2],
+        )  # fmt: skip
+        return (*result, None, None, None)
 
 
 class _Convolve(torch.autograd.Function):
@@ -150,7 +235,7 @@ def _chunk_inputs(
     slots = slice(chunk.edge_start, chunk.edge_stop)
     k = kernel[slots].view(n, width, kernel.shape[1])
     r = radial.index_select(0, topology.slot_rows(slots, len(radial)))
-    h = features.index_select(0, topology.slot_sender[slots])
+    h = features.index_select(0, topology.slots.sender[slots])
     return (
         k,
         r.view(n, width, conv.n_paths, 1, conv.channels),
@@ -166,7 +251,7 @@ def _convolve(
         features.new_empty(len(topology.node_rank), 2 * order + 1, blocks * channels)
         for order, blocks in enumerate(conv.blocks_per_order)
     ]
-    for chunk in topology.chunks:
+    for chunk in topology.slots.chunks:
         k, r, h = _chunk_inputs(features, kernel, radial, conv, topology, chunk)
         n, width = k.shape[:2]
         nodes = slice(chunk.node_start, chunk.node_stop)
@@ -189,13 +274,13 @@ def _convolve_backward(
     need: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of features, kernel and radial weights; None where not needed."""
-    n_slots = len(topology.slot_pair)
+    n_slots = len(topology.slots.pair)
     shapes = (features.shape[1:], kernel.shape[1:], radial.shape[1:])
     rows = [
         _SlotRows(features, n_slots, shape) if wanted else None
         for shape, wanted in zip(shapes, need, strict=True)
     ]
-    for chunk in topology.chunks:
+    for chunk in topology.slots.chunks:
         inputs = _chunk_inputs(features, kernel, radial, conv, topology, chunk)
         grads = [message[chunk.node_start : chunk.node_stop] for message in grad_messages]
         values = _chunk_gradients(conv, inputs, grads, need)
@@ -204,10 +289,10 @@ def _convolve_backward(
                 part.add(slice(chunk.edge_start, chunk.edge_stop), value)
     grad_h, grad_k, grad_r = (None if part is None else part.all() for part in rows)
     if grad_h is not None:
-        grad_h = torch.zeros_like(features).index_add(0, topology.slot_sender, grad_h)
+        grad_h = torch.zeros_like(features).index_add(0, topology.slots.sender, grad_h)
     if grad_r is not None:
         # every pair has two slots, one per direction; padding belongs to none
-        along, against = (grad_r.index_select(0, k) for k in topology.pair_slots.unbind(1))
+        along, against = (grad_r.index_select(0, k) for k in topology.slots.of_pair.unbind(1))
         grad_r = along + against if len(radial) == topology.n_pairs else torch.cat([along, against])
     return grad_h, grad_k, grad_r
 

@@ -1,19 +1,22 @@
 """Index tables that the blocks of an architecture share, built once per graph.
 
-Nodes are kept sorted by element, so that element-wise weights act on contiguous slices. Edges are
-regrouped into chunks of receivers with about the same number of neighbours: inside a chunk the
-sum over neighbours is one batched matrix product.
+Nodes are kept sorted by element, so that element-wise weights act on contiguous slices. Compiled
+kernels read edges receiver by receiver. For plain PyTorch edges are regrouped into chunks of
+receivers with about the same number of neighbours: inside a chunk the sum over neighbours is one
+batched matrix product. Either table is built when it is first asked for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lesff.graph import AtomGraph
+from lesff.kernels import ConvolutionEdges
 
 _CHUNK_EDGES = 1024
 """Edges per chunk: a chunk's working set stays in a core's level-2 cache."""
@@ -42,6 +45,46 @@ class ElementSlice:
 
 
 @dataclass(frozen=True)
+class Slots:
+    """Edges regrouped into chunks, every receiver padded to its chunk's width.
+
+    Attributes:
+        sender: (n_slots,) sender (element order) of each slot.
+        pair: (n_slots,) pair of each slot.
+        sign: (n_slots,) +1 along the pair's edge, -1 against it, 0 for padding.
+        chunks: contiguous slices of slots.
+        chunk_rank: (n_atoms,) chunk-order row of each node in element order.
+        of_pair: (n_pairs, 2) the two slots of each pair, along its edge and against it.
+    """
+
+    sender: Tensor
+    pair: Tensor
+    sign: Tensor
+    chunks: tuple[Chunk, ...]
+    chunk_rank: Tensor
+    of_pair: Tensor
+
+
+@dataclass(frozen=True)
+class EdgeTables:
+    """Edges sorted by receiver in graph order, on the host.
+
+    Attributes:
+        degree: (n_atoms,) edges of each receiver, graph order.
+        sender: (n_edges,) sender, element order.
+        pair: (n_edges,) undirected pair.
+        sign: (n_edges,) int8, +1 along the pair's edge, -1 against it.
+        of_pair: (n_pairs, 2) the two edges of each pair, along it and against it.
+    """
+
+    degree: np.ndarray
+    sender: np.ndarray
+    pair: np.ndarray
+    sign: np.ndarray
+    of_pair: np.ndarray
+
+
+@dataclass(frozen=True)
 class Topology:
     """Index tables of one graph.
 
@@ -52,12 +95,7 @@ class Topology:
         elements: contiguous slices of equal elements.
         pair_sender, pair_receiver: (n_pairs,) graph indices, one entry per undirected pair.
         pair_shift: (n_pairs, 3) cell shift of the pair's edge.
-        slot_sender: (n_slots,) sender (element order) of each padded edge slot.
-        slot_pair: (n_slots,) pair of each slot.
-        slot_sign: (n_slots,) +1 along the pair's edge, -1 against it, 0 for padding.
-        chunks: contiguous slices of slots.
-        chunk_rank: (n_atoms,) chunk-order row of each node in element order.
-        pair_slots: (n_pairs, 2) the two slots of each pair.
+        tables: edges on the host, from which the tables below are made.
     """
 
     node_order: Tensor
@@ -67,12 +105,80 @@ class Topology:
     pair_sender: Tensor
     pair_receiver: Tensor
     pair_shift: Tensor
-    slot_sender: Tensor
-    slot_pair: Tensor
-    slot_sign: Tensor
-    chunks: tuple[Chunk, ...]
-    chunk_rank: Tensor
-    pair_slots: Tensor
+    tables: EdgeTables
+
+    @cached_property
+    def edges(self) -> ConvolutionEdges:
+        """Edges grouped by receiver in element order, for compiled kernels."""
+        tables, order = self.tables, self.node_order.numpy()
+        degree = tables.degree[order]
+        start = np.concatenate([[0], np.cumsum(degree)])
+        graph_start = np.cumsum(tables.degree) - tables.degree
+        edge = np.repeat(graph_start[order] - start[:-1], degree) + np.arange(start[-1])
+        along = tables.of_pair[:, 0]
+        receiver = np.repeat(self.node_rank.numpy(), tables.degree)
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array.astype(np.int32))
+
+        return ConvolutionEdges(
+            node_start=tensor(start),
+            sender=tensor(tables.sender[edge]),
+            pair=tensor(tables.pair[edge]),
+            sign=torch.from_numpy(tables.sign[edge]),
+            pair_sender=tensor(tables.sender[along]),
+            pair_receiver=tensor(receiver[along]),
+        )
+
+    def element_slices(self, n_rows: int) -> Tensor:
+        """(n_slices, 3) int64 start, stop, row of a table, for compiled kernels.
+
+        Args:
+            n_rows: Rows of the table; one row is shared by all elements.
+        """
+        if n_rows == 1:
+            return torch.tensor([[0, len(self.node_order), 0]])
+        return self._element_slices
+
+    @cached_property
+    def _element_slices(self) -> Tensor:
+        rows = [(part.start, part.stop, part.element) for part in self.elements]
+        return torch.tensor(rows, dtype=torch.int64).view(-1, 3)
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Padded chunks, for plain PyTorch."""
+        tables, order = self.tables, self.node_order.cpu().numpy()
+        degree = tables.degree
+        n_nodes, n_edges = len(degree), len(tables.sender)
+        first_edge = np.cumsum(degree) - degree
+        by_degree = np.argsort(-degree, kind="stable")
+        chunks = _plan_chunks(degree[by_degree])
+        parts = [np.zeros(0, dtype=np.int64)]
+        for chunk in chunks:
+            nodes = by_degree[chunk.node_start : chunk.node_stop]
+            part = first_edge[nodes, None] + np.arange(chunk.width)
+            part[np.arange(chunk.width) >= degree[nodes, None]] = -1
+            parts.append(part.ravel())
+        slot_edge = np.concatenate(parts)
+        real = slot_edge >= 0
+        edge_slot = np.empty(n_edges, dtype=np.int64)
+        edge_slot[slot_edge[real]] = np.flatnonzero(real)
+        slot_edge = np.where(real, slot_edge, 0)
+        chunk_rank = np.empty(n_nodes, dtype=np.int64)
+        chunk_rank[by_degree] = np.arange(n_nodes)
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self.node_order.device)
+
+        return Slots(
+            sender=tensor(tables.sender[slot_edge]),
+            pair=tensor(tables.pair[slot_edge]),
+            sign=tensor(np.where(real, tables.sign[slot_edge], 0)),
+            chunks=tuple(chunks),
+            chunk_rank=tensor(chunk_rank[order]),
+            of_pair=tensor(edge_slot[tables.of_pair]),
+        )
 
     @property
     def n_pairs(self) -> int:
@@ -84,10 +190,10 @@ class Topology:
 
         A directed table has the pairs along their edges first, then against them.
         """
-        rows = self.slot_pair[slots]
+        rows = self.slots.pair[slots]
         if n_rows == self.n_pairs:
             return rows
-        return rows + self.n_pairs * (self.slot_sign[slots] < 0)
+        return rows + self.n_pairs * (self.slots.sign[slots] < 0)
 
 
 def _plan_chunks(degree: np.ndarray) -> list[Chunk]:
@@ -133,48 +239,29 @@ def build_topology(graph: AtomGraph, element_row: Tensor) -> Topology:
     node_rank = np.empty(n_nodes, dtype=np.int64)
     node_rank[node_order] = np.arange(n_nodes)
 
-    edge_ids = np.arange(n_edges)
-    forward = np.flatnonzero(edge_ids < reverse)
-    edge_pair = np.empty(n_edges, dtype=np.int64)
-    edge_pair[forward] = np.arange(len(forward))
-    edge_pair[reverse[forward]] = np.arange(len(forward))
-    edge_sign = np.where(edge_ids < reverse, 1.0, -1.0)
+    is_along = np.arange(n_edges) < reverse
+    along = np.flatnonzero(is_along)
+    against = reverse[along]
+    pair = np.empty(n_edges, dtype=np.int64)
+    pair[along] = pair[against] = np.arange(len(along))
 
-    degree = np.bincount(receiver, minlength=n_nodes)
-    first_edge = np.concatenate([[0], np.cumsum(degree)])[:-1]
-    by_degree = np.argsort(-degree, kind="stable")
-    chunks = _plan_chunks(degree[by_degree])
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device)
 
-    slots = []
-    for chunk in chunks:
-        nodes = by_degree[chunk.node_start : chunk.node_stop]
-        table = first_edge[nodes, None] + np.arange(chunk.width)
-        table[np.arange(chunk.width) >= degree[nodes, None]] = -1
-        slots.append(table.ravel())
-    slot_edge = np.concatenate(slots) if slots else np.zeros(0, dtype=np.int64)
-    real = slot_edge >= 0
-    edge_slot = np.empty(n_edges, dtype=np.int64)
-    edge_slot[slot_edge[real]] = np.flatnonzero(real)
-    slot_edge = np.where(real, slot_edge, 0)
-
-    chunk_rank = np.empty(n_nodes, dtype=np.int64)
-    chunk_rank[by_degree] = np.arange(n_nodes)
-
-    def tensor(array: np.ndarray, dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
-
+    first_edges = tensor(along)
     return Topology(
         node_order=tensor(node_order),
         node_rank=tensor(node_rank),
         node_element=tensor(element[node_order]),
         elements=_element_slices(element[node_order]),
-        pair_sender=tensor(sender[forward]),
-        pair_receiver=tensor(receiver[forward]),
-        pair_shift=graph.cell_shifts[tensor(forward)],
-        slot_sender=tensor(node_rank[sender[slot_edge]]),
-        slot_pair=tensor(edge_pair[slot_edge]),
-        slot_sign=tensor(np.where(real, edge_sign[slot_edge], 0.0), graph.positions.dtype),
-        chunks=tuple(chunks),
-        chunk_rank=tensor(chunk_rank[node_order]),
-        pair_slots=tensor(np.stack([edge_slot[forward], edge_slot[reverse[forward]]], axis=1)),
+        pair_sender=tensor(sender[along]),
+        pair_receiver=tensor(receiver[along]),
+        pair_shift=graph.cell_shifts[first_edges],
+        tables=EdgeTables(
+            degree=np.bincount(receiver, minlength=n_nodes),
+            sender=node_rank[sender],
+            pair=pair,
+            sign=np.where(is_along, 1, -1).astype(np.int8),
+            of_pair=np.stack([along, against], axis=1),
+        ),
     )

@@ -1,0 +1,97 @@
+// Plain C structures that cross the library boundary; lesff/kernels mirrors them with ctypes.
+#pragma once
+#include <cstdint>
+
+// One tensor-product path (l1, l2, l3) of a convolution.
+struct LesffPath {
+  int32_t rows;         // 2 l1 + 1
+  int32_t cols;         // 2 l3 + 1
+  int32_t feature_row;  // first (l, m) row of order l1 in the sender features
+  int32_t kernel_col;   // first column of the (m1, m3) block in the angular kernel
+  int32_t order;        // l3: which message tensor
+  int32_t block;        // position among the paths of the same l3
+  int32_t odd;          // whether the angular kernel changes sign with the edge's direction
+};
+
+// Everything floating point is float or double, as the entry point says; all arrays C-contiguous.
+struct LesffConvolution {
+  int64_t n_nodes, n_pairs, n_edges;
+  int64_t channels;
+  int64_t feature_rows;  // (feature_l + 1)^2
+  int64_t kernel_cols;
+  int32_t n_paths, n_threads;
+  const LesffPath* paths;
+  int64_t message_cols[4];  // channels of each order's message: blocks * channels
+
+  const int32_t* node_start;   // (n_nodes + 1): edges of a receiver, receivers in element order
+  const int32_t* edge_sender;  // (n_edges) node, element order
+  const int32_t* edge_pair;    // (n_edges)
+  const int8_t* edge_sign;     // (n_edges) +1 along the pair's edge, -1 against it
+  const int32_t* pair_sender;  // (n_pairs) node, element order
+  const int32_t* pair_receiver;
+
+  const void* features;  // (n_nodes, feature_rows, channels)
+  const void* kernel;    // (n_pairs, kernel_cols)
+
+  // radial weights: either given for every pair (or every direction of a pair) ...
+  const void* weights;  // (weight_rows, n_paths * channels), null with a table
+  int64_t weight_rows;  // n_pairs or 2 n_pairs
+  // ... or tabulated at knots start + i / inverse_step, the last one at the cutoff: value, slope
+  // and curvature in units of the step, followed by two more knots of zeros
+  const void* distance;  // (n_pairs)
+  const void* table;     // (n_paths, channel blocks, n_intervals + 3, 3, 16)
+  int64_t n_intervals;
+  double table_start, table_inverse_step;
+
+  const void* messages[4];  // (n_nodes, 2 l + 1, message_cols[l]): output, or incoming gradient
+  void* grad_features;      // like features, or null
+  void* grad_kernel;        // like kernel
+  void* grad_weights;       // like weights, or null
+  void* grad_distance;      // like distance, or null
+};
+
+// Nodes start..stop share the row `element` of the weight table.
+struct LesffElementSlice {
+  int64_t start, stop, element;
+};
+
+// Sparse polynomial: sum over terms t of weight[t] a[i] a[j] a[k], where a[0] = 1.
+// Terms of one group share the output component and the leading pair (i, j).
+struct LesffContraction {
+  int64_t n_nodes, channels;
+  int64_t n_rows;        // (max_ell + 1)^2 components of the features
+  int64_t n_components;  // 2 l_out + 1
+  int64_t n_terms, n_groups, n_slices, n_elements;
+  int32_t n_threads;
+  const LesffElementSlice* slices;
+  const int32_t* groups;  // (n_groups, 4): i, j, component, end of its terms
+  const int32_t* last;    // (n_terms) k
+  const void* features;   // (n_nodes, n_rows, channels)
+  const void* table;      // (n_elements, n_terms, channels)
+  void* output;           // (n_nodes, n_components, channels), or null
+  const void* grad;       // like output, or null
+  void* grad_features;    // like features, or null
+  void* grad_table;       // like table, or null
+};
+
+struct LesffHarmonics {
+  int64_t n_pairs;
+  int32_t max_ell, n_threads;
+  const void* vectors;        // (n_pairs, 3)
+  void* distance;             // (n_pairs): output of the forward
+  void* harmonics;            // (n_pairs, (max_ell + 1)^2): output of the forward
+  const void* grad_distance;  // incoming gradients of the backward
+  const void* grad_harmonics;
+  void* grad_vectors;  // (n_pairs, 3): output of the backward
+};
+
+// The kernels of one floating-point type, compiled for one instruction set.
+template <class T>
+struct LesffKernels {
+  void (*convolve)(const LesffConvolution*);
+  void (*convolve_backward)(const LesffConvolution*);
+  void (*contract)(const LesffContraction*);
+  void (*contract_backward)(const LesffContraction*);
+  void (*harmonics)(const LesffHarmonics*);
+  void (*harmonics_backward)(const LesffHarmonics*);
+};

@@ -1,0 +1,19 @@
+// Compiled once per instruction set, see CMakeLists.txt; dispatch.cpp picks one at run time.
+#include <type_traits>
+
+#include "contraction.h"
+#include "convolution.h"
+#include "harmonics.h"
+
+namespace LESFF_NAMESPACE {
+
+template <class T>
+LesffKernels<T> kernels() {
+  return {convolve<T>,          convolve_backward<T>,    contract<T>,
+          contract_backward<T>, any_harmonics<T, false>, any_harmonics<T, true>};
+}
+
+LesffKernels<float> float_kernels() { return kernels<float>(); }
+LesffKernels<double> double_kernels() { return kernels<double>(); }
+
+}  // namespace LESFF_NAMESPACE

@@ -1,0 +1,60 @@
+"""Command that says what this installation computes with."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+import torch
+
+import lesff
+from lesff.errors import KernelError
+from lesff.hub import cache_folder, is_offline
+from lesff.kernels import kernel_status
+
+_PACKAGES = ("torch", "e3nn", "ase", "numpy", "vesin", "safetensors")
+
+
+def diagnosis() -> dict[str, str]:
+    """One line of text per subject."""
+    try:
+        status = kernel_status()
+        found = status.instruction_set is not None
+        kernels = f"compiled, {status.path}" if found else f"plain PyTorch: {status.reason}"
+        instruction_set = status.instruction_set or "none"
+    except KernelError as error:
+        kernels, instruction_set = f"error: {error}", "none"
+    cuda = torch.cuda.is_available()
+    gpus = f"{torch.cuda.device_count()} CUDA device(s) available" if cuda else "no CUDA device"
+    return {
+        "lesff": lesff.__version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{name: _version(name) for name in _PACKAGES},
+        "kernels": kernels,
+        "instruction set": instruction_set,
+        "threads": str(torch.get_num_threads()),
+        "default device": f"cpu ({gpus})",
+        "cache": str(cache_folder()),
+        "offline": "yes" if is_offline() else "no",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor_command(*, as_json: bool) -> None:
+    """Show versions, compiled kernels, threads, device, cache and offline state."""
+    rows = diagnosis()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for key, value in rows.items():
+        click.echo(f"{key + ':':18}{value}")

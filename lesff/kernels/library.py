@@ -1,0 +1,122 @@
+"""The compiled library: found beside this file, loaded once, instruction set chosen at run time.
+
+``LESFF_KERNELS`` chooses: ``auto`` (default: compiled kernels if they are there), ``off``, ``on``
+(an error if they are not there), or an instruction set: ``generic``, ``avx2``, ``avx512``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lesff.errors import KernelError
+
+TABLE_BLOCK = 16
+"""Channels per block of a radial table, as compiled in."""
+VARIABLE = "LESFF_KERNELS"
+INSTRUCTION_SETS = ("generic", "avx2", "avx512")
+"""In ascending order; the index is what the library calls them."""
+
+_ABI_VERSION = 1
+_CHOICES = ("auto", "on", "off", *INSTRUCTION_SETS)
+_DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class KernelStatus:
+    """What computes on a CPU.
+
+    Attributes:
+        instruction_set: That of the compiled kernels in use, or None if plain PyTorch computes.
+        reason: Why there are no compiled kernels; empty if there are.
+        path: The library, or None.
+    """
+
+    instruction_set: str | None
+    reason: str = ""
+    path: Path | None = None
+
+
+def library_path() -> Path | None:
+    """The compiled library of this installation, or None."""
+    # an editable installation keeps compiled files in a second folder of the package
+    folders = [Path(folder) for folder in import_module("lesff.kernels").__path__]
+    names = [f"_kernels*.{suffix}" for suffix in ("so", "dll", "dylib")]
+    found = [path for folder in folders for name in names for path in folder.glob(name)]
+    return found[0] if found else None
+
+
+@cache
+def kernel_status() -> KernelStatus:
+    """Decide once per process what computes.
+
+    Raises:
+        KernelError: if ``LESFF_KERNELS`` asks for what is not there, or has no meaning.
+    """
+    choice = os.environ.get(VARIABLE, "auto")
+    if choice not in _CHOICES:
+        raise KernelError(f"`{VARIABLE}` must be one of {', '.join(_CHOICES)}, got {choice!r}")
+    if choice == "off":
+        return KernelStatus(None, reason=f"switched off by {VARIABLE}=off")
+    path = library_path()
+    if path is None:
+        return _absent(
+            choice,
+            "not built: this installation was made without a C++ compiler (GCC or Clang) and "
+            "CMake, or runs from a source tree; install lesff again from source with both",
+        )
+    try:
+        library = _load(path)
+    except (OSError, AttributeError) as error:
+        return _absent(choice, f"{path.name} cannot be loaded: {error}; install lesff again")
+    if library.lesff_abi_version() != _ABI_VERSION:
+        return _absent(choice, f"{path.name} belongs to another version; install lesff again")
+    best = library.lesff_best_instruction_set()
+    wanted = INSTRUCTION_SETS.index(choice) if choice in INSTRUCTION_SETS else best
+    if wanted > best:
+        raise KernelError(
+            f"`{VARIABLE}` must be at most {INSTRUCTION_SETS[best]} on this processor, "
+            f"got {choice!r}"
+        )
+    return KernelStatus(INSTRUCTION_SETS[wanted], path=path)
+
+
+def _absent(choice: str, reason: str) -> KernelStatus:
+    if choice == "auto":
+        return KernelStatus(None, reason=reason)
+    raise KernelError(f"{VARIABLE}={choice} asks for compiled kernels, but they are {reason}")
+
+
+@cache
+def _load(path: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(path))
+
+
+def is_active(tensor: Tensor) -> bool:
+    """Whether compiled kernels compute on a tensor's device and type."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype in _DTYPES
+        and kernel_status().instruction_set is not None
+    )
+
+
+def call(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
+    """Run an entry point of the library; the interpreter lock is released meanwhile.
+
+    Raises:
+        KernelError: if there are no compiled kernels.
+    """
+    status = kernel_status()
+    if status.path is None or status.instruction_set is None:
+        raise KernelError(f"compiled kernels are {status.reason}")
+    function = getattr(_load(status.path), f"lesff_{name}")
+    isa = INSTRUCTION_SETS.index(status.instruction_set)
+    function(isa, int(dtype == torch.float64), ctypes.byref(arguments))

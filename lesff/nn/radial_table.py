@@ -1,0 +1,132 @@
+"""Radial weights tabulated over the distance, for inference.
+
+Between knots the weights are quintic polynomials that match value, slope and curvature of the exact
+radial network at both ends: twice continuously differentiable, and the derivative used for forces
+is that of the polynomial, so that forces are exact derivatives of the tabulated energy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lesff.kernels import TABLE_BLOCK, RadialTable, is_active
+from lesff.nn.radial import RadialBasis
+
+KNOTS_PER_ANGSTROM = 96
+"""Interpolation errors of forces below 1e-7 eV/A for published models; see test_convert_mace.py."""
+TABLE_START = 0.4
+"""Lower end in A; closer pairs take exact weights."""
+
+
+@dataclass(frozen=True)
+class TabulatedWeights:
+    """Radial weights of every pair, as a table and where to look.
+
+    Attributes:
+        distance: (n_pairs,) in A; gradients go there.
+        table: The table.
+        exact: Exact weights from distances (n,), (n, n_paths * channels).
+    """
+
+    distance: Tensor
+    table: RadialTable
+    exact: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """What a table needs to know of the pairs.
+
+    Attributes:
+        distance: (n_pairs,) in A.
+        basis: Radial basis, a function of the distance alone.
+        cutoff: In A.
+    """
+
+    distance: Tensor
+    basis: RadialBasis
+    cutoff: float
+
+    @staticmethod
+    def of(distance: Tensor, basis: RadialBasis, cutoff: float) -> TableSource | None:
+        """None where exact weights are due: no compiled kernels, or a pair below the table."""
+        if not is_active(distance) or distance.numel() == 0:
+            return None
+        if float(distance.detach().min()) < TABLE_START:
+            return None
+        return TableSource(distance, basis, cutoff)
+
+    def exact(self, network: Callable[[Tensor], Tensor], distance: Tensor) -> Tensor:
+        """Weights of a network that reads the basis, times the cutoff, (n, n_weights)."""
+        weights = network(self.basis(distance, distance))
+        return weights if self.basis.has_envelope else weights * self.basis.envelope(distance)
+
+
+class RadialTabulator:
+    """Keeps the table of one radial network; builds it again when the network changed.
+
+    A change is noticed by the identity and version of the parameters; writing through
+    ``parameter.data`` escapes the version counter, so does not count as a change.
+
+    Args:
+        n_paths: Paths of the convolution.
+        channels: Channels of the convolution.
+    """
+
+    def __init__(self, *, n_paths: int, channels: int) -> None:
+        self.n_paths = n_paths
+        self.channels = channels
+        self._key: tuple[object, ...] = ()
+        self._held: list[Tensor] = []
+        self._table: RadialTable | None = None
+
+    def weights(self, source: TableSource, network: nn.Module) -> TabulatedWeights | Tensor:
+        """The table looked up at the pairs; exact weights if the network is being trained."""
+        parameters = [*network.parameters(), *source.basis.parameters()]
+        if any(p.requires_grad for p in parameters):
+            return source.exact(network, source.distance)
+        dtype = source.distance.dtype
+        key = (dtype, source.cutoff, *((p.data_ptr(), p.dtype, p._version) for p in parameters))
+        if self._table is None or key != self._key:
+            self._table = self._build(source, network, dtype)
+            self._key = key
+            # an address stays taken as long as its memory is held
+            self._held = [p.detach() for p in parameters]
+        return TabulatedWeights(source.distance, self._table, partial(source.exact, network))
+
+    def _build(self, source: TableSource, network: nn.Module, dtype: torch.dtype) -> RadialTable:
+        n = max(round((source.cutoff - TABLE_START) * KNOTS_PER_ANGSTROM), 1)
+        step = (source.cutoff - TABLE_START) / n
+        knots = torch.linspace(TABLE_START, source.cutoff, n + 1, dtype=torch.float64)
+        state = {name: p.detach().double() for name, p in network.named_parameters()}
+
+        def function(r: Tensor) -> Tensor:
+            return source.exact(lambda x: functional_call(network, state, (x,)), r)
+
+        values = _with_derivatives(function, knots)
+        scaled = torch.stack([v * step**k for k, v in enumerate(values)], dim=1)
+        split = scaled.view(n + 1, 3, self.n_paths, self.channels)
+        padded = nn.functional.pad(split, (0, -self.channels % TABLE_BLOCK, 0, 0, 0, 0, 0, 2))
+        blocks = padded.view(n + 3, 3, self.n_paths, -1, TABLE_BLOCK).permute(2, 3, 0, 1, 4)
+        return RadialTable(
+            knots=blocks.to(dtype).contiguous(), start=TABLE_START, inverse_step=1.0 / step
+        )
+
+
+def _with_derivatives(function: Callable[[Tensor], Tensor], r: Tensor) -> list[Tensor]:
+    """Function (n,) to (n, k), row by row, its first and its second derivative."""
+    with torch.enable_grad():
+        r = r.detach().requires_grad_()
+        rows = [function(r)]
+        for _ in range(2):
+            # sum_k v_k f'_k(r) is linear in v: its gradient with respect to v is f'
+            v = torch.zeros_like(rows[-1]).requires_grad_()
+            (along,) = torch.autograd.grad(rows[-1], [r], v, create_graph=True)
+            rows.append(torch.autograd.grad(along.sum(), [v], create_graph=True)[0])
+    return [row.detach() for row in rows]
