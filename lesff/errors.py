@@ -67,6 +67,14 @@ class DeviceError(LesffError, RuntimeError):
     """A device was asked for that is not there."""
 
 
+class NotPositiveDefiniteError(LesffError, ArithmeticError):
+    """Charges have no stable equilibrium: the energy is not convex in them."""
+
+
+class ConvergenceError(LesffError, ArithmeticError):
+    """An iterative solver did not reach its tolerance."""
+
+
 class DataError(LesffError, ValueError):
     """A training or evaluation data set cannot be used."""
 

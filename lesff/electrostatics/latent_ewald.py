@@ -104,30 +104,40 @@ def latent_energy(
 def _grouped_energy(
     charges: Tensor, graph: AtomGraph, settings: EwaldSettings, evaluator: Evaluator
 ) -> Tensor:
-    kind = graph.pbc.sum(1)
-    cell = graph.cell
-    slabs = torch.nonzero(kind == _SLAB).flatten()
-    if len(slabs):
-        atoms, batch = _members(graph, slabs)
-        auxiliary = auxiliary_cell(
-            graph.positions[atoms], cell[slabs], graph.pbc[slabs], batch, settings
-        )
-        cell = cell.index_copy(0, slabs, auxiliary)
-    groups = _groups(graph, kind, cell, settings, evaluator)
+    cell, groups = system_groups(graph, settings, evaluator)
     if len(groups) == 1:
         ((boundary, name, _),) = groups
         return _energy(charges, graph.positions, cell, graph.batch, settings, boundary, name)
     energy = charges.new_zeros(graph.n_systems)
     for boundary, name, members in groups:
         systems = torch.tensor(members, device=charges.device)
-        atoms, batch = _members(graph, systems)
+        atoms, batch = members_of(graph, systems)
         q, r = charges[atoms], graph.positions[atoms]
         part = _energy(q, r, cell[systems], batch, settings, boundary, name)
         energy = energy.index_add(0, systems, part)
     return energy
 
 
-def _members(graph: AtomGraph, systems: Tensor) -> tuple[Tensor, Tensor]:
+def system_groups(
+    graph: AtomGraph, settings: EwaldSettings, evaluator: Evaluator
+) -> tuple[Tensor, list[tuple[int, str, list[int]]]]:
+    """Cells of the sums (auxiliary ones for slabs) and the systems that are computed together.
+
+    Each group has its number of periodic directions, the evaluator and its members.
+    """
+    kind = graph.pbc.sum(1)
+    cell = graph.cell
+    slabs = torch.nonzero(kind == _SLAB).flatten()
+    if len(slabs):
+        atoms, batch = members_of(graph, slabs)
+        auxiliary = auxiliary_cell(
+            graph.positions[atoms], cell[slabs], graph.pbc[slabs], batch, settings
+        )
+        cell = cell.index_copy(0, slabs, auxiliary)
+    return cell, _groups(graph, kind, cell, settings, evaluator)
+
+
+def members_of(graph: AtomGraph, systems: Tensor) -> tuple[Tensor, Tensor]:
     """Atoms of some systems, and the rank of the system of each of them."""
     rank = torch.full((graph.n_systems,), -1, dtype=torch.int64, device=systems.device)
     rank[systems] = torch.arange(len(systems), device=systems.device)
