@@ -7,9 +7,12 @@ from pathlib import Path
 import click
 
 from lesff.checkpoint import verify_parity
+from lesff.cli.published import accept_license_option
 from lesff.convert.folder import checkpoint_heads, convert_checkpoint, head_folder
-from lesff.errors import IntegrityError
+from lesff.errors import IntegrityError, PhysicsError
 from lesff.hub import resolve
+from lesff.physics import check_physics
+from lesff.predict import load
 
 
 @click.command("convert")
@@ -33,9 +36,17 @@ def convert_command(
 
 @click.command("verify")
 @click.argument("name")
-def verify_command(name: str) -> None:
+@click.option(
+    "--physics", is_flag=True,
+    help="Check forces, stress and responses against finite differences instead, in float64.",
+)  # fmt: skip
+@accept_license_option
+def verify_command(name: str, *, physics: bool, accept_license: bool) -> None:
     """Replay the golden values stored with a model (a name or a folder)."""
-    report = verify_parity(resolve(name).folder)
+    if physics:
+        _verify_physics(name, accept_license=accept_license)
+        return
+    report = verify_parity(resolve(name, accept_license=accept_license).folder)
     charge = "" if report.charge_error is None else f", charges {report.charge_error:.1e} e"
     click.echo(
         f"{report.n_structures} structures: energy {report.energy_error:.1e} eV/atom, "
@@ -43,3 +54,21 @@ def verify_command(name: str) -> None:
     )
     if not report.ok:
         raise IntegrityError(f"{name} does not reproduce its golden values: do not use it here")
+
+
+def _verify_physics(name: str, *, accept_license: bool) -> None:
+    model = load(name, dtype="float64", accept_license=accept_license)
+    click.echo(f"{'structure':13}{'quantity':22}{'unit':10}{'error':>10}{'tolerance':>11}  result")
+    failed = []
+    for check in check_physics(model.potential):
+        head = f"{check.structure:13}{check.quantity:22}{check.unit:10}"
+        if check.note:
+            click.echo(f"{head}{'-':>10}{'-':>11}  {check.note}")
+            continue
+        result = "ok" if check.ok else "FAIL"
+        click.echo(f"{head}{check.error:10.1e}{check.tolerance:11.1e}  {result}")
+        failed += [] if check.ok else [f"{check.quantity} of the {check.structure}"]
+    if failed:
+        raise PhysicsError(
+            f"{name} disagrees with finite differences in {', '.join(failed)}: do not use it here"
+        )
