@@ -39,6 +39,10 @@ class IntegrityError(LesffError, OSError):
     """Bytes of a model file differ from what the manifest or the format promises."""
 
 
+class PhysicsError(LesffError, ArithmeticError):
+    """Derivatives of a model disagree with finite differences."""
+
+
 class OfflineError(LesffError, OSError):
     """A download is needed, but the session is offline."""
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import click
 
 from lesff.checkpoint import MODEL_FILES, verify_parity
+from lesff.cli.published import accept_license_option
 from lesff.convert.folder import checkpoint_heads, convert_checkpoint, head_folder
 from lesff.digests import forget
-from lesff.errors import IntegrityError
+from lesff.errors import IntegrityError, PhysicsError
 from lesff.hub import resolve
+from lesff.physics import check_physics
+from lesff.predict import load
 from lesff.vouching import check_folder, digest_of, sign_folder
 
 
@@ -39,9 +42,16 @@ def convert_command(
 @click.option(
     "--key", type=click.Path(path_type=Path), help="Public key that must have signed the folder."
 )
-def verify_command(name: str, *, deep: bool, key: Path | None) -> None:
+@click.option(
+    "--physics", is_flag=True,
+    help="Check forces, stress and responses against finite differences too, in float64.",
+)  # fmt: skip
+@accept_license_option
+def verify_command(
+    name: str, key: Path | None, *, deep: bool, physics: bool, accept_license: bool
+) -> None:
     """Replay the golden values stored with a model (a name or a folder)."""
-    folder = resolve(name).folder
+    folder = resolve(name, accept_license=accept_license).folder
     if deep:
         for file in MODEL_FILES:
             forget(folder / file)
@@ -49,6 +59,8 @@ def verify_command(name: str, *, deep: bool, key: Path | None) -> None:
         click.echo(f"sha256 of the folder: {digest_of(folder)}")
     if key is not None:
         click.echo(f"signed with the key {check_folder(folder, key).key}")
+    if physics:
+        _verify_physics(name, accept_license=accept_license)
     report = verify_parity(folder)
     charge = "" if report.charge_error is None else f", charges {report.charge_error:.1e} e"
     click.echo(
@@ -67,3 +79,21 @@ def verify_command(name: str, *, deep: bool, key: Path | None) -> None:
 def sign_command(folder: Path, key: Path) -> None:
     """Sign a model folder; `lesff verify FOLDER --key PUBLIC` checks it."""
     click.echo(f"{folder} signed with the key {sign_folder(folder, key).key}")
+
+
+def _verify_physics(name: str, *, accept_license: bool) -> None:
+    model = load(name, dtype="float64", accept_license=accept_license)
+    click.echo(f"{'structure':13}{'quantity':22}{'unit':10}{'error':>10}{'tolerance':>11}  result")
+    failed = []
+    for check in check_physics(model.potential):
+        head = f"{check.structure:13}{check.quantity:22}{check.unit:10}"
+        if check.note:
+            click.echo(f"{head}{'-':>10}{'-':>11}  {check.note}")
+            continue
+        result = "ok" if check.ok else "FAIL"
+        click.echo(f"{head}{check.error:10.1e}{check.tolerance:11.1e}  {result}")
+        failed += [] if check.ok else [f"{check.quantity} of the {check.structure}"]
+    if failed:
+        raise PhysicsError(
+            f"{name} disagrees with finite differences in {', '.join(failed)}: do not use it here"
+        )

@@ -9,8 +9,10 @@ import click
 import numpy as np
 
 from lesff.cli.published import accept_license_option
+from lesff.electrostatics.born import BornMode
 from lesff.errors import DataError
 from lesff.predict import Model, load
+from lesff.response import BornOptions
 from lesff.spectra.correlation import Spectrum, peaks
 from lesff.spectra.lines import density_of_states, infrared, polarisation_current, raman
 from lesff.spectra.report import draw_curves, write_csv, write_json
@@ -34,6 +36,10 @@ _EVERY = click.option(
     "--every", default=1, show_default=True,
     help="Born effective charges every so many frames; between them they are interpolated.",
 )  # fmt: skip
+_BORN = click.option(
+    "--born", type=click.Choice(["exact", "sine"]), default="exact", show_default=True,
+    help="Born effective charges of crystals: image-exact, or the published sine stencil.",
+)  # fmt: skip
 
 
 @click.command("spectrum")
@@ -51,11 +57,13 @@ _EVERY = click.option(
 )
 @_BLOCKS
 @_EVERY
+@_BORN
 @click.option("--max-wavenumber", default=4500.0, show_default=True, help="Of the plot, 1/cm.")
 @accept_license_option
 def spectrum_command(
     trajectory: Path, name: str, output: Path, kind: str, dt: float, temperature: float | None,
-    lag: float | None, blocks: int, every: int, max_wavenumber: float, *, accept_license: bool,
+    lag: float | None, blocks: int, every: int, born: BornMode, max_wavenumber: float,
+    *, accept_license: bool,
 ) -> None:  # fmt: skip
     """Spectrum of a trajectory: CSV, JSON and PNG with error bars.
 
@@ -79,7 +87,7 @@ def spectrum_command(
         lines = raman(values, dt, temperature=temperature, **options)
         curves = {"VV": lines.parallel, "VH": lines.perpendicular}
     else:
-        current = _current(run, model, output, every)
+        current = _current(run, model, output, every, born)
         curves = {
             "absorption": infrared(
                 current, dt, temperature=temperature, volume=run.volume, **options
@@ -89,16 +97,20 @@ def spectrum_command(
         "trajectory": path.name, "model": model.name, "kind": kind, "n_frames": run.n_frames,
         "time_step_fs": dt, "temperature_k": temperature, "volume_a3": run.volume,
         "velocities": "file" if run.has_velocities else "differences of positions",
-        "born_every": every, **options,
+        "born_every": every, "born_mode": born, **options,
     })  # fmt: skip
 
 
-def _current(run: Trajectory, model: Model, output: Path, every: int) -> np.ndarray:
+def _current(run: Trajectory, model: Model, output: Path, every: int, mode: BornMode) -> np.ndarray:
     if every < 1:
         raise DataError(f"`--every` must be at least 1, got {every}")
     frames = run.frames[::every]
     born = property_series(
-        model, frames, "born_effective_charges", output / "born_effective_charges"
+        model,
+        frames,
+        "born_effective_charges",
+        output / "born_effective_charges",
+        born=BornOptions(mode=mode),
     )
     charge = to_structure(run.frames[0]).total_charge
     return polarisation_current(born, run.velocities, every=every, total_charge=charge)
@@ -138,11 +150,12 @@ def _write_spectrum(
 @click.option("--eps-inf", default=1.0, show_default=True, help="Electronic dielectric constant.")
 @_BLOCKS
 @_EVERY
+@_BORN
 @accept_license_option
 def transport_command(
     trajectory: Path, name: str, output: Path, dt: float, temperature: float | None,
     lower: float | None, upper: float | None, eps_inf: float, blocks: int, every: int,
-    *, accept_license: bool,
+    born: BornMode,    *, accept_license: bool,
 ) -> None:  # fmt: skip
     """Ionic conductivity (Green-Kubo and Helfand) and the static dielectric constant.
 
@@ -157,7 +170,7 @@ def transport_command(
     lower = 0.25 * upper if lower is None else lower
     output.mkdir(parents=True, exist_ok=True)
     model = load(name, accept_license=accept_license)
-    current = _current(run, model, output, every)
+    current = _current(run, model, output, every, born)
     moved = integrated(current, dt)
     common = {"temperature": temperature, "volume": run.volume, "n_blocks": blocks}
     kubo = green_kubo(current, dt, upper=upper, **common)
@@ -173,7 +186,8 @@ def transport_command(
         "trajectory": trajectory.name, "model": model.name, "n_frames": run.n_frames,
         "time_step_fs": dt, "temperature_k": temperature, "volume_a3": run.volume,
         "velocities": "file" if run.has_velocities else "differences of positions",
-        "born_every": every, "lower_fs": lower, "upper_fs": upper, "n_blocks": blocks,
+        "born_every": every, "born_mode": born,
+        "lower_fs": lower, "upper_fs": upper, "n_blocks": blocks,
         "green_kubo_s_per_m": kubo.conductivity, "green_kubo_error_s_per_m": kubo.error,
         "helfand_s_per_m": slope.conductivity, "helfand_error_s_per_m": slope.error,
         "eps_inf": eps_inf, "dielectric_constant": eps, "dielectric_constant_error": eps_error,

@@ -1,0 +1,77 @@
+"""``lesff verify --physics``: right models pass, wrong ones are found."""
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import tiny_potential
+
+from lesff import potential as potential_module
+from lesff.cli import main
+from lesff.physics import TOLERANCE, check_physics, check_structures
+from lesff.potential import Potential
+
+
+def results(potential):
+    return {(c.structure, c.quantity): c for c in check_physics(potential)}
+
+
+@pytest.mark.parametrize("head", ["latent", "shifted", None])
+def test_right_models_pass(head):
+    found = results(tiny_potential(head=head, n_layers=1, state_embedding=head == "shifted"))
+    assert all(check.ok for check in found.values())
+    # far below the tolerance: a failure is not a matter of rounding
+    assert max(c.error for c in found.values() if not c.note) < 0.1 * TOLERANCE
+    assert (("triclinic", "Born charges") in found) is (head is not None)
+    assert found["triclinic", "stress"].error > 0
+    assert not any(structure == "slab" and "stress" in q for structure, q in found)
+
+
+def test_structures_are_what_they_are_called():
+    made = check_structures(tiny_potential())
+    assert np.linalg.det(made["triclinic"].cell) > 0
+    assert np.linalg.det(made["left-handed"].cell) < 0
+    assert not made["molecule"].pbc.any()
+    assert made["slab"].pbc.tolist() == [True, True, False]
+    for atoms in made.values():
+        assert set(atoms.numbers) == {1, 8}
+        distances = atoms.get_all_distances(mic=True)[~np.eye(8, dtype=bool)]
+        assert 0.8 < distances.min() < 3.0
+
+
+def without_field_energy(charges, graph):
+    """A field that pushes the atoms but costs no energy."""
+    energy = torch.zeros_like(charges)
+    return (energy + 0.0 * charges).double()
+
+
+def test_a_field_without_its_energy_is_found(monkeypatch):
+    monkeypatch.setattr(potential_module, "field_energy", without_field_energy)
+    found = results(tiny_potential(n_layers=1))
+    assert not found["molecule", "dipole from field"].ok
+    assert found["molecule", "forces"].ok
+
+
+def test_a_stress_without_the_long_range_part_is_found(monkeypatch):
+    compute = Potential._compute
+
+    def broken(self, graph, wanted, *arguments, **options):
+        out = compute(self, graph, wanted, *arguments, **options)
+        return {k: v * 1.01 if k == "stress" else v for k, v in out.items()}
+
+    monkeypatch.setattr(Potential, "_compute", broken)
+    found = results(tiny_potential(n_layers=1))
+    assert not found["triclinic", "stress"].ok
+    assert not found["left-handed", "stress"].ok
+    assert found["triclinic", "forces"].ok
+
+
+def test_command_prints_a_table_and_exits_with_1_on_failure(monkeypatch):
+    runner = CliRunner()
+    result = runner.invoke(main, ["verify", "off-small", "--physics"])
+    assert result.exit_code == 0, result.output
+    assert len([line for line in result.output.splitlines() if line.endswith("  ok")]) == 14
+    monkeypatch.setattr(potential_module, "field_energy", without_field_energy)
+    result = runner.invoke(main, ["verify", "off-small", "--physics"])
+    assert result.exit_code == 1
+    assert "disagrees with finite differences in dipole from field of the molecule" in result.output
