@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lesff.electrostatics.ewald import wave_limits, wave_weights
-from lesff.electrostatics.latent_ewald import members_of, system_groups
+from lesff.electrostatics.latent_ewald import OPEN, SLAB, members_of, system_groups
 from lesff.electrostatics.open_boundary import gaussian_kernel
 from lesff.electrostatics.padding import Padding
 from lesff.electrostatics.settings import EwaldSettings
@@ -55,12 +55,12 @@ def coulomb_matrix(graph: AtomGraph, settings: EwaldSettings) -> tuple[Tensor, T
         atoms, batch = members_of(graph, systems)
         inner = Padding.of(batch, len(members))
         r, real = inner.pad(graph.positions[atoms]), inner.pad(torch.ones_like(batch))
-        if boundary == 0:
+        if boundary == OPEN:
             block = _open_matrix(r, settings)
         else:
             cell = cells[systems]
-            block = _periodic_matrix(r, cell, settings, is_slab=boundary == 2)
-            if boundary == 2:
+            block = _periodic_matrix(r, cell, settings, is_slab=boundary == SLAB)
+            if boundary == SLAB:
                 # the weight -L^2/8 of k = 0 that `_periodic_matrix` leaves out
                 height, volume = cell[:, 2].norm(dim=1), torch.linalg.det(cell).abs()
                 background[systems] = settings.prefactor / volume * height.square() / 4.0

@@ -101,14 +101,14 @@ def periodic_energy(
     structure = structure_factor(q[:, None], s, grid, transform)[:, 0]
     height = cell[:, 2].norm(dim=1) if slab else None
     energy = (
-        settings.prefactor / volume * _weighted_power(structure, inverse, grid, settings, height)
+        settings.prefactor / volume * weighted_power(structure, inverse, grid, settings, height)
     )
     if settings.remove_self_interaction:
         energy = energy - settings.self_energy * (q * q).sum(1)
     return energy
 
 
-def _weighted_power(
+def weighted_power(
     structure: Tensor, inverse: Tensor, grid: Grid, settings: EwaldSettings, height: Tensor | None
 ) -> Tensor:
     """Sum of weight |S|^2 over the whole sphere, (n_systems,), in blocks along the first axis."""

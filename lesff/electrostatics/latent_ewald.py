@@ -26,8 +26,9 @@ from lesff.graph import AtomGraph
 Evaluator = Literal["auto", "direct", "nufft", "mesh"]
 FiniteSizeCorrection = Literal["makov-payne"]
 
-_TRANSFORMS = {"direct": DirectTransform(), "nufft": NufftTransform(), "mesh": MeshTransform()}
-_OPEN, _SLAB, _BULK = 0, 2, 3
+TRANSFORMS = {"direct": DirectTransform(), "nufft": NufftTransform(), "mesh": MeshTransform()}
+OPEN, SLAB, BULK = 0, 2, 3
+"""Numbers of periodic directions."""
 
 # Nanoseconds of energy and gradient on one CPU core in float32, fitted to benchmarks/ewald.py:
 # direct = _PRODUCT n_atoms n_waves, NUFFT = _START + _PER_WAVE n_waves + _PER_ATOM n_atoms.
@@ -127,7 +128,7 @@ def system_groups(
     """
     kind = graph.pbc.sum(1)
     cell = graph.cell
-    slabs = torch.nonzero(kind == _SLAB).flatten()
+    slabs = torch.nonzero(kind == SLAB).flatten()
     if len(slabs):
         atoms, batch = members_of(graph, slabs)
         auxiliary = auxiliary_cell(
@@ -149,10 +150,10 @@ def _energy(
     q: Tensor, r: Tensor, cell: Tensor, batch: Tensor, settings: EwaldSettings, boundary: int,
     name: str,
 ) -> Tensor:  # fmt: skip
-    if boundary == _OPEN:
+    if boundary == OPEN:
         return open_energy(q, r, batch, len(cell), settings)
-    transform = _TRANSFORMS[name]
-    return periodic_energy(q, r, cell, batch, settings, transform, slab=boundary == _SLAB)
+    transform = TRANSFORMS[name]
+    return periodic_energy(q, r, cell, batch, settings, transform, slab=boundary == SLAB)
 
 
 def _groups(
@@ -164,7 +165,7 @@ def _groups(
     within a factor of two, apart from small systems.
     """
     counts = graph.atoms_per_system().tolist()
-    periodic = kind != _OPEN
+    periodic = kind != OPEN
     limits = wave_limits(torch.where(periodic[:, None, None], cell, 0.0), settings.dl).tolist()
     groups: dict[tuple, list[int]] = {}
     full: list[tuple[int, str, list[int]]] = []
@@ -172,7 +173,7 @@ def _groups(
         zip(kind.tolist(), counts, limits, strict=True)
     ):
         name, n_waves = "pairs", (n[0] + 1) * (2 * n[1] + 1) * (2 * n[2] + 1)
-        if boundary != _OPEN:
+        if boundary != OPEN:
             name = evaluator
             if name == "auto":
                 name = _fastest(n_atoms, n_waves, graph.positions.device)

@@ -146,7 +146,8 @@ def coulomb_potential(charges: Tensor, graph: AtomGraph, settings: EwaldSettings
         graph: Positions, cells and boundaries.
         settings: Constants.
     """
-    create_graph = torch.is_grad_enabled()
+    inputs = (charges, graph.positions, graph.cell)
+    create_graph = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     with torch.enable_grad():
         q = _alias(charges, attached=create_graph)
         energy = latent_energy(q, graph, settings)
