@@ -226,7 +226,7 @@ class Potential(nn.Module):
     @property
     def responds_to_field(self) -> bool:
         """Whether charges depend on an external field, so that there is a polarizability."""
-        return False  # heads that can respond are not given the field yet; see _check_properties
+        return self.charge_head is not None and self.charge_head.responds_to_field
 
     def forward(
         self,
@@ -312,7 +312,11 @@ class Potential(nn.Module):
             return EnergyTerms(node_energy, energy_sr, zero, None, None)
         head = self.charge_head(
             HeadInput(
-                invariants=output.invariants, element=element, graph=graph, settings=self.ewald
+                invariants=output.invariants,
+                element=element,
+                graph=graph,
+                settings=self.ewald,
+                site_potential=self._site_potential(graph),
             )
         )
         coulomb = None
@@ -325,6 +329,12 @@ class Potential(nn.Module):
         return EnergyTerms(
             node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb
         )
+
+    def _site_potential(self, graph: AtomGraph) -> Tensor | None:
+        """``-E.r`` at every atom in V, (n_atoms,), for heads that respond to it; else None."""
+        if graph.external_field is None or not self.responds_to_field:
+            return None
+        return -(graph.external_field[graph.batch] * graph.positions).sum(1)
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""
@@ -391,11 +401,11 @@ class Potential(nn.Module):
         if self.charge_head is None:
             return
         check_boundaries(graph.pbc)
-        if self.charge_head.responds_to_field and bool(has_field(graph).any()):
+        in_field = has_field(graph) & graph.pbc.any(1)
+        if not self.charge_head.is_local and bool(in_field.any()):
             raise UnsupportedInputError(
-                f"`external_field` must be absent or zero for the charge head "
-                f"{self.config.long_range.head!r}, whose charges should follow it; "  # pyright: ignore[reportOptionalMemberAccess]
-                "use a model with the head 'latent', 'shifted', 'edge' or 'fukui'"
+                "`external_field` must be absent or zero for a crystal or slab whose charges flow "
+                "between any two atoms; use a model with the head 'latent', 'shifted' or 'edge'"
             )
         is_response = "born_effective_charges" in wanted and bool(graph.pbc.any())
         if is_response and not self.charge_head.is_local:
@@ -441,8 +451,8 @@ class Potential(nn.Module):
         if "node_energy" in wanted:
             node_energy = self._node_energy(terms, create_graph=create_graph, keep=later)
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
-        if terms.charges is not None and terms.head is not None:
-            out["latent_charges"] = terms.head.latent
+        if terms.charges is not None:
+            out["latent_charges"] = terms.charges if terms.head is None else terms.head.latent
             self._add_moments(out, terms.charges, moved, wanted, born, create_graph=create_graph)
         result = {name: out[name] for name in properties_in_order(wanted)}
         return result if create_graph else {k: v.detach() for k, v in result.items()}
