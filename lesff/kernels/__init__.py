@@ -12,7 +12,7 @@ from lesff.kernels.calls import (
     harmonics,
     harmonics_backward,
 )
-from lesff.kernels.library import TABLE_BLOCK, KernelStatus, is_active, kernel_status
+from lesff.kernels.loading import TABLE_BLOCK, KernelStatus, is_active, kernel_status
 
 __all__ = [
     "TABLE_BLOCK",

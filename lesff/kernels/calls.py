@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lesff.errors import KernelError
-from lesff.kernels.library import call
+from lesff.kernels.loading import call
 
 
 class ConvolutionPath(ctypes.Structure):
