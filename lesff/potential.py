@@ -465,7 +465,9 @@ class Potential(nn.Module):
         self, forces: Tensor, terms: EnergyTerms, graph: AtomGraph, *, create_graph: bool
     ) -> Tensor:
         """Forces of a field on crystals, which have no energy in it, added."""
-        if terms.charges is None or not bool((has_field(graph) & graph.pbc.all(1)).any()):
+        if terms.charges is None or graph.external_field is None:
+            return forces
+        if not bool((has_field(graph) & graph.pbc.all(1)).any()):
             return forces
         if create_graph:
             raise PropertyError(
@@ -524,7 +526,7 @@ def _with_field_leaf(graph: AtomGraph) -> AtomGraph:
 
 def _field_coupling(terms: EnergyTerms, graph: AtomGraph) -> Tensor | None:
     """``-q_i E.r_i`` of every atom, (n_atoms,); None without a field."""
-    if terms.charges is None or not bool(has_field(graph).any()):
+    if terms.charges is None or graph.external_field is None:
         return None
     return field_energy(neutralised(terms.charges, graph), graph)
 

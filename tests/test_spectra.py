@@ -449,13 +449,24 @@ def test_spectrum_command(tmp_path, saved, kind):
     path = tmp_path / "run.traj"
     ase.io.write(path, moving_molecule())
     out = tmp_path / "out"
-    arguments = ["spectrum", path, "-m", saved, "-o", out, "--kind", kind, "--dt", 2, "--blocks", 2]
+    arguments = ["spectrum", path, "-o", out, "--kind", kind, "--dt", 2, "--blocks", 2]
+    arguments += [] if kind == "vdos" else ["-m", saved]
     result = CliRunner().invoke(main, [str(a) for a in [*arguments, "--lag", 20, "--every", 2]])
     assert result.exit_code == 0, result.output
     for suffix in ("csv", "json", "png"):
         assert (out / f"{kind}.{suffix}").stat().st_size > 0
     table = np.genfromtxt(out / f"{kind}.csv", delimiter=",", names=True)
     assert np.isfinite(table["wavenumber_1cm"]).all()
+
+
+def test_models_where_they_are_needed_only(tmp_path, saved):
+    path = tmp_path / "run.traj"
+    ase.io.write(path, moving_molecule())
+    for extra in (["--kind", "ir"], ["--kind", "vdos", "-m", saved]):
+        arguments = ["spectrum", path, "-o", tmp_path / "out", "--dt", 2, *extra]
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert result.exit_code == 2
+        assert "--model is needed for ir and raman" in result.output
 
 
 def test_raman_command_needs_a_model_that_responds(tmp_path, saved):
