@@ -438,6 +438,13 @@ def test_series_resume_and_refuse_other_input(tmp_path, saved, monkeypatch):
     again = property_series(model, frames, name, folder, progress=False)
     np.testing.assert_array_equal(again, first)
     assert asked == [10]  # the missing chunk only
+    asked.clear()
+    short = property_series(model, frames[:17], name, folder, progress=False)
+    np.testing.assert_array_equal(short, first[:17])
+    longer = property_series(model, [*frames, frames[0]], name, folder, progress=False)
+    # batches of other sizes round differently
+    np.testing.assert_allclose(longer, np.concatenate([first, first[:1]]), atol=1e-12)
+    assert asked == [1]
     with pytest.raises(DataError, match="belongs to other frames"):
         property_series(model, frames[::-1], name, folder, progress=False)
     with pytest.raises(DataError, match="was made with another dtype"):

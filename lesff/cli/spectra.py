@@ -40,6 +40,7 @@ _BORN = click.option(
     "--born", type=click.Choice(["exact", "sine"]), default="exact", show_default=True,
     help="Born effective charges of crystals: image-exact, or the published sine stencil.",
 )  # fmt: skip
+_ORDINATE = {"ir": "n alpha", "vdos": "density of states", "raman": "intensity"}
 
 
 @click.command("spectrum")
@@ -134,7 +135,7 @@ def _write_spectrum(
         stem.with_suffix(".png"),
         first.wavenumber,
         [(key, c.values, c.errors) for key, c in curves.items()],
-        labels=("wavenumber (1/cm)", f"{settings['kind']} ({first.unit})"),
+        labels=("wavenumber (1/cm)", f"{_ORDINATE[settings['kind']]} ({first.unit})"),
         limits=(0.0, limit),
     )
     for key, value in highest.items():
