@@ -23,12 +23,11 @@ from lesff.electrostatics.observables import (
     neutralised,
     quadrupole_moment,
 )
-from lesff.electrostatics.settings import Cutoff, EwaldSettings
+from lesff.electrostatics.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
+from lesff.heads import HEADS, ChargeModel, HeadInput, HeadOutput, HeadSizes, LongRangeConfig
 from lesff.keys import QUANTITIES
-from lesff.nn.charge_heads import ChargeHead, ChargeHeadName
-from lesff.nn.readout import ReadoutConfig
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding, StateInput
 from lesff.ops import segment_sum
 from lesff.response import (
@@ -38,7 +37,6 @@ from lesff.response import (
     check_response,
     crystal_field_forces,
 )
-from lesff.units import EWALD_PREFACTOR
 
 FORMAT_VERSION = 1
 
@@ -51,53 +49,6 @@ RADIAL_MODES = ("table", "exact")
 RadialMode = Literal["table", "exact"]
 """``"table"``: radial functions from tables where compiled kernels run (errors of forces below
 1e-6 eV/A), except for second derivatives; ``"exact"``: always evaluated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LongRangeConfig:
-    """Latent Coulomb interaction: charge head and constants.
-
-    Attributes:
-        head: Charge head.
-        sigma: Gaussian width in A.
-        dl: k-space resolution in A.
-        remove_self_interaction: Whether each Gaussian's energy with itself is left out.
-        prefactor: 1 / (2 eps0) in eV A / e^2; some published weights carry another value.
-        readout_hidden: Hidden units of the last charge readout; None for a linear one.
-        last_layer_readout_only: Whether only the last layer has a charge readout.
-        readout_heads: Heads a published readout was trained with (its normalisation).
-        cutoff: Whether wave vectors count in full up to the sphere (``"sharp"``, as in published
-            weights) or fade out towards it (``"smooth"``: energies continuous in the cell).
-    """
-
-    head: ChargeHeadName = "latent"
-    sigma: float = 1.0
-    dl: float = 2.0
-    remove_self_interaction: bool = True
-    prefactor: float = EWALD_PREFACTOR
-    readout_hidden: int | None = 16
-    last_layer_readout_only: bool = False
-    readout_heads: int = 1
-    cutoff: Cutoff = "sharp"
-
-    @property
-    def readouts(self) -> ReadoutConfig:
-        """Charge readouts."""
-        return ReadoutConfig(
-            hidden=self.readout_hidden,
-            last_layer_only=self.last_layer_readout_only,
-            n_heads=self.readout_heads,
-        )
-
-    def settings(self) -> EwaldSettings:
-        """Constants of the Coulomb sum."""
-        return EwaldSettings(
-            sigma=self.sigma,
-            dl=self.dl,
-            remove_self_interaction=self.remove_self_interaction,
-            prefactor=self.prefactor,
-            cutoff=self.cutoff,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,16 +179,28 @@ class Potential(nn.Module):
             if config.joint_embedding
             else None
         )
-        self.charge_head: ChargeHead | None = None
+        self.charge_head: ChargeModel | None = None
         self.ewald: EwaldSettings | None = None
         if config.long_range is not None:
-            self.charge_head = ChargeHead(
-                name=config.long_range.head,
-                channels=channels,
-                n_layers=self.architecture.n_layers,
-                readouts=config.long_range.readouts,
-            )
+            self.charge_head = self.make_head()
             self.ewald = config.long_range.settings()
+
+    def make_head(self) -> ChargeModel:
+        """A new charge head as the configuration says, with initial weights.
+
+        Raises:
+            ConfigError: for a model without long-range part.
+        """
+        long_range = self.config.long_range
+        if long_range is None:
+            raise ConfigError("`long_range` must be given for a charge head, got null")
+        sizes = HeadSizes(
+            channels=self.architecture.channels,
+            n_layers=self.architecture.n_layers,
+            n_elements=len(self.config.elements),
+            cutoff=self.architecture.cutoff,
+        )
+        return HEADS[long_range.head](long_range, sizes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -347,12 +310,31 @@ class Potential(nn.Module):
         if self.charge_head is None or self.ewald is None:
             zero = torch.zeros_like(energy_sr)
             return EnergyTerms(node_energy, energy_sr, zero, None, None)
-        raw = self.charge_head.raw(output.invariants)
-        charges = self.charge_head.constrain(
-            raw, graph.batch, graph.total_charge, graph.atoms_per_system()
+        head = self.charge_head(
+            HeadInput(
+                invariants=output.invariants,
+                element=element,
+                graph=graph,
+                settings=self.ewald,
+                site_potential=self._site_potential(graph),
+            )
         )
-        energy_lr = latent_energy(charges, graph, self.ewald).to(torch.float64)
-        return EnergyTerms(node_energy, energy_sr, energy_lr, raw, charges)
+        coulomb = None
+        energy_lr = graph.positions.new_zeros(graph.n_systems)
+        if head.coulomb is not None:
+            coulomb = energy_lr = latent_energy(head.coulomb, graph, self.ewald)
+        if head.response_energy is not None:
+            energy_lr = energy_lr + head.response_energy
+        energy_lr = energy_lr.to(torch.float64)
+        return EnergyTerms(
+            node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb
+        )
+
+    def _site_potential(self, graph: AtomGraph) -> Tensor | None:
+        """``-E.r`` at every atom in V, (n_atoms,), for heads that respond to it; else None."""
+        if graph.external_field is None or not self.responds_to_field:
+            return None
+        return -(graph.external_field[graph.batch] * graph.positions).sum(1)
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""
@@ -367,17 +349,26 @@ class Potential(nn.Module):
 
     def local_charges(self, graph: AtomGraph, node_state: Tensor | None) -> Tensor:
         """Charges before any constraint, (n_atoms,); functions of the receptive field only."""
-        if self.charge_head is None:
+        if self.charge_head is None or self.ewald is None:
             raise PropertyError("this model has no charges: it was trained without LES")
-        tabulated = self.radial == "table"
-        output = self.architecture(graph, node_state, tabulated=tabulated)
-        return self.charge_head.raw(output.invariants)
+        output = self.architecture(graph, node_state, tabulated=self.radial == "table")
+        return self.charge_head.local(
+            HeadInput(
+                invariants=output.invariants,
+                element=self.element_row[graph.atomic_numbers],
+                graph=graph,
+                settings=self.ewald,
+            )
+        )
 
     def _local(self, graph: AtomGraph) -> LocalCharges:
+        hops = self.architecture.n_layers
+        if self.charge_head is not None:
+            hops += self.charge_head.extra_hops
         return LocalCharges(
             function=self.local_charges,
             node_state=self.node_state(graph),
-            reach=self.architecture.n_layers * self.architecture.cutoff,
+            reach=hops * self.architecture.cutoff,
             cutoff=self.architecture.cutoff,
         )
 
@@ -407,8 +398,21 @@ class Potential(nn.Module):
             has_charges=self.charge_head is not None,
             responds=self.responds_to_field,
         )
-        if self.charge_head is not None:
-            check_boundaries(graph.pbc)
+        if self.charge_head is None:
+            return
+        check_boundaries(graph.pbc)
+        in_field = has_field(graph) & graph.pbc.any(1)
+        if not self.charge_head.is_local and bool(in_field.any()):
+            raise UnsupportedInputError(
+                "`external_field` must be absent or zero for a crystal or slab whose charges flow "
+                "between any two atoms; use a model with the head 'latent', 'shifted' or 'edge'"
+            )
+        is_response = "born_effective_charges" in wanted and bool(graph.pbc.any())
+        if is_response and not self.charge_head.is_local:
+            raise PropertyError(
+                "`born_effective_charges` of a crystal are not defined for charges that flow "
+                "between any two atoms; use a model with the head 'latent', 'shifted' or 'edge'"
+            )
 
     def _compute(
         self, graph: AtomGraph, wanted: set[str], born: BornOptions, *, create_graph: bool
@@ -448,18 +452,25 @@ class Potential(nn.Module):
             node_energy = self._node_energy(terms, create_graph=create_graph, keep=later)
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
         if terms.charges is not None:
+            out["latent_charges"] = terms.charges if terms.head is None else terms.head.latent
             self._add_moments(out, terms.charges, moved, wanted, born, create_graph=create_graph)
         result = {name: out[name] for name in properties_in_order(wanted)}
         return result if create_graph else {k: v.detach() for k, v in result.items()}
 
     def _node_energy(self, terms: EnergyTerms, *, create_graph: bool, keep: bool) -> Tensor:
-        """Long-range share of atom i is q_i phi_i / 2 = q_i (dE/dq_i) / 2: E is quadratic in q."""
-        if terms.charges is None:
-            return terms.node_energy
-        (potential,) = gradients(
-            terms.energy_lr, [terms.charges], create_graph=create_graph, keep_graph=keep
-        )
-        return terms.node_energy + (0.5 * terms.charges * potential).to(torch.float64)
+        """Coulomb share of atom i is q_i phi_i / 2 = q_i (dE/dq_i) / 2: E is quadratic in q."""
+        energy = terms.node_energy
+        if terms.head is None:
+            return energy
+        if terms.coulomb_energy is not None and terms.head.coulomb is not None:
+            q = terms.head.coulomb
+            (potential,) = gradients(
+                terms.coulomb_energy, [q], create_graph=create_graph, keep_graph=keep
+            )
+            energy = energy + (0.5 * q * potential).to(torch.float64)
+        if terms.head.atom_response is not None:
+            energy = energy + terms.head.atom_response.to(torch.float64)
+        return energy
 
     def _with_crystal_forces(
         self, forces: Tensor, terms: EnergyTerms, graph: AtomGraph, *, create_graph: bool
@@ -481,7 +492,6 @@ class Potential(nn.Module):
         self, out: dict[str, Tensor], charges: Tensor, graph: AtomGraph, wanted: set[str],
         born: BornOptions, *, create_graph: bool,
     ) -> None:  # fmt: skip
-        out["latent_charges"] = charges
         out["charges"] = charges
         if not wanted & _MOMENTS:
             return
@@ -507,7 +517,9 @@ class EnergyTerms:
         energy_sr: (n_systems,) in eV, float64.
         energy_lr: (n_systems,) in eV, float64.
         local_charges: (n_atoms,) before any constraint, or None without LES.
-        charges: (n_atoms,) latent charges in e, or None without LES.
+        charges: (n_atoms,) physical charges in e, or None without LES.
+        head: All that the charge head gave, or None without LES.
+        coulomb_energy: (n_systems,) latent energy of ``head.coulomb`` in eV, if any.
     """
 
     node_energy: Tensor
@@ -515,6 +527,8 @@ class EnergyTerms:
     energy_lr: Tensor
     local_charges: Tensor | None
     charges: Tensor | None
+    head: HeadOutput | None = None
+    coulomb_energy: Tensor | None = None
 
 
 def _with_field_leaf(graph: AtomGraph) -> AtomGraph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,9 @@ from lesff.graph import collate
 from lesff.hub import ResolvedModel, resolve
 from lesff.inference import check_domain, plan_batches, predict_graph
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
+from lesff.manifest import ModelEntry
 from lesff.potential import ModelConfig, Potential, RadialMode, properties_in_order
+from lesff.publish import publish_folder
 from lesff.response import BornOptions
 from lesff.structures import build_graph, to_structures
 
@@ -34,11 +37,14 @@ def load(
     radial: RadialMode | None = None,
     offline: bool | None = None,
     accept_license: bool = False,
+    licenses: Literal["any", "permissive"] | None = None,
+    lock: str | Path | None = None,
 ) -> Model:
     """Load a model by name.
 
     Args:
-        name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"`` or a model folder.
+        name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"``,
+            ``"https://host/path/#sha256=..."`` or a model folder.
         device: Where to compute.
         dtype: Floating-point type to compute in; the model's own if not given.
         radial: ``"table"``: radial functions are interpolated where that is faster (on CPUs with
@@ -48,16 +54,26 @@ def load(
             given.
         accept_license: Accept the licence of a model that is not free for any use; needed once
             per model and user, and recorded in the cache.
+        licenses: ``"permissive"`` refuses models that are not free for any use; taken from
+            ``LESFF_LICENSES`` if not given.
+        lock: Lockfile (``lesff hub lock``) that says what the name stands for; taken from
+            ``LESFF_LOCK`` if not given.
 
     Raises:
-        LicenseError: if the licence must be accepted first; the message shows it.
+        LicenseError: if the licence must be accepted first, or is refused; the message shows it.
         ModelNotFoundError: if no model has this name; near names are suggested.
         IntegrityError: if the model's files are damaged and cannot be fetched again.
         OfflineError: if a download is needed but not allowed.
         DeviceError: if the device does not exist here.
         ConfigError: for a bad ``radial``.
     """
-    resolved = resolve(name, offline=offline, accept_license=accept_license)
+    resolved = resolve(
+        name,
+        offline=offline,
+        accept_license=accept_license,
+        licenses=licenses,
+        lock=None if lock is None else Path(lock),
+    )
     if dtype is not None and dtype not in _DTYPES:
         raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
     _check_device(device)
@@ -271,6 +287,18 @@ class Model:
             skin=skin,
         )
 
+    def finetune(self, data: Any, output: str | Path, **options: Any) -> Model:
+        """Train further on labelled frames; returns the better of the result and this model.
+
+        Args:
+            data: A file or database that ASE reads, an npz shard, or a list of Atoms.
+            output: Folder of the run: report, resume point and the model folder ``model``.
+            **options: See :func:`lesff.finetune.finetune`.
+        """
+        from lesff.finetune import finetune
+
+        return finetune(self, data, output, **options)
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a folder that :func:`lesff.load` reads; returns the folder."""
         license_file = self.source.folder / "LICENSE"
@@ -282,6 +310,41 @@ class Model:
             overwrite=overwrite,
         )
         return Path(folder)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        version: str,
+        card: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> ModelEntry:
+        """Save, check and upload the model; see :func:`lesff.publish.publish_folder`.
+
+        Args:
+            repo: ``"organisation/name"``; made if need be.
+            version: ``"major.minor.patch"``, new for this repository.
+            card: Model card as Markdown; the one the model came with if None.
+            private: Make a new repository private.
+            token: Access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+
+        Returns:
+            Entry for a manifest, pinned to the commit.
+
+        Raises:
+            PublishError: without licence or card, if the version exists or the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work) / "model"
+            license_file = self.source.folder / "LICENSE"
+            save_model(
+                self.potential,
+                folder,
+                card=self.card if card is None else card,
+                license_text=license_file.read_text(encoding="utf-8"),
+            )
+            return publish_folder(folder, repo, version=version, private=private, token=token)
 
 
 def _plain(value: np.ndarray) -> Any:

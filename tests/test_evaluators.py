@@ -264,7 +264,7 @@ def test_auto_switches_by_size():
             return super().sum(q, s, grid)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latent_ewald, "_TRANSFORMS", {n: Spy(n) for n in EVALUATORS})
+        patch.setattr(latent_ewald, "TRANSFORMS", {n: Spy(n) for n in EVALUATORS})
         for n in (1, 8):
             graph = make_graph(atoms.repeat(n), 0.1)
             latent_energy(torch.tensor(np.tile(charges, n**3)), graph, EwaldSettings())

@@ -101,14 +101,14 @@ def periodic_energy(
     structure = structure_factor(q[:, None], s, grid, transform)[:, 0]
     height = cell[:, 2].norm(dim=1) if slab else None
     energy = (
-        settings.prefactor / volume * _weighted_power(structure, inverse, grid, settings, height)
+        settings.prefactor / volume * weighted_power(structure, inverse, grid, settings, height)
     )
     if settings.remove_self_interaction:
         energy = energy - settings.self_energy * (q * q).sum(1)
     return energy
 
 
-def _weighted_power(
+def weighted_power(
     structure: Tensor, inverse: Tensor, grid: Grid, settings: EwaldSettings, height: Tensor | None
 ) -> Tensor:
     """Sum of weight |S|^2 over the whole sphere, (n_systems,), in blocks along the first axis."""
@@ -129,8 +129,27 @@ def _power_block(
     structure: Tensor, inverse: Tensor, start: int, grid: Grid, settings: EwaldSettings,
     height: Tensor | None,
 ) -> Tensor:  # fmt: skip
+    weight = wave_weights(inverse, slice(start, start + structure.shape[1]), grid, settings, height)
+    power = structure.real.square() + structure.imag.square()
+    return (weight * power).flatten(1).sum(1)
+
+
+def wave_weights(
+    inverse: Tensor, planes: slice, grid: Grid, settings: EwaldSettings, height: Tensor | None
+) -> Tensor:
+    """Weight of ``|S|^2`` of some planes of the grid, (n_systems, planes, n2, n3), in A^2.
+
+    The half sphere stands for the whole: vectors off the plane ``n_1 = 0`` count twice.
+
+    Args:
+        inverse: (n_systems, 3, 3) inverse cells in 1/A.
+        planes: Indices along the first axis.
+        grid: Wave vectors.
+        settings: Constants.
+        height: (n_systems,) height of the auxiliary cell of slabs in A, or None for crystals.
+    """
     n1, n2, n3 = (grid.indices(axis, inverse) for axis in range(3))
-    n1 = n1[start : start + structure.shape[1]]
+    n1 = n1[planes]
     b = 2.0 * math.pi * inverse.transpose(1, 2)  # (n_systems, reciprocal vector, xyz)
     # k = n1 b1 + n2 b2 + n3 b3, the first two make `plane`: (n_systems, xyz, n1, n2)
     plane = torch.einsum("i,sx->sxi", n1, b[:, 0])[..., None]
@@ -141,8 +160,7 @@ def _power_block(
     if height is not None:
         weight = _open_along_normal(weight, plane, n1, n2, n3, height)
     multiplicity = torch.where(n1 > 0, 2.0, 1.0).to(inverse.dtype)  # S(-k) is the conjugate
-    power = structure.real.square() + structure.imag.square()
-    return (weight * power * multiplicity[:, None, None]).flatten(1).sum(1)
+    return weight * multiplicity[:, None, None]
 
 
 def _open_along_normal(

@@ -26,8 +26,9 @@ from lesff.graph import AtomGraph
 Evaluator = Literal["auto", "direct", "nufft", "mesh"]
 FiniteSizeCorrection = Literal["makov-payne"]
 
-_TRANSFORMS = {"direct": DirectTransform(), "nufft": NufftTransform(), "mesh": MeshTransform()}
-_OPEN, _SLAB, _BULK = 0, 2, 3
+TRANSFORMS = {"direct": DirectTransform(), "nufft": NufftTransform(), "mesh": MeshTransform()}
+OPEN, SLAB, BULK = 0, 2, 3
+"""Numbers of periodic directions."""
 
 # Nanoseconds of energy and gradient on one CPU core in float32, fitted to benchmarks/ewald.py:
 # direct = _PRODUCT n_atoms n_waves, NUFFT = _START + _PER_WAVE n_waves + _PER_ATOM n_atoms.
@@ -104,30 +105,40 @@ def latent_energy(
 def _grouped_energy(
     charges: Tensor, graph: AtomGraph, settings: EwaldSettings, evaluator: Evaluator
 ) -> Tensor:
-    kind = graph.pbc.sum(1)
-    cell = graph.cell
-    slabs = torch.nonzero(kind == _SLAB).flatten()
-    if len(slabs):
-        atoms, batch = _members(graph, slabs)
-        auxiliary = auxiliary_cell(
-            graph.positions[atoms], cell[slabs], graph.pbc[slabs], batch, settings
-        )
-        cell = cell.index_copy(0, slabs, auxiliary)
-    groups = _groups(graph, kind, cell, settings, evaluator)
+    cell, groups = system_groups(graph, settings, evaluator)
     if len(groups) == 1:
         ((boundary, name, _),) = groups
         return _energy(charges, graph.positions, cell, graph.batch, settings, boundary, name)
     energy = charges.new_zeros(graph.n_systems)
     for boundary, name, members in groups:
         systems = torch.tensor(members, device=charges.device)
-        atoms, batch = _members(graph, systems)
+        atoms, batch = members_of(graph, systems)
         q, r = charges[atoms], graph.positions[atoms]
         part = _energy(q, r, cell[systems], batch, settings, boundary, name)
         energy = energy.index_add(0, systems, part)
     return energy
 
 
-def _members(graph: AtomGraph, systems: Tensor) -> tuple[Tensor, Tensor]:
+def system_groups(
+    graph: AtomGraph, settings: EwaldSettings, evaluator: Evaluator
+) -> tuple[Tensor, list[tuple[int, str, list[int]]]]:
+    """Cells of the sums (auxiliary ones for slabs) and the systems that are computed together.
+
+    Each group has its number of periodic directions, the evaluator and its members.
+    """
+    kind = graph.pbc.sum(1)
+    cell = graph.cell
+    slabs = torch.nonzero(kind == SLAB).flatten()
+    if len(slabs):
+        atoms, batch = members_of(graph, slabs)
+        auxiliary = auxiliary_cell(
+            graph.positions[atoms], cell[slabs], graph.pbc[slabs], batch, settings
+        )
+        cell = cell.index_copy(0, slabs, auxiliary)
+    return cell, _groups(graph, kind, cell, settings, evaluator)
+
+
+def members_of(graph: AtomGraph, systems: Tensor) -> tuple[Tensor, Tensor]:
     """Atoms of some systems, and the rank of the system of each of them."""
     rank = torch.full((graph.n_systems,), -1, dtype=torch.int64, device=systems.device)
     rank[systems] = torch.arange(len(systems), device=systems.device)
@@ -139,10 +150,10 @@ def _energy(
     q: Tensor, r: Tensor, cell: Tensor, batch: Tensor, settings: EwaldSettings, boundary: int,
     name: str,
 ) -> Tensor:  # fmt: skip
-    if boundary == _OPEN:
+    if boundary == OPEN:
         return open_energy(q, r, batch, len(cell), settings)
-    transform = _TRANSFORMS[name]
-    return periodic_energy(q, r, cell, batch, settings, transform, slab=boundary == _SLAB)
+    transform = TRANSFORMS[name]
+    return periodic_energy(q, r, cell, batch, settings, transform, slab=boundary == SLAB)
 
 
 def _groups(
@@ -154,7 +165,7 @@ def _groups(
     within a factor of two, apart from small systems.
     """
     counts = graph.atoms_per_system().tolist()
-    periodic = kind != _OPEN
+    periodic = kind != OPEN
     limits = wave_limits(torch.where(periodic[:, None, None], cell, 0.0), settings.dl).tolist()
     groups: dict[tuple, list[int]] = {}
     full: list[tuple[int, str, list[int]]] = []
@@ -162,7 +173,7 @@ def _groups(
         zip(kind.tolist(), counts, limits, strict=True)
     ):
         name, n_waves = "pairs", (n[0] + 1) * (2 * n[1] + 1) * (2 * n[2] + 1)
-        if boundary != _OPEN:
+        if boundary != OPEN:
             name = evaluator
             if name == "auto":
                 name = _fastest(n_atoms, n_waves, graph.positions.device)

@@ -1,0 +1,29 @@
+"""Charge heads: one file per family, listed by name in ``HEADS``."""
+
+from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes
+from lesff.heads.config import HEAD_NAMES, HeadName, LongRangeConfig
+from lesff.heads.edge import EdgeHead
+from lesff.heads.free import FreeHead
+from lesff.heads.fukui import FukuiHead
+from lesff.heads.qeq import LocalQEqHead, QEqHead
+
+HEADS: dict[HeadName, type[ChargeModel]] = {
+    "latent": FreeHead,
+    "shifted": FreeHead,
+    "qeq": QEqHead,
+    "qeq-local": LocalQEqHead,
+    "edge": EdgeHead,
+    "fukui": FukuiHead,
+}
+"""Name in ``config.json`` -> class."""
+
+__all__ = [
+    "HEADS",
+    "HEAD_NAMES",
+    "ChargeModel",
+    "HeadInput",
+    "HeadName",
+    "HeadOutput",
+    "HeadSizes",
+    "LongRangeConfig",
+]

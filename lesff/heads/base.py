@@ -1,0 +1,142 @@
+"""What every charge head takes and returns, and how a head starts from a pretrained free one.
+
+A pretrained free head gives latent charges ``p`` whose sum P need not be the total charge Q, so
+no head can both keep the sum at Q and leave the charges as they are. Heads with ``residual`` start
+from the shifted charges ``q0 = p - (P - Q) / N`` and have two kinds of charges:
+
+* physical ones ``q``, which sum to Q always, equal to ``q0`` at the start: dipoles do not change;
+* those of the Coulomb energy, ``q + a (p - q0)``, equal to ``p`` at the start: nor do energies.
+
+The anchor ``a`` is one trainable number, 1 at the start (0 if the pretrained head is shifted, so
+that ``p = q0``); at 0 the energy, too, sees the total charge. The edge head has no anchor: its
+transfers keep P, and physical charges are the shifted ones as for the free head.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lesff.electrostatics.settings import EwaldSettings
+from lesff.graph import AtomGraph
+from lesff.heads.config import LongRangeConfig
+from lesff.nn.readout import LayerReadouts, LinearReadout
+from lesff.ops import shift_to_total
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSizes:
+    """What a head needs to know of the architecture.
+
+    Attributes:
+        channels: Channels of the invariants.
+        n_layers: Layers with invariants.
+        n_elements: Rows of element tables.
+        cutoff: Edge cutoff in A.
+    """
+
+    channels: int
+    n_layers: int
+    n_elements: int
+    cutoff: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadInput:
+    """What a head reads.
+
+    Attributes:
+        invariants: One (n_atoms, channels) tensor per layer.
+        element: (n_atoms,) rows of element tables.
+        graph: The batch.
+        settings: Constants of the Coulomb energy.
+        site_potential: (n_atoms,) external potential in V, ``-E.r`` of a uniform field, or None.
+    """
+
+    invariants: list[Tensor]
+    element: Tensor
+    graph: AtomGraph
+    settings: EwaldSettings
+    site_potential: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOutput:
+    """Charges, and the energy of a head beyond their Coulomb energy.
+
+    The long-range energy is the latent energy of ``coulomb`` plus ``response_energy``.
+
+    Attributes:
+        local: (n_atoms,) charges before any constraint.
+        charges: (n_atoms,) physical charges in e.
+        latent: (n_atoms,) charges of the Coulomb interaction in e, all parts.
+        coulomb: (n_atoms,) charges whose latent energy is part of the energy as it stands; None if
+            the response energy is all there is.
+        response_energy: (n_systems,) in eV, without the work of the site potential; None: zero.
+        atom_response: (n_atoms,) its shares.
+    """
+
+    local: Tensor
+    charges: Tensor
+    latent: Tensor
+    coulomb: Tensor | None
+    response_energy: Tensor | None = None
+    atom_response: Tensor | None = None
+
+
+class ChargeModel(nn.Module, ABC):
+    """A charge head.
+
+    Args:
+        config: The long-range part of the model.
+        sizes: Sizes of the architecture.
+
+    Attributes:
+        responds_to_field: Whether charges depend on the site potential.
+        is_local: Whether charges, apart from a uniform shift to the total charge, are functions of
+            the receptive field: only then are Born effective charges of crystals defined.
+        extra_hops: Edges by which charges reach further than the invariants.
+    """
+
+    responds_to_field: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
+    extra_hops: ClassVar[int] = 0
+
+    @abstractmethod
+    def local(self, x: HeadInput) -> Tensor:
+        """Charges before any constraint, (n_atoms,); functions of the receptive field only."""
+
+    @abstractmethod
+    def forward(self, x: HeadInput) -> HeadOutput:
+        """Charges and energy of the response."""
+
+
+class Anchored(nn.Module):
+    """Charges of a pretrained free head and the anchor; see the module's text."""
+
+    def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.ones(()))
+
+    def forward(self, local: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
+        """Shifted charges ``q0`` and ``a (p - q0)``, both (n_atoms,) in e."""
+        shifted = shift_to_total(local, graph.batch, graph.total_charge, graph.atoms_per_system())
+        return shifted, self.anchor * (local - shifted)
+
+
+def make_readouts(
+    config: LongRangeConfig, sizes: HeadSizes, *, starts_at_zero: bool = False
+) -> LayerReadouts:
+    """Readouts of the invariants as the configuration says; with zero output at the start."""
+    readouts = LayerReadouts(
+        channels=sizes.channels, n_layers=sizes.n_layers, config=config.readouts
+    )
+    if starts_at_zero:
+        for layer in readouts.layers:
+            last = layer.weight if isinstance(layer, LinearReadout) else layer.weight_2
+            nn.init.zeros_(last)  # pyright: ignore[reportArgumentType]
+    return readouts

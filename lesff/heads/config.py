@@ -1,0 +1,89 @@
+"""Configuration of the long-range part of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lesff.electrostatics.settings import Cutoff, EwaldSettings
+from lesff.errors import ConfigError
+from lesff.nn.readout import ReadoutConfig
+from lesff.units import EWALD_PREFACTOR
+
+HeadName = Literal["latent", "shifted", "qeq", "qeq-local", "edge", "fukui"]
+HEAD_NAMES: tuple[HeadName, ...] = get_args(HeadName)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRangeConfig:
+    """Latent Coulomb interaction: charge head and constants.
+
+    Attributes:
+        head: Charge head.
+        sigma: Gaussian width in A.
+        dl: k-space resolution in A.
+        remove_self_interaction: Whether each Gaussian's energy with itself is left out.
+        prefactor: 1 / (2 eps0) in eV A / e^2; some published weights carry another value.
+        readout_hidden: Hidden units of the last charge readout; None for a linear one.
+        last_layer_readout_only: Whether only the last layer has a charge readout.
+        readout_heads: Heads a published readout was trained with (its normalisation).
+        cutoff: Whether wave vectors count in full up to the sphere (``"sharp"``, as in published
+            weights) or fade out towards it (``"smooth"``: energies continuous in the cell).
+        residual: Whether the head acts on top of the charges of a pretrained free head; see
+            :mod:`lesff.heads.base`.
+        min_hardness: Lowest hardness of the heads ``"qeq"`` and ``"qeq-local"``, eV / e^2.
+        reference_charges: Charge of each element in e that the transfers of the head ``"edge"``
+            start from, in the order of ``elements``; zero if not given.
+    """
+
+    head: HeadName = "latent"
+    sigma: float = 1.0
+    dl: float = 2.0
+    remove_self_interaction: bool = True
+    prefactor: float = EWALD_PREFACTOR
+    readout_hidden: int | None = 16
+    last_layer_readout_only: bool = False
+    readout_heads: int = 1
+    cutoff: Cutoff = "sharp"
+    residual: bool = False
+    min_hardness: float = 1.0
+    reference_charges: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for options without meaning."""
+        if self.head not in HEAD_NAMES:
+            raise ConfigError(
+                f"`long_range.head` must be one of {', '.join(HEAD_NAMES)}, got {self.head!r}"
+            )
+        if self.residual and self.head in ("latent", "shifted"):
+            raise ConfigError(
+                f"`long_range.residual` must be false for the head {self.head!r}, got true"
+            )
+        if not 0.0 < self.min_hardness < 1000.0:
+            raise ConfigError(
+                f"`long_range.min_hardness` must be in (0, 1000) eV/e^2, got {self.min_hardness!r}"
+            )
+        if self.reference_charges is not None and (self.head != "edge" or self.residual):
+            raise ConfigError(
+                "`long_range.reference_charges` are for the head 'edge' without `residual`; leave "
+                "them out"
+            )
+
+    @property
+    def readouts(self) -> ReadoutConfig:
+        """Charge readouts."""
+        return ReadoutConfig(
+            hidden=self.readout_hidden,
+            last_layer_only=self.last_layer_readout_only,
+            n_heads=self.readout_heads,
+        )
+
+    def settings(self) -> EwaldSettings:
+        """Constants of the Coulomb sum."""
+        return EwaldSettings(
+            sigma=self.sigma,
+            dl=self.dl,
+            remove_self_interaction=self.remove_self_interaction,
+            prefactor=self.prefactor,
+            cutoff=self.cutoff,
+        )

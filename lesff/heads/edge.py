@@ -1,0 +1,128 @@
+r"""Charges from antisymmetric transfers along edges: conserved without any global step.
+
+.. math::
+    q_i = N_i + \sum_j t_{ij}, \quad t_{ij} = -t_{ji}, \qquad
+    P = \sum_i N_i r_i - \frac12 \sum_{ij} t_{ij} (r_j - r_i)
+
+(bond charge increments; Bush, Bayly, Halgren, J. Comput. Chem. 20, 1495 (1999)). The sum of charges
+is ``sum N_i = Q`` for any positions, so fragments out of each other's reach keep their charge, P
+has one value in any cell, and its derivatives obey the acoustic sum rule exactly.
+
+With ``residual`` N_i are the charges of a pretrained free head and transfers start at zero. Then
+charges and energies are those of that head at the start, and the sum stays what that head makes it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lesff.errors import ConfigError
+from lesff.graph import AtomGraph
+from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
+from lesff.heads.config import LongRangeConfig
+from lesff.nn.radial import BesselBasis
+from lesff.ops import segment_sum, shift_to_total
+
+_HIDDEN, _N_RADIAL, _POWER = 16, 8, 5
+"""Hidden units, radial functions, and power of their cutoff: two smooth derivatives at least."""
+
+
+class EdgeHead(ChargeModel):
+    """``"edge"``: see the module's text."""
+
+    is_local: ClassVar[bool] = True
+    extra_hops: ClassVar[int] = 1  # a transfer reads the invariants of both ends
+
+    def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.readouts = make_readouts(config, sizes) if config.residual else None
+        self.transfers = EdgeTransfers(sizes, starts_at_zero=config.residual)
+        given = config.reference_charges or (0.0,) * sizes.n_elements
+        if len(given) != sizes.n_elements:
+            raise ConfigError(
+                "`long_range.reference_charges` must have one value per element "
+                f"({sizes.n_elements}), got {len(given)}"
+            )
+        reference = torch.tensor(given, dtype=torch.float64)
+        self.register_buffer("reference", reference, persistent=False)
+        self.reference: Tensor
+
+    def local(self, x: HeadInput) -> Tensor:
+        """See :meth:`ChargeModel.local`."""
+        transfers = self.transfers(x)
+        moved = segment_sum(transfers, x.graph.edge_index[1], x.graph.n_atoms)
+        if self.readouts is not None:
+            return self.readouts(x.invariants) + moved
+        return self.reference.to(moved.dtype).index_select(0, x.element) + moved
+
+    def references(self, x: HeadInput) -> Tensor:
+        """``N_i`` without ``residual``, summing to the total charge, (n_atoms,) in e."""
+        n = self.reference.to(x.graph.positions.dtype).index_select(0, x.element)
+        return _shifted(n, x.graph)
+
+    def forward(self, x: HeadInput) -> HeadOutput:
+        """See :meth:`ChargeModel.forward`."""
+        local = self.local(x)
+        # without `residual` the shift does not depend on positions
+        charges = local if self.readouts is not None else _shifted(local, x.graph)
+        return HeadOutput(local=local, charges=charges, latent=charges, coulomb=charges)
+
+
+class EdgeTransfers(nn.Module):
+    """``t = w . [silu(u(i, j)) - silu(u(j, i))]``, ``u(i, j) = (A x_i + B x_j + C) . b(r_ij)``.
+
+    Each hidden unit is a product of features and radial functions, which vanish at the cutoff.
+    """
+
+    def __init__(self, sizes: HeadSizes, *, starts_at_zero: bool) -> None:
+        super().__init__()
+        self.sender = nn.Linear(sizes.channels, _HIDDEN, bias=False)
+        self.receiver = nn.Linear(sizes.channels, _HIDDEN)
+        self.radial = nn.Linear(_N_RADIAL, _HIDDEN, bias=False)
+        self.basis = BesselBasis(cutoff=sizes.cutoff, n_basis=_N_RADIAL, p=_POWER)
+        start = torch.zeros(_HIDDEN) if starts_at_zero else torch.randn(_HIDDEN)
+        self.out = nn.Parameter(start)
+
+    def forward(self, x: HeadInput) -> Tensor:
+        """Charge that each edge's receiver takes from its sender, (n_edges,) in e."""
+        graph, features = x.graph, x.invariants[-1]
+        sender, receiver = graph.edge_index
+        distance = edge_vectors(graph).norm(dim=1)
+        radial = self.radial(self.basis(distance, distance))
+        pair = self.sender(features).index_select(0, sender)
+        pair = pair + self.receiver(features).index_select(0, receiver)
+        hidden = functional.silu(pair * radial)
+        hidden = hidden - hidden.index_select(0, graph.reverse_edge)
+        return hidden @ self.out * _HIDDEN**-0.5
+
+
+def edge_vectors(graph: AtomGraph) -> Tensor:
+    """From sender to receiver of each edge, (n_edges, 3) in A."""
+    sender, receiver = graph.edge_index
+    shift = graph.cell_shifts.to(graph.positions.dtype)
+    lattice = torch.einsum("ei,eij->ej", shift, graph.cell[graph.batch[sender]])
+    return graph.positions[receiver] - graph.positions[sender] + lattice
+
+
+def transfer_polarization(references: Tensor, transfers: Tensor, graph: AtomGraph) -> Tensor:
+    """``P = sum_i N_i r_i - 1/2 sum_ij t_ij (r_j - r_i)`` of each system, (n_systems, 3) in e A.
+
+    Positions must be unwrapped along a trajectory where some N_i is not zero.
+
+    Args:
+        references: (n_atoms,) N_i in e.
+        transfers: (n_edges,) charge that the receiver takes from the sender in e.
+        graph: The batch.
+    """
+    total = segment_sum(references[:, None] * graph.positions, graph.batch, graph.n_systems)
+    # t_ij is what i takes from j: the vector of that edge, from its sender j to i, is r_i - r_j
+    moved = 0.5 * transfers[:, None] * edge_vectors(graph)
+    return total + segment_sum(moved, graph.batch[graph.edge_index[1]], graph.n_systems)
+
+
+def _shifted(charges: Tensor, graph: AtomGraph) -> Tensor:
+    return shift_to_total(charges, graph.batch, graph.total_charge, graph.atoms_per_system())

@@ -1,0 +1,133 @@
+r"""Charge equilibration heads: with the full Coulomb matrix, and its diagonal only.
+
+Without ``residual``, ``"qeq"`` has the energy ``W = min 1/2 q^T (A + J) q + chi^T q`` at the total
+charge and ``"qeq-local"`` the Coulomb energy of ``q = -(chi + lambda) / J``.
+
+With ``residual`` both act on the change ``d = q - q0`` of the charges of a pretrained head,
+``sum d = 0``, with the Coulomb energy ``E(p')`` of ``p' = q0 + a (p - q0)`` (see :mod:`.base`):
+
+.. math::
+    E_\mathrm{lr} = E(p') + \min_d \left[\frac12 d^T (A + J) d
+        + \sum_i (\chi_i + c\, \Phi_i) d_i\right] + \sum_i \chi_i q_{0,i}, \qquad
+    \Phi = \frac{\partial E}{\partial p'}
+
+chi and c start at zero, so d and all new terms do, too. ``chi . q0`` gives the energy a slope in
+chi at the start: without it chi = 0 would be a stationary point of any loss on energies and forces.
+``c = 0``: the latent charges are taken to hold the response to their own potential already; ``c =
+1``: the charges minimise the whole electrostatic energy, ``E(p' + d)`` plus hardness.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lesff.electrostatics.qeq import coulomb_potential, equilibrate, equilibrate_locally
+from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
+from lesff.heads.config import LongRangeConfig
+from lesff.ops import segment_sum
+
+_START_HARDNESS = 15.0
+"""eV / e^2 of all elements at the start: between hydrogen (12.8) and oxygen (13.4) of Rappe and
+Goddard and what the Gaussians add of their own."""
+
+
+class Hardness(nn.Module):
+    """``J = softplus(table[z] + readout(x)) + min``, (n_atoms,) in eV / e^2."""
+
+    def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.minimum = config.min_hardness
+        start = max(_START_HARDNESS - self.minimum, 1.0)
+        self.table = nn.Parameter(torch.full((sizes.n_elements,), math.log(math.expm1(start))))
+        self.readouts = make_readouts(config, sizes, starts_at_zero=True)
+
+    def forward(self, x: HeadInput) -> Tensor:
+        """Hardness of every atom."""
+        value = self.table.index_select(0, x.element) + self.readouts(x.invariants)
+        return functional.softplus(value) + self.minimum
+
+
+class QEqHead(ChargeModel):
+    """``"qeq"``: charges at the minimum of an energy with the full Coulomb matrix."""
+
+    responds_to_field: ClassVar[bool] = True
+
+    def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.electronegativity = make_readouts(config, sizes, starts_at_zero=config.residual)
+        self.hardness = Hardness(config, sizes)
+        self.readouts = self.anchored = None
+        if config.residual:
+            self.readouts = make_readouts(config, sizes)
+            self.anchored = Anchored(config, sizes)
+            self.coupling = nn.Parameter(torch.zeros(()))
+
+    def local(self, x: HeadInput) -> Tensor:
+        """See :meth:`ChargeModel.local`; not defined without ``residual``: ``-chi / J``."""
+        if self.readouts is not None:
+            return self.readouts(x.invariants)
+        return -self.electronegativity(x.invariants) / self.hardness(x)
+
+    def forward(self, x: HeadInput) -> HeadOutput:
+        """See :meth:`ChargeModel.forward`."""
+        chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
+        local, graph = self.local(x), x.graph
+        start, base = torch.zeros_like(chi), None
+        slope, totals = chi, graph.total_charge
+        if self.anchored is not None:
+            start, excess = self.anchored(local, graph)
+            base = start + excess
+            slope = chi + self.coupling * coulomb_potential(base, graph, x.settings)
+            totals = torch.zeros_like(graph.total_charge)
+        rest = chi * start
+        if x.site_potential is not None:
+            slope = slope + x.site_potential
+        found = equilibrate(slope, hardness, graph, x.settings, totals=totals)
+        change = found.charges
+        if x.site_potential is not None:  # whoever adds the work on all charges counts this part
+            rest = rest - x.site_potential * change
+        # K d + slope + lambda = 0: half of slope d and lambda d are the atoms' shares of W
+        share = 0.5 * change * (slope - found.multipliers[graph.batch]) + rest
+        return HeadOutput(
+            local=local,
+            charges=start + change,
+            latent=change if base is None else base + change,
+            coulomb=base,
+            response_energy=found.energy + segment_sum(rest, graph.batch, graph.n_systems),
+            atom_response=share,
+        )
+
+
+class LocalQEqHead(ChargeModel):
+    """``"qeq-local"``: the diagonal of the Coulomb matrix only, in closed form."""
+
+    def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.electronegativity = make_readouts(config, sizes, starts_at_zero=config.residual)
+        self.hardness = Hardness(config, sizes)
+        self.readouts = make_readouts(config, sizes) if config.residual else None
+        self.anchored = Anchored(config, sizes) if config.residual else None
+
+    def local(self, x: HeadInput) -> Tensor:
+        """See :meth:`ChargeModel.local`."""
+        local = -self.electronegativity(x.invariants) / self.hardness(x)
+        return local if self.readouts is None else local + self.readouts(x.invariants)
+
+    def forward(self, x: HeadInput) -> HeadOutput:
+        """See :meth:`ChargeModel.forward`."""
+        chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
+        local, graph = self.local(x), x.graph
+        if self.readouts is None or self.anchored is None:
+            charges = equilibrate_locally(chi, hardness, graph)
+            latent = charges
+        else:
+            start, excess = self.anchored(self.readouts(x.invariants), graph)
+            totals = torch.zeros_like(graph.total_charge)
+            charges = start + equilibrate_locally(chi, hardness, graph, totals=totals)
+            latent = charges + excess
+        return HeadOutput(local=local, charges=charges, latent=latent, coulomb=latent)

@@ -1,0 +1,63 @@
+"""Another charge head on a pretrained potential, without changing its energies."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import get_args
+
+import torch
+
+from lesff.errors import ConfigError
+from lesff.heads import HeadName
+from lesff.potential import Potential
+
+_RESIDUAL: tuple[HeadName, ...] = ("qeq", "qeq-local", "edge", "fukui")
+
+
+def with_head(potential: Potential, name: HeadName) -> Potential:
+    """A copy with another charge head that starts out with the same energies and forces.
+
+    Everything but the head is copied, and the head keeps the charge readouts; what is new starts
+    such that energies agree to rounding. See :mod:`lesff.heads.base` for how charges start.
+
+    Args:
+        potential: A potential with the head ``"latent"`` or ``"shifted"``; not modified.
+        name: The new head.
+
+    Raises:
+        ConfigError: if there is no head to start from, or none that leaves energies as they are.
+    """
+    if name not in get_args(HeadName):
+        raise ConfigError(f"`name` must be one of {', '.join(get_args(HeadName))}, got {name!r}")
+    long_range = potential.config.long_range
+    if long_range is None or potential.charge_head is None:
+        raise ConfigError(
+            f"a potential without charges cannot start with the head {name!r}: it was trained "
+            "without LES; train it with `long_range` first"
+        )
+    if long_range.head == name:
+        return copy.deepcopy(potential)
+    if name not in _RESIDUAL or long_range.head not in ("latent", "shifted"):
+        raise ConfigError(
+            f"the head {name!r} cannot start with the energies of {long_range.head!r}; from "
+            f"'latent' or 'shifted' one can go to {', '.join(_RESIDUAL)}"
+        )
+    if name == "edge" and long_range.head == "shifted":
+        raise ConfigError(
+            "the head 'edge' has no global step, so it cannot start with the energies of "
+            "'shifted'; start from a model with the head 'latent'"
+        )
+    new = replace(long_range, head=name, residual=True)
+    result = copy.deepcopy(potential)
+    result.config = replace(potential.config, long_range=new)
+    result.charge_head = result.make_head()
+    own = result.charge_head.state_dict()
+    own.update(potential.charge_head.state_dict())
+    if long_range.head == "shifted" and "anchored.anchor" in own:
+        own["anchored.anchor"] = torch.zeros_like(own["anchored.anchor"])
+    result.charge_head.load_state_dict(own, strict=True)
+    frozen = not any(parameter.requires_grad for parameter in potential.parameters())
+    result.cast_parameters(potential.dtype)
+    result.charge_head.to(potential.device).requires_grad_(not frozen).train(potential.training)
+    return result
