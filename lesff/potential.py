@@ -361,14 +361,17 @@ class Potential(nn.Module):
             )
         )
 
+    @property
+    def charge_reach(self) -> float:
+        """Receptive field of a local charge in A."""
+        extra = 0 if self.charge_head is None else self.charge_head.extra_hops
+        return (self.architecture.n_layers + extra) * self.architecture.cutoff
+
     def _local(self, graph: AtomGraph) -> LocalCharges:
-        hops = self.architecture.n_layers
-        if self.charge_head is not None:
-            hops += self.charge_head.extra_hops
         return LocalCharges(
             function=self.local_charges,
             node_state=self.node_state(graph),
-            reach=hops * self.architecture.cutoff,
+            reach=self.charge_reach,
             cutoff=self.architecture.cutoff,
         )
 
