@@ -128,6 +128,11 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
             structure=name, quantity="response to fields", unit="", note="model without charges"
         )
         return
+    if not molecule and potential.charge_head is not None and not potential.charge_head.is_local:
+        yield Check(
+            structure=name, quantity="response to fields", unit="", note="charges are not local"
+        )
+        return
     if crystal:
         yield _compare(name, "Born charges", "e", _crystal_born(potential, atoms))
         yield _compare(name, "sum of Born charges", "e", _sum_rule(potential, atoms))
@@ -279,9 +284,8 @@ def _crystal_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, n
     """
     atom, axis = 1, 2
     born = _value(potential, _graph(potential, atoms), "born_effective_charges")[atom, :, axis]
-    reach = potential.architecture.n_layers * potential.architecture.cutoff
     heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell), axis=0)
-    large = atoms.repeat(tuple(np.ceil(2.0 * (reach + 0.1) / heights).astype(int)))
+    large = atoms.repeat(tuple(np.ceil(2.0 * (potential.charge_reach + 0.1) / heights).astype(int)))
 
     def local(h: float) -> np.ndarray:
         graph = _graph(potential, _displaced(large, atom, axis, h))

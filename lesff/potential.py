@@ -361,14 +361,17 @@ class Potential(nn.Module):
             )
         )
 
+    @property
+    def charge_reach(self) -> float:
+        """Receptive field of a local charge in A."""
+        extra = 0 if self.charge_head is None else self.charge_head.extra_hops
+        return (self.architecture.n_layers + extra) * self.architecture.cutoff
+
     def _local(self, graph: AtomGraph) -> LocalCharges:
-        hops = self.architecture.n_layers
-        if self.charge_head is not None:
-            hops += self.charge_head.extra_hops
         return LocalCharges(
             function=self.local_charges,
             node_state=self.node_state(graph),
-            reach=hops * self.architecture.cutoff,
+            reach=self.charge_reach,
             cutoff=self.architecture.cutoff,
         )
 
@@ -476,7 +479,9 @@ class Potential(nn.Module):
         self, forces: Tensor, terms: EnergyTerms, graph: AtomGraph, *, create_graph: bool
     ) -> Tensor:
         """Forces of a field on crystals, which have no energy in it, added."""
-        if terms.charges is None or not bool((has_field(graph) & graph.pbc.all(1)).any()):
+        if terms.charges is None or graph.external_field is None:
+            return forces
+        if not bool((has_field(graph) & graph.pbc.all(1)).any()):
             return forces
         if create_graph:
             raise PropertyError(
@@ -538,7 +543,7 @@ def _with_field_leaf(graph: AtomGraph) -> AtomGraph:
 
 def _field_coupling(terms: EnergyTerms, graph: AtomGraph) -> Tensor | None:
     """``-q_i E.r_i`` of every atom, (n_atoms,); None without a field."""
-    if terms.charges is None or not bool(has_field(graph).any()):
+    if terms.charges is None or graph.external_field is None:
         return None
     return field_energy(neutralised(terms.charges, graph), graph)
 

@@ -108,7 +108,7 @@ def check_response(
 
 def _check_field(wanted: set[str], graph: AtomGraph, *, has_charges: bool) -> None:
     present, field = has_field(graph), graph.external_field
-    if field is None or not bool(present.any()):
+    if field is None or not bool(present.any()):  # None first: .any() waits for the device
         return
     if not has_charges:
         raise UnsupportedInputError(

@@ -27,6 +27,17 @@ def test_right_models_pass(head):
     assert not any(structure == "slab" and "stress" in q for structure, q in found)
 
 
+@pytest.mark.parametrize("head", ["qeq", "qeq-local", "edge", "fukui"])
+def test_every_charge_head_passes(head):
+    potential = tiny_potential(head=head, n_layers=1)
+    found = results(potential)
+    assert all(check.ok for check in found.values())
+    polarizability = found["molecule", "polarizability"]
+    assert bool(polarizability.note) is not potential.responds_to_field
+    is_local = potential.charge_head.is_local
+    assert (("triclinic", "Born charges") in found) is is_local
+
+
 def test_structures_are_what_they_are_called():
     made = check_structures(tiny_potential())
     assert np.linalg.det(made["triclinic"].cell) > 0

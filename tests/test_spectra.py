@@ -438,6 +438,13 @@ def test_series_resume_and_refuse_other_input(tmp_path, saved, monkeypatch):
     again = property_series(model, frames, name, folder, progress=False)
     np.testing.assert_array_equal(again, first)
     assert asked == [10]  # the missing chunk only
+    asked.clear()
+    short = property_series(model, frames[:17], name, folder, progress=False)
+    np.testing.assert_array_equal(short, first[:17])
+    longer = property_series(model, [*frames, frames[0]], name, folder, progress=False)
+    # batches of other sizes round differently
+    np.testing.assert_allclose(longer, np.concatenate([first, first[:1]]), atol=1e-12)
+    assert asked == [1]
     with pytest.raises(DataError, match="belongs to other frames"):
         property_series(model, frames[::-1], name, folder, progress=False)
     with pytest.raises(DataError, match="was made with another dtype"):
@@ -449,13 +456,24 @@ def test_spectrum_command(tmp_path, saved, kind):
     path = tmp_path / "run.traj"
     ase.io.write(path, moving_molecule())
     out = tmp_path / "out"
-    arguments = ["spectrum", path, "-m", saved, "-o", out, "--kind", kind, "--dt", 2, "--blocks", 2]
+    arguments = ["spectrum", path, "-o", out, "--kind", kind, "--dt", 2, "--blocks", 2]
+    arguments += [] if kind == "vdos" else ["-m", saved]
     result = CliRunner().invoke(main, [str(a) for a in [*arguments, "--lag", 20, "--every", 2]])
     assert result.exit_code == 0, result.output
     for suffix in ("csv", "json", "png"):
         assert (out / f"{kind}.{suffix}").stat().st_size > 0
     table = np.genfromtxt(out / f"{kind}.csv", delimiter=",", names=True)
     assert np.isfinite(table["wavenumber_1cm"]).all()
+
+
+def test_models_where_they_are_needed_only(tmp_path, saved):
+    path = tmp_path / "run.traj"
+    ase.io.write(path, moving_molecule())
+    for extra in (["--kind", "ir"], ["--kind", "vdos", "-m", saved]):
+        arguments = ["spectrum", path, "-o", tmp_path / "out", "--dt", 2, *extra]
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert result.exit_code == 2
+        assert "--model is needed for ir and raman" in result.output
 
 
 def test_raman_command_needs_a_model_that_responds(tmp_path, saved):

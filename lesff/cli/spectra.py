@@ -40,11 +40,12 @@ _BORN = click.option(
     "--born", type=click.Choice(["exact", "sine"]), default="exact", show_default=True,
     help="Born effective charges of crystals: image-exact, or the published sine stencil.",
 )  # fmt: skip
+_ORDINATE = {"ir": "n alpha", "vdos": "density of states", "raman": "intensity"}
 
 
 @click.command("spectrum")
 @_TRAJECTORY
-@_MODEL
+@click.option("-m", "--model", "name", help="Model name; not needed for vdos.")
 @_OUTPUT
 @click.option(
     "--kind", type=click.Choice(["ir", "vdos", "raman"]), default="ir", show_default=True,
@@ -61,23 +62,25 @@ _BORN = click.option(
 @click.option("--max-wavenumber", default=4500.0, show_default=True, help="Of the plot, 1/cm.")
 @accept_license_option
 def spectrum_command(
-    trajectory: Path, name: str, output: Path, kind: str, dt: float, temperature: float | None,
-    lag: float | None, blocks: int, every: int, born: BornMode, max_wavenumber: float,
-    *, accept_license: bool,
+    trajectory: Path, name: str | None, output: Path, kind: str, dt: float,
+    temperature: float | None, lag: float | None, blocks: int, every: int, born: BornMode,
+    max_wavenumber: float, *, accept_license: bool,
 ) -> None:  # fmt: skip
     """Spectrum of a trajectory: CSV, JSON and PNG with error bars.
 
     Born effective charges (or polarizabilities) of the frames are stored in the output folder; a
     command that was interrupted goes on from there.
     """
+    if (name is None) != (kind == "vdos"):
+        raise click.UsageError("--model is needed for ir and raman, and has no use for vdos")
     path = trajectory
     run = read_trajectory(path, dt)
     temperature = run.temperature if temperature is None else temperature
     block = run.n_frames // max(blocks, 1) * dt
     options = {"max_lag": min(1000.0, block) if lag is None else lag, "n_blocks": blocks}
     output.mkdir(parents=True, exist_ok=True)
-    model = load(name, accept_license=accept_license)
-    if kind == "vdos":
+    model = None if name is None else load(name, accept_license=accept_license)
+    if model is None:
         found = density_of_states(
             run.velocities, run.masses, dt, temperature=temperature, **options
         )
@@ -94,7 +97,8 @@ def spectrum_command(
             )
         }
     _write_spectrum(output / kind, curves, max_wavenumber, {
-        "trajectory": path.name, "model": model.name, "kind": kind, "n_frames": run.n_frames,
+        "trajectory": path.name, "model": None if model is None else model.name, "kind": kind,
+        "n_frames": run.n_frames,
         "time_step_fs": dt, "temperature_k": temperature, "volume_a3": run.volume,
         "velocities": "file" if run.has_velocities else "differences of positions",
         "born_every": every, "born_mode": born, **options,
@@ -131,7 +135,7 @@ def _write_spectrum(
         stem.with_suffix(".png"),
         first.wavenumber,
         [(key, c.values, c.errors) for key, c in curves.items()],
-        labels=("wavenumber (1/cm)", f"{settings['kind']} ({first.unit})"),
+        labels=("wavenumber (1/cm)", f"{_ORDINATE[settings['kind']]} ({first.unit})"),
         limits=(0.0, limit),
     )
     for key, value in highest.items():

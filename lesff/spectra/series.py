@@ -33,7 +33,8 @@ def property_series(
     """Values of a property at every frame, (n_frames, ...), computed once.
 
     Interrupted work goes on where it stopped: chunks that are in ``folder`` are read. They are
-    written under another name first, so a file that is there is whole.
+    written under another name first, so a file that is there is whole. The trajectory may grow
+    between calls.
 
     Args:
         model: The model.
@@ -66,19 +67,25 @@ def property_series(
 def _chunk(
     model: Model, frames: list[ase.Atoms], name: str, path: Path, options: BornOptions
 ) -> np.ndarray:
-    digest = structures_digest(frames)
+    digests = np.array([structure_digest(atoms) for atoms in frames])
+    known = np.zeros(0)
     if path.is_file():
         with np.load(path) as stored:
-            if str(stored["structures"]) != digest:
+            n = min(len(stored["structures"]), len(frames))
+            if not np.array_equal(stored["structures"][:n], digests[:n]):
                 raise DataError(
                     f"{path} belongs to other frames; choose another output folder, or remove it"
                 )
-            return stored["values"]
-    rows = model.predict(frames, name, born=options, progress=False)
-    values = np.array(rows[name])
+            known = stored["values"][:n]
+        if n == len(frames):
+            return known
+    # the trajectory may have grown since: keep what is known of the last chunk
+    rows = model.predict(frames[len(known) :], name, born=options, progress=False)
+    fresh = np.array(rows[name])
+    values = np.concatenate([known, fresh]) if len(known) else fresh
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
-        np.savez(file, values=values, structures=np.array(digest))
+        np.savez(file, values=values, structures=digests)
     os.replace(unfinished, path)
     return values
 
@@ -108,10 +115,9 @@ def weights_digest(potential: Potential) -> str:
     return digest.hexdigest()
 
 
-def structures_digest(frames: Sequence[ase.Atoms]) -> str:
-    """sha256 of elements, positions, cells and boundaries."""
+def structure_digest(atoms: ase.Atoms) -> str:
+    """sha256 of elements, positions, cell and boundaries."""
     digest = hashlib.sha256()
-    for atoms in frames:
-        for part in (atoms.numbers, atoms.positions, np.array(atoms.cell), atoms.pbc):
-            digest.update(np.ascontiguousarray(part).tobytes())
+    for part in (atoms.numbers, atoms.positions, np.array(atoms.cell), atoms.pbc):
+        digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
