@@ -45,9 +45,9 @@ def main() -> None:
         calculator = atoms.calc = LesffCalculator(potential)
         thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(0))
         step = 0.5 * fs * atoms.get_velocities()
-        rows = []
-        for _ in range(options.steps):
-            atoms.positions += step
+        start, rows = atoms.positions.copy(), []
+        for index in range(options.steps):
+            atoms.positions = start + 10.0 * np.sin(0.1 * index) * step  # back and forth
             forces = milliseconds(atoms.get_forces)
             graph = build_graph(to_structure(atoms), 4.5).to(dtype=torch.float32)
             bare = milliseconds(partial(potential, graph, ["energy", "forces"]))

@@ -1,39 +1,24 @@
-"""The cache: where it is, checked files in it, entries that appear complete or not at all."""
+"""The cache: checked files, entries that appear complete or not at all."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from lesff.registry import FileEntry
+from lesff.digests import sha256_of
+from lesff.manifest import FileEntry
 
-_TRUE = {"1", "true", "yes", "on"}
-
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT})
+DISK_ERRORS = frozenset(
+    {
+        errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR,
+        errno.EEXIST,
+    }
+)  # fmt: skip
 """Errors that trying again does not cure."""
-
-
-def is_offline() -> bool:
-    """Whether ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` is 1, true, yes or on."""
-    names = ("LESFF_OFFLINE", "HF_HUB_OFFLINE")
-    return any(os.environ.get(name, "").strip().lower() in _TRUE for name in names)
-
-
-def cache_folder() -> Path:
-    """``$LESFF_CACHE``, else ``$XDG_CACHE_HOME/lesff``, else ``~/.cache/lesff``."""
-    own = os.environ.get("LESFF_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    base = shared if shared.is_absolute() else Path.home() / ".cache"
-    return base / "lesff"
 
 
 def file_damage(path: Path, file: FileEntry) -> str | None:
@@ -43,22 +28,10 @@ def file_damage(path: Path, file: FileEntry) -> str | None:
     size = path.stat().st_size
     if size != file.size:
         return f"{path} must have {file.size} bytes, got {size}"
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256_of(path)
     if digest != file.sha256:
         return f"{path} must have sha256 {file.sha256}, got {digest}"
     return None
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write a small JSON file; it appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        new.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8", newline="\n")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 class Workspace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ase
@@ -11,7 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.errors import PropertyError
 from lesff.inference import check_domain, predict_graph
-from lesff.keys import INFO_CHARGE, INFO_SPIN
+from lesff.keys import INFO_CHARGE, INFO_FIELD, INFO_SPIN
 from lesff.neighbors import VerletList
 from lesff.potential import Potential
 from lesff.structures import build_graph, to_structure
@@ -26,7 +27,7 @@ ASE_NAMES = {
     "dipole": "dipole",
 }
 """ASE property -> lesff quantity."""
-_STATE_KEYS = (*INFO_CHARGE, *INFO_SPIN, "external_field")
+_STATE_KEYS = (*INFO_CHARGE, *INFO_SPIN, INFO_FIELD)
 
 
 class LesffCalculator(Calculator):
@@ -35,12 +36,15 @@ class LesffCalculator(Calculator):
     Units are ASE's: eV, A, e; stress in Voigt order (xx, yy, zz, yz, xz, xy) in eV/A^3, dipole in
     e A (about the centre of nuclear charge for charged systems). Total charge and spin
     multiplicity come from the arguments, else from ``atoms.info`` (``charge``,
-    ``spin_multiplicity``); changing them there invalidates stored results.
+    ``spin_multiplicity``, ``external_field``); changing them there invalidates stored results. In
+    an external field the energy is the electric enthalpy; a crystal in a field has forces, but no
+    energy and no stress (asking raises), see :mod:`lesff.electrostatics.field`.
 
     Args:
         potential: The model.
         total_charge: Total charge in e for all structures.
         spin_multiplicity: 2S+1 for all structures.
+        external_field: (3,) in V/A for all structures.
         strict: Raise instead of warn outside the trained range of charge and spin.
         skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
             results do not depend on it. 0 searches at each call.
@@ -56,6 +60,7 @@ class LesffCalculator(Calculator):
         *,
         total_charge: int | None = None,
         spin_multiplicity: int | None = None,
+        external_field: Sequence[float] | np.ndarray | None = None,
         strict: bool = False,
         skin: float = 0.5,
     ) -> None:
@@ -66,6 +71,7 @@ class LesffCalculator(Calculator):
         self.potential = potential
         self.total_charge = total_charge
         self.spin_multiplicity = spin_multiplicity
+        self.external_field = external_field
         self.strict = strict
         available = potential.available_properties()
         self.implemented_properties = [a for a, ours in ASE_NAMES.items() if ours in available]
@@ -90,15 +96,18 @@ class LesffCalculator(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Compute the properties asked for, energy and forces always."""
+        """Compute what is asked for and forces; the energy too, unless a crystal is in a field."""
         super().calculate(atoms, properties, system_changes)
         structure = to_structure(
             self.atoms,
             total_charge=self.total_charge,
             spin_multiplicity=self.spin_multiplicity,
+            external_field=self.external_field,
         )
         check_domain(self.potential.config, [structure], strict=self.strict)
-        asked = {ASE_NAMES[name] for name in properties or []} | {"energy", "forces"}
+        asked = {ASE_NAMES[name] for name in properties or []} | {"forces"}
+        if structure.external_field is None or not structure.pbc.all():
+            asked |= {"energy"}
         found = self.neighbors.find(structure.positions, structure.cell, structure.pbc)
         graph = build_graph(structure, self.potential.architecture.cutoff, found)
         (row,) = predict_graph(self.potential, graph, sorted(asked))

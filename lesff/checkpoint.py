@@ -32,6 +32,8 @@ PARITY_FILE = "parity.safetensors"
 LICENSE_FILE = "LICENSE"
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, LICENSE_FILE)
 """Every file of a model folder."""
+SIGNATURE_FILE = "signature.json"
+"""Signature of a model folder, if it has one."""
 
 PARITY_TOLERANCE = 1e-7
 """Allowed error of replayed float64 values, in eV per atom, eV/A and e.
@@ -196,7 +198,7 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise ConfigError(f"`folder` must not exist, got {folder}; pass overwrite=True to replace")
     foreign = (
-        sorted({entry.name for entry in folder.iterdir()} - set(MODEL_FILES))
+        sorted({entry.name for entry in folder.iterdir()} - {*MODEL_FILES, SIGNATURE_FILE})
         if folder.is_dir()
         else [folder.name]
     )

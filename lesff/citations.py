@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from lesff.errors import ManifestError
-from lesff.registry import ModelEntry, manifest_folder
+from lesff.manifest import ModelEntry
+from lesff.registry import manifest_folder
 
 CITATIONS_FILE = "citations.bib"
 """Beside the manifest files; every record begins and ends at the beginning of a line."""

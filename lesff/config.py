@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import types
+import uuid
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -35,6 +37,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must be a JSON object, got {type(data).__name__}")
     return data
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a small JSON file; it appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        new.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8", newline="\n")
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _reject_constant(name: str) -> Any:

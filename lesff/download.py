@@ -12,10 +12,10 @@ from urllib.parse import urljoin
 
 from tqdm.auto import tqdm
 
-from lesff.cache import DISK_ERRORS, write_json
-from lesff.config import from_dict, read_json
+from lesff.cache import DISK_ERRORS
+from lesff.config import from_dict, read_json, write_json
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError, OfflineError
-from lesff.registry import is_safe_url
+from lesff.manifest import is_safe_url
 
 MAX_BYTES = 4 * 2**30
 """Largest file that is fetched when the manifest does not know its size."""
@@ -69,19 +69,33 @@ class Download:
         folder: Where to keep the partial file.
         what: Name of the file for messages.
         size: Bytes, if known.
+        limit: Most bytes to take if the size is not known; :data:`MAX_BYTES` if None.
+        advice: What to do if it fails, for messages.
 
     Attributes:
+        url: Address of the file.
         path: The file, complete after :meth:`run`.
         resumed: Whether a part of it was there before :meth:`run`.
     """
 
-    def __init__(self, url: str, folder: Path, *, what: str, size: int | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        what: str,
+        size: int | None = None,
+        limit: int | None = None,
+        advice: str = "fetch the file by other means and use `lesff pull NAME --from FILE`",
+    ) -> None:
         key = hashlib.sha256(url.encode()).hexdigest()[:32]
         self.path = folder / f"{key}.part"
         self.lock_path = folder / f"{key}.lock"
         self.resumed = False
         self._state_path = folder / f"{key}.json"
-        self._url, self._what, self._size = url, what, size
+        self.url = url
+        self._what, self._size = what, size
+        self._limit, self._advice = limit or MAX_BYTES, advice
 
     def discard(self) -> None:
         """Remove the file and what is known about it."""
@@ -122,9 +136,8 @@ class Download:
                 break
             time.sleep(_BACKOFF_S * 2 ** (failures - 1))
         raise OfflineError(
-            f"cannot download {self._what} from {self._url} (last error: {last or 'no answer'}); "
-            "what has arrived is kept: try again, or fetch the file by other means and use "
-            "`lesff pull NAME --from FILE`"
+            f"cannot download {self._what} from {self.url} (last error: {last or 'no answer'}); "
+            f"what has arrived is kept: try again, or {self._advice}"
         ) from last
 
     def _attempt(self) -> None:
@@ -152,7 +165,7 @@ class Download:
         """Response to a request, redirects followed, body not yet read."""
         from huggingface_hub import get_session
 
-        url, session = self._url, get_session()
+        url, session = self.url, get_session()
         agent = f"lesff/{importlib.metadata.version('lesff')}"
         for _ in range(_MAX_REDIRECTS + 1):
             request = session.build_request(
@@ -165,17 +178,17 @@ class Download:
                 return response
             response.close()
             url = urljoin(url, response.headers.get("location", ""))
-            if not _may_lead_to(self._url, url):
+            if not _may_lead_to(self.url, url):
                 raise IntegrityError(
-                    f"{self._url} leads to {url!r}: addresses must start with https://"
+                    f"{self.url} leads to {url!r}: addresses must start with https://"
                 )
-        raise IntegrityError(f"{self._url} leads on more than {_MAX_REDIRECTS} times")
+        raise IntegrityError(f"{self.url} leads on more than {_MAX_REDIRECTS} times")
 
     def _check_status(self, status: int) -> None:
         if status in _GONE:
             raise ModelNotFoundError(
-                f"{self._url} does not give {self._what} (HTTP status {status}); if you have the "
-                "file, use `lesff pull NAME --from FILE`"
+                f"{self.url} does not give {self._what} (HTTP status {status}); check the "
+                f"address, or {self._advice}"
             )
         if status == _RANGE_REFUSED:
             self.discard()
@@ -187,7 +200,7 @@ class Download:
         etag = headers.get("etag")
         is_encoded = headers.get("content-encoding", "identity") != "identity"
         state = _State(
-            url=self._url,
+            url=self.url,
             etag=None if etag is None or etag.startswith("W/") else etag,
             last_modified=headers.get("last-modified"),
             size=None if is_encoded else _number(headers.get("content-length")),
@@ -211,7 +224,7 @@ class Download:
             raise _TryAgain("the server did not continue the file")
 
     def _receive(self, response: Any, start: int, state: _State | None) -> None:
-        limit = self._size or MAX_BYTES
+        limit = self._size or self._limit
         total = None if state is None else state.size
         bar = tqdm(
             total=self._size or total, initial=start, unit="B", unit_scale=True,
@@ -238,11 +251,12 @@ class Download:
             return
         if self._size is not None and n_bytes != self._size:
             raise IntegrityError(
-                f"{self._what} must have {self._size} bytes, but {self._url} gives {n_bytes}"
+                f"{self._what} must have {self._size} bytes, but {self.url} gives {n_bytes}"
             )
-        if n_bytes > MAX_BYTES:
+        if n_bytes > self._limit:
             raise IntegrityError(
-                f"{self._what} must have at most {MAX_BYTES} bytes, but {self._url} gives {n_bytes}"
+                f"{self._what} must have at most {self._limit} bytes, "
+                f"but {self.url} gives {n_bytes}"
             )
 
     def _n_bytes(self) -> int:
@@ -253,7 +267,7 @@ class Download:
             state = from_dict(_State, read_json(self._state_path), self._state_path.name)
         except (OSError, ConfigError):
             return None
-        return state if state.url == self._url else None
+        return state if state.url == self.url else None
 
 
 def _may_lead_to(origin: str, target: str) -> bool:

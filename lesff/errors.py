@@ -51,6 +51,18 @@ class CacheError(LesffError, OSError):
     """The cache cannot be written."""
 
 
+class SignatureError(LesffError, ValueError):
+    """A signature is missing or does not fit what it should vouch for."""
+
+
+class PublishError(LesffError, ValueError):
+    """A model folder may not be published, or the hub did not take it."""
+
+
+class MissingDependencyError(LesffError, ImportError):
+    """An optional library is not installed."""
+
+
 class DeviceError(LesffError, RuntimeError):
     """A device was asked for that is not there."""
 

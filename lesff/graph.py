@@ -27,6 +27,8 @@ class AtomGraph:
         cell_shifts: (n_edges, 3) int64; the edge vector, sender to receiver, is
             ``r[receiver] - r[sender] + shift @ cell``.
         reverse_edge: (n_edges,) int64, index of the same pair seen from the other end.
+        external_field: (n_systems, 3) uniform electric field in V/A (a positive charge is pushed
+            along it; zero rows: no field), or None if there is none at all.
     """
 
     positions: Tensor
@@ -39,6 +41,7 @@ class AtomGraph:
     edge_index: Tensor
     cell_shifts: Tensor
     reverse_edge: Tensor
+    external_field: Tensor | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -63,7 +66,9 @@ class AtomGraph:
         """A copy with floating-point fields as ``dtype`` and everything on ``device``."""
         moved = {}
         for field in fields(self):
-            value: Tensor = getattr(self, field.name)
+            value: Tensor | None = getattr(self, field.name)
+            if value is None:
+                continue
             is_float = value.is_floating_point()
             moved[field.name] = value.to(device=device, dtype=dtype if is_float else value.dtype)
         return AtomGraph(**moved)
@@ -99,6 +104,15 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         n_atoms += graph.n_atoms
         n_systems += graph.n_systems
         n_edges += graph.n_edges
+    field = None
+    if any(graph.external_field is not None for graph in graphs):
+        rows = [
+            torch.zeros_like(graph.cell[:, 0])
+            if graph.external_field is None
+            else graph.external_field
+            for graph in graphs
+        ]
+        field = torch.cat(rows)
     return AtomGraph(
         positions=cat("positions"),
         atomic_numbers=cat("atomic_numbers"),
@@ -110,6 +124,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         edge_index=torch.cat(edge_index, dim=1),
         cell_shifts=cat("cell_shifts"),
         reverse_edge=torch.cat(reverse_edge),
+        external_field=field,
     )
 
 

@@ -6,60 +6,63 @@ import importlib.metadata
 import os
 import re
 import shutil
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from lesff.cache import (
     DISK_ERRORS,
     Workspace,
-    cache_folder,
     file_damage,
     install,
-    is_offline,
 )
-from lesff.checkpoint import CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
+from lesff.cards import front_matter, read_card
+from lesff.checkpoint import CARD_FILE, CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
+from lesff.digests import folder_digest, sha256_of
+from lesff.environment import cache_folder, is_offline
 from lesff.errors import (
-    ConfigError,
     IntegrityError,
     ManifestError,
     ModelNotFoundError,
     OfflineError,
     UnsupportedInputError,
 )
-from lesff.licenses import require_license
-from lesff.published import find_published_damage, make_published
-from lesff.registry import (
+from lesff.licenses import LicensePolicy, check_policy, require_license
+from lesff.lock import (
+    Lockfile,
+    check_locked,
+    describe,
+    find_locked,
+    lock_key,
+    lock_path,
+    read_lock,
+    write_lock,
+)
+from lesff.manifest import (
     FileEntry,
     HubSource,
     ModelEntry,
     VersionEntry,
-    find_model,
-    package_folder,
     version_numbers,
 )
+from lesff.published import find_published_damage, make_published
+from lesff.registry import find_model, package_folder
+from lesff.repositories import check_files, download_file, fetch_repository, retried
+from lesff.web import fetch_folder
 
-Origin = Literal["folder", "bundled", "cache", "hub", "published"]
-T = TypeVar("T")
+Origin = Literal["folder", "bundled", "cache", "hub", "published", "web"]
 
 ACCEPTED_SOURCES = (
     "a model's name ('off-small'), name and version ('off-small@0.1.0'), a hub repository "
-    "('hf:organisation/name' or 'hf:organisation/name@revision') or the path of a model folder, "
-    "with a separator ('./my-model')"
+    "('hf:organisation/name' or 'hf:organisation/name@revision'), the https:// address of a model "
+    "folder ('https://host/path/' or 'https://host/path/#sha256=...') or the path of a model "
+    "folder, with a separator ('./my-model')"
 )
 """What a model can be given as, for messages."""
 
-_ATTEMPTS = 4
-_BACKOFF_S = 0.5
-"""Pause before the second attempt; doubles from one attempt to the next."""
-_PROBE_S = 5.0
-"""A hub that does not answer a request for metadata within this time is taken to be down."""
-_HUB_SPEC = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:/|[^\\/])")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,9 @@ class ResolvedModel:
 
     Attributes:
         folder: Where the files are.
-        name: Name in the manifest, ``"hf:organisation/name"`` or the folder's name.
-        version: Version in the manifest, commit of the hub repository, or None for a folder.
+        name: Name in the manifest, ``"hf:organisation/name"``, address or the folder's name.
+        version: Version in the manifest, commit of the hub repository, beginning of the digest of
+            what is at an address, or None for a folder.
         origin: Where the files came from.
     """
 
@@ -80,40 +84,108 @@ class ResolvedModel:
 
 
 def resolve(
-    spec: str | Path, *, offline: bool | None = None, accept_license: bool = False
+    spec: str | Path,
+    *,
+    offline: bool | None = None,
+    accept_license: bool = False,
+    licenses: LicensePolicy | None = None,
+    lock: Path | None = None,
 ) -> ResolvedModel:
     """Find, check and if need be download the files of a model.
 
     Files of the manifest's models are compared with its sizes and sha256 digests every time, files
-    of a converted model with those of the conversion. A damaged cache entry is replaced from the
-    bundled copy, the hub or the site of its authors.
+    of a converted model with those of the conversion, files from an address with its digest; large
+    files that have not changed since are not read again. A damaged cache entry is replaced from
+    the bundled copy, the hub, the address or the site of its authors.
 
     Args:
-        spec: Name, ``name@version``, ``hf:org/repo[@revision]``, or the path of a folder (a
-            ``Path``, or a string with a separator). A bare name is never taken for a path.
+        spec: Name, ``name@version``, ``hf:org/repo[@revision]``, ``https://host/path/`` with or
+            without ``#sha256=...``, or the path of a folder (a ``Path``, or a string with a
+            separator). A bare name is never taken for a path.
         offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
         accept_license: Accept the licence of a model that is not free for any use.
+        licenses: ``"permissive"`` refuses models that are not free for any use; from
+            ``LESFF_LICENSES`` if None. Cards say the licence of models outside the manifest.
+        lock: Lockfile that the name must be in; from ``LESFF_LOCK`` if None. Folders are taken as
+            they are.
 
     Raises:
-        LicenseError: if the licence must be accepted first.
-        ModelNotFoundError: if there is no such model, version, repository or folder, or it needs
-            a newer lesff.
-        IntegrityError: if files are missing or differ from the manifest and cannot be replaced.
+        LicenseError: if the licence must be accepted first, or the policy refuses it.
+        ModelNotFoundError: if there is no such model, version, repository or folder, it needs
+            a newer lesff, or the lockfile does not have it.
+        IntegrityError: if files are missing or differ from the manifest or the lockfile and cannot
+            be replaced.
         OfflineError: if a download is needed, but not allowed or not possible.
         ManifestError: if the manifest is malformed.
     """
     offline = is_offline() if offline is None else offline
+    path = lock_path(lock)
+    if isinstance(spec, Path) or path is None or _is_path(spec):
+        return _resolve(spec, offline=offline, accept_license=accept_license, licenses=licenses)
+    locked = find_locked(read_lock(path), spec, path)
+    found = _resolve(locked.spec, offline=offline, accept_license=accept_license, licenses=licenses)
+    check_locked(found.folder, locked, path)
+    return found
+
+
+def lock_models(
+    specs: Sequence[str],
+    path: Path,
+    *,
+    offline: bool | None = None,
+    accept_license: bool = False,
+) -> Lockfile:
+    """Add models to a lockfile, or replace them there; they are fetched if need be.
+
+    Args:
+        specs: Names, hub repositories and addresses, as for :func:`resolve`.
+        path: The lockfile.
+        offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
+        accept_license: Accept the licences of models that are not free for any use.
+
+    Raises:
+        UnsupportedInputError: for a folder, which has no name to lock.
+        LesffError: as :func:`resolve` does.
+    """
+    offline = is_offline() if offline is None else offline
+    models = dict(read_lock(path).models) if path.exists() else {}
+    for spec in specs:
+        is_web = spec.startswith(("https://", "http://"))
+        if _is_path(spec):
+            raise UnsupportedInputError(f"{spec} must be a name or an address to be locked")
+        found = _resolve(spec, offline=offline, accept_license=accept_license, licenses=None)
+        full = f"{found.name}@{found.version}"
+        if is_web:
+            digest = folder_digest((n, sha256_of(found.folder / n)) for n in MODEL_FILES)
+            full = f"{found.name}#sha256={digest}"
+        models[lock_key(spec)] = describe(found.folder, full)
+    lock = Lockfile(models=dict(sorted(models.items())))
+    write_lock(path, lock)
+    return lock
+
+
+def _resolve(
+    spec: str | Path, *, offline: bool, accept_license: bool, licenses: LicensePolicy | None
+) -> ResolvedModel:
+    if isinstance(spec, str) and is_name(spec):
+        entry, version = find_model(spec)
+        check_policy(entry.license, entry.name, licenses)
+        require_license(entry, accept=accept_license)
+        return _resolve_entry(entry, version, offline=offline)
     if isinstance(spec, Path):
-        return _resolve_folder(spec)
-    if spec.startswith("hf:"):
-        return _resolve_repository(spec, offline=offline)
-    if _is_url(spec):
+        found = _resolve_folder(spec)
+    elif spec.startswith("hf:"):
+        found = _resolve_repository(spec, offline=offline)
+    elif spec.startswith(("https://", "http://")):
+        found = _resolve_address(spec, offline=offline)
+    elif _is_url(spec):
         raise ModelNotFoundError(f"{spec!r} is not a source of models; give {ACCEPTED_SOURCES}")
-    if _is_path(spec):
-        return _resolve_folder(Path(spec).expanduser())
-    entry, version = find_model(spec)
-    require_license(entry, accept=accept_license)
-    return _resolve_entry(entry, version, offline=offline)
+    else:
+        found = _resolve_folder(Path(spec).expanduser())
+    has_card = (found.folder / CARD_FILE).is_file()
+    stated = front_matter(read_card(found.folder)).get("license", "") if has_card else ""
+    check_policy(stated, f"the card of {found.name}", licenses)
+    return found
 
 
 def pull(
@@ -143,6 +215,7 @@ def pull(
             f"`--from` is for models that others publish, {entry.name} comes from "
             f"{'the package' if version.sources.bundled else 'the hub'}; leave it out"
         )
+    check_policy(entry.license, entry.name, None)
     require_license(entry, accept=accept_license)
     _check_version(entry, version)
     cached = _cached(entry, version)
@@ -173,21 +246,6 @@ def bundled_folder() -> Path:
     return package_folder() / "weights"
 
 
-def hub_endpoint() -> str | None:
-    """``$LESFF_HUB``, else ``$HF_ENDPOINT``, else None for the public hub.
-
-    Raises:
-        ConfigError: if the value is not a web address.
-    """
-    for name in ("LESFF_HUB", "HF_ENDPOINT"):
-        value = os.environ.get(name, "").strip().rstrip("/")
-        if value:
-            if not value.startswith(("https://", "http://")):
-                raise ConfigError(f"`{name}` must start with https:// or http://, got {value!r}")
-            return value
-    return None
-
-
 def find_damage(folder: Path, version: VersionEntry) -> str | None:
     """First difference between a folder and the manifest as text, or None if there is none."""
     for file in version.files:
@@ -201,7 +259,14 @@ def _is_url(spec: str) -> bool:
     return bool(_URL.match(spec)) and not Path(spec).exists()
 
 
+def is_name(spec: str) -> bool:
+    """Whether a text can only be a name of the manifest."""
+    return not (spec.startswith(("hf:", "https://", "http://")) or _is_url(spec) or _is_path(spec))
+
+
 def _is_path(spec: str) -> bool:
+    if spec.startswith(("hf:", "https://", "http://")):
+        return False
     separators = {"/", os.sep, os.altsep or os.sep}
     return spec in {".", "..", "~"} or any(mark in spec for mark in separators)
 
@@ -209,17 +274,8 @@ def _is_path(spec: str) -> bool:
 def _resolve_folder(folder: Path) -> ResolvedModel:
     if not folder.is_dir():
         raise ModelNotFoundError(f"model folder {folder} does not exist; give {ACCEPTED_SOURCES}")
-    _check_files(folder, (CONFIG_FILE, WEIGHTS_FILE))
+    check_files(folder, (CONFIG_FILE, WEIGHTS_FILE))
     return ResolvedModel(folder=folder, name=folder.resolve().name, version=None, origin="folder")
-
-
-def _check_files(folder: Path, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise IntegrityError(
-            f"{folder} lacks {', '.join(missing)}: it is not a complete model folder; "
-            "fetch or copy the model again"
-        )
 
 
 def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -> ResolvedModel:
@@ -277,7 +333,8 @@ def _check_version(entry: ModelEntry, version: VersionEntry) -> None:
         raise ManifestError(f"manifest of {label} must list {', '.join(absent)} among its files")
     if version.status == "deprecated":
         note = f": {version.status_note}" if version.status_note else ""
-        warnings.warn(f"{label} is deprecated{note}", FutureWarning, stacklevel=5)
+        note += f"; use {version.successor} instead" if version.successor else ""
+        warnings.warn(f"{label} is deprecated{note}", FutureWarning, stacklevel=6)
 
 
 def _check_bundled(bundled: Path, version: VersionEntry) -> None:
@@ -307,7 +364,7 @@ def _fetch(hub: HubSource, version: VersionEntry, cached: Path, label: str) -> N
         with Workspace(cached) as work:
             new = work / "new"
             for file in version.files:
-                _retried(
+                retried(
                     lambda file=file: _fetch_file(hub, file, work / "download", new),
                     f"{file.path} of {label} from {hub.repo}",
                 )
@@ -329,123 +386,20 @@ def _fetch_file(hub: HubSource, file: FileEntry, download: Path, new: Path) -> N
     os.replace(path, target)
 
 
-def download_file(repo: str, commit: str, path: str, folder: Path) -> Path:
-    """Download one file of a hub repository, without credentials; the only place that does.
-
-    Args:
-        repo: ``"organisation/name"``.
-        commit: Full commit hash.
-        path: File in the repository.
-        folder: Where to write it.
-
-    Returns:
-        Where the file is.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    endpoint = hub_endpoint()
-    # without this probe a network that swallows packets keeps the download waiting for minutes
-    url = hf_hub_url(repo, path, revision=commit, endpoint=endpoint)
-    get_hf_file_metadata(url, token=False, timeout=_PROBE_S, endpoint=endpoint)
-    return Path(
-        hf_hub_download(
-            repo, path, revision=commit, local_dir=folder, token=False, endpoint=endpoint
-        )
-    )
-
-
-def _retried(action: Callable[[], T], what: str) -> T:
-    """Run a download up to four times.
-
-    Raises:
-        ModelNotFoundError: if the hub says that it does not have the file.
-        IntegrityError: if the bytes are wrong each time.
-        OfflineError: if the hub cannot be reached.
-    """
-    from huggingface_hub.errors import (
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or httpx2, by version
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    last: Exception | None = None
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_BACKOFF_S * 2 ** (attempt - 1))
-        try:
-            return action()
-        except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
-            raise ModelNotFoundError(
-                f"the hub has no public {what}; check name, revision and LESFF_HUB"
-            ) from error
-        except (OSError, HTTPError) as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                raise
-            last = error
-    if isinstance(last, IntegrityError):
-        raise last
-    raise OfflineError(
-        f"cannot download {what} ({_ATTEMPTS} attempts, last error: {last}); check the network, "
-        "or set LESFF_HUB to a mirror"
-    ) from last
-
-
 def _install(new: Path, cached: Path, version: VersionEntry, old: Path) -> None:
     """Move a complete folder into the cache; a damaged entry goes to ``old``."""
     install(new, cached, old, is_intact=lambda: find_damage(cached, version) is None)
 
 
 def _resolve_repository(spec: str, *, offline: bool) -> ResolvedModel:
-    match = _HUB_SPEC.fullmatch(spec)
-    if match is None:
-        raise ModelNotFoundError(
-            f"{spec!r} must be 'hf:organisation/name' or 'hf:organisation/name@revision'"
-        )
-    repo, revision = match["repo"], match["revision"]
-    folder = _snapshot(repo, revision, offline=offline)
-    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
-    if missing and offline:
-        raise OfflineError(
-            f"{spec} is only partly in the cache, {', '.join(missing)} must be downloaded; "
-            "load it once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
-        )
-    _check_files(folder, MODEL_FILES)
-    version = folder.name if _COMMIT.fullmatch(folder.name) else revision
+    folder, name, version = fetch_repository(spec, offline=offline)
     origin: Origin = "cache" if offline else "hub"
-    return ResolvedModel(folder=folder, name=f"hf:{repo}", version=version, origin=origin)
+    return ResolvedModel(folder=folder, name=name, version=version, origin=origin)
 
 
-def _snapshot(repo: str, revision: str | None, *, offline: bool) -> Path:
-    """Folder with the model files of a hub repository.
-
-    Raises:
-        OfflineError: if it is not in the cache and cannot be downloaded.
-        ModelNotFoundError: if the hub does not have it.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    def snapshot() -> Path:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                cache_dir=cache_folder() / "hf",
-                allow_patterns=list(MODEL_FILES),
-                token=False,
-                endpoint=hub_endpoint(),
-                local_files_only=offline,
-            )
-        )
-
-    what = f"hf:{repo}" + (f"@{revision}" if revision else "")
-    try:
-        return snapshot() if offline else _retried(snapshot, what)
-    except HFValidationError as error:
-        raise ModelNotFoundError(f"{what!r} is not a valid repository name: {error}") from error
-    except LocalEntryNotFoundError as error:
-        raise OfflineError(
-            f"{what} must be in the cache to be used offline, but is not; load it once with "
-            "network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
-        ) from error
+def _resolve_address(spec: str, *, offline: bool) -> ResolvedModel:
+    folder, digest, is_cached = fetch_folder(spec, offline=offline)
+    origin: Origin = "cache" if is_cached else "web"
+    return ResolvedModel(
+        folder=folder, name=spec.partition("#")[0], version=f"sha256={digest[:12]}", origin=origin
+    )

@@ -15,6 +15,7 @@ from lesff.errors import ExtrapolationWarning, PropertyError, UnsupportedInputEr
 from lesff.graph import AtomGraph
 from lesff.keys import QUANTITIES
 from lesff.potential import ModelConfig, Potential
+from lesff.response import BornOptions
 from lesff.structures import Structure
 
 _AUTO_ATOMS = 2000
@@ -22,7 +23,10 @@ _AUTO_ATOMS = 2000
 
 
 def predict_graph(
-    potential: Potential, graph: AtomGraph, properties: Sequence[str]
+    potential: Potential,
+    graph: AtomGraph,
+    properties: Sequence[str],
+    born: BornOptions | None = None,
 ) -> list[dict[str, Any]]:
     """Properties of each system of a graph, as numpy arrays; the domain is not checked.
 
@@ -30,8 +34,10 @@ def predict_graph(
         potential: The model.
         graph: The batch, any dtype and device.
         properties: Names from :data:`lesff.keys.QUANTITIES`.
+        born: How Born effective charges are computed.
     """
-    out = potential(graph.to(dtype=potential.dtype, device=potential.device), properties)
+    graph = graph.to(dtype=potential.dtype, device=potential.device)
+    out = potential(graph, properties, born=born)
     counts = graph.atoms_per_system().tolist()
     rows: list[dict[str, Any]] = [{} for _ in counts]
     for name, value in out.items():

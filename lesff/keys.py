@@ -30,11 +30,13 @@ class Quantity:
 _ROWS = (
     Quantity(
         name="energy", shape=(), unit="eV", level="system",
-        meaning="Total potential energy; its zero is the model card's energy reference.",
+        meaning="Total potential energy; its zero is the model card's energy reference. In an "
+        "external field E the electric enthalpy U - E.P, P = sum q r about the coordinate origin.",
     ),
     Quantity(
         name="energy_sr", shape=(), unit="eV", level="system",
-        meaning="Part of the energy from the short-range model, reference energies included.",
+        meaning="Part of the energy from the short-range model, reference energies included; "
+        "energy_sr + energy_lr is the energy without the field's share -E.P.",
     ),
     Quantity(
         name="energy_lr", shape=(), unit="eV", level="system",
@@ -46,7 +48,8 @@ _ROWS = (
     ),
     Quantity(
         name="forces", shape=(3,), unit="eV/A", level="atom",
-        meaning="Minus the gradient of energy with respect to positions.",
+        meaning="Minus the gradient of energy with respect to positions; in a field they contain "
+        "born_effective_charges^T E.",
     ),
     Quantity(
         name="stress", shape=(3, 3), unit="eV/A^3", level="system",
@@ -74,6 +77,11 @@ _ROWS = (
         name="born_effective_charges", shape=(3, 3), unit="e", level="atom",
         meaning="[a, i, j] = dP_i / dr_aj, P the total dipole of the system.",
     ),
+    Quantity(
+        name="polarizability", shape=(3, 3), unit="e*A^2/V", level="system",
+        meaning="[i, j] = d dipole_i / dE_j = -d2 energy / dE_i dE_j at fixed positions. Finite "
+        "systems, and models whose charges respond to a field, only.",
+    ),
 )  # fmt: skip
 
 QUANTITIES: dict[str, Quantity] = {row.name: row for row in _ROWS}
@@ -84,6 +92,9 @@ DEFAULT_PROPERTIES = ("energy", "forces")
 
 INFO_CHARGE = ("charge", "total_charge")
 """Keys of ``atoms.info`` that hold the total charge, in order."""
+
+INFO_FIELD = "external_field"
+"""Key of ``atoms.info`` that holds the external electric field, three numbers in V/A."""
 
 INFO_SPIN = ("spin_multiplicity", "spin")
 """Keys of ``atoms.info`` that hold the spin multiplicity 2S+1, in order."""

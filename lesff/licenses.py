@@ -6,11 +6,15 @@ import contextlib
 import datetime
 import os
 from pathlib import Path
+from typing import Literal, get_args
 
-from lesff.cache import cache_folder, write_json
-from lesff.config import read_json
+from lesff.config import read_json, write_json
+from lesff.environment import cache_folder
 from lesff.errors import ConfigError, LicenseError
-from lesff.registry import ModelEntry
+from lesff.manifest import ModelEntry, is_permissive_license
+
+LicensePolicy = Literal["any", "permissive"]
+"""Which licences a user or a site accepts."""
 
 
 def require_license(entry: ModelEntry, *, accept: bool = False) -> None:
@@ -48,6 +52,33 @@ def require_license(entry: ModelEntry, *, accept: bool = False) -> None:
                 "date": datetime.date.today().isoformat(),
             },
         )
+
+
+def check_policy(license_id: str, what: str, policy: LicensePolicy | None) -> None:
+    """Make sure that a licence is one that this user or site accepts at all.
+
+    Args:
+        license_id: SPDX expression; empty if nothing says what it is.
+        what: Name of the model, for messages.
+        policy: ``"any"`` or ``"permissive"``; from ``LESFF_LICENSES`` if None, else any.
+
+    Raises:
+        LicenseError: with the licence and who refuses it.
+        ConfigError: for a policy that does not exist.
+    """
+    chosen = policy or os.environ.get("LESFF_LICENSES", "").strip() or "any"
+    if chosen not in get_args(LicensePolicy):
+        raise ConfigError(
+            f"`licenses` (or LESFF_LICENSES) must be 'any' or 'permissive', got {chosen!r}"
+        )
+    if chosen == "any" or (license_id and is_permissive_license(license_id, ignore_case=True)):
+        return
+    origin = "`licenses`" if policy else "LESFF_LICENSES"
+    stated = f"is under {license_id}, which is not" if license_id else "does not say that it is"
+    raise LicenseError(
+        f"{what} {stated} free for any use, and {origin} allows 'permissive' licences only; see "
+        "`lesff list --license permissive`"
+    )
 
 
 def _record(entry: ModelEntry) -> Path:

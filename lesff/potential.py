@@ -13,8 +13,9 @@ from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture
 from lesff.architectures.mace import element_rows
 from lesff.config import from_dict
-from lesff.derivatives import gradients, jacobian_rows, strained
-from lesff.electrostatics.born import periodic_born_charges
+from lesff.derivatives import gradients, strained
+from lesff.electrostatics.born import CHUNK_ATOMS, BornMode
+from lesff.electrostatics.field import field_energy, has_field, polarizability, site_potential
 from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
 from lesff.electrostatics.observables import (
     dipole_moment,
@@ -29,8 +30,21 @@ from lesff.heads import HEADS, ChargeModel, HeadInput, HeadOutput, HeadSizes, Lo
 from lesff.keys import QUANTITIES
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding, StateInput
 from lesff.ops import segment_sum
+from lesff.response import (
+    BornOptions,
+    LocalCharges,
+    born_charges,
+    check_crystal_response,
+    check_response,
+    crystal_field_forces,
+)
 
 FORMAT_VERSION = 1
+
+_MOMENTS = {"dipole", "quadrupole", "born_effective_charges", "polarizability"}
+_LATER = {"node_energy", "born_effective_charges", "polarizability"}
+"""Need another backward pass after that of the energy."""
+_DERIVATIVES = {"forces", "stress", *_LATER}
 
 RADIAL_MODES = ("table", "exact")
 RadialMode = Literal["table", "exact"]
@@ -208,7 +222,12 @@ class Potential(nn.Module):
         """Names this potential can compute."""
         if self.charge_head is None:
             return ("energy", "energy_sr", "node_energy", "forces", "stress")
-        return tuple(QUANTITIES)
+        return tuple(n for n in QUANTITIES if n != "polarizability" or self.responds_to_field)
+
+    @property
+    def responds_to_field(self) -> bool:
+        """Whether charges depend on an external field, so that there is a polarizability."""
+        return self.charge_head is not None and self.charge_head.responds_to_field
 
     def forward(
         self,
@@ -216,6 +235,7 @@ class Potential(nn.Module):
         properties: Collection[str] = ("energy", "forces"),
         *,
         create_graph: bool = False,
+        born: BornOptions | None = None,
     ) -> dict[str, Tensor]:
         """Compute properties of a batch.
 
@@ -223,21 +243,55 @@ class Potential(nn.Module):
             graph: The batch, in the model's dtype.
             properties: Names from :data:`lesff.keys.QUANTITIES`.
             create_graph: Keep the graph, so that results can be differentiated further.
+            born: How Born effective charges are computed.
 
         Returns:
             The properties asked for, units and shapes as in ``keys``; energies in float64.
 
         Raises:
             PropertyError: for a property that the model or a system's boundaries do not allow.
-            UnsupportedInputError: for an element that the model does not cover, and for wires
-                and wrapped slabs with long-range electrostatics.
+            UnsupportedInputError: for an element that the model does not cover, for wires
+                and wrapped slabs with long-range electrostatics, and for an external field that
+                has no defined effect or meets a model without charges.
         """
         wanted = set(properties)
         self._check_elements(graph)
         self._check_properties(wanted, graph)
-        need_grad = bool(wanted & {"forces", "stress", "born_effective_charges", "node_energy"})
-        with torch.set_grad_enabled(need_grad or create_graph):
-            return self._compute(graph, wanted, create_graph=create_graph)
+        with torch.set_grad_enabled(bool(wanted & _DERIVATIVES) or create_graph):
+            return self._compute(graph, wanted, born or BornOptions(), create_graph=create_graph)
+
+    def born_effective_charges(
+        self,
+        graph: AtomGraph,
+        *,
+        mode: BornMode = "exact",
+        sum_rule: bool = False,
+        directions: Tensor | None = None,
+        chunk_atoms: int = CHUNK_ATOMS,
+    ) -> Tensor:
+        """Born effective charges, (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj.
+
+        Args:
+            graph: Molecules and crystals, in the model's dtype.
+            mode: See :class:`lesff.response.BornOptions`, as ``sum_rule`` and ``chunk_atoms``.
+            sum_rule: Subtract the mean excess over the acoustic sum rule.
+            directions: (n_systems, m, 3), components of P to take instead of x, y, z: one backward
+                pass each; the result is then (n_atoms, m, 3).
+            chunk_atoms: Atoms of a crystal whose charges are evaluated at a time.
+
+        Raises:
+            PropertyError, UnsupportedInputError: as :meth:`forward`.
+        """
+        options = BornOptions(mode=mode, sum_rule=sum_rule, chunk_atoms=chunk_atoms)
+        self._check_elements(graph)
+        self._check_properties({"born_effective_charges"}, graph)
+        graph = graph.replace(positions=graph.positions.detach().requires_grad_())
+        with torch.enable_grad():
+            terms = self.energy_terms(graph, tabulated=self.radial == "table")
+            if terms.charges is None:
+                raise PropertyError("this model has no charges: it was trained without LES")
+            physical = neutralised(terms.charges, graph)
+            return born_charges(physical, graph, self._local(graph), options, directions).detach()
 
     def energy_terms(self, graph: AtomGraph, *, tabulated: bool = False) -> EnergyTerms:
         """Energies and charges, differentiable in positions, cell and parameters.
@@ -259,7 +313,11 @@ class Potential(nn.Module):
             return EnergyTerms(node_energy, energy_sr, zero, None, None)
         head = self.charge_head(
             HeadInput(
-                invariants=output.invariants, element=element, graph=graph, settings=self.ewald
+                invariants=output.invariants,
+                element=element,
+                graph=graph,
+                settings=self.ewald,
+                site_potential=site_potential(graph) if self.responds_to_field else None,
             )
         )
         coulomb = None
@@ -288,13 +346,24 @@ class Potential(nn.Module):
         """Charges before any constraint, (n_atoms,); functions of the receptive field only."""
         if self.charge_head is None or self.ewald is None:
             raise PropertyError("this model has no charges: it was trained without LES")
+        tabulated = self.radial == "table"
+        output = self.architecture(graph, node_state, tabulated=tabulated)
+        element = self.element_row[graph.atomic_numbers]
         return self.charge_head.local(
             HeadInput(
-                invariants=self.architecture(graph, node_state).invariants,
-                element=self.element_row[graph.atomic_numbers],
-                graph=graph,
-                settings=self.ewald,
+                invariants=output.invariants, element=element, graph=graph, settings=self.ewald
             )
+        )
+
+    def _local(self, graph: AtomGraph) -> LocalCharges:
+        hops = self.architecture.n_layers
+        if self.charge_head is not None:
+            hops += self.charge_head.extra_hops
+        return LocalCharges(
+            function=self.local_charges,
+            node_state=self.node_state(graph),
+            reach=hops * self.architecture.cutoff,
+            cutoff=self.architecture.cutoff,
         )
 
     def _check_elements(self, graph: AtomGraph) -> None:
@@ -312,40 +381,25 @@ class Potential(nn.Module):
                 f"unknown property {', '.join(map(repr, unknown))}; known: {', '.join(QUANTITIES)}"
             )
         absent = sorted(wanted - set(self.available_properties()))
-        if absent:
+        if self.charge_head is None and absent:
             raise PropertyError(
                 f"this model has no {', '.join(absent)}: it was trained without LES; "
                 f"available: {', '.join(self.available_properties())}"
             )
-        if "stress" in wanted and not bool(graph.pbc.all()):
-            raise PropertyError(
-                "`stress` needs structures periodic in all three directions; "
-                "leave it out for molecules and slabs"
-            )
-        partial = graph.pbc.any(1) & ~graph.pbc.all(1)
-        if "born_effective_charges" in wanted and bool(partial.any()):
-            raise PropertyError(
-                "`born_effective_charges` need structures periodic in all three directions or in "
-                "none; leave them out for slabs"
-            )
-        moments = sorted(wanted & {"dipole", "quadrupole"})
-        if moments and bool(graph.pbc.any()):
-            raise PropertyError(
-                f"{' and '.join(moments)} of a periodic structure depend on the choice of cell; "
-                "ask for born_effective_charges, or set pbc=False for a molecule"
-            )
+        check_response(
+            wanted,
+            graph,
+            has_charges=self.charge_head is not None,
+            responds=self.responds_to_field,
+        )
         if self.charge_head is None:
             return
         check_boundaries(graph.pbc)
-        is_response = "born_effective_charges" in wanted and bool(graph.pbc.any())
-        if is_response and not self.charge_head.is_local:
-            raise PropertyError(
-                "`born_effective_charges` of a crystal are not defined for charges that flow "
-                "between any two atoms; use a model with the head 'latent', 'shifted' or 'edge'"
-            )
+        if not self.charge_head.is_local:
+            check_crystal_response(wanted, graph)
 
     def _compute(
-        self, graph: AtomGraph, wanted: set[str], *, create_graph: bool
+        self, graph: AtomGraph, wanted: set[str], born: BornOptions, *, create_graph: bool
     ) -> dict[str, Tensor]:
         positions = graph.positions
         strain = torch.zeros_like(graph.cell)
@@ -353,30 +407,37 @@ class Potential(nn.Module):
             if not (create_graph and positions.requires_grad):
                 positions = positions.detach().requires_grad_()
             graph = graph.replace(positions=positions)
+        graph = _with_field_leaf(graph) if "polarizability" in wanted else graph
         moved = graph
         if "stress" in wanted:
             strain.requires_grad_()
             moved = strained(graph, strain)
         tabulated = self.radial == "table" and not create_graph
         terms = self.energy_terms(moved, tabulated=tabulated)
+        coupling = _field_coupling(terms, moved)
         energy = terms.energy_sr + terms.energy_lr
+        if coupling is not None:
+            energy = energy + segment_sum(coupling, graph.batch, graph.n_systems)
         out = {"energy": energy, "energy_sr": terms.energy_sr, "energy_lr": terms.energy_lr}
-        later = bool(wanted & {"node_energy", "born_effective_charges"})
+        later = coupling is not None or bool(wanted & _LATER)
 
         inputs = [positions] if "forces" in wanted else []
         inputs += [strain] if "stress" in wanted else []
         if inputs:
             grads = gradients(energy, inputs, create_graph=create_graph, keep_graph=later)
             if "forces" in wanted:
-                out["forces"] = -grads[0]
+                out["forces"] = self._with_crystal_forces(
+                    -grads[0], terms, moved, create_graph=create_graph
+                )
             if "stress" in wanted:
                 volume = torch.linalg.det(graph.cell).abs()[:, None, None]
                 out["stress"] = grads[-1] / volume
         if "node_energy" in wanted:
-            out["node_energy"] = self._node_energy(terms, create_graph=create_graph, keep=later)
+            node_energy = self._node_energy(terms, create_graph=create_graph, keep=later)
+            out["node_energy"] = node_energy if coupling is None else node_energy + coupling
         if terms.charges is not None and terms.head is not None:
             out["latent_charges"] = terms.head.latent
-            self._add_moments(out, terms.charges, moved, wanted)
+            self._add_moments(out, terms.charges, moved, wanted, born, create_graph=create_graph)
         result = {name: out[name] for name in properties_in_order(wanted)}
         return result if create_graph else {k: v.detach() for k, v in result.items()}
 
@@ -395,43 +456,38 @@ class Potential(nn.Module):
             energy = energy + terms.head.atom_response.to(torch.float64)
         return energy
 
+    def _with_crystal_forces(
+        self, forces: Tensor, terms: EnergyTerms, graph: AtomGraph, *, create_graph: bool
+    ) -> Tensor:
+        """Forces of a field on crystals, which have no energy in it, added."""
+        if terms.charges is None or not bool((has_field(graph) & graph.pbc.all(1)).any()):
+            return forces
+        if create_graph:
+            raise PropertyError(
+                "`forces` of a crystal in an external field cannot be differentiated further; "
+                "leave the field out of training on crystals"
+            )
+        charges = neutralised(terms.charges, graph)
+        return forces + crystal_field_forces(charges, graph, self._local(graph))
+
     def _add_moments(
-        self, out: dict[str, Tensor], charges: Tensor, graph: AtomGraph, wanted: set[str]
-    ) -> None:
+        self, out: dict[str, Tensor], charges: Tensor, graph: AtomGraph, wanted: set[str],
+        born: BornOptions, *, create_graph: bool,
+    ) -> None:  # fmt: skip
         out["charges"] = charges
-        if not wanted & {"dipole", "quadrupole", "born_effective_charges"}:
+        if not wanted & _MOMENTS:
             return
         physical = neutralised(charges, graph)
-        if wanted & {"dipole", "quadrupole"}:
+        if wanted & {"dipole", "quadrupole", "polarizability"}:
             origin = moment_origin(graph)
             out["dipole"] = dipole_moment(physical, graph, origin)
             out["quadrupole"] = quadrupole_moment(physical, graph, origin)
-        if "born_effective_charges" in wanted:
-            out["born_effective_charges"] = self._born_charges(physical, graph)
-
-    def _born_charges(self, charges: Tensor, graph: AtomGraph) -> Tensor:
-        """Exact form for molecules, image-exact form for crystals."""
-        periodic = graph.pbc.all(1)
-        parts = []
-        if not bool(periodic.all()):
-            dipole = dipole_moment(charges, graph, moment_origin(graph))
-            parts.append(jacobian_rows(dipole, graph.positions))
-        if bool(periodic.any()) and self.charge_head is not None:
-            hops = self.architecture.n_layers + self.charge_head.extra_hops
-            reach = hops * self.architecture.cutoff
-            parts.append(
-                periodic_born_charges(
-                    charges.detach(),
-                    graph,
-                    self.local_charges,
-                    self.node_state(graph),
-                    reach=reach,
-                    cutoff=self.architecture.cutoff,
-                )
+        if "polarizability" in wanted and graph.external_field is not None:
+            out["polarizability"] = polarizability(
+                out["dipole"], graph.external_field, create_graph=create_graph
             )
-        if len(parts) == 1:
-            return parts[0]
-        return torch.where(periodic[graph.batch][:, None, None], parts[1], parts[0])
+        if "born_effective_charges" in wanted:
+            out["born_effective_charges"] = born_charges(physical, graph, self._local(graph), born)
 
 
 @dataclass(frozen=True)
@@ -455,6 +511,20 @@ class EnergyTerms:
     charges: Tensor | None
     head: HeadOutput | None = None
     coulomb_energy: Tensor | None = None
+
+
+def _with_field_leaf(graph: AtomGraph) -> AtomGraph:
+    """The graph with a field that has a gradient of its own; zero if there was none."""
+    field = graph.external_field
+    field = torch.zeros_like(graph.cell[:, 0]) if field is None else field.detach()
+    return graph.replace(external_field=field.requires_grad_())
+
+
+def _field_coupling(terms: EnergyTerms, graph: AtomGraph) -> Tensor | None:
+    """``-q_i E.r_i`` of every atom, (n_atoms,); None without a field."""
+    if terms.charges is None or not bool(has_field(graph).any()):
+        return None
+    return field_energy(neutralised(terms.charges, graph), graph)
 
 
 def properties_in_order(wanted: Collection[str]) -> list[str]:

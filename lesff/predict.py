@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,10 @@ from lesff.graph import collate
 from lesff.hub import ResolvedModel, resolve
 from lesff.inference import check_domain, plan_batches, predict_graph
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
+from lesff.manifest import ModelEntry
 from lesff.potential import ModelConfig, Potential, RadialMode, properties_in_order
+from lesff.publish import publish_folder
+from lesff.response import BornOptions
 from lesff.structures import build_graph, to_structures
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -33,11 +37,14 @@ def load(
     radial: RadialMode | None = None,
     offline: bool | None = None,
     accept_license: bool = False,
+    licenses: Literal["any", "permissive"] | None = None,
+    lock: str | Path | None = None,
 ) -> Model:
     """Load a model by name.
 
     Args:
-        name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"`` or a model folder.
+        name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"``,
+            ``"https://host/path/#sha256=..."`` or a model folder.
         device: Where to compute.
         dtype: Floating-point type to compute in; the model's own if not given.
         radial: ``"table"``: radial functions are interpolated where that is faster (on CPUs with
@@ -47,16 +54,26 @@ def load(
             given.
         accept_license: Accept the licence of a model that is not free for any use; needed once
             per model and user, and recorded in the cache.
+        licenses: ``"permissive"`` refuses models that are not free for any use; taken from
+            ``LESFF_LICENSES`` if not given.
+        lock: Lockfile (``lesff hub lock``) that says what the name stands for; taken from
+            ``LESFF_LOCK`` if not given.
 
     Raises:
-        LicenseError: if the licence must be accepted first; the message shows it.
+        LicenseError: if the licence must be accepted first, or is refused; the message shows it.
         ModelNotFoundError: if no model has this name; near names are suggested.
         IntegrityError: if the model's files are damaged and cannot be fetched again.
         OfflineError: if a download is needed but not allowed.
         DeviceError: if the device does not exist here.
         ConfigError: for a bad ``radial``.
     """
-    resolved = resolve(name, offline=offline, accept_license=accept_license)
+    resolved = resolve(
+        name,
+        offline=offline,
+        accept_license=accept_license,
+        licenses=licenses,
+        lock=None if lock is None else Path(lock),
+    )
     if dtype is not None and dtype not in _DTYPES:
         raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
     _check_device(device)
@@ -82,7 +99,8 @@ class Prediction(Mapping[str, np.ndarray]):
     them for a list of structures; ``repr`` shows the units. Shapes and units, as in
     :data:`lesff.keys.QUANTITIES`: energy, energy_sr, energy_lr () eV; node_energy (n_atoms,) eV;
     forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3; latent_charges, charges (n_atoms,) e;
-    dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e.
+    dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e;
+    polarizability (3, 3) e A^2/V.
 
     Args:
         values: Results by property, one entry per structure.
@@ -194,6 +212,8 @@ class Model:
         *,
         total_charge: int | Sequence[int] | None = None,
         spin_multiplicity: int | Sequence[int] | None = None,
+        external_field: Sequence[float] | np.ndarray | None = None,
+        born: BornOptions | None = None,
         batch_size: int | Literal["auto"] = "auto",
         strict: bool = False,
         progress: bool | None = None,
@@ -207,6 +227,9 @@ class Model:
             total_charge: Total charge in e, one for all or one per structure; else from
                 ``atoms.info``, else 0.
             spin_multiplicity: 2S+1 likewise; else the lowest that the electrons allow.
+            external_field: Uniform electric field in V/A, (3,) for all or (n_structures, 3); else
+                from ``atoms.info``, else none. See :mod:`lesff.electrostatics.field`.
+            born: Options of Born effective charges: published stencil, acoustic sum rule.
             batch_size: Structures per batch, or ``"auto"`` for batches of about equal cost.
             strict: Raise instead of warn for a charge or spin outside the trained range.
             progress: Show a progress bar; by default for long work only.
@@ -214,14 +237,17 @@ class Model:
         Raises:
             StructureError: for input that is not a usable structure.
             UnsupportedInputError: for elements (always) or charge and spin (``strict``) that the
-                model does not cover.
+                model does not cover; for a field without a defined effect.
             PropertyError: for an unknown property or one the model cannot give here.
         """
         names = [properties] if isinstance(properties, str) else list(properties)
         if not names:
             raise PropertyError(f"`properties` must name at least one of {', '.join(QUANTITIES)}")
         checked, is_single = to_structures(
-            structures, total_charge=total_charge, spin_multiplicity=spin_multiplicity
+            structures,
+            total_charge=total_charge,
+            spin_multiplicity=spin_multiplicity,
+            external_field=external_field,
         )
         check_domain(self.config, checked, strict=strict)
         sizes = np.array([len(structure) for structure in checked])
@@ -232,7 +258,8 @@ class Model:
             graph = collate(
                 [build_graph(checked[i], self.potential.architecture.cutoff) for i in chosen]
             )
-            for index, row in zip(chosen, predict_graph(self.potential, graph, names), strict=True):
+            found = predict_graph(self.potential, graph, names, born)
+            for index, row in zip(chosen, found, strict=True):
                 results[index] = row
             bar.update(len(chosen))
         bar.close()
@@ -246,6 +273,7 @@ class Model:
         *,
         total_charge: int | None = None,
         spin_multiplicity: int | None = None,
+        external_field: Sequence[float] | np.ndarray | None = None,
         strict: bool = False,
         skin: float = 0.5,
     ) -> LesffCalculator:
@@ -254,9 +282,22 @@ class Model:
             self.potential,
             total_charge=total_charge,
             spin_multiplicity=spin_multiplicity,
+            external_field=external_field,
             strict=strict,
             skin=skin,
         )
+
+    def finetune(self, data: Any, output: str | Path, **options: Any) -> Model:
+        """Train further on labelled frames; returns the better of the result and this model.
+
+        Args:
+            data: A file or database that ASE reads, an npz shard, or a list of Atoms.
+            output: Folder of the run: report, resume point and the model folder ``model``.
+            **options: See :func:`lesff.finetune.finetune`.
+        """
+        from lesff.finetune import finetune
+
+        return finetune(self, data, output, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a folder that :func:`lesff.load` reads; returns the folder."""
@@ -269,6 +310,41 @@ class Model:
             overwrite=overwrite,
         )
         return Path(folder)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        version: str,
+        card: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> ModelEntry:
+        """Save, check and upload the model; see :func:`lesff.publish.publish_folder`.
+
+        Args:
+            repo: ``"organisation/name"``; made if need be.
+            version: ``"major.minor.patch"``, new for this repository.
+            card: Model card as Markdown; the one the model came with if None.
+            private: Make a new repository private.
+            token: Access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+
+        Returns:
+            Entry for a manifest, pinned to the commit.
+
+        Raises:
+            PublishError: without licence or card, if the version exists or the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work) / "model"
+            license_file = self.source.folder / "LICENSE"
+            save_model(
+                self.potential,
+                folder,
+                card=self.card if card is None else card,
+                license_text=license_file.read_text(encoding="utf-8"),
+            )
+            return publish_folder(folder, repo, version=version, private=private, token=token)
 
 
 def _plain(value: np.ndarray) -> Any:

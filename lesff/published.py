@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
+import shutil
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lesff.cache import DISK_ERRORS, Workspace, cache_folder, file_damage, install, write_json
+from lesff.cache import DISK_ERRORS, Workspace, file_damage, install
 from lesff.checkpoint import MODEL_FILES
-from lesff.config import from_dict, read_json
+from lesff.config import from_dict, read_json, write_json
 from lesff.convert.folder import Attribution, convert_checkpoint
 from lesff.download import Download
+from lesff.environment import cache_folder, is_offline, own_mirror
 from lesff.errors import (
     CacheError,
     ConfigError,
     IntegrityError,
     ManifestError,
     ModelNotFoundError,
+    OfflineError,
     UnverifiedWarning,
 )
-from lesff.registry import FileEntry, ModelEntry, PublishedSource, VersionEntry
+from lesff.manifest import (
+    FileEntry,
+    ModelEntry,
+    PublishedSource,
+    VersionEntry,
+)
 
 RECORD_FILE = "source.json"
 """File of a converted folder that says what it was made from."""
@@ -114,25 +125,71 @@ def make_published(
         UnsupportedInputError: if this version cannot represent the checkpoint.
         CacheError: if the cache cannot be written.
     """
-    from huggingface_hub.utils import WeakFileLock
-
     source = _source(version)
     label = f"{entry.name}@{version.version}"
-    download = Download(
-        source.url, cache_folder() / "downloads", what=f"{source.filename} of {label}",
-        size=source.size,
-    )  # fmt: skip
+    downloads = _downloads(entry, version)
     if checkpoint is not None and not checkpoint.is_file():
         raise ModelNotFoundError(f"checkpoint {checkpoint} does not exist; check the path")
+    with _locked(downloads[-1], label):
+        if checkpoint is not None:
+            digest = digest_file(checkpoint)
+            _verify(digest, source, _pin(entry, version), f"{checkpoint} for {label}")
+            _convert(checkpoint, digest, entry, version, cached)
+        elif find_published_damage(cached, entry, version) is not None:
+            _fetch_and_convert(downloads, entry, version, cached)
+
+
+def fetch_original(
+    entry: ModelEntry, version: VersionEntry, target: Path, *, offline: bool | None = None
+) -> None:
+    """Fetch and verify a published checkpoint as it is, without converting it.
+
+    Args:
+        entry: The model.
+        version: Its version; must have a published source.
+        target: File to write.
+        offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
+
+    Raises:
+        OfflineError: if the session is offline.
+        LesffError: as :func:`make_published` does.
+    """
+    label = f"{entry.name}@{version.version}"
+    if is_offline() if offline is None else offline:
+        raise OfflineError(f"the original file of {label} must be fetched, but this is offline")
+    downloads = _downloads(entry, version)
+    with _locked(downloads[-1], label):
+        download, digest = _fetch(downloads, _source(version), _pin(entry, version))
+        _record_pin(entry, version, digest)
+        shutil.copyfile(download.path, target)
+        download.discard()
+
+
+def attribution_of(entry: ModelEntry, version: VersionEntry) -> Attribution:
+    """Whose model it is."""
+    source = _source(version)
+    return Attribution(
+        title=entry.name,
+        filename=source.filename,
+        url=source.url,
+        home=source.home,
+        level_of_theory=version.level_of_theory,
+        license=entry.license,
+        license_terms=entry.license_terms,
+        license_url=entry.license_url,
+        citation=entry.citation,
+    )
+
+
+@contextmanager
+def _locked(download: Download, label: str) -> Iterator[None]:
+    """One process at a time; errors of the disk become errors of the cache."""
+    from huggingface_hub.utils import WeakFileLock
+
     try:
         download.lock_path.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(download.lock_path):
-            if checkpoint is not None:
-                digest = digest_file(checkpoint)
-                _verify(digest, source, _pin(entry, version), f"{checkpoint} for {label}")
-                _convert(checkpoint, digest, entry, version, cached)
-            elif find_published_damage(cached, entry, version) is not None:
-                _fetch_and_convert(download, entry, version, cached)
+            yield
     except OSError as error:
         if error.errno in DISK_ERRORS:
             raise CacheError(
@@ -140,6 +197,18 @@ def make_published(
                 f"({error.strerror}); LESFF_CACHE names another place"
             ) from error
         raise
+
+
+def _downloads(entry: ModelEntry, version: VersionEntry) -> list[Download]:
+    """Where to ask for the file: the mirror of this site if there is one, then its authors."""
+    source, mirror = _source(version), own_mirror()
+    addresses = [source.url]
+    if mirror is not None:
+        path = f"published/{entry.name}/resolve/{version.version}/{source.filename}"
+        addresses.insert(0, f"{mirror}/{path}")
+    what = f"{source.filename} of {entry.name}@{version.version}"
+    folder = cache_folder() / "downloads"
+    return [Download(address, folder, what=what, size=source.size) for address in addresses]
 
 
 def digest_file(path: Path) -> Digest:
@@ -160,31 +229,43 @@ def _source(version: VersionEntry) -> PublishedSource:
     return version.sources.published
 
 
-def _fetch(download: Download, source: PublishedSource, pin: Digest | None) -> tuple[Path, Digest]:
-    """A verified file; one that was put together from parts gets a second chance in one piece."""
+def _fetch(
+    downloads: Sequence[Download], source: PublishedSource, pin: Digest | None
+) -> tuple[Download, Digest]:
+    """A verified file, from the first place that has it."""
+    for download in downloads[:-1]:
+        with contextlib.suppress(ModelNotFoundError):  # then the authors have it
+            return _fetch_one(download, source, pin)
+    return _fetch_one(downloads[-1], source, pin)
+
+
+def _fetch_one(
+    download: Download, source: PublishedSource, pin: Digest | None
+) -> tuple[Download, Digest]:
+    """A file that was put together from parts gets a second chance in one piece."""
     while True:
         path = download.run()
         digest = digest_file(path)
         try:
-            _verify(digest, source, pin, f"{source.filename} from {source.url}")
+            _verify(digest, source, pin, f"{source.filename} from {download.url}")
         except IntegrityError:
             download.discard()
             if not download.resumed:
                 raise
         else:
-            return path, digest
+            return download, digest
 
 
 def _fetch_and_convert(
-    download: Download, entry: ModelEntry, version: VersionEntry, cached: Path
+    downloads: Sequence[Download], entry: ModelEntry, version: VersionEntry, cached: Path
 ) -> None:
-    path, digest = _fetch(download, _source(version), _pin(entry, version))
+    download, digest = _fetch(downloads, _source(version), _pin(entry, version))
     try:
-        _convert(path, digest, entry, version, cached)
+        _convert(download.path, digest, entry, version, cached)
     except IntegrityError as error:  # other errors keep the verified file, for a newer lesff
         download.discard()
-        source = _source(version)
-        raise IntegrityError(f"{source.filename} from {source.url} is no use: {error}") from error
+        name = _source(version).filename
+        raise IntegrityError(f"{name} from {download.url} is no use: {error}") from error
     download.discard()
 
 
@@ -247,18 +328,7 @@ def _record_pin(entry: ModelEntry, version: VersionEntry, digest: Digest) -> Non
 def _convert(
     checkpoint: Path, digest: Digest, entry: ModelEntry, version: VersionEntry, cached: Path
 ) -> None:
-    source = _source(version)
-    attribution = Attribution(
-        title=entry.name,
-        filename=source.filename,
-        url=source.url,
-        home=source.home,
-        level_of_theory=version.level_of_theory,
-        license=entry.license,
-        license_terms=entry.license_terms,
-        license_url=entry.license_url,
-        citation=entry.citation,
-    )
+    source, attribution = _source(version), attribution_of(entry, version)
     with Workspace(cached) as work:
         new = work / "new"
         config = convert_checkpoint(checkpoint, new, head=source.head, attribution=attribution)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from ase.io.formats import UnknownFileTypeError
 
-from lesff.errors import ChargeSpinError, StructureError, UnsupportedInputError
+from lesff.errors import ChargeSpinError, StructureError
 from lesff.graph import AtomGraph
-from lesff.keys import INFO_CHARGE, INFO_SPIN
+from lesff.keys import INFO_CHARGE, INFO_FIELD, INFO_SPIN
 from lesff.neighbors import Neighbors, find_neighbors
 
 MIN_DISTANCE = 0.2
@@ -35,6 +35,7 @@ class Structure:
         pbc: (3,) bool.
         total_charge: e.
         spin_multiplicity: 2S + 1.
+        external_field: (3,) in V/A, or None without a field.
     """
 
     numbers: np.ndarray
@@ -43,6 +44,7 @@ class Structure:
     pbc: np.ndarray
     total_charge: int
     spin_multiplicity: int
+    external_field: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of atoms."""
@@ -54,26 +56,28 @@ def to_structure(
     *,
     total_charge: int | None = None,
     spin_multiplicity: int | None = None,
+    external_field: Any = None,
     where: str = "structure",
 ) -> Structure:
     """Check one ASE Atoms object (or anything with ``to_ase_atoms()``) and settle charge and spin.
 
     Charge and spin come from the arguments, else from ``atoms.info`` (``charge`` or
     ``total_charge``; ``spin_multiplicity`` or ``spin``), else neutral and the lowest multiplicity
-    that the number of electrons allows.
+    that the number of electrons allows. The external field comes from the argument, else from
+    ``atoms.info["external_field"]``, else there is none.
 
     Args:
         source: The atoms.
         total_charge: e.
         spin_multiplicity: 2S + 1.
+        external_field: (3,) in V/A.
         where: Name of the structure in error messages.
 
     Raises:
         StructureError: for a wrong type, no atoms, positions that are not finite, a periodic cell
-            without volume.
+            without volume, a field that is not three finite numbers.
         ChargeSpinError: for values that are not integers, contradict each other or the number of
             electrons.
-        UnsupportedInputError: for an external field, which no model supports yet.
     """
     atoms = _as_atoms(source, where)
     if len(atoms) == 0:
@@ -88,12 +92,7 @@ def to_structure(
         raise StructureError(f"{where}: atomic numbers must be 1..118, got {set(atoms.numbers)}")
     cell, pbc = np.array(atoms.cell, dtype=np.float64), np.array(atoms.pbc, dtype=bool)
     _check_cell(cell, pbc, where)
-    field = atoms.info.get("external_field")
-    if field is not None and np.any(np.asarray(field) != 0):
-        raise UnsupportedInputError(
-            f"{where}: `external_field` must be absent or zero, got {field}; "
-            "this version of lesff has no response to fields"
-        )
+    field = atoms.info.get(INFO_FIELD) if external_field is None else external_field
     charge, spin = total_charge, spin_multiplicity
     if charge is None:
         charge = _from_info(atoms, INFO_CHARGE, "total charge", where)
@@ -107,7 +106,23 @@ def to_structure(
         pbc=pbc,
         total_charge=charge,
         spin_multiplicity=spin,
+        external_field=_settle_field(field, where),
     )
+
+
+def _settle_field(field: Any, where: str) -> np.ndarray | None:
+    """Three finite numbers in V/A; None where there is no field or it is zero."""
+    if field is None:
+        return None
+    try:
+        values = np.asarray(field, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.array(np.nan)
+    if values.shape != (3,) or not np.isfinite(values).all():
+        raise StructureError(
+            f"{where}: `external_field` must be three finite numbers in V/A, got {field!r}"
+        )
+    return values if values.any() else None
 
 
 def _as_atoms(source: Any, where: str) -> ase.Atoms:
@@ -218,6 +233,7 @@ def to_structures(
     *,
     total_charge: int | Sequence[int] | None = None,
     spin_multiplicity: int | Sequence[int] | None = None,
+    external_field: Any = None,
 ) -> tuple[list[Structure], bool]:
     """Check one or many structures.
 
@@ -225,6 +241,7 @@ def to_structures(
         source: Atoms, a sequence of them, or the path of a structure file.
         total_charge: One value for all, or one per structure.
         spin_multiplicity: One value for all, or one per structure.
+        external_field: (3,) in V/A for all, or (n_structures, 3).
 
     Returns:
         The structures, and whether ``source`` was a single one.
@@ -244,14 +261,18 @@ def to_structures(
         raise StructureError("at least one structure must be given, got an empty list")
     charges = _spread(total_charge, len(items), "total_charge")
     spins = _spread(spin_multiplicity, len(items), "spin_multiplicity")
+    fields = _spread_field(external_field, len(items))
     structures = [
         to_structure(
             item,
             total_charge=charge,
             spin_multiplicity=spin,
+            external_field=field,
             where="structure" if is_single else f"structure {index}",
         )
-        for index, (item, charge, spin) in enumerate(zip(items, charges, spins, strict=True))
+        for index, (item, charge, spin, field) in enumerate(
+            zip(items, charges, spins, fields, strict=True)
+        )
     ]
     return structures, is_single
 
@@ -265,6 +286,17 @@ def _spread(value: Any, count: int, name: str) -> list[Any]:
             f"`{name}` must be one value or one per structure ({count}), got {len(values)}"
         )
     return values
+
+
+def _spread_field(field: Any, count: int) -> list[Any]:
+    if field is None or np.ndim(field) != 2:
+        return [field] * count
+    if len(field) != count:
+        raise StructureError(
+            f"`external_field` must be three numbers or one row per structure ({count}), "
+            f"got {len(field)} rows"
+        )
+    return list(field)
 
 
 def build_graph(
@@ -298,6 +330,9 @@ def build_graph(
         edge_index=tensor(found.edge_index),
         cell_shifts=tensor(found.cell_shifts),
         reverse_edge=tensor(found.reverse_edge),
+        external_field=None
+        if structure.external_field is None
+        else tensor(structure.external_field)[None],
     )
 
 

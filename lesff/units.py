@@ -24,3 +24,18 @@ EV_PER_A3_TO_GPA = 160.2176634
 
 EV_TO_KCAL_PER_MOL = 23.060547830619026
 """1 eV in kcal / mol."""
+
+BOLTZMANN = 8.617333262145179e-5
+"""k_B in eV / K."""
+
+SPEED_OF_LIGHT = 2997.92458
+"""c in A / fs."""
+
+HBAR = 0.6582119569509067
+"""Reduced Planck constant in eV fs."""
+
+DALTON = 103.64269652680505
+"""1 u in eV fs^2 / A^2."""
+
+CONDUCTIVITY_TO_S_PER_M = 1.602176634e6
+"""1 e^2 / (eV A fs) in S / m: e / (1e-10 m x 1e-15 s)."""

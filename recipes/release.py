@@ -4,8 +4,8 @@
 
 Fills the tables of the card ``model_cards/NAME.md`` from the JSON files beside it:
 ``NAME.evaluation.json`` and ``NAME.teacher.json`` (``lesff evaluate --json``) and
-``NAME.physics.json`` (``benchmarks/physics.py -o``). Writes ``lesff/weights/NAME/VERSION`` and
-``checkpoints_manifest/NAME.json``.
+``NAME.physics.json`` (``benchmarks/physics.py -o``). Writes ``lesff/weights/NAME/VERSION``,
+``checkpoints_manifest/NAME.json`` and the hashes in ``tests/released.json``.
 A version that exists is never changed.
 """
 
@@ -16,16 +16,12 @@ import json
 import sys
 from pathlib import Path
 
+from lesff.cards import front_matter
 from lesff.checkpoint import MODEL_FILES, load_model, save_model, verify_parity
 
 ROOT = Path(__file__).parents[1]
-
-
-def front_matter(card: str) -> dict[str, str]:
-    """``key: value`` lines between the ``---`` lines of a card."""
-    head = card.split("---")[1]
-    pairs = (line.split(":", 1) for line in head.splitlines() if ":" in line)
-    return {key.strip(): value.strip().strip('"') for key, value in pairs}
+RELEASED = ROOT / "tests" / "released.json"
+"""Hashes that a test compares with the manifest for ever."""
 
 
 def metrics(evaluation: dict) -> list[dict]:
@@ -143,6 +139,9 @@ def main() -> None:
     }
     manifest.parent.mkdir(exist_ok=True)
     manifest.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    released = json.loads(RELEASED.read_text("utf-8"))
+    released[f"{options.name}@{options.version}"] = {row["path"]: row["sha256"] for row in files}
+    RELEASED.write_text(json.dumps(released, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{folder.relative_to(ROOT)} and {manifest.relative_to(ROOT)} written\n")
 
 

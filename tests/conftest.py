@@ -1,4 +1,6 @@
-"""One thread (the systems are tiny) and seeds that do not leak from test to test."""
+"""One thread (the systems are tiny); seeds and state that do not leak from test to test."""
+
+from uuid import uuid4
 
 import pytest
 import torch
@@ -9,6 +11,11 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(20260401)
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("LESFF_STATE", str(tmp_path_factory.getbasetemp() / "state" / uuid4().hex))
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ class Site:
 @contextmanager
 def private_site(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A site whose cache and manifest are the ones in use."""
-    for name in ("LESFF_OFFLINE", "HF_HUB_OFFLINE", "LESFF_ACCEPT_LICENSE"):
+    for name in ("LESFF_OFFLINE", "HF_HUB_OFFLINE", "LESFF_ACCEPT_LICENSE", "LESFF_HUB"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HF_TOKEN", "hf_not_for_strangers")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lesff import hub, registry
+from lesff import environment, hub, registry, repositories
 from lesff.checkpoint import MODEL_FILES
 from lesff.errors import (
     ConfigError,
@@ -91,7 +91,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("LESFF_CACHE", str(site.cache))
     monkeypatch.setattr(registry, "manifest_folder", lambda: site.manifest)
     monkeypatch.setattr(hub, "bundled_folder", lambda: tmp_path / "weights")
-    monkeypatch.setattr(hub, "_BACKOFF_S", 0.0)
+    monkeypatch.setattr(repositories, "_BACKOFF_S", 0.0)
     return site
 
 
@@ -154,7 +154,7 @@ def test_a_bare_name_is_never_a_path(site: Site, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize("spec", ["https://example.org/m", "http://x/m", "file:/m", "s3:bucket"])
+@pytest.mark.parametrize("spec", ["ftp://example.org/m/", "file:/m", "s3:bucket"])
 def test_other_sources_are_refused(site: Site, spec: str) -> None:
     message = "is not a source of models; give a model's name.*hf:organisation/name.*model folder"
     with pytest.raises(ModelNotFoundError, match=message):
@@ -341,11 +341,11 @@ def test_offline_makes_no_call(
 
 
 def test_offline_is_read_at_call_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not hub.is_offline()
+    assert not environment.is_offline()
     monkeypatch.setenv("LESFF_OFFLINE", "0")
-    assert not hub.is_offline()
+    assert not environment.is_offline()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert hub.is_offline()
+    assert environment.is_offline()
 
 
 def test_the_cache_folder_follows_the_environment(
@@ -354,24 +354,24 @@ def test_the_cache_folder_follows_the_environment(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("LESFF_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert hub.cache_folder() == tmp_path / ".cache" / "lesff"
+    assert environment.cache_folder() == tmp_path / ".cache" / "lesff"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert hub.cache_folder() == tmp_path / ".cache" / "lesff"
+    assert environment.cache_folder() == tmp_path / ".cache" / "lesff"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert hub.cache_folder() == tmp_path / "xdg" / "lesff"
+    assert environment.cache_folder() == tmp_path / "xdg" / "lesff"
     monkeypatch.setenv("LESFF_CACHE", "~/own")
-    assert hub.cache_folder() == tmp_path / "own"
+    assert environment.cache_folder() == tmp_path / "own"
 
 
 def test_the_endpoint_follows_the_environment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hub.hub_endpoint() is None
+    assert environment.hub_endpoint() is None
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
-    assert hub.hub_endpoint() == "https://mirror.example"
+    assert environment.hub_endpoint() == "https://mirror.example"
     monkeypatch.setenv("LESFF_HUB", "http://localhost:1")
-    assert hub.hub_endpoint() == "http://localhost:1"
+    assert environment.hub_endpoint() == "http://localhost:1"
     monkeypatch.setenv("LESFF_HUB", "file:///x")
     with pytest.raises(ConfigError, match="`LESFF_HUB` must start with https://"):
-        hub.hub_endpoint()
+        environment.hub_endpoint()
 
 
 @pytest.mark.usefixtures("no_network")
@@ -385,8 +385,8 @@ def test_the_manifest_must_fit_this_lesff(site: Site, monkeypatch: pytest.Monkey
     site.publish(bundled=True, files=file_entries(("config.json", "LICENSE")))
     with pytest.raises(ManifestError, match="must list README.md, model.safetensors, parity"):
         resolve("off-small")
-    site.publish(bundled=True, status="deprecated", status_note="use off-medium")
-    with pytest.warns(FutureWarning, match="off-small@0.1.0 is deprecated: use off-medium"):
+    site.publish(bundled=True, status="deprecated", status_note="drifts", successor="off-medium")
+    with pytest.warns(FutureWarning, match="0.1.0 is deprecated: drifts; use off-medium instead"):
         resolve("off-small")
 
 
@@ -451,7 +451,7 @@ class FakeHubHandler(BaseHTTPRequestHandler):
 
 
 def digest(data: bytes) -> str:
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    return hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture
@@ -501,6 +501,40 @@ def test_hub_repositories_are_loaded_by_name(
     (found.folder / "LICENSE").unlink()
     with pytest.raises(OfflineError, match=r"(LICENSE must be downloaded|must be in the cache)"):
         resolve(f"hf:{REPO}", offline=True)
+
+
+@pytest.mark.parametrize("scheme", ["sha256", "git"])
+def test_altered_files_of_hub_repositories_are_fetched_again(
+    site: Site, fake_hub: FakeHub, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if scheme == "git":
+        monkeypatch.setitem(globals(), "digest", git_digest)
+    fake_hub.faults = ["tampered"]
+    found = resolve(f"hf:{REPO}")
+    assert {path.name: path.read_bytes() for path in found.folder.iterdir()} == CONTENT
+    (found.folder / "LICENSE").resolve().write_bytes(b"x" * len(CONTENT["LICENSE"]))
+    with pytest.raises(OfflineError, match="in the cache is damaged, it must be downloaded again"):
+        resolve(f"hf:{REPO}", offline=True)
+    assert (resolve(f"hf:{REPO}").folder / "LICENSE").read_bytes() == CONTENT["LICENSE"]
+    fake_hub.faults = ["tampered"] * 99
+    (found.folder / "LICENSE").resolve().unlink()
+    with pytest.raises(IntegrityError, match="LICENSE of hf:.* did not have the digest that the"):
+        resolve(f"hf:{REPO}")
+    fake_hub.faults = []
+    assert (resolve(f"hf:{REPO}").folder / "LICENSE").read_bytes() == CONTENT["LICENSE"]
+
+
+def git_digest(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def test_names_in_a_listing_lead_nowhere(site: Site, fake_hub: FakeHub) -> None:
+    for name in ("../../../escape", "/etc/escape", "a/../../LICENSE", "..\\escape"):
+        fake_hub.content[name] = b"out"
+    found = resolve(f"hf:{REPO}")
+    assert {path.name for path in found.folder.iterdir()} == set(MODEL_FILES)
+    outside = [path for path in site.cache.parent.rglob("*escape*")]
+    assert outside == []
 
 
 def test_hub_repositories_must_be_complete(site: Site, fake_hub: FakeHub) -> None:

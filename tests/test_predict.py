@@ -166,12 +166,30 @@ def test_calculator_forgets_when_charge_in_info_changes(model):
     assert cation == pytest.approx(3.0, abs=1e-10)
 
 
-def test_calculator_refuses_a_field_set_later(model):
+def test_calculator_notices_a_field_set_later(model):
     atoms = water()
     atoms.calc = model.calculator()
-    atoms.get_potential_energy()
+    before = atoms.get_potential_energy()
+    dipole = atoms.get_dipole_moment()
     atoms.info["external_field"] = [0.0, 0.0, 0.1]
-    with pytest.raises(UnsupportedInputError, match="external_field"):
+    # T22: F(E) = U - E.P; the dipole of a neutral molecule has no origin
+    assert atoms.get_potential_energy() - before == pytest.approx(-0.1 * dipole[2], abs=1e-9)
+
+
+def test_field_of_the_calculator_comes_before_that_of_the_atoms(model):
+    atoms = water()
+    atoms.info["external_field"] = [0.0, 0.0, 0.1]
+    atoms.calc = model.calculator(external_field=[0.2, 0.0, 0.0])
+    expected = model.predict(water(), external_field=[0.2, 0.0, 0.0])
+    assert atoms.get_potential_energy() == pytest.approx(expected.energy, abs=1e-12)
+    np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-12)
+
+
+def test_calculator_of_a_crystal_in_a_field_has_forces_only(model):
+    atoms = triclinic_ice()
+    atoms.calc = model.calculator(external_field=[0.0, 0.0, 0.1])
+    assert np.isfinite(atoms.get_forces()).all()
+    with pytest.raises(PropertyError, match="energy of a crystal in an external field"):
         atoms.get_potential_energy()
 
 

@@ -31,7 +31,20 @@ def test_first_command_predicts_the_example(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "info", "pull", "cite", "predict", "evaluate", "train", "convert"]
+    "command",
+    [
+        "list",
+        "info",
+        "pull",
+        "cite",
+        "predict",
+        "evaluate",
+        "train",
+        "convert",
+        "hub",
+        "publish",
+        "cache",
+    ],
 )
 def test_commands_of_the_readme_exist(command):
     assert f"lesff {command}" in README

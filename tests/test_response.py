@@ -18,6 +18,7 @@ from helpers import (
     water,
 )
 
+from lesff.derivatives import gradients
 from lesff.electrostatics.born import periodic_born_charges, sine_born_charges
 from lesff.electrostatics.observables import (
     dipole_moment,
@@ -27,6 +28,7 @@ from lesff.electrostatics.observables import (
 )
 from lesff.errors import PropertyError
 from lesff.graph import AtomGraph, collate
+from lesff.response import BornOptions
 
 ROUNDING = 1e-10
 """Sums of some hundred float64 products of order one."""
@@ -163,8 +165,10 @@ def test_short_range_model_has_no_response(name):
 
 
 def test_unknown_property_raises():
-    with pytest.raises(PropertyError, match="unknown property 'polarizability'; known: energy,"):
-        tiny_potential()(make_graph(water()), ["polarizability"])
+    with pytest.raises(
+        PropertyError, match="unknown property 'hyperpolarizability'; known: energy,"
+    ):
+        tiny_potential()(make_graph(water()), ["hyperpolarizability"])
 
 
 # --- T21: constant charges ---------------------------------------------------------------------
@@ -413,3 +417,139 @@ def test_sine_stencil_shortens_the_response_by_the_known_factor():
     found = sine_born_charges(charges, positions, cell, torch.zeros(2, dtype=torch.int64))
     exact = slope * 1.0  # (x_1 - x_0) dq_1 / dx_0
     assert float(found[0, 0, 0]) / exact == pytest.approx(0.935489, abs=1e-6)
+
+
+# --- modes, sum rule, directions, chunks -------------------------------------------------------
+
+
+def test_sine_form_converges_to_the_exact_form():
+    """T24: the error of the sine falls as n^-2 under replication; conserved charges, no shift."""
+    atoms = two_waters()
+    atoms.cell, atoms.pbc = np.diag([11.0, 11.5, 12.0]), True
+    exact = conserving_born(make_graph(atoms))
+    errors = []
+    for n in (1, 2):
+        graph = make_graph(atoms.repeat((n, n, n)))
+        positions = graph.positions.clone().requires_grad_()
+        charges = conserving_charges(graph.replace(positions=positions), None)
+        sine = sine_born_charges(charges, positions, graph.cell, graph.batch)[:6]
+        errors.append(float((sine - exact).abs().max()))
+    # next term of the sine, (2 pi ds)^2 / 20 of the first at ds = 3.2 / 11: 17 %
+    assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.17)
+
+
+def test_sine_mode_of_the_potential_is_the_stencil():
+    potential = tiny_potential()
+    graph = make_graph(triclinic_ice())
+    positions = graph.positions.clone().requires_grad_()
+    raw = potential.local_charges(graph.replace(positions=positions), None)
+    charges = neutralised(raw, graph)
+    expected = sine_born_charges(charges, positions, graph.cell, graph.batch)
+    found = potential(graph, [BEC], born=BornOptions(mode="sine"))[BEC]
+    torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
+    assert float((found - born(potential, triclinic_ice())).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("charge", [0, 1])
+@pytest.mark.parametrize("make", [triclinic_ice, two_waters])
+@pytest.mark.parametrize("mode", ["exact", "sine"])
+def test_sum_rule_option_removes_the_mean_excess(mode, make, charge):
+    potential = tiny_potential(state_embedding=True)
+    graph = make_graph(make(), total_charge=charge)
+    free = potential.born_effective_charges(graph, mode=mode)
+    ruled = potential.born_effective_charges(graph, mode=mode, sum_rule=True)
+    expected = charge * torch.eye(3, dtype=torch.float64)
+    torch.testing.assert_close(ruled.sum(0), expected, rtol=0, atol=ROUNDING)
+    shift = free - ruled
+    torch.testing.assert_close(shift, shift[:1].expand(6, 3, 3), rtol=0, atol=ROUNDING)
+    options = BornOptions(mode=mode, sum_rule=True)
+    torch.testing.assert_close(potential(graph, [BEC], born=options)[BEC], ruled)
+
+
+@pytest.mark.parametrize("mode", ["exact", "sine"])
+def test_chosen_directions_are_components(mode):
+    potential = tiny_potential()
+    graph = collate([make_graph(triclinic_ice()), make_graph(water())])
+    full = potential.born_effective_charges(graph, mode=mode)
+    along = torch.tensor([[0.0, 0.0, 1.0], [0.3, -2.0, 0.5]], dtype=torch.float64)
+    some = potential.born_effective_charges(graph, mode=mode, directions=along.expand(2, 2, 3))
+    expected = torch.einsum("ma,nab->nmb", along, full)
+    torch.testing.assert_close(some, expected, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 5])
+def test_chunks_of_atoms_change_nothing(chunk):
+    potential = tiny_potential(state_embedding=True)
+    graph = make_graph(triclinic_ice().repeat((2, 1, 1)), total_charge=1)
+    whole = potential.born_effective_charges(graph)
+    parts = potential.born_effective_charges(graph, chunk_atoms=chunk)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=ROUNDING)
+
+
+def saved_for_backward(potential, atoms, chunk_atoms):
+    """Most numbers that autograd keeps at a time for one evaluation of local charges."""
+    most, kept = 0, {}
+
+    def pack(tensor):
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    local = potential.local_charges
+
+    def counted(graph, state):
+        nonlocal most
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            charges = local(graph, state)
+        most = max(most, sum(kept.values()))
+        return charges
+
+    graph = make_graph(atoms)
+    periodic_born_charges(
+        potential(graph, ["charges"])["charges"], graph, counted, None,
+        reach=CUTOFF, cutoff=CUTOFF, chunk_atoms=chunk_atoms,
+    )  # fmt: skip
+    return most
+
+
+def test_memory_of_born_charges_grows_with_the_atoms_not_their_square():
+    """No Jacobian of N x 3N: what autograd keeps doubles with the atoms; chunks bound it."""
+    potential = tiny_potential(n_layers=1, hidden_irreps="2x0e")
+    small, large = triclinic_ice().repeat((3, 4, 4)), triclinic_ice().repeat((6, 4, 4))
+    assert (len(small), len(large)) == (288, 576)
+    at_once = [saved_for_backward(potential, atoms, 10_000) for atoms in (small, large)]
+    assert at_once[1] / at_once[0] < 2.0  # the shell of images grows slower than the cell
+    chunked = [saved_for_backward(potential, atoms, 96) for atoms in (small, large)]
+    assert chunked[1] < 1.2 * chunked[0]
+    assert chunked[1] < 0.5 * at_once[1]
+
+
+def test_backward_passes_of_born_charges_do_not_grow_with_the_atoms(monkeypatch):
+    """One pass per direction and one for the total charge, whatever the size."""
+    potential = tiny_potential(n_layers=1, hidden_irreps="2x0e")
+    calls = []
+
+    def counted(output, inputs, **options):
+        calls.append(output.numel())
+        return gradients(output, inputs, **options)
+
+    monkeypatch.setattr("lesff.electrostatics.born.gradients", counted)
+    for repeat in ((1, 1, 1), (2, 2, 2)):
+        calls.clear()
+        potential.born_effective_charges(make_graph(triclinic_ice().repeat(repeat)))
+        assert len(calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"mode": "les"}, r"`born\.mode` must be one of exact, sine"),
+     ({"chunk_atoms": 0}, r"`born\.chunk_atoms` must be positive")],
+)  # fmt: skip
+def test_bad_born_options(options, text):
+    with pytest.raises(PropertyError, match=text):
+        BornOptions(**options)
+
+
+def test_born_charges_of_a_model_without_charges_raise():
+    with pytest.raises(PropertyError, match="this model has no born_effective_charges"):
+        tiny_potential(head=None).born_effective_charges(make_graph(water()))

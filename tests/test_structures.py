@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import make_graph, triclinic_ice, two_waters, water
 
-from lesff.errors import ChargeSpinError, LesffError, StructureError, UnsupportedInputError
+from lesff.errors import ChargeSpinError, LesffError, StructureError
 from lesff.graph import AtomGraph, collate, split_rows
 from lesff.structures import build_graph, read_structures, to_structure, to_structures
 
@@ -182,10 +182,34 @@ def test_overlapping_atoms(periodic):
 def test_external_field():
     atoms = water()
     atoms.info["external_field"] = [0.0, 0.0, 0.0]
-    assert len(to_structure(atoms)) == 3
+    assert to_structure(atoms).external_field is None
     atoms.info["external_field"] = [0.0, 0.0, 0.1]
-    with pytest.raises(UnsupportedInputError, match="`external_field` must be absent or zero"):
-        to_structure(atoms)
+    assert to_structure(atoms).external_field.tolist() == [0.0, 0.0, 0.1]
+    assert to_structure(atoms, external_field=[1, 2, 3]).external_field.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("field", [0.1, [0.1, 0.2], [0.1, 0.2, np.nan], "up", [[1, 2, 3]]])
+def test_bad_external_field(field):
+    with pytest.raises(StructureError, match="`external_field` must be three finite numbers"):
+        to_structure(water(), external_field=field)
+
+
+def test_external_fields_one_per_structure():
+    rows = [[0.0, 0.0, 0.1], [0.0, 0.0, 0.0]]
+    (first, second), _ = to_structures([water(), water()], external_field=rows)
+    assert first.external_field.tolist() == rows[0]
+    assert second.external_field is None
+    with pytest.raises(StructureError, match=r"one row per structure \(1\), got 2 rows"):
+        to_structures([water()], external_field=rows)
+
+
+def test_collate_fills_missing_fields_with_zeros():
+    inside = build_graph(to_structure(water(), external_field=[0.0, 0.1, 0.0]), 3.0)
+    outside = build_graph(to_structure(water()), 3.0)
+    assert collate([outside, outside]).external_field is None
+    joined = collate([inside, outside]).external_field
+    assert joined.tolist() == [[0.0, 0.1, 0.0], [0.0, 0.0, 0.0]]
+    assert collate([inside]).to(dtype=torch.float32).external_field.dtype == torch.float32
 
 
 @pytest.mark.parametrize("source", [3, {"numbers": [1]}, object()])
@@ -368,7 +392,8 @@ def test_nested_collate():
     a, b, c = (make_graph(x) for x in (water(), two_waters(), water()))
     nested, flat = collate([collate([a, b]), c]), collate([a, b, c])
     for name in AtomGraph.__dataclass_fields__:
-        assert torch.equal(getattr(nested, name), getattr(flat, name)), name
+        if name != "external_field":
+            assert torch.equal(getattr(nested, name), getattr(flat, name)), name
 
 
 def test_graph_dtype_and_immutability():

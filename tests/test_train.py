@@ -13,8 +13,9 @@ from helpers import tiny_potential, triclinic_ice, two_waters, water
 from lesff.checkpoint import load_model
 from lesff.errors import ConfigError, DataError, IntegrityError
 from lesff.train.data import batch_indices, fit_reference_energies, make_batch, read_frames
+from lesff.train.dataset import model_config, read_training_data
 from lesff.train.gradients import accumulate_gradients
-from lesff.train.loop import Trainer, TrainingData, learning_rate_factor, model_config
+from lesff.train.loop import Trainer, learning_rate_factor
 from lesff.train.loss import LossConfig
 from lesff.train.recipe import OptimizerConfig, read_recipe
 from lesff.train.run import run_recipe
@@ -157,7 +158,7 @@ def trained_weights(tmp_path, run, *, stops):
     recipe_file = tmp_path / "tiny.toml"
     recipe_file.write_text(RECIPE.format(max_steps=12, validate_every=2))
     recipe = read_recipe(recipe_file)
-    data = TrainingData(recipe, tmp_path)
+    data = read_training_data(recipe, tmp_path)
     for stop in [*stops, None]:
         torch.manual_seed(recipe.seed)
         potential = _potential(recipe, data)
@@ -346,7 +347,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     write_frames(tmp_path / "train.xyz", 2)
     (tmp_path / "tiny.toml").write_text(RECIPE.format(max_steps=2, validate_every=2))
     recipe = read_recipe(tmp_path / "tiny.toml")
-    data = TrainingData(recipe, tmp_path)
+    data = read_training_data(recipe, tmp_path)
     potential = tiny_potential(head="shifted").requires_grad_(True)
     with torch.no_grad():
         potential.architecture.embedding.fill_(torch.nan)
@@ -357,5 +358,5 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_labels_that_are_not_finite_are_named(tmp_path):
     ase.io.write(tmp_path / "bad.xyz", [labelled(water(), 0), labelled(water(), 1, energy=np.nan)])
-    with pytest.raises(DataError, match="frame 1: labels must be finite"):
+    with pytest.raises(DataError, match="frame 1, `energy`: labels must be finite"):
         read_frames(tmp_path / "bad.xyz")

@@ -49,3 +49,15 @@ def test_repulsion_constants_are_codata_rounded():
     bohr = c.physical_constants["Bohr radius"][0] / c.angstrom
     assert pytest.approx(bohr, abs=5e-4) == radial._ZBL_BOHR
     assert pytest.approx(units.COULOMB_CONSTANT, abs=5e-5) == radial._ZBL_COULOMB
+
+
+def test_units_of_dynamics():
+    fs = 1e-15
+    assert pytest.approx(c.k / c.e, rel=RELATIVE) == units.BOLTZMANN
+    assert pytest.approx(c.c * fs / c.angstrom, rel=RELATIVE) == units.SPEED_OF_LIGHT
+    assert pytest.approx(c.hbar / c.e / fs, rel=RELATIVE) == units.HBAR
+    # the atomic mass constant moved by 1.4e-9 relative from CODATA 2018 to 2022
+    mass = c.atomic_mass / c.e * (c.angstrom / fs) ** 2
+    assert pytest.approx(mass, rel=2 * RELATIVE) == units.DALTON
+    conductivity = c.e / (c.angstrom * fs)  # e^2 / (eV A fs), e / V per A and fs
+    assert pytest.approx(conductivity, rel=RELATIVE) == units.CONDUCTIVITY_TO_S_PER_M

@@ -20,6 +20,7 @@ from lesff.errors import PropertyError
 from lesff.inference import symbols
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
 from lesff.predict import load
+from lesff.response import BornOptions
 from lesff.structures import read_structures
 from lesff.train.data import read_frames
 from lesff.train.metrics import Errors, evaluate_frames
@@ -71,13 +72,23 @@ def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="extxyz file to write.")
 @click.option("--charge", type=int, help="Total charge of every structure, e.")
 @click.option("--spin", type=int, help="Spin multiplicity 2S+1 of every structure.")
+@click.option("--field", type=(float, float, float), metavar="X Y Z", help="External field, V/A.")
+@click.option(
+    "--born",
+    type=click.Choice(["exact", "sine"]),
+    default="exact",
+    show_default=True,
+    help="Born effective charges of crystals: image-exact, or the published sine stencil.",
+)
+@click.option("--sum-rule", is_flag=True, help="Impose the acoustic sum rule on Born charges.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision.")
 @click.option("--strict", is_flag=True, help="Refuse charges and spins outside the range.")
 @accept_license_option
 def predict_command(
     structures: Path, name: str, properties: str, output: Path | None, charge: int | None,
-    spin: int | None, device: str, dtype: Any, *, strict: bool, accept_license: bool,
+    spin: int | None, field: tuple[float, float, float] | None, born: Any, device: str,
+    dtype: Any, *, sum_rule: bool, strict: bool, accept_license: bool,
 ) -> None:  # fmt: skip
     """Predict properties of every structure in a file."""
     if output is not None and output.suffix not in (".xyz", ".extxyz"):
@@ -86,7 +97,13 @@ def predict_command(
     atoms_list = [atoms for _, atoms in read_structures(structures)]
     model = load(name, device=device, dtype=dtype, accept_license=accept_license)
     prediction = model.predict(
-        atoms_list, names, total_charge=charge, spin_multiplicity=spin, strict=strict
+        atoms_list,
+        names,
+        total_charge=charge,
+        spin_multiplicity=spin,
+        external_field=field,
+        born=BornOptions(mode=born, sum_rule=sum_rule),
+        strict=strict,
     )
     rows = prediction.per_structure()
     if output is None:

@@ -11,7 +11,8 @@ from lesff.citations import bibtex
 from lesff.errors import ModelNotFoundError
 from lesff.hub import is_here, pull
 from lesff.inference import symbols
-from lesff.registry import ModelEntry, VersionEntry, find_model, list_models
+from lesff.manifest import ModelEntry, VersionEntry
+from lesff.registry import find_model, list_models
 
 accept_license_option = click.option(
     "--accept-license", is_flag=True, help="Accept the licence of the model; asked for once."

@@ -1,15 +1,20 @@
-"""Born effective charges of periodic systems, image-exact.
+"""Born effective charges of periodic systems: image-exact, and with the published sine stencil.
 
 ``Z*[i, a, b] = q_i delta_ab + sum_{i'} [d B_a / d r_i'b - r_i'a d q_tot / d r_i'b]`` over all
 images i' of atom i, with ``B = sum_j r_j q_j`` (r_j held fixed) over the home cell. Local charges
 are functions of a finite neighbourhood, so they are evaluated on an unfolded cluster in which every
 image is an atom of its own: no sine, no dependence on the cell, origin independent. The same device
 as the unfolded-cell heat flux (Langer et al., arXiv 2305.01401).
+
+The sum over j is inside the backward pass, so no Jacobian dq_j/dr_i is ever formed: one pass per
+direction and one for q_tot, memory linear in the atoms, and bounded by handling the home atoms in
+chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +23,10 @@ from torch import Tensor
 from lesff.derivatives import gradients
 from lesff.graph import AtomGraph
 from lesff.neighbors import find_neighbors
+
+BornMode = Literal["exact", "sine"]
+CHUNK_ATOMS = 4096
+"""Home atoms whose charges are evaluated at a time, by default."""
 
 ChargeFunction = Callable[[AtomGraph, Tensor | None], Tensor]
 
@@ -30,6 +39,8 @@ def periodic_born_charges(
     *,
     reach: float,
     cutoff: float,
+    directions: Tensor | None = None,
+    chunk_atoms: int = CHUNK_ATOMS,
 ) -> Tensor:
     """Born effective charges, (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj.
 
@@ -43,22 +54,41 @@ def periodic_born_charges(
         node_state: (n_atoms, channels) charge and spin increment of the node features, or None.
         reach: Receptive field of a charge in A.
         cutoff: Edge cutoff in A.
+        directions: (n_systems, m, 3); row m of the result is then ``sum_i d_mi dP_i / dr_aj``.
+        chunk_atoms: Home atoms whose charges are evaluated at a time.
     """
+    if directions is None:
+        eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
+        directions = eye.expand(graph.n_systems, 3, 3)
     counts = graph.atoms_per_system().tolist()
     is_periodic = graph.pbc.all(1).tolist()
     rows, start = [], 0
     for system, count in enumerate(counts):
         atoms = slice(start, start + count)
         start += count
-        if not is_periodic[system]:
-            rows.append(charges.new_zeros(count, 3, 3))
-            continue
-        cluster, home = unfold(graph, system, atoms, reach=reach, cutoff=cutoff)
-        state = None if node_state is None else node_state.detach()[atoms][home]
-        response = _charge_response(cluster, home, count, charge_function, state)
-        eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
-        rows.append(charges[atoms, None, None] * eye + response)
+        along = directions[system]  # (m, 3)
+        total = charges[atoms, None, None] * along  # (count, m, 3)
+        for members in _chunks(graph, system, atoms, chunk_atoms) if is_periodic[system] else ():
+            cluster, home = unfold(
+                graph, system, atoms, reach=reach, cutoff=cutoff, members=members
+            )
+            state = None if node_state is None else node_state.detach()[atoms][home]
+            parts = _charge_response(cluster, len(members), charge_function, state, along)
+            total = total.index_add(0, home, parts)
+        rows.append(total if is_periodic[system] else torch.zeros_like(total))
     return torch.cat(rows)
+
+
+def _chunks(graph: AtomGraph, system: int, atoms: slice, chunk_atoms: int) -> list[np.ndarray]:
+    """Atoms of a system in slices of the cell across its longest axis, at most that many each."""
+    count = atoms.stop - atoms.start
+    if count <= chunk_atoms:
+        return [np.arange(count)]
+    cell = graph.cell[system].detach().cpu().double().numpy()
+    inverse = np.linalg.inv(cell)
+    axis = int(np.argmin(np.linalg.norm(inverse, axis=0)))
+    along = graph.positions[atoms].detach().cpu().double().numpy() @ inverse[:, axis]
+    return np.array_split(np.argsort(along, kind="stable"), -(-count // chunk_atoms))
 
 
 def sine_born_charges(charges: Tensor, positions: Tensor, cell: Tensor, batch: Tensor) -> Tensor:
@@ -95,27 +125,37 @@ def sine_born_charges(charges: Tensor, positions: Tensor, cell: Tensor, batch: T
 
 
 def _charge_response(
-    cluster: AtomGraph, home: Tensor, n_home: int, charge_function: ChargeFunction,
-    state: Tensor | None,
+    cluster: AtomGraph, n_home: int, charge_function: ChargeFunction, state: Tensor | None,
+    along: Tensor,
 ) -> Tensor:  # fmt: skip
+    """Share of every cluster atom in the response of the first ``n_home`` charges."""
     with torch.enable_grad():
         positions = cluster.positions.detach().requires_grad_()
         local = charge_function(cluster.replace(positions=positions), state)[:n_home]
-        r_fixed = positions.detach()
-        moment = (r_fixed[:n_home] * local[:, None]).sum(0)  # (3,)
+        work = positions.detach() @ along.T  # (n_cluster, m)
+        moment = (work[:n_home] * local[:, None]).sum(0)  # (m,)
         (d_total,) = gradients(local, [positions], create_graph=False, keep_graph=True)
         rows = []
-        for a in range(3):
-            (d_moment,) = gradients(moment[a], [positions], create_graph=False, keep_graph=a < 2)
-            rows.append(d_moment - r_fixed[:, a, None] * d_total)
-    per_image = torch.stack(rows, dim=1)  # (n_cluster, a, b)
-    return per_image.new_zeros(n_home, 3, 3).index_add(0, home, per_image)
+        for m in range(len(along)):
+            last = m == len(along) - 1
+            (d_moment,) = gradients(moment[m], [positions], create_graph=False, keep_graph=not last)
+            rows.append(d_moment - work[:, m, None] * d_total)
+    return torch.stack(rows, dim=1)  # (n_cluster, m, b)
 
 
 def unfold(
-    graph: AtomGraph, system: int, atoms: slice, *, reach: float, cutoff: float
-) -> tuple[AtomGraph, Tensor]:
+    graph: AtomGraph, system: int, atoms: slice, *, reach: float, cutoff: float,
+    members: np.ndarray | None = None,
+) -> tuple[AtomGraph, Tensor]:  # fmt: skip
     """Cluster of one periodic system: home atoms first, then all images within ``reach``.
+
+    Args:
+        graph: The batch.
+        system: Which system of it.
+        atoms: Its atoms.
+        reach: How far from a home atom images are needed, A.
+        cutoff: Edge cutoff in A.
+        members: Home atoms, counted within the system; all by default.
 
     Returns:
         The cluster as an open graph, and (n_cluster,) the home atom of each of its atoms.
@@ -123,23 +163,28 @@ def unfold(
     positions = graph.positions[atoms].detach().cpu().double().numpy()
     cell = graph.cell[system].detach().cpu().double().numpy()
     numbers = graph.atomic_numbers[atoms]
+    count = len(positions)
+    members = np.arange(count) if members is None else members
     # an image can matter if it lies within `reach` of some home atom
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    margin = reach * np.linalg.norm(np.linalg.inv(cell), axis=0) + 1e-9
     fractional = positions @ np.linalg.inv(cell)
-    extent = fractional.max(0) - fractional.min(0)
-    n = np.ceil(extent + reach / heights).astype(int)
-    grid = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in n], indexing="ij"), -1)
-    shifts = grid.reshape(-1, 3)
-    shifts = shifts[np.any(shifts != 0, axis=1)]
-    margin = reach / heights + 1e-9
-    image = (fractional[None] + shifts[:, None]).reshape(-1, 3)
-    near = np.all(
-        (image > fractional.min(0) - margin) & (image < fractional.max(0) + margin), axis=1
-    )
-    points = np.concatenate([positions, image[near] @ cell])
-    home_index = np.tile(np.arange(len(positions)), len(shifts))[near]
-    home = torch.from_numpy(np.concatenate([np.arange(len(positions)), home_index]))
-    home = home.to(graph.positions.device)
+    low, high = fractional[members].min(0) - margin, fractional[members].max(0) + margin
+    first = np.floor(low - fractional.max(0)).astype(int)
+    last = np.ceil(high - fractional.min(0)).astype(int)
+    axes = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
+    shifts = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    is_home = np.zeros(count, dtype=bool)
+    is_home[members] = True
+    images, owners = [], []
+    for shift in shifts:
+        moved = fractional + shift
+        near = np.all((moved > low) & (moved < high), axis=1)
+        if not shift.any():
+            near &= ~is_home
+        images.append(positions[near] + shift @ cell)
+        owners.append(np.flatnonzero(near))
+    points = np.concatenate([positions[members], *images])
+    home = torch.from_numpy(np.concatenate([members, *owners])).to(graph.positions.device)
     found = find_neighbors(points, np.zeros((3, 3)), np.zeros(3, dtype=bool), cutoff)
     device = graph.positions.device
     cluster = AtomGraph(

@@ -25,6 +25,9 @@ class ChargeHead(nn.Module):
         readouts: What the readouts are.
     """
 
+    responds_to_field = False
+    """Whether charges depend on the graph's external field."""
+
     def __init__(
         self, *, name: ChargeHeadName, channels: int, n_layers: int, readouts: ReadoutConfig
     ) -> None:

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ase
 import numpy as np
 import torch
-from ase.stress import voigt_6_to_full_3x3_stress
+from ase.db import connect
 from torch import Tensor
 
 from lesff.errors import DataError
 from lesff.graph import AtomGraph, collate
-from lesff.structures import Structure, build_graph, read_structures
+from lesff.structures import Structure, build_graph, read_structures, to_structure
+from lesff.train.labels import LabelReader, LabelSummary
+
+CHARGE_SUM_TOLERANCE = 0.05
+"""Allowed difference (e) of a sum of charge labels to the total charge."""
 
 _REQUIRED = ("n", "numbers", "positions", "energy", "forces")
+_ATOM_ARRAYS = ("forces", "charges", "born_effective_charges")
+_SYSTEM_ARRAYS = ("dipole", "stress", "polarizability")
+
+Source = Path | str | Sequence[ase.Atoms]
+"""Where frames come from: a file (npz shard or anything ASE reads) or a list of Atoms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One labelled structure.
+    """One labelled structure; conventions as in :data:`lesff.train.labels.LABELS`.
 
     Attributes:
         structure: Atoms, cell, charge and spin.
-        energy: eV.
-        forces: (n_atoms, 3) in eV/A.
+        energy: eV; NaN if there is no label.
+        forces: (n_atoms, 3) in eV/A; NaN if there is no label.
         dipole: (3,) in e A about the coordinate origin, or None.
         stress: (3, 3) in eV/A^3, or None.
+        charges: (n_atoms,) in e, or None.
+        born_effective_charges: (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj, or None.
         weight: Weight in the loss.
         group: Name of the molecule or composition; splits keep groups together.
         subset: Name of the part of the data the frame belongs to.
@@ -39,6 +51,8 @@ class Frame:
     forces: np.ndarray
     dipole: np.ndarray | None = None
     stress: np.ndarray | None = None
+    charges: np.ndarray | None = None
+    born_effective_charges: np.ndarray | None = None
     weight: float = 1.0
     group: str = ""
     subset: str = ""
@@ -46,24 +60,75 @@ class Frame:
 
 
 def read_frames(path: Path, *, weight: float = 1.0) -> list[Frame]:
-    """Frames of an npz shard or of any file ASE reads with energies and forces.
+    """Frames of an npz shard or of any file ASE reads, all with energies and forces.
 
     Raises:
         DataError: if the file is missing, empty, lacks labels, or has labels that are not finite.
     """
-    if not path.exists():
-        raise DataError(f"data file {path} does not exist")
-    frames = _from_npz(path, weight) if path.suffix == ".npz" else _from_atoms(path, weight)
+    return read_labelled(path, weight=weight, required=("energy", "forces"))[0]
+
+
+def read_labelled(
+    source: Source,
+    *,
+    keys: Mapping[str, str] | None = None,
+    required: Sequence[str] = (),
+    weight: float = 1.0,
+    group_key: str | None = None,
+) -> tuple[list[Frame], LabelSummary]:
+    """Frames with whatever labels they have, and what was found.
+
+    Args:
+        source: An npz shard, a file or database that ASE reads, or a list of Atoms.
+        keys: Key of a label, by label name; the table of ``lesff.train.labels`` for the rest.
+        required: Labels that every frame must have.
+        weight: Weight of the frames in the loss; times ``info["weight"]`` of a frame.
+        group_key: Key of ``info`` that names the group of a frame; ``molecule`` or else the formula
+            if not given.
+
+    Raises:
+        DataError: if there is no frame, a label is missing or cannot be used, or charges do not sum
+            to the total charge. The message names file and frame.
+    """
+    reader = LabelReader(keys)
+    name = "the given list"
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if not path.exists():
+            raise DataError(f"data file {path} does not exist")
+        name = str(path)
+        if path.suffix == ".npz":
+            if keys:
+                raise DataError(
+                    f"{path}: the arrays of a shard have fixed names; leave out `labels`"
+                )
+            return _from_npz(path, weight, reader.summary), reader.summary
+        subset = path.stem
+        pairs = _database_rows(path) if path.suffix == ".db" else read_structures(path)
+    else:
+        subset, pairs = "frames", _structures(source)
+    frames = [
+        _frame(structure, atoms, reader, f"{name}, frame {index}", required, weight, group_key,
+               subset)
+        for index, (structure, atoms) in enumerate(pairs)
+    ]  # fmt: skip
     if not frames:
-        raise DataError(f"data file {path} holds no frames")
-    for index, frame in enumerate(frames):
-        labels = (frame.energy, frame.forces, frame.dipole, frame.stress)
-        if not all(np.isfinite(label).all() for label in labels if label is not None):
-            raise DataError(f"{path}, frame {index}: labels must be finite, got NaN or infinity")
-    return frames
+        raise DataError(f"{name} holds no frames")
+    return frames, reader.summary
 
 
-def _from_npz(path: Path, weight: float) -> list[Frame]:
+def _structures(atoms_list: Iterable[ase.Atoms]) -> Iterator[tuple[Structure, ase.Atoms]]:
+    for index, atoms in enumerate(atoms_list):
+        yield to_structure(atoms, where=f"frame {index}"), atoms
+
+
+def _database_rows(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
+    """Rows of an ASE database with their key-value pairs and data."""
+    rows = connect(path).select()
+    return _structures(row.toatoms(add_additional_information=True) for row in rows)
+
+
+def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
     with np.load(path, allow_pickle=False) as file:
         data = {key: file[key] for key in file.files}
     missing = [key for key in _REQUIRED if key not in data]
@@ -71,7 +136,9 @@ def _from_npz(path: Path, weight: float) -> list[Frame]:
         raise DataError(f"{path} lacks the array(s) {', '.join(missing)}")
     counts = data["n"].astype(np.int64)
     ends = np.cumsum(counts)
-    if len(counts) and ends[-1] != len(data["numbers"]):
+    if len(counts) == 0:
+        raise DataError(f"data file {path} holds no frames")
+    if ends[-1] != len(data["numbers"]):
         raise DataError(
             f"{path}: `n` sums to {ends[-1]}, but there are {len(data['numbers'])} atoms"
         )
@@ -81,6 +148,8 @@ def _from_npz(path: Path, weight: float) -> list[Frame]:
     group = data.get("group", np.arange(n))
     valid = data.get("valid", np.zeros(n, dtype=bool))
     open_cell, open_pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
+    labels = [key for key in ("energy", *_ATOM_ARRAYS, *_SYSTEM_ARRAYS) if key in data]
+    summary.found = {(key, key): n for key in labels}
     frames = []
     for i, (start, stop) in enumerate(zip(ends - counts, ends, strict=True)):
         cell = data["cell"][i].astype(np.float64) if "cell" in data else open_cell
@@ -92,50 +161,70 @@ def _from_npz(path: Path, weight: float) -> list[Frame]:
             total_charge=int(charge[i]),
             spin_multiplicity=int(spin[i]),
         )
-        name = group[i].decode() if isinstance(group[i], bytes) else str(group[i])
+        summary.count_state(structure.total_charge, structure.spin_multiplicity)
+        values = {key: data[key][start:stop] for key in _ATOM_ARRAYS if key in data}
+        values |= {key: data[key][i] for key in _SYSTEM_ARRAYS[:2] if key in data}
+        for key, value in (*values.items(), ("energy", data["energy"][i])):
+            if not np.isfinite(value).all():
+                raise DataError(
+                    f"{path}, frame {i}: labels must be finite, got NaN or infinity in {key}"
+                )
         frames.append(
             Frame(
                 structure=structure,
                 energy=float(data["energy"][i]),
-                forces=data["forces"][start:stop],
-                dipole=data["dipole"][i] if "dipole" in data else None,
-                stress=data["stress"][i] if "stress" in data else None,
                 weight=weight,
-                group=name,
+                group=group[i].decode() if isinstance(group[i], bytes) else str(group[i]),
                 subset=path.stem,
                 is_validation=bool(valid[i]),
+                **values,  # pyright: ignore[reportArgumentType]
             )
         )
     return frames
 
 
-def _from_atoms(path: Path, weight: float) -> list[Frame]:
-    frames = []
-    for index, (structure, atoms) in enumerate(read_structures(path)):
-        results = dict(atoms.calc.results) if atoms.calc is not None else {}
-        results |= {key: atoms.info[key] for key in ("energy", "dipole") if key in atoms.info}
-        for key in ("forces", "force"):
-            if key in atoms.arrays:
-                results["forces"] = atoms.arrays[key]
-        missing = [key for key in ("energy", "forces") if key not in results]
-        if missing:
-            raise DataError(f"{path}, frame {index}: no {' and no '.join(missing)}")
-        dipole, stress = results.get("dipole"), results.get("stress")
-        if stress is not None and np.size(stress) == 6:
-            stress = voigt_6_to_full_3x3_stress(stress)
-        frames.append(
-            Frame(
-                structure=structure,
-                energy=float(results["energy"]),
-                forces=np.asarray(results["forces"], dtype=np.float64),
-                dipole=None if dipole is None else np.asarray(dipole, dtype=np.float64),
-                stress=None if stress is None else np.reshape(stress, (3, 3)).astype(np.float64),
-                weight=weight,
-                group=str(atoms.info.get("molecule", atoms.get_chemical_formula())),
-                subset=str(atoms.info.get("subset", path.stem)),
-            )
+def _frame(
+    structure: Structure, atoms: ase.Atoms, reader: LabelReader, where: str,
+    required: Sequence[str], weight: float, group_key: str | None, subset: str,
+) -> Frame:  # fmt: skip
+    labels = reader.read(atoms, where)
+    reader.summary.count_state(structure.total_charge, structure.spin_multiplicity)
+    missing = [key for key in required if key not in labels]
+    if missing:
+        raise DataError(f"{where}: no {' and no '.join(missing)}")
+    if not structure.pbc.all() and labels.pop("stress", None) is not None:
+        reader.summary.leave_out("stress of frames that are not periodic in three directions")
+    if structure.pbc.any() and labels.pop("dipole", None) is not None:
+        reader.summary.leave_out("dipole of periodic frames (it depends on the choice of cell)")
+    if labels.pop("polarizability", None) is not None:
+        reader.summary.leave_out("polarizability (no response to fields to train)")
+    charges = labels.get("charges")
+    if charges is not None and abs(charges.sum() - structure.total_charge) > CHARGE_SUM_TOLERANCE:
+        raise DataError(
+            f"{where}: charges must sum to the total charge {structure.total_charge}, got "
+            f"{charges.sum():.3f} e; set info['charge'], or leave them out with "
+            "labels={'charges': ''}"
         )
-    return frames
+    if group_key is not None and group_key not in atoms.info:
+        raise DataError(f"{where}: no info[{group_key!r}] to group by")
+    group = atoms.info.get(group_key or "molecule", atoms.get_chemical_formula())
+    return Frame(
+        structure=structure,
+        energy=float(labels.pop("energy", np.nan)),
+        forces=labels.pop("forces", np.full((len(atoms), 3), np.nan)),
+        weight=weight * _weight_of(atoms, where),
+        group=str(group),
+        subset=str(atoms.info.get("subset", subset)),
+        **labels,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _weight_of(atoms: ase.Atoms, where: str) -> float:
+    """``info["weight"]`` of a frame, 1 if absent."""
+    weight = atoms.info.get("weight", 1.0)
+    if not isinstance(weight, (int, float, np.number)) or not 0.0 <= float(weight) < np.inf:
+        raise DataError(f"{where}: `weight` must be a number of at least 0, got {weight!r}")
+    return float(weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +237,8 @@ class LabelledBatch:
         forces: (n_atoms, 3) eV/A.
         dipole: (n_systems, 3) e A about the coordinate origin.
         stress: (n_systems, 3, 3) eV/A^3.
+        charges: (n_atoms,) e.
+        born_effective_charges: (n_atoms, 3, 3) e.
         weight: (n_systems,) loss weight.
     """
 
@@ -156,21 +247,35 @@ class LabelledBatch:
     forces: Tensor
     dipole: Tensor
     stress: Tensor
+    charges: Tensor
+    born_effective_charges: Tensor
     weight: Tensor
 
 
 def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> LabelledBatch:
     """Neighbour lists and labels of some frames as one batch."""
     graph = collate([build_graph(frame.structure, cutoff) for frame in frames])
-    no_dipole, no_stress = np.full(3, np.nan), np.full((3, 3), np.nan)
-    dipole = [no_dipole if frame.dipole is None else frame.dipole for frame in frames]
-    stress = [no_stress if frame.stress is None else frame.stress for frame in frames]
+
+    def join(name: str, *shape: int, per_atom: bool = False) -> Tensor:
+        rows = []
+        for frame in frames:
+            lead = (len(frame.structure),) if per_atom else (1,)
+            value = getattr(frame, name)
+            rows.append(
+                np.full((*lead, *shape), np.nan)
+                if value is None
+                else np.reshape(value, (*lead, *shape))
+            )
+        return torch.from_numpy(np.concatenate(rows)).to(dtype)
+
     return LabelledBatch(
         graph=graph.to(dtype=dtype),
         energy=torch.tensor([frame.energy for frame in frames], dtype=torch.float64),
-        forces=torch.from_numpy(np.concatenate([frame.forces for frame in frames])).to(dtype),
-        dipole=torch.from_numpy(np.stack(dipole)).to(dtype),
-        stress=torch.from_numpy(np.stack(stress)).to(dtype),
+        forces=join("forces", 3, per_atom=True),
+        dipole=join("dipole", 3),
+        stress=join("stress", 3, 3),
+        charges=join("charges", per_atom=True),
+        born_effective_charges=join("born_effective_charges", 3, 3, per_atom=True),
         weight=torch.tensor([frame.weight for frame in frames], dtype=dtype),
     )
 

@@ -41,33 +41,37 @@ def accumulate_gradients(
     Raises:
         ConfigError: if the method or the model cannot give the gradient of a loss term.
     """
-    if potential.charge_head is None and (config.dipole or config.total_charge):
-        raise ConfigError(
-            "`loss.dipole` and `loss.total_charge` must be 0 for a model without `long_range`, "
-            f"got {config.dipole} and {config.total_charge}"
-        )
+    terms = ("dipole", "charges", "born_effective_charges", "total_charge")
+    asked = [f"`loss.{name}`" for name in terms if getattr(config, name)]
+    if potential.charge_head is None and asked:
+        raise ConfigError(f"{' and '.join(asked)} must be 0 for a model without `long_range`")
     if method == "double_backward":
         return _double_backward(potential, batch, config)
-    if config.stress:
-        raise ConfigError(
-            "`gradients` must be 'double_backward' for a loss on stress, got 'central_difference'"
-        )
+    for name in ("stress", "born_effective_charges"):
+        if getattr(config, name):
+            raise ConfigError(
+                f"`gradients` must be 'double_backward' for a loss on {name}, "
+                "got 'central_difference'"
+            )
     return _central_difference(potential, batch, config)
 
 
-def _moments(
+def _outputs(
     potential: Potential, graph: AtomGraph, config: LossConfig, origin: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Energy, dipole and charge excess of every system, with graph."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Energy of every system and what else the loss needs of :class:`Prediction`, with graph."""
     terms = potential.energy_terms(graph)
-    dipole = excess = None
+    extras: dict[str, Tensor] = {}
     if terms.charges is not None and terms.local_charges is not None:
-        if config.dipole:
-            dipole = dipole_moment(neutralised(terms.charges, graph), graph, origin)
+        charges = neutralised(terms.charges, graph)
+        if config.charges:
+            extras["charges"] = charges
+        if config.dipole or config.born_effective_charges:
+            extras["dipole"] = dipole_moment(charges, graph, origin)
         if config.total_charge:
             total = segment_sum(terms.local_charges, graph.batch, graph.n_systems)
-            excess = total - graph.total_charge
-    return terms.energy_sr + terms.energy_lr, dipole, excess
+            extras["charge_excess"] = total - graph.total_charge
+    return terms.energy_sr + terms.energy_lr, extras
 
 
 def _double_backward(potential: Potential, batch: LabelledBatch, config: LossConfig) -> float:
@@ -80,15 +84,29 @@ def _double_backward(potential: Potential, batch: LabelledBatch, config: LossCon
         moved = strained(moved, strain)
         inputs.append(strain)
     origin = moment_origin(graph)
-    energy, dipole, excess = _moments(potential, moved, config, origin)
+    energy, extras = _outputs(potential, moved, config, origin)
     grads = gradients(energy, inputs, create_graph=True)
     if config.stress:
         volume = torch.linalg.det(graph.cell).abs()
         # open systems have no stress label; their volume only must not be zero
         stress = grads[1] / torch.where(volume > 0, volume, 1.0)[:, None, None]
-    loss = loss_value(Prediction(energy, -grads[0], dipole, stress, excess), batch, origin, config)
+    if config.born_effective_charges:
+        extras["born_effective_charges"] = _born_charges(extras["dipole"], positions, batch)
+    loss = loss_value(Prediction(energy, -grads[0], stress=stress, **extras), batch, origin, config)
     loss.backward()
     return float(loss.detach())
+
+
+def _born_charges(dipole: Tensor, positions: Tensor, batch: LabelledBatch) -> Tensor:
+    """(n_atoms, 3, 3) derivatives of the dipoles of open systems, with graph."""
+    labelled = ~batch.born_effective_charges.isnan().any(2).any(1)
+    if bool((labelled & batch.graph.pbc[batch.graph.batch].any(1)).any()):
+        raise ConfigError(
+            "`loss.born_effective_charges` must be 0 for periodic frames with such labels: only "
+            "those of molecules can be trained"
+        )
+    rows = [gradients(dipole[:, i], [positions], create_graph=True)[0] for i in range(3)]
+    return torch.stack(rows, dim=1)
 
 
 def _central_difference(potential: Potential, batch: LabelledBatch, config: LossConfig) -> float:
@@ -96,17 +114,14 @@ def _central_difference(potential: Potential, batch: LabelledBatch, config: Loss
     origin = moment_origin(graph)
     with _frozen(potential):
         positions = graph.positions.detach().requires_grad_()
-        energy, dipole, excess = _moments(
-            potential, graph.replace(positions=positions), config, origin
-        )
+        energy, extras = _outputs(potential, graph.replace(positions=positions), config, origin)
         (grad,) = gradients(energy, [positions], create_graph=False)
 
     # derivatives of the loss with respect to the predictions
     leaves = [x.detach().requires_grad_() for x in (energy, -grad)]
-    dipole, excess = (None if x is None else x.detach().requires_grad_() for x in (dipole, excess))
-    leaves += [x for x in (dipole, excess) if x is not None]
-    loss = loss_value(Prediction(leaves[0], leaves[1], dipole, None, excess), batch, origin, config)
-    d_energy, v, *d_moments = torch.autograd.grad(loss, leaves)
+    extras = {name: value.detach().requires_grad_() for name, value in extras.items()}
+    loss = loss_value(Prediction(leaves[0], leaves[1], **extras), batch, origin, config)
+    d_energy, v, *d_extras = torch.autograd.grad(loss, [*leaves, *extras.values()])
 
     # one pass over both displaced copies of the batch
     largest = graph.positions.new_zeros(graph.n_systems)
@@ -116,14 +131,12 @@ def _central_difference(potential: Potential, batch: LabelledBatch, config: Loss
     both = collate(
         [graph.replace(positions=graph.positions + sign * shift) for sign in (1.0, -1.0)]
     )
-    energy, dipole, excess = _moments(potential, both, config, torch.cat([origin, origin]))
+    energy, moved = _outputs(potential, both, config, torch.cat([origin, origin]))
     slope = (0.5 / step).to(energy.dtype)
     factor = torch.cat([0.5 * d_energy - slope, 0.5 * d_energy + slope])
     surrogate = (factor * energy).sum()
-    for value, d_value in zip(
-        [x for x in (dipole, excess) if x is not None], d_moments, strict=True
-    ):
-        surrogate = surrogate + 0.5 * (torch.cat([d_value, d_value]) * value).sum()
+    for name, d_value in zip(extras, d_extras, strict=True):
+        surrogate = surrogate + 0.5 * (torch.cat([d_value, d_value]) * moved[name]).sum()
     surrogate.backward()
     return float(loss.detach())
 

@@ -2,113 +2,54 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
+import os
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lesff.errors import DataError
-from lesff.potential import ModelConfig, Potential
-from lesff.structures import build_graph
-from lesff.train.data import (
-    Frame,
-    LabelledBatch,
-    batch_indices,
-    fit_reference_energies,
-    make_batch,
-    read_frames,
-)
+from lesff.errors import ConfigError, DataError
+from lesff.potential import Potential
+from lesff.train.data import LabelledBatch, make_batch
+from lesff.train.dataset import TrainingData
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.metrics import Errors, evaluate_frames
-from lesff.train.recipe import OptimizerConfig, Recipe, RecipeModel
-from lesff.train.state import Progress, load_state, save_state
+from lesff.train.recipe import OptimizerConfig, Recipe
+from lesff.train.state import Progress, Snapshot, load_state, save_state
+from lesff.train.trainables import DirectTrainables, Trainables
 
 
-class TrainingData:
-    """Frames of a recipe, split into training and validation.
+def forces_mae(errors: Errors) -> float:
+    """Mean absolute force error in meV/A."""
+    return errors.forces_mae
 
-    Args:
-        recipe: The recipe.
-        folder: Folder that the recipe's paths are relative to.
 
-    Raises:
-        DataError: if a file cannot be used or nothing is left to train on.
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What a run does beyond its recipe.
+
+    Attributes:
+        rate: Factor of the learning rate by parameter name.
+        anchor: Strength of a pull towards the weights at the start: ``anchor / 2 |w - w0|^2`` joins
+            the loss.
+        score: Validation score; the lower the better.
+        keeps_best: Whether the run ends with the weights of the best score instead of the last.
+        start_score: Score of the model at the start, which a kept model must beat.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.train: list[Frame] = []
-        self.validation: list[Frame] = []
-        self.fractions: list[float] = []
-        digest = hashlib.sha256(repr(recipe).encode())
-        for source in recipe.data.sources:
-            path = folder / source.path
-            frames = read_frames(path, weight=source.weight)
-            digest.update(f"{source.path}:{path.stat().st_size}".encode())
-            kept = [frame for frame in frames if not frame.is_validation]
-            self.train += kept
-            self.fractions += [source.fraction] * len(kept)
-            self.validation += [frame for frame in frames if frame.is_validation]
-        if not self.train:
-            raise DataError("no training frames: every frame is marked as validation")
-        self.sizes = np.array([len(frame.structure) for frame in self.train])
-        self.recipe_hash = digest.hexdigest()
-
-    def validation_sample(self, count: int) -> list[Frame]:
-        """A fixed sample of the held-out frames."""
-        order = np.random.default_rng(0).permutation(len(self.validation))
-        return [self.validation[i] for i in order[:count]]
-
-    def epoch(self, epoch: int, seed: int, max_atoms: int) -> list[np.ndarray]:
-        """Batches of one epoch as arrays of frame indices; a function of epoch and seed only."""
-        rng = np.random.default_rng([seed, epoch])
-        chosen = np.flatnonzero(rng.random(len(self.train)) < np.array(self.fractions))
-        batches = batch_indices(self.sizes[chosen], max_atoms=max_atoms, rng=rng)
-        return [chosen[batch] for batch in batches]
-
-
-def model_config(model: RecipeModel, data: TrainingData, software: dict[str, str]) -> ModelConfig:
-    """Model configuration of a recipe, with what is read off the data filled in."""
-    elements = sorted({int(z) for frame in data.train for z in np.unique(frame.structure.numbers)})
-    architecture = dict(model.architecture)
-    rng = np.random.default_rng(0)
-    sample = [data.train[i] for i in rng.permutation(len(data.train))[:2000]]
-    edges = sum(build_graph(frame.structure, architecture["cutoff"]).n_edges for frame in sample)
-    atoms = sum(len(frame.structure) for frame in sample)
-    architecture["avg_num_neighbors"] = round(edges / atoms, 3)
-    forces = np.concatenate([frame.forces.ravel() for frame in sample])
-    charges = [frame.structure.total_charge for frame in data.train]
-    spins = [frame.structure.spin_multiplicity for frame in data.train]
-    return ModelConfig(
-        architecture=architecture,
-        elements=tuple(elements),
-        reference_energies=fit_reference_energies(data.train, elements),
-        energy_scale=round(float(np.sqrt(np.mean(forces**2))), 4),
-        long_range=model.long_range,
-        total_charge=trained_range(charges),
-        spin_multiplicity=trained_range(spins),
-        state_embedding=model.state_embedding,
-        dtype=model.dtype,
-        energy_reference=model.energy_reference,
-        level_of_theory=model.level_of_theory,
-        training_data=model.training_data,
-        software=software,
-    )
-
-
-def trained_range(values: Sequence[int]) -> tuple[int, int]:
-    """Lowest and highest value that at least one frame in a thousand has."""
-    kept = [v for v, count in Counter(values).items() if count >= 1e-3 * len(values)]
-    return min(kept), max(kept)
+    rate: Callable[[str], float] = lambda name: 1.0
+    anchor: float = 0.0
+    score: Callable[[Errors], float] = forces_mae
+    keeps_best: bool = False
+    start_score: float = math.inf
 
 
 class Trainer:
@@ -122,6 +63,8 @@ class Trainer:
         data: Frames.
         potential: The model; its weights are changed.
         run: Folder of the run.
+        plan: Learning rates, penalty, score.
+        trainables: What the optimiser moves; the potential's own parameters if not given.
         progress: Whether to show a progress bar.
     """
 
@@ -132,18 +75,35 @@ class Trainer:
         potential: Potential,
         run: Path,
         *,
+        plan: TrainingPlan | None = None,
+        trainables: Trainables | None = None,
         progress: bool = True,
     ) -> None:
         self.recipe, self.data, self.potential, self.run = recipe, data, potential, run
+        self.plan = plan or TrainingPlan()
+        self.trainables = trainables or DirectTrainables(potential)
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.n_ranks = dist.get_world_size() if dist.is_initialized() else 1
         self.show = progress and self.rank == 0
         options = recipe.optimizer
+        self.per_step = options.accumulate or self.n_ranks
+        if self.per_step % self.n_ranks:
+            raise ConfigError(
+                f"`optimizer.accumulate` must be a multiple of the number of processes "
+                f"({self.n_ranks}), got {options.accumulate}"
+            )
+        self.named = self.trainables.named()
+        rates = {name: self.plan.rate(name) for name in self.named}
         self.optimizer = torch.optim.AdamW(
-            potential.parameters(), lr=options.lr, weight_decay=options.weight_decay
-        )
+            [{"params": [p], "rate": rates[name]} for name, p in self.named.items()],
+            lr=options.lr, weight_decay=options.weight_decay,
+        )  # fmt: skip
         self.average = {n: p.detach().clone() for n, p in potential.named_parameters()}
-        self.progress = Progress()
+        self.start = {n: p.detach().clone() for n, p in self.named.items()}
+        self.best: dict[str, Tensor] = {}
+        self.progress = Progress(best=self.plan.start_score)
+        if self.plan.keeps_best:
+            self.best = {n: p.clone() for n, p in self.average.items()}
         self.sample = data.validation_sample(recipe.data.validation_frames)
         run.mkdir(parents=True, exist_ok=True)
         self.state_file = run / "state.safetensors"
@@ -151,10 +111,30 @@ class Trainer:
             self._resume()
 
     def _resume(self) -> None:
-        self.progress, weights, self.average = load_state(
-            self.state_file, self.data.recipe_hash, self.optimizer
-        )
-        self.potential.load_state_dict(weights)
+        self.progress, snapshot = load_state(self.state_file, self.data.recipe_hash, self.optimizer)
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(snapshot.weights[name])
+        self.average, self.best = snapshot.average, snapshot.best
+        self.trainables.write()
+        if self.rank == 0:
+            self._forget_later_entries()
+
+    def _forget_later_entries(self) -> None:
+        """Drop log entries of steps that will be repeated."""
+        log = self.run / "log.jsonl"
+        if not log.exists():
+            return
+        kept = []
+        for line in log.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= self.progress.step:
+                    kept.append(line + "\n")
+            except ValueError:  # the line being written when the run was killed
+                continue
+        partial = log.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, log)
 
     def train(self) -> None:
         """Run to the end of the schedule; leaves the averaged weights in the potential.
@@ -175,12 +155,16 @@ class Trainer:
             batches = self.data.epoch(
                 self.progress.epoch, self.recipe.seed, self.recipe.data.max_atoms
             )
-            n_steps = len(batches) // self.n_ranks
+            n_steps = len(batches) // self.per_step
             if n_steps == 0:
-                raise DataError(f"{len(batches)} batches cannot feed {self.n_ranks} processes")
+                raise DataError(
+                    f"{len(batches)} batches per epoch cannot fill a step of {self.per_step}: "
+                    "lower the atoms per batch, or use fewer processes or less accumulation"
+                )
             while self.progress.batch < n_steps and not self._is_over():
-                chosen = batches[self.progress.batch * self.n_ranks + self.rank]
-                losses.append(self._step(self._batch(chosen)))
+                start = self.progress.batch * self.per_step
+                chosen = batches[start : start + self.per_step][self.rank :: self.n_ranks]
+                losses.append(self._step([self._batch(indices) for indices in chosen]))
                 now = time.monotonic()
                 self.progress.seconds += now - last
                 last = now
@@ -191,9 +175,11 @@ class Trainer:
             if self.progress.batch >= n_steps:
                 self.progress.epoch += 1
                 self.progress.batch = 0
-        self._checkpoint(losses, bar)
+        if self.progress.validated != self.progress.step:
+            self._checkpoint(losses, bar)
         bar.close()
-        self.potential.load_state_dict(self.average)
+        final = self.best if self.plan.keeps_best else self.average
+        self.potential.load_state_dict(final, strict=False)
 
     def _batch(self, chosen: np.ndarray) -> LabelledBatch:
         frames = [self.data.train[i] for i in chosen]
@@ -208,6 +194,9 @@ class Trainer:
 
     def _is_over(self) -> bool:
         stop = 60.0 * self.recipe.optimizer.stop_after_minutes
+        patience = self.recipe.optimizer.patience
+        if 0 < patience <= self.progress.since_best:
+            return True
         return self._fraction_done() >= 1.0 or 0.0 < stop <= self._shared_seconds()
 
     def _shared_seconds(self) -> float:
@@ -218,49 +207,63 @@ class Trainer:
         dist.broadcast(seconds, 0)
         return float(seconds)
 
-    def _step(self, batch: LabelledBatch) -> float:
+    def _step(self, batches: Sequence[LabelledBatch]) -> float:
+        """One step of the optimiser on this process's batches; returns their mean loss."""
         options = self.recipe.optimizer
         rate = options.lr * learning_rate_factor(self.progress.step, self._fraction_done(), options)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=False)
-        loss = accumulate_gradients(self.potential, batch, self.recipe.loss, options.gradients)
-        parameters = list(self.potential.parameters())
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if self.n_ranks > 1:
-            self._average_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
+            group["lr"] = rate * group["rate"]
+        self.potential.zero_grad(set_to_none=False)
+        loss = sum(
+            accumulate_gradients(self.potential, batch, self.recipe.loss, options.gradients)
+            for batch in batches
+        )
+        self.trainables.collect_gradients()
+        parameters = list(self.named.values())
+        self._average_gradients(parameters)
+        self._add_anchor()
+        norm = nn.utils.clip_grad_norm_(parameters, options.clip_norm)
         if not bool(torch.isfinite(norm)):
             raise DataError(
                 f"the gradient is not finite at step {self.progress.step + 1}: check the labels or "
                 "lower `optimizer.lr`; the run resumes from its last resume point"
             )
         self.optimizer.step()
+        self.trainables.write()
         self.progress.step += 1
         self.progress.batch += 1
         decay = min(options.ema_decay, (1.0 + self.progress.step) / (10.0 + self.progress.step))
         with torch.no_grad():
             for name, parameter in self.potential.named_parameters():
                 self.average[name].lerp_(parameter, 1.0 - decay)
-        return loss
+        return loss / len(batches)
 
-    def _average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        flat = torch.cat([p.grad.view(-1) for p in parameters if p.grad is not None])
-        dist.all_reduce(flat)
-        flat /= self.n_ranks
-        start = 0
-        for parameter in parameters:
-            stop = start + parameter.numel()
-            parameter.grad = flat[start:stop].view_as(parameter)
-            start = stop
+    def _add_anchor(self) -> None:
+        """Gradient of the pull towards the weights at the start."""
+        if self.plan.anchor == 0.0:
+            return
+        for name, parameter in self.named.items():
+            if parameter.grad is not None:
+                parameter.grad += self.plan.anchor * (parameter.detach() - self.start[name])
+
+    def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Mean over the batches of a step, over all processes."""
+        grads = [p.grad for p in parameters if p.grad is not None]
+        if self.n_ranks > 1:
+            flat = torch.cat([grad.view(-1) for grad in grads])
+            dist.all_reduce(flat)
+            start = 0
+            for grad in grads:
+                grad.copy_(flat[start : start + grad.numel()].view_as(grad))
+                start += grad.numel()
+        for grad in grads:
+            grad /= self.per_step
 
     def _checkpoint(self, losses: Sequence[float], bar: tqdm) -> None:
         """Validate the averaged weights, log, and write a resume point (first process)."""
+        self.progress.validated = self.progress.step
         if self.rank == 0:
-            weights = {n: p.detach().clone() for n, p in self.potential.named_parameters()}
-            errors = self._validate(weights)
+            errors = self._validate()
             entry = {
                 "step": self.progress.step,
                 "epoch": self.progress.epoch,
@@ -268,30 +271,53 @@ class Trainer:
                 "loss": float(np.mean(losses)) if losses else math.nan,
                 "validation": {key: asdict(value) for key, value in errors.items()},
             }
-            with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(entry) + "\n")
             if "all" in errors:
                 total = errors["all"]
-                self.progress.best = min(self.progress.best, total.forces_mae)
+                entry["score"] = self._judge(total)
                 bar.set_postfix(
                     loss=f"{entry['loss']:.4f}", F=f"{total.forces_mae:.1f} meV/A",
                     E=f"{total.energy_mae:.2f} meV/atom",
                 )  # fmt: skip
+            with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(entry) + "\n")
+            weights = {n: p.detach() for n, p in self.named.items()}
+            snapshot = Snapshot(weights=weights, average=self.average, best=self.best)
             save_state(
-                self.state_file, self.progress, self.data.recipe_hash, weights, self.average,
-                self.optimizer,
-            )  # fmt: skip
+                self.state_file, self.progress, self.data.recipe_hash, snapshot, self.optimizer
+            )
         if self.n_ranks > 1:
-            dist.barrier()
+            self._share_verdict()
 
-    def _validate(self, weights: dict[str, Tensor]) -> dict[str, Errors]:
+    def _judge(self, errors: Errors) -> float:
+        """Compare with the best validation so far; returns the score."""
+        score = self.plan.score(errors)
+        if score < self.progress.best:
+            self.progress.best, self.progress.best_step = score, self.progress.step
+            self.progress.since_best = 0
+            if self.plan.keeps_best:
+                self.best = {n: p.clone() for n, p in self.average.items()}
+        else:
+            self.progress.since_best += 1
+        return score
+
+    def _share_verdict(self) -> None:
+        """All processes stop at the same step and end with the same weights."""
+        shared = torch.tensor([float(self.progress.since_best)], dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        self.progress.since_best = int(shared)
+        for value in self.best.values():
+            dist.broadcast(value, 0)
+
+    def _validate(self) -> dict[str, Errors]:
+        """Errors of the averaged weights."""
         if not self.sample:
             return {}
-        self.potential.load_state_dict(self.average)
+        weights = {n: p.detach().clone() for n, p in self.potential.named_parameters()}
+        self.potential.load_state_dict(self.average, strict=False)
         try:
             return evaluate_frames(self.potential, self.sample)
         finally:
-            self.potential.load_state_dict(weights)
+            self.potential.load_state_dict(weights, strict=False)
 
 
 def learning_rate_factor(step: int, fraction_done: float, options: OptimizerConfig) -> float:

@@ -22,11 +22,14 @@ class LossConfig:
         forces: Weight of the error of force components.
         dipole: Weight of the error of dipole components per square root of the atom count.
         stress: Weight of the error of stress components.
+        charges: Weight of the error of atomic charges.
+        born_effective_charges: Weight of the error of Born charge components; open systems.
         total_charge: Weight of the squared residual of the local charges' sum per atom.
         energy_delta: Huber threshold in eV/atom.
         forces_delta: Huber threshold in eV/A.
         dipole_delta: Huber threshold in e A.
         stress_delta: Huber threshold in eV/A^3.
+        charges_delta: Huber threshold in e; also for Born charges.
     """
 
     kind: Literal["huber", "mse"] = "huber"
@@ -34,11 +37,14 @@ class LossConfig:
     forces: float = 1.0
     dipole: float = 0.0
     stress: float = 0.0
+    charges: float = 0.0
+    born_effective_charges: float = 0.0
     total_charge: float = 0.0
     energy_delta: float = 0.01
     forces_delta: float = 0.01
     dipole_delta: float = 0.01
     stress_delta: float = 0.001
+    charges_delta: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,17 @@ class Prediction:
         dipole: (n_systems, 3) e A about the centre of nuclear charge, or None.
         stress: (n_systems, 3, 3) eV/A^3, or None.
         charge_excess: (n_systems,) sum of the local charges minus the total charge, or None.
+        charges: (n_atoms,) e, summing to the total charge, or None.
+        born_effective_charges: (n_atoms, 3, 3) e, or None.
     """
 
     energy: Tensor
     forces: Tensor
-    dipole: Tensor | None
-    stress: Tensor | None
-    charge_excess: Tensor | None
+    dipole: Tensor | None = None
+    stress: Tensor | None = None
+    charge_excess: Tensor | None = None
+    charges: Tensor | None = None
+    born_effective_charges: Tensor | None = None
 
 
 def loss_value(
@@ -101,6 +111,11 @@ def loss_value(
     if config.stress and prediction.stress is not None:
         error = prediction.stress - batch.stress
         total = total + config.stress * term(error, config.stress_delta, weight)
+    for name in ("charges", "born_effective_charges"):
+        predicted, w = getattr(prediction, name), getattr(config, name)
+        if w and predicted is not None:
+            error = predicted - getattr(batch, name)
+            total = total + w * term(error, config.charges_delta, weight[graph.batch])
     if config.total_charge and prediction.charge_excess is not None:
         squared = prediction.charge_excess.square() / counts
         total = total + config.total_charge * (weight * squared).sum() / weight.sum()

@@ -64,6 +64,8 @@ class OptimizerConfig:
         stop_after_minutes: Stop before the end of the schedule, after this much training time, for
             a following stage with another recipe. 0 for none.
         validate_every: Steps between validations and resume points.
+        accumulate: Batches per step over all processes; 0 for one per process.
+        patience: Validations without a better score after which the run stops. 0 for none.
         gradients: How parameter gradients are made.
     """
 
@@ -77,6 +79,8 @@ class OptimizerConfig:
     time_limit_minutes: float = 0.0
     stop_after_minutes: float = 0.0
     validate_every: int = 1000
+    accumulate: int = 0
+    patience: int = 0
     gradients: GradientMethod = "central_difference"
 
 

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from lesff.checkpoint import load_model, save_model
 from lesff.errors import ConfigError
 from lesff.potential import Potential
-from lesff.train.loop import Trainer, TrainingData, model_config
+from lesff.train.dataset import TrainingData, model_config, read_training_data
+from lesff.train.loop import Trainer
 from lesff.train.recipe import Recipe
 
 _CARD = """# {name}
@@ -46,7 +47,7 @@ def run_recipe(
         DataError: if the data cannot be used.
         IntegrityError: if the run folder belongs to another recipe.
     """
-    data = TrainingData(recipe, data_folder)
+    data = read_training_data(recipe, data_folder)
     torch.manual_seed(recipe.seed)
     potential = _first_potential(recipe, data, start)
     trainer = Trainer(recipe, data, potential, output, progress=progress)

@@ -1,0 +1,190 @@
+"""Commands on trajectories: spectrum, transport."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from lesff.cli.published import accept_license_option
+from lesff.errors import DataError
+from lesff.predict import Model, load
+from lesff.spectra.correlation import Spectrum, peaks
+from lesff.spectra.lines import density_of_states, infrared, polarisation_current, raman
+from lesff.spectra.report import draw_curves, write_csv, write_json
+from lesff.spectra.series import property_series
+from lesff.spectra.trajectory import Trajectory, read_trajectory
+from lesff.spectra.transport import dielectric_constant, green_kubo, helfand, integrated
+from lesff.structures import to_structure
+
+_TRAJECTORY = click.argument("trajectory", type=click.Path(path_type=Path))
+_MODEL = click.option("-m", "--model", "name", required=True, help="Model name.")
+_OUTPUT = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True,
+    help="Folder for results; a folder that is there is continued.",
+)  # fmt: skip
+_STEP = click.option("--dt", type=float, required=True, help="Time between frames, fs.")
+_TEMPERATURE = click.option(
+    "--temperature", type=float, help="K; by default that of the velocities."
+)
+_BLOCKS = click.option("--blocks", default=5, show_default=True, help="Blocks for the error bars.")
+_EVERY = click.option(
+    "--every", default=1, show_default=True,
+    help="Born effective charges every so many frames; between them they are interpolated.",
+)  # fmt: skip
+
+
+@click.command("spectrum")
+@_TRAJECTORY
+@_MODEL
+@_OUTPUT
+@click.option(
+    "--kind", type=click.Choice(["ir", "vdos", "raman"]), default="ir", show_default=True,
+    help="Infrared absorption, vibrational density of states or Raman.",
+)  # fmt: skip
+@_STEP
+@_TEMPERATURE
+@click.option(
+    "--lag", type=float, help="Longest correlation time, fs; 1000 or a block if that is shorter."
+)
+@_BLOCKS
+@_EVERY
+@click.option("--max-wavenumber", default=4500.0, show_default=True, help="Of the plot, 1/cm.")
+@accept_license_option
+def spectrum_command(
+    trajectory: Path, name: str, output: Path, kind: str, dt: float, temperature: float | None,
+    lag: float | None, blocks: int, every: int, max_wavenumber: float, *, accept_license: bool,
+) -> None:  # fmt: skip
+    """Spectrum of a trajectory: CSV, JSON and PNG with error bars.
+
+    Born effective charges (or polarizabilities) of the frames are stored in the output folder; a
+    command that was interrupted goes on from there.
+    """
+    path = trajectory
+    run = read_trajectory(path, dt)
+    temperature = run.temperature if temperature is None else temperature
+    block = run.n_frames // max(blocks, 1) * dt
+    options = {"max_lag": min(1000.0, block) if lag is None else lag, "n_blocks": blocks}
+    output.mkdir(parents=True, exist_ok=True)
+    model = load(name, accept_license=accept_license)
+    if kind == "vdos":
+        found = density_of_states(
+            run.velocities, run.masses, dt, temperature=temperature, **options
+        )
+        curves = {"density of states": found}
+    elif kind == "raman":
+        values = property_series(model, run.frames, "polarizability", output / "polarizability")
+        lines = raman(values, dt, temperature=temperature, **options)
+        curves = {"VV": lines.parallel, "VH": lines.perpendicular}
+    else:
+        current = _current(run, model, output, every)
+        curves = {
+            "absorption": infrared(
+                current, dt, temperature=temperature, volume=run.volume, **options
+            )
+        }
+    _write_spectrum(output / kind, curves, max_wavenumber, {
+        "trajectory": path.name, "model": model.name, "kind": kind, "n_frames": run.n_frames,
+        "time_step_fs": dt, "temperature_k": temperature, "volume_a3": run.volume,
+        "velocities": "file" if run.has_velocities else "differences of positions",
+        "born_every": every, **options,
+    })  # fmt: skip
+
+
+def _current(run: Trajectory, model: Model, output: Path, every: int) -> np.ndarray:
+    if every < 1:
+        raise DataError(f"`--every` must be at least 1, got {every}")
+    frames = run.frames[::every]
+    born = property_series(
+        model, frames, "born_effective_charges", output / "born_effective_charges"
+    )
+    charge = to_structure(run.frames[0]).total_charge
+    return polarisation_current(born, run.velocities, every=every, total_charge=charge)
+
+
+def _write_spectrum(
+    stem: Path, curves: dict[str, Spectrum], limit: float, settings: dict[str, Any]
+) -> None:
+    first = next(iter(curves.values()))
+    columns = {"wavenumber (1/cm)": first.wavenumber}
+    for key, curve in curves.items():
+        columns[f"{key} ({curve.unit})"] = curve.values
+        columns[f"{key} error ({curve.unit})"] = curve.errors
+    write_csv(stem.with_suffix(".csv"), columns)
+    highest = {key: peaks(curve, 0.0, limit) for key, curve in curves.items()}
+    write_json(stem.with_suffix(".json"), settings | {"unit": first.unit, "highest": highest})
+    draw_curves(
+        stem.with_suffix(".png"),
+        first.wavenumber,
+        [(key, c.values, c.errors) for key, c in curves.items()],
+        labels=("wavenumber (1/cm)", f"{settings['kind']} ({first.unit})"),
+        limits=(0.0, limit),
+    )
+    for key, value in highest.items():
+        click.echo(f"{key}: highest at {value:.0f} 1/cm")
+    click.echo(f"written to {stem}.csv, .json and .png")
+
+
+@click.command("transport")
+@_TRAJECTORY
+@_MODEL
+@_OUTPUT
+@_STEP
+@_TEMPERATURE
+@click.option("--lower", type=float, help="Start of the Helfand fit, fs; a quarter of --upper.")
+@click.option("--upper", type=float, help="End of fit and integral, fs; half a block.")
+@click.option("--eps-inf", default=1.0, show_default=True, help="Electronic dielectric constant.")
+@_BLOCKS
+@_EVERY
+@accept_license_option
+def transport_command(
+    trajectory: Path, name: str, output: Path, dt: float, temperature: float | None,
+    lower: float | None, upper: float | None, eps_inf: float, blocks: int, every: int,
+    *, accept_license: bool,
+) -> None:  # fmt: skip
+    """Ionic conductivity (Green-Kubo and Helfand) and the static dielectric constant.
+
+    The current is that of Born effective charges, not of formal ones. The dielectric constant has a
+    meaning where no ions move on; it is for permanent dipoles, relative to --eps-inf.
+    """
+    run = read_trajectory(trajectory, dt)
+    if run.volume is None:
+        raise DataError("transport needs a trajectory of a crystal or liquid, periodic in 3D")
+    temperature = run.temperature if temperature is None else temperature
+    upper = 0.5 * (run.n_frames // max(blocks, 1)) * dt if upper is None else upper
+    lower = 0.25 * upper if lower is None else lower
+    output.mkdir(parents=True, exist_ok=True)
+    model = load(name, accept_license=accept_license)
+    current = _current(run, model, output, every)
+    moved = integrated(current, dt)
+    common = {"temperature": temperature, "volume": run.volume, "n_blocks": blocks}
+    kubo = green_kubo(current, dt, upper=upper, **common)
+    slope = helfand(moved, dt, lower=lower, upper=upper, **common)
+    eps, eps_error = dielectric_constant(moved, eps_inf=eps_inf, **common)
+    columns = {
+        "time (fs)": kubo.time,
+        "Green-Kubo integral (S/m)": kubo.curve, "error (S/m)": kubo.curve_error,
+        "mean squared dP (e^2 A^2)": slope.curve, "error (e^2 A^2)": slope.curve_error,
+    }  # fmt: skip
+    write_csv(output / "transport.csv", columns)
+    write_json(output / "transport.json", {
+        "trajectory": trajectory.name, "model": model.name, "n_frames": run.n_frames,
+        "time_step_fs": dt, "temperature_k": temperature, "volume_a3": run.volume,
+        "velocities": "file" if run.has_velocities else "differences of positions",
+        "born_every": every, "lower_fs": lower, "upper_fs": upper, "n_blocks": blocks,
+        "green_kubo_s_per_m": kubo.conductivity, "green_kubo_error_s_per_m": kubo.error,
+        "helfand_s_per_m": slope.conductivity, "helfand_error_s_per_m": slope.error,
+        "eps_inf": eps_inf, "dielectric_constant": eps, "dielectric_constant_error": eps_error,
+    })  # fmt: skip
+    draw_curves(
+        output / "transport.png",
+        kubo.time,
+        [("Green-Kubo integral", kubo.curve, kubo.curve_error)],
+        labels=("time (fs)", "conductivity (S/m)"),
+    )
+    click.echo(f"Green-Kubo: {kubo.conductivity:.4g} +- {kubo.error:.2g} S/m")
+    click.echo(f"Helfand: {slope.conductivity:.4g} +- {slope.error:.2g} S/m")
+    click.echo(f"dielectric constant: {eps:.4g} +- {eps_error:.2g}")
+    click.echo(f"written to {output / 'transport'}.csv, .json and .png")

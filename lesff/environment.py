@@ -1,0 +1,73 @@
+"""Where lesff keeps things and what it may do, from environment variables, read at each call."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lesff.errors import ConfigError
+
+_TRUE = {"1", "true", "yes", "on"}
+
+
+def is_offline() -> bool:
+    """Whether ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` is 1, true, yes or on."""
+    return any(_is_set(name) for name in ("LESFF_OFFLINE", "HF_HUB_OFFLINE"))
+
+
+def always_rehash() -> bool:
+    """Whether ``LESFF_REHASH`` asks for the digest of every file at every load."""
+    return _is_set("LESFF_REHASH")
+
+
+def cache_folder() -> Path:
+    """``$LESFF_CACHE``, else ``$XDG_CACHE_HOME/lesff``, else ``~/.cache/lesff``.
+
+    Models; may be shared and read-only, and is never trusted without a check.
+    """
+    return _folder("LESFF_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def state_folder() -> Path:
+    """``$LESFF_STATE``, else ``$XDG_STATE_HOME/lesff``, else ``~/.local/state/lesff``.
+
+    What this user has verified and whom this user trusts; must not be writable by others.
+    """
+    return _folder("LESFF_STATE", "XDG_STATE_HOME", ".local/state")
+
+
+def hub_endpoint() -> str | None:
+    """``$LESFF_HUB``, else ``$HF_ENDPOINT``, else None for the public hub.
+
+    Raises:
+        ConfigError: if the value is not a web address.
+    """
+    return own_mirror() or _address("HF_ENDPOINT")
+
+
+def own_mirror() -> str | None:
+    """``$LESFF_HUB``, the mirror of this site, or None.
+
+    Raises:
+        ConfigError: if the value is not a web address.
+    """
+    return _address("LESFF_HUB")
+
+
+def _address(name: str) -> str | None:
+    value = os.environ.get(name, "").strip().rstrip("/")
+    if value and not value.startswith(("https://", "http://")):
+        raise ConfigError(f"`{name}` must start with https:// or http://, got {value!r}")
+    return value or None
+
+
+def _folder(own: str, shared: str, default: str) -> Path:
+    value = os.environ.get(own)
+    if value:
+        return Path(value).expanduser()
+    base = Path(os.environ.get(shared) or "")
+    return (base if base.is_absolute() else Path.home() / default) / "lesff"
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").strip().lower() in _TRUE

@@ -1,0 +1,74 @@
+"""Model card of a finetuned model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lesff.finetune.report import Outcome
+from lesff.predict import Model
+
+_CARD = """---
+name: {name}
+license: {license}
+library_name: lesff
+base_model: {base}
+description: "{base}, finetuned on {n_train} frames"
+---
+
+# {base}, finetuned
+
+Finetuned from **{base}** on {n_train} frames; {n_validation} frames chose the weights
+{test}. Strategy: {strategy}. Data SHA-256: `{data_hash}`.
+
+The licence is inherited from the base model (file `LICENSE`); what the training data allow is for
+their owner to say.
+
+{verdict}
+
+| validation | energy RMSE, meV/atom | forces RMSE, meV/A |
+|---|---|---|
+| base | {base_energy:.3f} | {base_forces:.2f} |
+| base, reference energies refitted | {refit_energy:.3f} | {base_forces:.2f} |
+| this model | {energy:.3f} | {forces:.2f} |
+
+Level of theory of the base model: {level}. That of the finetuning data is whatever made them.
+Energy zero: {reference}; reference energies moved by {shift}.
+
+```
+{command}
+```
+"""
+
+
+def license_of(card: str) -> str:
+    """``license`` in the front matter of a card; ``unknown`` if there is none."""
+    found = re.search(r"^license:\s*(.+)$", card, flags=re.MULTILINE)
+    return found.group(1).strip() if found else "unknown"
+
+
+def card_text(model: Model, outcome: Outcome, report: dict[str, Any]) -> str:
+    """The card, Markdown."""
+    table = report["errors"]["validation"]["all"]
+    counts = outcome.split["counts"]
+    test = f"and {counts['test']} were only reported on" if counts["test"] else "(none for a test)"
+    return _CARD.format(
+        name=f"{model.source.name}-finetuned",
+        license=license_of(model.card),
+        base=model.name,
+        n_train=counts["train"],
+        n_validation=counts["validation"],
+        test=test,
+        strategy=outcome.options["strategy"],
+        data_hash=outcome.split["data_sha256"],
+        verdict="\n".join(f"- {line}" for line in report["verdict"]),
+        base_energy=table["base"]["energy_rmse"],
+        base_forces=table["base"]["forces_rmse"],
+        refit_energy=table["base, energies refitted"]["energy_rmse"],
+        energy=table["finetuned"]["energy_rmse"],
+        forces=table["finetuned"]["forces_rmse"],
+        level=model.config.level_of_theory,
+        reference=model.config.energy_reference,
+        shift=outcome.shift.text(),
+        command=outcome.command,
+    )

@@ -1,0 +1,1 @@
+"""Spectra, transport and dielectric properties from trajectories."""

@@ -1,0 +1,74 @@
+"""Results as CSV, JSON and PNG files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Columns with a header line; names carry their unit."""
+    table = np.column_stack(list(columns.values()))
+    header = ",".join(columns)
+    np.savetxt(path, table, delimiter=",", header=header, comments="", fmt="%.8g")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Plain data; numbers that are not finite become null."""
+    path.write_text(json.dumps(_plain(values), indent=1) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def draw_curves(
+    path: Path,
+    x: np.ndarray,
+    curves: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    *,
+    labels: tuple[str, str],
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Curves with bands of one standard error.
+
+    Args:
+        path: PNG to write.
+        x: (n,) abscissa.
+        curves: Name, (n,) values and (n,) errors of each.
+        labels: Of the axes, with units.
+        limits: Of the abscissa.
+    """
+    # here, because it takes a second that other commands need not spend
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    inside = np.ones(len(x), dtype=bool)
+    if limits is not None:
+        inside = (x >= limits[0]) & (x <= limits[1])
+        axes.set_xlim(*limits)
+    for name, values, errors in curves:
+        (line,) = axes.plot(x[inside], values[inside], lw=1.2, label=name or None)
+        band = np.nan_to_num(errors[inside])
+        axes.fill_between(
+            x[inside], values[inside] - band, values[inside] + band, alpha=0.25, lw=0,
+            color=line.get_color(),
+        )  # fmt: skip
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    if any(name for name, _, _ in curves):
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)

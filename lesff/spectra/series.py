@@ -1,0 +1,117 @@
+"""A property at every frame of a trajectory, resumable: one file per chunk of frames."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase
+import numpy as np
+from tqdm.auto import tqdm
+
+from lesff.errors import DataError
+from lesff.potential import Potential
+from lesff.predict import Model
+from lesff.response import BornOptions
+
+CHUNK_FRAMES = 10
+"""Frames per file."""
+
+
+def property_series(
+    model: Model,
+    frames: Sequence[ase.Atoms],
+    name: str,
+    folder: Path,
+    *,
+    born: BornOptions | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+    """Values of a property at every frame, (n_frames, ...), computed once.
+
+    Interrupted work goes on where it stopped: chunks that are in ``folder`` are read. They are
+    written under another name first, so a file that is there is whole.
+
+    Args:
+        model: The model.
+        frames: The structures, all of the same atoms.
+        name: A quantity of :data:`lesff.keys.QUANTITIES`.
+        folder: Where the chunks are.
+        born: Options of Born effective charges.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: if ``folder`` belongs to another model, property, options or trajectory.
+    """
+    options = born or BornOptions()
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, {
+        "property": name, "weights": weights_digest(model.potential),
+        "dtype": str(model.potential.dtype), "born_mode": options.mode,
+        "sum_rule": options.sum_rule, "chunk_frames": CHUNK_FRAMES,
+    })  # fmt: skip
+    parts = []
+    bar = tqdm(total=len(frames), disable=not progress, unit="frame", desc=name)
+    for start in range(0, len(frames), CHUNK_FRAMES):
+        chunk = list(frames[start : start + CHUNK_FRAMES])
+        parts.append(_chunk(model, chunk, name, folder / f"{start:08d}.npz", options))
+        bar.update(len(chunk))
+    bar.close()
+    return np.concatenate(parts)
+
+
+def _chunk(
+    model: Model, frames: list[ase.Atoms], name: str, path: Path, options: BornOptions
+) -> np.ndarray:
+    digest = structures_digest(frames)
+    if path.is_file():
+        with np.load(path) as stored:
+            if str(stored["structures"]) != digest:
+                raise DataError(
+                    f"{path} belongs to other frames; choose another output folder, or remove it"
+                )
+            return stored["values"]
+    rows = model.predict(frames, name, born=options, progress=False)
+    values = np.array(rows[name])
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as file:
+        np.savez(file, values=values, structures=np.array(digest))
+    os.replace(unfinished, path)
+    return values
+
+
+def _claim(folder: Path, settings: dict[str, object]) -> None:
+    path = folder / "series.json"
+    if not path.is_file():
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    different = sorted(key for key in settings if stored.get(key) != settings[key])
+    if different:
+        raise DataError(
+            f"{folder} was made with another {', '.join(different)}; choose another output folder, "
+            "or remove it"
+        )
+
+
+def weights_digest(potential: Potential) -> str:
+    """sha256 of the configuration and all weights."""
+    digest = hashlib.sha256(json.dumps(potential.config.to_dict(), sort_keys=True).encode())
+    for key, value in sorted(potential.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def structures_digest(frames: Sequence[ase.Atoms]) -> str:
+    """sha256 of elements, positions, cells and boundaries."""
+    digest = hashlib.sha256()
+    for atoms in frames:
+        for part in (atoms.numbers, atoms.positions, np.array(atoms.cell), atoms.pbc):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""Frames of a run, split into training and validation, and the batches of an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lesff.errors import DataError
+from lesff.potential import ModelConfig
+from lesff.structures import build_graph
+from lesff.train.data import Frame, batch_indices, fit_reference_energies, read_frames
+from lesff.train.recipe import Recipe, RecipeModel
+
+
+@dataclass(kw_only=True)
+class TrainingData:
+    """Frames of a run.
+
+    Attributes:
+        train: Frames to train on.
+        validation: Frames held out.
+        fractions: Share of epochs that each training frame takes part in; all of them if empty.
+        recipe_hash: Names recipe and data; a run resumes only with the same.
+    """
+
+    train: list[Frame]
+    validation: list[Frame]
+    recipe_hash: str
+    fractions: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check that there is something to train on."""
+        if not self.train:
+            raise DataError("no training frames: every frame is marked as validation")
+        self.sizes = np.array([len(frame.structure) for frame in self.train])
+        self.fractions = self.fractions or [1.0] * len(self.train)
+
+    def validation_sample(self, count: int) -> list[Frame]:
+        """A fixed sample of the held-out frames."""
+        order = np.random.default_rng(0).permutation(len(self.validation))
+        return [self.validation[i] for i in order[:count]]
+
+    def epoch(self, epoch: int, seed: int, max_atoms: int) -> list[np.ndarray]:
+        """Batches of one epoch as arrays of frame indices; a function of epoch and seed only."""
+        rng = np.random.default_rng([seed, epoch])
+        chosen = np.flatnonzero(rng.random(len(self.train)) < np.array(self.fractions))
+        batches = batch_indices(self.sizes[chosen], max_atoms=max_atoms, rng=rng)
+        return [chosen[batch] for batch in batches]
+
+
+def read_training_data(recipe: Recipe, folder: Path) -> TrainingData:
+    """Frames of a recipe's files.
+
+    Args:
+        recipe: The recipe.
+        folder: Folder that the recipe's paths are relative to.
+
+    Raises:
+        DataError: if a file cannot be used or nothing is left to train on.
+    """
+    train: list[Frame] = []
+    validation: list[Frame] = []
+    fractions: list[float] = []
+    digest = hashlib.sha256(repr(recipe).encode())
+    for source in recipe.data.sources:
+        path = folder / source.path
+        frames = read_frames(path, weight=source.weight)
+        digest.update(f"{source.path}:{path.stat().st_size}".encode())
+        kept = [frame for frame in frames if not frame.is_validation]
+        train += kept
+        fractions += [source.fraction] * len(kept)
+        validation += [frame for frame in frames if frame.is_validation]
+    return TrainingData(
+        train=train, validation=validation, fractions=fractions, recipe_hash=digest.hexdigest()
+    )
+
+
+def model_config(model: RecipeModel, data: TrainingData, software: dict[str, str]) -> ModelConfig:
+    """Model configuration of a recipe, with what is read off the data filled in."""
+    elements = sorted({int(z) for frame in data.train for z in np.unique(frame.structure.numbers)})
+    architecture = dict(model.architecture)
+    rng = np.random.default_rng(0)
+    sample = [data.train[i] for i in rng.permutation(len(data.train))[:2000]]
+    edges = sum(build_graph(frame.structure, architecture["cutoff"]).n_edges for frame in sample)
+    atoms = sum(len(frame.structure) for frame in sample)
+    architecture["avg_num_neighbors"] = round(edges / atoms, 3)
+    forces = np.concatenate([frame.forces.ravel() for frame in sample])
+    charges = [frame.structure.total_charge for frame in data.train]
+    spins = [frame.structure.spin_multiplicity for frame in data.train]
+    return ModelConfig(
+        architecture=architecture,
+        elements=tuple(elements),
+        reference_energies=fit_reference_energies(data.train, elements),
+        energy_scale=round(float(np.sqrt(np.mean(forces**2))), 4),
+        long_range=model.long_range,
+        total_charge=trained_range(charges),
+        spin_multiplicity=trained_range(spins),
+        state_embedding=model.state_embedding,
+        dtype=model.dtype,
+        energy_reference=model.energy_reference,
+        level_of_theory=model.level_of_theory,
+        training_data=model.training_data,
+        software=software,
+    )
+
+
+def trained_range(values: Sequence[int]) -> tuple[int, int]:
+    """Lowest and highest value that at least one frame in a thousand has."""
+    kept = [v for v, count in Counter(values).items() if count >= 1e-3 * len(values)]
+    return min(kept), max(kept)

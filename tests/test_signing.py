@@ -1,0 +1,269 @@
+"""Signatures of model folders and of manifest updates."""
+
+import copy
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from published_site import Site, cut_network, private_site, run
+from test_mirror import hub_model
+
+from lesff.checkpoint import load_model, save_model
+from lesff.errors import (
+    ConfigError,
+    IntegrityError,
+    ManifestError,
+    MissingDependencyError,
+    OfflineError,
+    SignatureError,
+)
+from lesff.hub import bundled_folder, resolve
+from lesff.manifest_pull import pull_update
+from lesff.registry import find_model, list_models
+from lesff.updates import installed_update, update_folder
+from lesff.vouching import check_folder, sign_folder
+
+MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
+
+
+class Keys:
+    """A key pair in PEM files."""
+
+    def __init__(self, folder: Path, key: Any = None) -> None:
+        folder.mkdir(parents=True)
+        self.private, self.public = folder / "private.pem", folder / "public.pem"
+        key = key or ed25519.Ed25519PrivateKey.generate()
+        pem = serialization.Encoding.PEM
+        none = serialization.NoEncryption()
+        pkcs8 = serialization.PrivateFormat.PKCS8
+        info = serialization.PublicFormat.SubjectPublicKeyInfo
+        self.private.write_bytes(key.private_bytes(pem, pkcs8, none))
+        self.public.write_bytes(key.public_key().public_bytes(pem, info))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path / "keys")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return shutil.copytree(bundled_folder() / "off-small" / "0.1.0", tmp_path / "mine")
+
+
+# model folders
+
+
+def test_a_signed_folder_is_verified(folder: Path, keys: Keys) -> None:
+    result = run("sign", folder, "--key", keys.private)
+    assert result.exit_code == 0, result.output
+    result = run("verify", folder, "--key", keys.public, "--deep")
+    assert result.exit_code == 0, result.output
+    assert "signed with the key " in result.output
+    assert "sha256 of the folder: " in result.output
+    assert resolve(folder).folder == folder
+    potential = load_model(folder)
+    save_model(potential, folder, card="# New", license_text="MIT", overwrite=True)
+    with pytest.raises(SignatureError, match="signature.json does not exist: there is no sig"):
+        check_folder(folder, keys.public)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md", "LICENSE"])
+def test_any_change_is_found(folder: Path, keys: Keys, name: str) -> None:
+    sign_folder(folder, keys.private)
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(SignatureError, match="does not fit it: it was changed after it was signed"):
+        check_folder(folder, keys.public)
+    (folder / name).unlink()
+    with pytest.raises(IntegrityError, match=f"lacks {name}: it is not a model folder"):
+        check_folder(folder, keys.public)
+
+
+def test_other_keys_and_forged_signatures_are_refused(
+    folder: Path, keys: Keys, tmp_path: Path
+) -> None:
+    sign_folder(folder, keys.private)
+    other = Keys(tmp_path / "other")
+    with pytest.raises(SignatureError, match="is signed with the key .*, not with .*public.pem"):
+        check_folder(folder, other.public)
+    path = folder / "signature.json"
+    ours = json.loads(path.read_text())
+    sign_folder(folder, other.private)
+    forged = json.loads(path.read_text()) | {"key": ours["key"]}
+    for signature in (forged["signature"], "", "not base64!", ours["signature"][:-8]):
+        path.write_text(json.dumps(forged | {"signature": signature}))
+        with pytest.raises(SignatureError, match="signature of the model folder does not fit"):
+            check_folder(folder, keys.public)
+    path.write_text(json.dumps(ours | {"algorithm": "none"}))
+    with pytest.raises(SignatureError, match="must be a signature: .*must be 'ed25519'"):
+        check_folder(folder, keys.public)
+
+
+def test_keys_of_other_kinds_are_refused(folder: Path, tmp_path: Path, keys: Keys) -> None:
+    rsa_keys = Keys(tmp_path / "rsa", rsa.generate_private_key(65537, 2048))
+    with pytest.raises(ConfigError, match="must be an Ed25519 private key, got another kind"):
+        sign_folder(folder, rsa_keys.private)
+    with pytest.raises(ConfigError, match="must be an Ed25519 private key in PEM"):
+        sign_folder(folder, keys.public)
+    sign_folder(folder, keys.private)
+    with pytest.raises(ConfigError, match="must be an Ed25519 public key, got another kind"):
+        check_folder(folder, rsa_keys.public)
+    with pytest.raises(ConfigError, match="must be a PEM file with a key"):
+        check_folder(folder, tmp_path / "none.pem")
+
+
+def test_without_the_library(folder: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    sign_folder(folder, keys.private)
+    for name in [name for name in sys.modules if name.startswith("cryptography")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    for action in (sign_folder, check_folder):
+        with pytest.raises(MissingDependencyError, match=r'install "lesff\[sign\]"'):
+            action(folder, keys.public)
+
+
+# manifest updates
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    with private_site(tmp_path, monkeypatch) as site:
+        shutil.copy(MANIFEST / "off-small.json", site.manifest)
+        yield site
+
+
+def base() -> dict[str, Any]:
+    return json.loads((MANIFEST / "off-small.json").read_text())
+
+
+def update(folder: Path, keys: Keys, *entries: dict[str, Any], serial: int = 1) -> Path:
+    """A signed update with these entries."""
+    source = folder / f"entries{serial}"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir()
+    for entry in entries:
+        (source / f"{entry['name']}.json").write_text(json.dumps(entry))
+    path = folder / "manifest.json"
+    result = run("hub", "sign", source, "-o", path, "--serial", serial, "--key", keys.private)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def newer(version: str = "0.2.0", **changes: Any) -> dict[str, Any]:
+    """off-small with one version more."""
+    data = base()
+    old = data["versions"][0]
+    hub = {"hub": {"repo": "a/b", "commit": "0" * 40}}
+    new = copy.deepcopy(old) | {"version": version, "sources": hub}
+    return data | {"versions": [old | changes, new], "aliases": ["tiny"]}
+
+
+def test_an_update_adds_and_deprecates(site: Site, tmp_path: Path, keys: Keys) -> None:
+    entry = newer(status="deprecated", status_note="drifts", successor="off-small@0.2.0")
+    path = update(tmp_path, keys, entry, hub_model("0" * 40))
+    result = run("hub", "update", path, "--key", keys.public)
+    assert result.exit_code == 0, result.output
+    assert "update 1 of " in result.output
+    assert [entry.name for entry in list_models()] == ["off-hub", "off-small"]
+    assert find_model("tiny")[1].version == "0.2.0"
+    with pytest.warns(FutureWarning, match="deprecated: drifts; use off-small@0.2.0 instead"):
+        assert resolve("off-small@0.1.0").origin == "bundled"
+    assert "update removed" in run("hub", "update", "--reset").output
+    assert [entry.name for entry in list_models()] == ["off-small"]
+    assert "there was no update" in run("hub", "update", "--reset").output
+
+
+def test_an_update_comes_from_the_mirror(
+    site: Site, tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = update(tmp_path, keys, newer())
+    site.server.files["manifest.json"] = path.read_bytes()
+    site.server.files["manifest.json.sig"] = Path(f"{path}.sig").read_bytes()
+    monkeypatch.setenv("LESFF_HUB", site.server.url("")[:-1])
+    site.server.faults = [10, "503"]
+    assert run("hub", "update", "--key", keys.public).exit_code == 0
+    assert find_model("off-small")[1].version == "0.2.0"
+    assert run("hub", "update").exit_code == 0  # the same again, with the trusted key
+    with pytest.raises(OfflineError, match="must be fetched, but this is offline; give a file"):
+        pull_update(site.server.url("manifest.json"), offline=True)
+    monkeypatch.delenv("LESFF_HUB")
+    assert "or set LESFF_HUB" in run("hub", "update").output
+    cut_network(monkeypatch)
+    assert find_model("off-small")[1].version == "0.2.0"
+
+
+def changed_hash(data: dict[str, Any]) -> None:
+    data["versions"][0]["files"][0]["sha256"] = "0" * 64
+
+
+def changed_source(data: dict[str, Any]) -> None:
+    data["versions"][0]["sources"] = {"hub": {"repo": "evil/x", "commit": "0" * 40}}
+
+
+def changed_license(data: dict[str, Any]) -> None:
+    data["license"] = "MIT"
+
+
+@pytest.mark.parametrize("change", [changed_hash, changed_source, changed_license])
+def test_an_update_never_changes_what_is_known(
+    site: Site, tmp_path: Path, keys: Keys, change: Callable[[dict[str, Any]], None]
+) -> None:
+    data = newer()
+    change(data)
+    with pytest.raises(ManifestError, match=r"update must not change (off-small@0.1.0|`license`)"):
+        pull_update(str(update(tmp_path, keys, data)), public_key=keys.public)
+    assert installed_update() is None
+    pull_update(str(update(tmp_path, keys, newer())), public_key=keys.public)
+    second = newer()
+    second["versions"][1]["files"][0]["sha256"] = "0" * 64
+    with pytest.raises(ManifestError, match=r"must not change off-small@0.2.0, which is released"):
+        pull_update(str(update(tmp_path, keys, second, serial=2)))
+    taken = base() | {"name": "other", "aliases": ["off-small"]}
+    with pytest.raises(ManifestError, match="names and aliases must be unique, got off-small"):
+        pull_update(str(update(tmp_path, keys, taken, serial=3)))
+    assert len(list_models()) == 1
+
+
+def test_updates_are_never_older(site: Site, tmp_path: Path, keys: Keys) -> None:
+    pull_update(str(update(tmp_path, keys, newer(), serial=5)), public_key=keys.public)
+    with pytest.raises(ManifestError, match="has the serial 4, older than 5 which is there"):
+        pull_update(str(update(tmp_path, keys, newer("0.3.0"), serial=4)))
+    assert find_model("off-small")[1].version == "0.2.0"
+
+
+def test_unsigned_and_altered_updates_are_refused(site: Site, tmp_path: Path, keys: Keys) -> None:
+    path = update(tmp_path, keys, newer())
+    with pytest.raises(SignatureError, match="no key is trusted for manifest updates yet"):
+        pull_update(str(path))
+    with pytest.raises(SignatureError, match="is signed with the key .*, not with"):
+        pull_update(str(path), public_key=Keys(tmp_path / "other").public)
+    text = path.read_text()
+    path.write_text(text.replace("0.2.0", "0.2.1"))
+    with pytest.raises(SignatureError, match="signature of the manifest update does not fit"):
+        pull_update(str(path), public_key=keys.public)
+    path.write_text(text)
+    pull_update(str(path), public_key=keys.public)
+    kept = update_folder() / "manifest.json"
+    kept.write_text(text.replace("0.2.0", "0.2.1"))
+    with pytest.raises(ManifestError, match="cannot be used: .*drop it with `lesff hub update --r"):
+        resolve("off-small")
+    Path(f"{path}.sig").unlink()
+    with pytest.raises(SignatureError, match="there is no signature"):
+        pull_update(str(path), public_key=keys.public)
+
+
+def test_a_signature_for_one_purpose_is_none_for_another(
+    folder: Path, tmp_path: Path, keys: Keys, site: Site
+) -> None:
+    sign_folder(folder, keys.private)
+    path = update(tmp_path, keys, newer())
+    shutil.copy(folder / "signature.json", f"{path}.sig")
+    with pytest.raises(SignatureError, match="signature of the manifest update does not fit"):
+        pull_update(str(path), public_key=keys.public)
