@@ -15,7 +15,7 @@ from lesff.architectures.mace import element_rows
 from lesff.config import from_dict
 from lesff.derivatives import gradients, strained
 from lesff.electrostatics.born import CHUNK_ATOMS, BornMode
-from lesff.electrostatics.field import field_energy, has_field, polarizability
+from lesff.electrostatics.field import field_energy, has_field, polarizability, site_potential
 from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
 from lesff.electrostatics.observables import (
     dipole_moment,
@@ -34,6 +34,7 @@ from lesff.response import (
     BornOptions,
     LocalCharges,
     born_charges,
+    check_crystal_response,
     check_response,
     crystal_field_forces,
 )
@@ -316,7 +317,7 @@ class Potential(nn.Module):
                 element=element,
                 graph=graph,
                 settings=self.ewald,
-                site_potential=self._site_potential(graph),
+                site_potential=site_potential(graph) if self.responds_to_field else None,
             )
         )
         coulomb = None
@@ -329,12 +330,6 @@ class Potential(nn.Module):
         return EnergyTerms(
             node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb
         )
-
-    def _site_potential(self, graph: AtomGraph) -> Tensor | None:
-        """``-E.r`` at every atom in V, (n_atoms,), for heads that respond to it; else None."""
-        if graph.external_field is None or not self.responds_to_field:
-            return None
-        return -(graph.external_field[graph.batch] * graph.positions).sum(1)
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""
@@ -351,13 +346,12 @@ class Potential(nn.Module):
         """Charges before any constraint, (n_atoms,); functions of the receptive field only."""
         if self.charge_head is None or self.ewald is None:
             raise PropertyError("this model has no charges: it was trained without LES")
-        output = self.architecture(graph, node_state, tabulated=self.radial == "table")
+        tabulated = self.radial == "table"
+        output = self.architecture(graph, node_state, tabulated=tabulated)
+        element = self.element_row[graph.atomic_numbers]
         return self.charge_head.local(
             HeadInput(
-                invariants=output.invariants,
-                element=self.element_row[graph.atomic_numbers],
-                graph=graph,
-                settings=self.ewald,
+                invariants=output.invariants, element=element, graph=graph, settings=self.ewald
             )
         )
 
@@ -404,18 +398,8 @@ class Potential(nn.Module):
         if self.charge_head is None:
             return
         check_boundaries(graph.pbc)
-        in_field = has_field(graph) & graph.pbc.any(1)
-        if not self.charge_head.is_local and bool(in_field.any()):
-            raise UnsupportedInputError(
-                "`external_field` must be absent or zero for a crystal or slab whose charges flow "
-                "between any two atoms; use a model with the head 'latent', 'shifted' or 'edge'"
-            )
-        is_response = "born_effective_charges" in wanted and bool(graph.pbc.any())
-        if is_response and not self.charge_head.is_local:
-            raise PropertyError(
-                "`born_effective_charges` of a crystal are not defined for charges that flow "
-                "between any two atoms; use a model with the head 'latent', 'shifted' or 'edge'"
-            )
+        if not self.charge_head.is_local:
+            check_crystal_response(wanted, graph)
 
     def _compute(
         self, graph: AtomGraph, wanted: set[str], born: BornOptions, *, create_graph: bool
@@ -454,8 +438,8 @@ class Potential(nn.Module):
         if "node_energy" in wanted:
             node_energy = self._node_energy(terms, create_graph=create_graph, keep=later)
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
-        if terms.charges is not None:
-            out["latent_charges"] = terms.charges if terms.head is None else terms.head.latent
+        if terms.charges is not None and terms.head is not None:
+            out["latent_charges"] = terms.head.latent
             self._add_moments(out, terms.charges, moved, wanted, born, create_graph=create_graph)
         result = {name: out[name] for name in properties_in_order(wanted)}
         return result if create_graph else {k: v.detach() for k, v in result.items()}

@@ -15,7 +15,7 @@ from lesff.potential import Potential
 _RESIDUAL: tuple[HeadName, ...] = ("qeq", "qeq-local", "edge", "fukui")
 
 
-def with_head(potential: Potential, name: HeadName) -> Potential:
+def with_head(potential: Potential, name: str) -> Potential:
     """A copy with another charge head that starts out with the same energies and forces.
 
     Everything but the head is copied, and the head keeps the charge readouts; what is new starts
@@ -29,26 +29,27 @@ def with_head(potential: Potential, name: HeadName) -> Potential:
         ConfigError: if there is no head to start from, or none that leaves energies as they are.
     """
     if name not in get_args(HeadName):
-        raise ConfigError(f"`name` must be one of {', '.join(get_args(HeadName))}, got {name!r}")
+        raise ConfigError(f"`head` must be one of {', '.join(get_args(HeadName))}, got {name!r}")
     long_range = potential.config.long_range
     if long_range is None or potential.charge_head is None:
         raise ConfigError(
-            f"a potential without charges cannot start with the head {name!r}: it was trained "
-            "without LES; train it with `long_range` first"
+            f"`head` must not be given for a model without `long_range`, got {name!r}: there are "
+            "no charges to start from"
         )
-    if long_range.head == name:
+    head: HeadName = name  # pyright: ignore[reportAssignmentType]
+    if long_range.head == head:
         return copy.deepcopy(potential)
-    if name not in _RESIDUAL or long_range.head not in ("latent", "shifted"):
+    if head not in _RESIDUAL or long_range.head not in ("latent", "shifted"):
         raise ConfigError(
-            f"the head {name!r} cannot start with the energies of {long_range.head!r}; from "
-            f"'latent' or 'shifted' one can go to {', '.join(_RESIDUAL)}"
+            f"`head` cannot change from {long_range.head!r} to {name!r}: that would change the "
+            f"energies; from 'latent' or 'shifted' it can change to {', '.join(_RESIDUAL)}"
         )
     if name == "edge" and long_range.head == "shifted":
         raise ConfigError(
-            "the head 'edge' has no global step, so it cannot start with the energies of "
-            "'shifted'; start from a model with the head 'latent'"
+            "`head` cannot change from 'shifted' to 'edge': that head has no global step and would "
+            "change the energies; start from a model with the head 'latent'"
         )
-    new = replace(long_range, head=name, residual=True)
+    new = replace(long_range, head=head, residual=True)
     result = copy.deepcopy(potential)
     result.config = replace(potential.config, long_range=new)
     result.charge_head = result.make_head()

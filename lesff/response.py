@@ -125,6 +125,24 @@ def _check_field(wanted: set[str], graph: AtomGraph, *, has_charges: bool) -> No
         )
 
 
+def check_crystal_response(wanted: Collection[str], graph: AtomGraph) -> None:
+    """Refuse what needs Born effective charges of crystals from charges without a receptive field.
+
+    Raises:
+        PropertyError: for Born effective charges.
+        UnsupportedInputError: for a field in a crystal, whose forces need them.
+    """
+    crystals = graph.pbc.all(1)
+    advice = (
+        "are not defined for charges that flow between any two atoms of a crystal; use a model "
+        "with the head 'latent', 'shifted' or 'edge'"
+    )
+    if "born_effective_charges" in wanted and bool(crystals.any()):
+        raise PropertyError(f"`born_effective_charges` {advice}")
+    if bool((has_field(graph) & crystals).any()):
+        raise UnsupportedInputError(f"forces of an `external_field` {advice}")
+
+
 def born_charges(
     charges: Tensor,
     graph: AtomGraph,

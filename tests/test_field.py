@@ -18,6 +18,7 @@ from lesff.electrostatics.field import field_energy, polarizability
 from lesff.electrostatics.observables import moment_origin
 from lesff.errors import PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph, collate
+from lesff.heads import HeadOutput
 from lesff.potential import EnergyTerms
 from lesff.units import COULOMB_CONSTANT
 
@@ -294,7 +295,8 @@ class ToyEquilibration:
         charges = torch.linalg.solve(bordered, torch.cat([push, graph.total_charge]))[:n]
         energy = 0.5 * charges @ matrix @ charges + self.chi @ charges
         zero = torch.zeros(n, dtype=torch.float64)
-        return EnergyTerms(zero, zero.sum()[None], energy[None], charges, charges)
+        head = HeadOutput(local=charges, charges=charges, latent=charges, coulomb=None)
+        return EnergyTerms(zero, zero.sum()[None], energy[None], charges, charges, head)
 
 
 @pytest.fixture

@@ -106,6 +106,24 @@ def test_a_run_gives_a_better_model_and_a_report(base, tmp_path):
     assert p.charges.sum() == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.parametrize("head", ["qeq", "fukui"])
+def test_a_run_with_another_charge_head(base, tmp_path, head):
+    options = TINY | {"optimizer": TINY["optimizer"] | {"max_steps": 10, "validate_every": 5}}
+    better = lesff.load(base).finetune(
+        labelled_frames(8), tmp_path / "run", progress=False, say=lambda line: None,
+        head=head, **options,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["start_difference"]["energy"] < 1e-8
+    assert report["improved"]
+    long_range = better.potential.config.long_range
+    assert long_range is not None
+    assert long_range.head == head
+    key = {"qeq": "electronegativity", "fukui": "weights.0"}[head]
+    state = better.potential.state_dict()
+    assert float(state[f"charge_head.{key}.layers.1.weight_2"].abs().max()) > 0
+
+
 def test_a_run_that_does_not_help_returns_the_base_model(base, tmp_path):
     """A rate of nearly nothing cannot beat the base; labels are the base's own, shifted."""
     frames = labelled_frames(8, seed=0, shift=0.3)

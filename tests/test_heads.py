@@ -14,7 +14,7 @@ from helpers import (
 
 from lesff.checkpoint import load_model, save_model
 from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.errors import ConfigError, PropertyError
+from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import collate
 from lesff.heads import HeadInput, LongRangeConfig
 from lesff.heads.edge import transfer_polarization
@@ -230,11 +230,11 @@ def test_the_original_is_not_modified():
 @pytest.mark.parametrize(
     ("source", "name", "message"),
     [
-        (None, "qeq", "a potential without charges cannot start with the head 'qeq'"),
-        ("latent", "shifted", "the head 'shifted' cannot start with the energies of 'latent'"),
-        ("shifted", "edge", "the head 'edge' has no global step"),
-        ("latent", "qe", "`name` must be one of latent, shifted, qeq"),
-        ("qeq", "fukui", "the head 'fukui' cannot start with the energies of 'qeq'"),
+        (None, "qeq", "`head` must not be given for a model without `long_range`, got 'qeq'"),
+        ("latent", "shifted", "cannot change from 'latent' to 'shifted'"),
+        ("shifted", "edge", "'shifted' to 'edge': that head has no global step"),
+        ("latent", "qe", "`head` must be one of latent, shifted, qeq"),
+        ("qeq", "fukui", "cannot change from 'qeq' to 'fukui'"),
     ],
 )
 def test_heads_that_cannot_start_raise(source, name, message):
@@ -322,8 +322,62 @@ def test_dipole_and_polarizability_from_the_field(residual):
 
 @pytest.mark.parametrize("name", ["qeq", "qeq-local", "fukui"])
 def test_born_charges_of_crystals_with_flowing_charges_raise(name):
-    with pytest.raises(PropertyError, match="not defined for charges that flow"):
+    with pytest.raises(PropertyError, match="are not defined for charges that flow"):
         tiny_potential(head=name)(make_graph(triclinic_ice()), [BEC])
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("structure", [two_waters, slab])
+def test_energy_and_forces_in_a_field(residual, structure):
+    """T27 through the potential: dF/dE = -P, forces are differences in the field too."""
+    potential, atoms = make("qeq", residual=residual), structure()
+    field = torch.tensor([[0.0, 0.0, 0.04]], dtype=torch.float64)
+    if structure is slab:
+        normal = np.cross(atoms.cell[0], atoms.cell[1])
+        field = 0.04 * torch.tensor(normal / np.linalg.norm(normal))[None]
+
+    def run(moved, field, names):
+        return potential(make_graph(moved).replace(external_field=field), names)
+
+    out = run(atoms, field, ["energy", "forces", "charges", "node_energy"])
+    torch.testing.assert_close(out["node_energy"].sum(), out["energy"][0], rtol=0, atol=ROUNDING)
+    dipole = out["charges"] @ torch.as_tensor(atoms.positions)
+    h = 1e-4
+    step = h * field / field.norm()
+    ends = [float(run(atoms, field + s * step, ["energy"])["energy"]) for s in (1, -1)]
+    along = float((dipole * step[0]).sum()) / h
+    assert -(ends[0] - ends[1]) / (2 * h) == pytest.approx(along, abs=1e-7)
+    for atom, axis in ((0, 0), (4, 2)):
+        energies = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += sign * STEP
+            energies.append(float(run(moved, field, ["energy"])["energy"]))
+        numeric = -(energies[0] - energies[1]) / (2 * STEP)
+        assert float(out["forces"][atom, axis]) == pytest.approx(numeric, abs=FORCE_TOLERANCE)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_polarizability_of_the_potential(residual):
+    potential, atoms, h = make("qeq", residual=residual), two_waters(), 1e-4
+    assert potential.responds_to_field
+    alpha = potential(make_graph(atoms), ["polarizability"])["polarizability"][0]
+    torch.testing.assert_close(alpha, alpha.T, rtol=0, atol=ROUNDING)
+    for axis in range(3):
+        ends = []
+        for sign in (1, -1):
+            field = torch.zeros(1, 3, dtype=torch.float64)
+            field[0, axis] = sign * h
+            graph = make_graph(atoms).replace(external_field=field)
+            ends.append(potential(graph, ["dipole"])["dipole"][0])
+        torch.testing.assert_close(alpha[:, axis], (ends[0] - ends[1]) / (2 * h), rtol=0, atol=1e-8)
+
+
+def test_a_field_in_a_crystal_with_flowing_charges_raises():
+    graph = make_graph(triclinic_ice())
+    field = torch.tensor([[0.0, 0.0, 0.1]], dtype=torch.float64)
+    with pytest.raises(UnsupportedInputError, match="forces of an `external_field` are not"):
+        tiny_potential(head="qeq")(graph.replace(external_field=field), ["forces"])
 
 
 @pytest.mark.parametrize(("name", "residual"), KINDS)

@@ -68,6 +68,14 @@ def check_field(graph: AtomGraph) -> None:
             )
 
 
+def site_potential(graph: AtomGraph) -> Tensor | None:
+    """``-E.r`` of every atom in V, (n_atoms,), zero in crystals; None without a field."""
+    if graph.external_field is None:
+        return None
+    field = graph.external_field.masked_fill(graph.pbc.all(1)[:, None], 0.0)
+    return -(field[graph.batch] * graph.positions).sum(1)
+
+
 def field_energy(charges: Tensor, graph: AtomGraph) -> Tensor:
     """``-q_i E.r_i`` of every atom in eV, (n_atoms,) float64; zero for crystals.
 

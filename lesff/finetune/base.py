@@ -1,10 +1,9 @@
-"""From the base model to the model to train: charge head, reference energies, what is frozen."""
+"""From the base model to the model to train: elements, reference energies, what is frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch import nn
 
 from lesff.errors import ConfigError, DataError
 from lesff.finetune.options import FinetuneOptions
-from lesff.nn.charge_heads import ChargeHeadName
 from lesff.potential import Potential
 from lesff.train.data import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
@@ -21,28 +19,6 @@ from lesff.train.trainables import DirectTrainables, LowRankTrainables, Trainabl
 
 _ENERGY_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
 _FORCE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
-
-
-def with_head(potential: Potential, name: str) -> Potential:
-    """The same model with another charge head that leaves its energies unchanged.
-
-    Raises:
-        ConfigError: for a head that does not exist, or that this model cannot change to.
-    """
-    long_range = potential.config.long_range
-    known = get_args(ChargeHeadName)
-    if name not in known:
-        raise ConfigError(f"`head` must be one of {', '.join(known)}, got {name!r}")
-    if long_range is None:
-        raise ConfigError(
-            f"`head` must not be given for a model without `long_range`, got {name!r}"
-        )
-    if name == long_range.head:
-        return potential
-    raise ConfigError(
-        f"`head` must be {long_range.head!r}, the base model's: changing it to {name!r} would "
-        "change the energies of the base model"
-    )
 
 
 def check_elements(potential: Potential, frames: Sequence[Frame]) -> None:

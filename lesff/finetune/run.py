@@ -23,7 +23,6 @@ from lesff.finetune.base import (
     energy_shift,
     make_trainables,
     part_of,
-    with_head,
     with_shift,
 )
 from lesff.finetune.card import card_text
@@ -34,6 +33,7 @@ from lesff.finetune.splits import Split, make_split
 from lesff.finetune.units import check_units
 from lesff.potential import Potential
 from lesff.predict import Model
+from lesff.rehead import with_head
 from lesff.train.data import Frame, Source, read_labelled
 from lesff.train.dataset import TrainingData
 from lesff.train.labels import LabelSummary
