@@ -24,7 +24,7 @@ from lesff.architectures.mace import element_rows
 from lesff.cli import main
 from lesff.errors import ConfigError, KernelError
 from lesff.graph import AtomGraph, collate
-from lesff.kernels import library
+from lesff.kernels import loading
 from lesff.nn import harmonics as harmonics_module
 from lesff.nn import radial_table
 from lesff.nn.contraction import SymmetricContraction
@@ -458,10 +458,10 @@ def choose(monkeypatch):
 
     def set_choice(choice):
         monkeypatch.setenv(library.VARIABLE, choice)
-        library.kernel_status.cache_clear()
+        loading.kernel_status.cache_clear()
 
     yield set_choice
-    library.kernel_status.cache_clear()
+    loading.kernel_status.cache_clear()
 
 
 @needs_kernels
@@ -504,7 +504,7 @@ def test_unknown_choice_is_an_error(choose):
 
 @pytest.mark.parametrize("choice", ["auto", "on"])
 def test_kernels_that_are_not_built(choice, choose, monkeypatch):
-    monkeypatch.setattr(library, "library_path", lambda: None)
+    monkeypatch.setattr(loading, "library_path", lambda: None)
     choose(choice)
     if choice == "auto":
         assert "not built" in kernels.kernel_status().reason
