@@ -457,7 +457,7 @@ def choose(monkeypatch):
     """Set LESFF_KERNELS and forget the decision made before; undone afterwards."""
 
     def set_choice(choice):
-        monkeypatch.setenv(library.VARIABLE, choice)
+        monkeypatch.setenv(loading.VARIABLE, choice)
         loading.kernel_status.cache_clear()
 
     yield set_choice
@@ -465,7 +465,7 @@ def choose(monkeypatch):
 
 
 @needs_kernels
-@pytest.mark.parametrize("choice", library.INSTRUCTION_SETS)
+@pytest.mark.parametrize("choice", loading.INSTRUCTION_SETS)
 def test_every_instruction_set(choice, choose):
     graph = make_graph(triclinic_ice())
     potential = tiny_potential(hidden_irreps="19x0e+19x1o")
