@@ -10,12 +10,14 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from lesff.electrostatics.groups import SLAB
 from lesff.errors import PropertyError
 from lesff.inference import check_domain, predict_graph
-from lesff.keys import INFO_CHARGE, INFO_FIELD, INFO_SPIN
+from lesff.keys import INFO_CHARGE, INFO_FIELD, INFO_SPIN, QUANTITIES
 from lesff.neighbors import VerletList
-from lesff.potential import Potential
-from lesff.structures import build_graph, to_structure
+from lesff.potential import PLANNED, Potential
+from lesff.repeated import RepeatedStep
+from lesff.structures import Structure, build_graph, to_structure
 
 ASE_NAMES = {
     "energy": "energy",
@@ -48,6 +50,9 @@ class LesffCalculator(Calculator):
         strict: Raise instead of warn outside the trained range of charge and spin.
         skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
             results do not depend on it. 0 searches at each call.
+        replay: Whether steps are planned once and then repeated, as a CUDA graph on a GPU, until an
+            atom has moved half the skin; see :mod:`lesff.repeated`. None: on GPUs, for models that
+            can. Steps that cannot (slabs, fields, dipoles) are computed as without it.
 
     Raises:
         StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`lesff.Model.predict`,
@@ -63,11 +68,20 @@ class LesffCalculator(Calculator):
         external_field: Sequence[float] | np.ndarray | None = None,
         strict: bool = False,
         skin: float = 0.5,
+        replay: bool | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= skin <= 10.0:
             raise PropertyError(f"`skin` must be from 0 to 10 A, got {skin!r}")
         self.neighbors = VerletList(potential.architecture.cutoff, skin)
+        if replay and not potential.can_plan:
+            raise PropertyError(
+                "`replay` must be False or None for a model with charge equilibration or with the "
+                "joint embedding of published models, got True"
+            )
+        if replay is None:
+            replay = potential.device.type == "cuda" and potential.can_plan
+        self.repeated = RepeatedStep(potential, skin) if replay else None
         self.potential = potential
         self.total_charge = total_charge
         self.spin_multiplicity = spin_multiplicity
@@ -108,10 +122,20 @@ class LesffCalculator(Calculator):
         asked = {ASE_NAMES[name] for name in properties or []} | {"forces"}
         if structure.external_field is None or not structure.pbc.all():
             asked |= {"energy"}
+        self.results.update(self._to_ase(self._evaluate(structure, sorted(asked))))
+
+    def _evaluate(self, structure: Structure, asked: list[str]) -> dict[str, Any]:
+        is_plain = structure.pbc.sum() != SLAB and structure.external_field is None
+        if self.repeated is not None and is_plain and PLANNED.issuperset(asked):
+            out = self.repeated(structure, asked)
+            return {
+                name: value.cpu().numpy() if QUANTITIES[name].level == "atom" else value[0].cpu()
+                for name, value in out.items()
+            }
         found = self.neighbors.find(structure.positions, structure.cell, structure.pbc)
         graph = build_graph(structure, self.potential.architecture.cutoff, found)
-        (row,) = predict_graph(self.potential, graph, sorted(asked))
-        self.results.update(self._to_ase(row))
+        (row,) = predict_graph(self.potential, graph, asked)
+        return row
 
     def _to_ase(self, row: dict[str, Any]) -> dict[str, Any]:
         results: dict[str, Any] = {}

@@ -75,7 +75,9 @@ class AtomGraph:
 
     def atoms_per_system(self) -> Tensor:
         """(n_systems,) int64."""
-        return torch.bincount(self.batch, minlength=self.n_systems)
+        # not bincount: it asks a GPU for the largest entry
+        counts = torch.zeros(self.n_systems, dtype=torch.int64, device=self.batch.device)
+        return counts.index_add(0, self.batch, torch.ones_like(self.batch))
 
 
 torch.export.register_dataclass(AtomGraph)

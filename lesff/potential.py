@@ -16,6 +16,7 @@ from lesff.config import from_dict
 from lesff.derivatives import gradients, strained
 from lesff.electrostatics.born import CHUNK_ATOMS, BornMode
 from lesff.electrostatics.field import field_energy, has_field, polarizability, site_potential
+from lesff.electrostatics.groups import SLAB, CoulombPlan, plan_coulomb
 from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
 from lesff.electrostatics.observables import (
     dipole_moment,
@@ -29,7 +30,8 @@ from lesff.graph import AtomGraph
 from lesff.heads import HEADS, ChargeModel, HeadInput, HeadOutput, HeadSizes, LongRangeConfig
 from lesff.keys import QUANTITIES
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding, StateInput
-from lesff.ops import segment_sum
+from lesff.nn.topology import Topology
+from lesff.ops import cell_volume, segment_sum
 from lesff.response import (
     BornOptions,
     LocalCharges,
@@ -45,6 +47,11 @@ _MOMENTS = {"dipole", "quadrupole", "born_effective_charges", "polarizability"}
 _LATER = {"node_energy", "born_effective_charges", "polarizability"}
 """Need another backward pass after that of the energy."""
 _DERIVATIVES = {"forces", "stress", *_LATER}
+
+PLANNED = frozenset(
+    ("energy", "energy_sr", "energy_lr", "forces", "stress", "charges", "latent_charges")
+)
+"""What a planned step computes."""
 
 RADIAL_MODES = ("table", "exact")
 RadialMode = Literal["table", "exact"]
@@ -236,6 +243,7 @@ class Potential(nn.Module):
         *,
         create_graph: bool = False,
         born: BornOptions | None = None,
+        plan: StepPlan | None = None,
     ) -> dict[str, Tensor]:
         """Compute properties of a batch.
 
@@ -244,6 +252,8 @@ class Potential(nn.Module):
             properties: Names from :data:`lesff.keys.QUANTITIES`.
             create_graph: Keep the graph, so that results can be differentiated further.
             born: How Born effective charges are computed.
+            plan: From :meth:`plan`, for a batch that differs in positions only: nothing is checked
+                again, the host decides nothing, and radial functions are exact.
 
         Returns:
             The properties asked for, units and shapes as in ``keys``; energies in float64.
@@ -255,10 +265,52 @@ class Potential(nn.Module):
                 has no defined effect or meets a model without charges.
         """
         wanted = set(properties)
-        self._check_elements(graph)
-        self._check_properties(wanted, graph)
+        if plan is None:
+            self._check_elements(graph)
+            self._check_properties(wanted, graph)
+        elif wanted - PLANNED:
+            raise PropertyError(
+                f"a planned step computes {', '.join(sorted(PLANNED))}; got "
+                f"{', '.join(sorted(wanted - PLANNED))}: leave out `plan`"
+            )
         with torch.set_grad_enabled(bool(wanted & _DERIVATIVES) or create_graph):
-            return self._compute(graph, wanted, born or BornOptions(), create_graph=create_graph)
+            return self._compute(
+                graph, wanted, born or BornOptions(), create_graph=create_graph, plan=plan
+            )
+
+    def plan(self, graph: AtomGraph) -> StepPlan:
+        """All that the host has to find out about a batch, for many steps with its edges.
+
+        Args:
+            graph: The batch on the model's device. Edges may be longer than the cutoff: such a plan
+                serves until an atom has moved half of what they exceed it by.
+
+        Raises:
+            PropertyError: for a model whose steps need the host, see :meth:`can_plan`.
+            UnsupportedInputError: as :meth:`forward`; for slabs and external fields, too.
+        """
+        if not self.can_plan:
+            raise PropertyError(
+                "steps of a model with charge equilibration or with the joint embedding of "
+                "published models cannot be planned: leave out `plan`"
+            )
+        self._check_elements(graph)
+        self._check_properties({"energy", "forces"}, graph)
+        if graph.external_field is not None or bool((graph.pbc.sum(1) == SLAB).any()):
+            raise UnsupportedInputError(
+                "a planned step is for crystals and molecules without `external_field`, got a slab "
+                "or a field: leave out `plan`"
+            )
+        topology = self.architecture.topology(graph)
+        _ = topology.slots  # made now, not in a step
+        coulomb = None if self.ewald is None else plan_coulomb(graph, self.ewald)[0]
+        return StepPlan(topology, coulomb)
+
+    @property
+    def can_plan(self) -> bool:
+        """Whether steps run without a look at the numbers, so that :meth:`plan` is possible."""
+        asks = self.charge_head is not None and self.charge_head.asks_host
+        return self.joint_embedding is None and not asks
 
     def born_effective_charges(
         self,
@@ -293,16 +345,20 @@ class Potential(nn.Module):
             physical = neutralised(terms.charges, graph)
             return born_charges(physical, graph, self._local(graph), options, directions).detach()
 
-    def energy_terms(self, graph: AtomGraph, *, tabulated: bool = False) -> EnergyTerms:
+    def energy_terms(
+        self, graph: AtomGraph, *, tabulated: bool = False, plan: StepPlan | None = None
+    ) -> EnergyTerms:
         """Energies and charges, differentiable in positions, cell and parameters.
 
         Args:
             graph: The batch.
             tabulated: Whether radial functions may come from tables: first derivatives only.
+            plan: See :meth:`forward`.
         """
+        topology, coulomb_plan = (None, None) if plan is None else (plan.topology, plan.coulomb)
         element = self.element_row[graph.atomic_numbers]
         state = self.node_state(graph)
-        output = self.architecture(graph, state, tabulated=tabulated)
+        output = self.architecture(graph, state, tabulated=tabulated, topology=topology)
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
@@ -323,7 +379,7 @@ class Potential(nn.Module):
         coulomb = None
         energy_lr = graph.positions.new_zeros(graph.n_systems)
         if head.coulomb is not None:
-            coulomb = energy_lr = latent_energy(head.coulomb, graph, self.ewald)
+            coulomb = energy_lr = latent_energy(head.coulomb, graph, self.ewald, plan=coulomb_plan)
         if head.response_energy is not None:
             energy_lr = energy_lr + head.response_energy
         energy_lr = energy_lr.to(torch.float64)
@@ -402,8 +458,9 @@ class Potential(nn.Module):
             check_crystal_response(wanted, graph)
 
     def _compute(
-        self, graph: AtomGraph, wanted: set[str], born: BornOptions, *, create_graph: bool
-    ) -> dict[str, Tensor]:
+        self, graph: AtomGraph, wanted: set[str], born: BornOptions, *, create_graph: bool,
+        plan: StepPlan | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         positions = graph.positions
         strain = torch.zeros_like(graph.cell)
         if torch.is_grad_enabled():
@@ -415,8 +472,8 @@ class Potential(nn.Module):
         if "stress" in wanted:
             strain.requires_grad_()
             moved = strained(graph, strain)
-        tabulated = self.radial == "table" and not create_graph
-        terms = self.energy_terms(moved, tabulated=tabulated)
+        tabulated = self.radial == "table" and not create_graph and plan is None
+        terms = self.energy_terms(moved, tabulated=tabulated, plan=plan)
         coupling = _field_coupling(terms, moved)
         energy = terms.energy_sr + terms.energy_lr
         if coupling is not None:
@@ -433,8 +490,7 @@ class Potential(nn.Module):
                     -grads[0], terms, moved, create_graph=create_graph
                 )
             if "stress" in wanted:
-                volume = torch.linalg.det(graph.cell).abs()[:, None, None]
-                out["stress"] = grads[-1] / volume
+                out["stress"] = grads[-1] / cell_volume(graph.cell)[:, None, None]
         if "node_energy" in wanted:
             node_energy = self._node_energy(terms, create_graph=create_graph, keep=later)
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
@@ -493,6 +549,14 @@ class Potential(nn.Module):
             )
         if "born_effective_charges" in wanted:
             out["born_effective_charges"] = born_charges(physical, graph, self._local(graph), born)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Index tables and groups of a batch, see :meth:`Potential.plan`."""
+
+    topology: Topology
+    coulomb: CoulombPlan | None
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,7 @@ class Model:
         external_field: Sequence[float] | np.ndarray | None = None,
         strict: bool = False,
         skin: float = 0.5,
+        replay: bool | None = None,
     ) -> LesffCalculator:
         """An ASE calculator; see :class:`lesff.calculator.LesffCalculator` for the options."""
         return LesffCalculator(
@@ -285,6 +286,7 @@ class Model:
             external_field=external_field,
             strict=strict,
             skin=skin,
+            replay=replay,
         )
 
     def finetune(self, data: Any, output: str | Path, **options: Any) -> Model:

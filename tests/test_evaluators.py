@@ -8,7 +8,7 @@ import torch
 import torchpme
 from helpers import full_result, make_graph, nacl, random_crystal
 
-from lesff.electrostatics import direct, latent_ewald, mesh, nufft
+from lesff.electrostatics import direct, groups, latent_ewald, mesh, nufft
 from lesff.electrostatics.direct import DirectTransform
 from lesff.electrostatics.ewald import periodic_energy
 from lesff.electrostatics.latent_ewald import latent_energy
@@ -270,15 +270,15 @@ def test_auto_switches_by_size():
             latent_energy(torch.tensor(np.tile(charges, n**3)), graph, EwaldSettings())
         assert chosen == ["direct", "nufft"]
         cuda = torch.device("cuda")
-        assert latent_ewald._fastest(192, 1000, cuda) == "direct"
-        assert latent_ewald._fastest(50_000, 10**6, cuda) == "mesh"
+        assert groups._fastest(192, 1000, cuda) == "direct"
+        assert groups._fastest(50_000, 10**6, cuda) == "mesh"
 
 
 def test_without_finufft(monkeypatch):
     monkeypatch.setattr(nufft, "finufft", None)
     cpu = torch.device("cpu")
-    assert latent_ewald._fastest(50_000, 10**6, cpu) == "mesh"
-    assert latent_ewald._fastest(100, 1000, cpu) == "direct"
+    assert groups._fastest(50_000, 10**6, cpu) == "mesh"
+    assert groups._fastest(100, 1000, cpu) == "direct"
     atoms, charges = random_crystal()
     graph = make_graph(atoms, 0.1)
     with pytest.raises(UnsupportedInputError, match="'nufft' needs FINUFFT, which is not"):
@@ -300,7 +300,7 @@ def test_a_batch_of_many_crystals_is_cut_into_groups(monkeypatch):
 
     batch, q = collate([graph] * 7), torch.tensor(np.tile(charges, 7))
     expected = latent_energy(q, batch, EwaldSettings())
-    monkeypatch.setattr(latent_ewald, "_BATCH_WAVES", 400)  # one system has some 150
+    monkeypatch.setattr(groups, "_BATCH_WAVES", 400)  # one system has some 150
     sizes = []
     inner = periodic_energy
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lesff.graph import AtomGraph
+from lesff.nn.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,17 @@ class Architecture(nn.Module, ABC):
     channels: int
 
     @abstractmethod
+    def topology(self, graph: AtomGraph) -> Topology:
+        """Index tables of a batch; they hold as long as its atoms and edges stay the same."""
+
+    @abstractmethod
     def forward(
-        self, graph: AtomGraph, node_state: Tensor | None, *, tabulated: bool = False
+        self,
+        graph: AtomGraph,
+        node_state: Tensor | None,
+        *,
+        tabulated: bool = False,
+        topology: Topology | None = None,
     ) -> ArchitectureOutput:
         """Evaluate.
 
@@ -50,4 +60,6 @@ class Architecture(nn.Module, ABC):
             node_state: (n_atoms, channels) increment of the initial node features, or None.
             tabulated: Whether radial functions may come from tables where that is faster; only
                 first derivatives with respect to positions and cell are wanted then.
+            topology: That of the batch, if it is known. Edges longer than the cutoff then count
+                nothing.
         """

@@ -60,11 +60,20 @@ class MACE(Architecture):
         )
         self.repulsion = ScreenedRepulsion(p=config.cutoff_power) if config.repulsion else None
 
+    def topology(self, graph: AtomGraph) -> Topology:
+        """See :class:`Architecture`."""
+        return build_topology(graph, self.element_row)
+
     def forward(
-        self, graph: AtomGraph, node_state: Tensor | None, *, tabulated: bool = False
+        self,
+        graph: AtomGraph,
+        node_state: Tensor | None,
+        *,
+        tabulated: bool = False,
+        topology: Topology | None = None,
     ) -> ArchitectureOutput:
         """See :class:`Architecture`."""
-        topology = build_topology(graph, self.element_row)
+        topology = topology or self.topology(graph)
         vectors = pair_vectors(graph, topology)
         distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
         pairs = self._pair_features(graph, topology, distance, tabulated=tabulated)

@@ -34,6 +34,7 @@ from lesff.electrostatics.padding import Padding
 from lesff.electrostatics.settings import SPHERE_TOLERANCE, EwaldSettings
 from lesff.electrostatics.structure_factor import Grid, Transform, structure_factor
 from lesff.errors import UnsupportedInputError
+from lesff.ops import cell_volume, inverse_cell
 
 MAX_WAVES = 200_000_000
 """Largest grid of wave vectors of one system; its structure factor takes 1.6 GB in float32."""
@@ -66,6 +67,12 @@ def wave_limits(cell: Tensor, dl: float) -> Tensor:
     return limits.to(torch.int64)
 
 
+def common_grid(cell: Tensor, dl: float) -> Grid:
+    """Grid that holds the spheres of all cells; arguments and errors of :func:`wave_limits`."""
+    first, second, third = wave_limits(cell, dl).amax(0).tolist()
+    return Grid((first, second, third))
+
+
 def periodic_energy(
     charges: Tensor,
     positions: Tensor,
@@ -75,6 +82,8 @@ def periodic_energy(
     transform: Transform,
     *,
     slab: bool = False,
+    padding: Padding | None = None,
+    grid: Grid | None = None,
 ) -> Tensor:
     """Energy of each system, (n_systems,) in eV, differentiable to any order.
 
@@ -87,17 +96,18 @@ def periodic_energy(
         transform: Evaluator of the structure factor.
         slab: Whether all systems are open along the last row of the cell, which is then normal to
             the other two and longer than twice the thickness; see :mod:`.slab`.
+        padding: That of ``batch``, if it is known.
+        grid: Wave vectors that hold the sphere of every cell, if they are known.
     """
-    padding = Padding.of(batch, cell.shape[0])
-    inverse = torch.linalg.inv(cell.double())
+    padding = padding or Padding.of(batch, cell.shape[0])
+    grid = grid or common_grid(cell, settings.dl)
+    inverse = inverse_cell(cell.double())
     fractional = torch.einsum("ni,nij->nj", positions.double(), inverse[batch])
     fractional = fractional - fractional.detach().round()
     # float64 up to here: in float32 the phases of large cells would lose two more digits
     q, s = padding.pad(charges), padding.pad(fractional.to(positions.dtype))
     inverse = inverse.to(cell.dtype)
-    volume = torch.linalg.det(cell).abs()
-    first, second, third = wave_limits(cell, settings.dl).amax(0).tolist()
-    grid = Grid((first, second, third))
+    volume = cell_volume(cell)
     structure = structure_factor(q[:, None], s, grid, transform)[:, 0]
     height = cell[:, 2].norm(dim=1) if slab else None
     energy = (

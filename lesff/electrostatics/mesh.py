@@ -115,15 +115,23 @@ class MeshTransform(Transform):
         width = self._width(like.dtype)
         factor = like.new_ones(1, 1, 1)
         for axis, (limit, points) in enumerate(zip(grid.limits, mesh, strict=True)):
-            values = torch.from_numpy(_kernel_transform(width, limit, points))
-            column = 1.0 / values[grid.indices(axis, values).abs().to(torch.int64)]
+            column = _deconvolution_column(width, limit, points, like.dtype, like.device)
             shape = [1, 1, 1]
             shape[axis] = -1
-            factor = factor * column.to(like).view(shape)
+            factor = factor * column[0 if axis else limit :].view(shape)
         return factor
 
 
 @lru_cache(maxsize=256)
+def _deconvolution_column(
+    width: int, limit: int, points: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """``1 / transform`` for indices -limit..limit, on the device once and for all."""
+    half = 1.0 / _kernel_transform(width, limit, points)
+    both = np.concatenate([half[:0:-1], half])
+    return torch.from_numpy(both).to(device=device, dtype=dtype)
+
+
 def _kernel_transform(width: int, limit: int, points: int) -> np.ndarray:
     """``width / 2 * integral_-1^1 exp(beta (sqrt(1 - z^2) - 1)) cos(pi n width z / points) dz``."""
     # z = sin t makes the integrand smooth at the ends

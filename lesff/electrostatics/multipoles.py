@@ -26,15 +26,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lesff.electrostatics.ewald import wave_limits, weighted_power
-from lesff.electrostatics.latent_ewald import (
+from lesff.electrostatics.groups import (
     OPEN,
     SLAB,
     TRANSFORMS,
     Evaluator,
-    check_boundaries,
     members_of,
     system_groups,
 )
+from lesff.electrostatics.latent_ewald import check_boundaries
 from lesff.electrostatics.open_boundary import kernel_derivatives
 from lesff.electrostatics.padding import Padding
 from lesff.electrostatics.settings import EwaldSettings

@@ -35,8 +35,9 @@ _SERIES_TERMS = 14
 
 
 def open_energy(
-    charges: Tensor, positions: Tensor, batch: Tensor, n_systems: int, settings: EwaldSettings
-) -> Tensor:
+    charges: Tensor, positions: Tensor, batch: Tensor, n_systems: int, settings: EwaldSettings,
+    *, padding: Padding | None = None,
+) -> Tensor:  # fmt: skip
     """Energy of each isolated system, (n_systems,) in eV, differentiable to any order.
 
     The self energy ``ke sum q^2 / (sigma sqrt(2 pi))`` is added where the settings keep it.
@@ -47,8 +48,9 @@ def open_energy(
         batch: (n_atoms,) system of each atom, ascending.
         n_systems: Number of systems.
         settings: Constants.
+        padding: That of ``batch``, if it is known.
     """
-    padding = Padding.of(batch, n_systems)
+    padding = padding or Padding.of(batch, n_systems)
     q, r = padding.pad(charges), padding.pad(positions)
     energy = settings.coulomb_constant * _PairEnergy.apply(q, r, settings.sigma)  # pyright: ignore[reportOperatorIssue]
     if not settings.remove_self_interaction:
@@ -82,10 +84,17 @@ def kernel_derivatives(r2: Tensor, sigma: float, order: int) -> list[Tensor]:
         gauss, half = 2.0 * a / math.sqrt(math.pi) * torch.exp(-(a * a) * u), 0.5 / u
         for m in range(1, order + 1):
             values.append(((-a * a) ** (m - 1) * gauss - (2 * m - 1) * values[-1]) * half)
+    if not _is_on_host(r2):  # no question whose answer the host would wait for
+        y = torch.where(near, -a * a * r2, 0.0)
+        return [torch.where(near, _series(y, a, m), v) for m, v in enumerate(values)]
     if not bool(near.any()):
         return values
     y = -a * a * r2[near]  # few pairs: atoms do not overlap
     return [v.masked_scatter(near, _series(y, a, m)) for m, v in enumerate(values)]
+
+
+def _is_on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _series(y: Tensor, a: float, order: int) -> Tensor:

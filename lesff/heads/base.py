@@ -100,11 +100,14 @@ class ChargeModel(nn.Module, ABC):
         is_local: Whether charges, apart from a uniform shift to the total charge, are functions of
             the receptive field: only then are Born effective charges of crystals defined.
         extra_hops: Edges by which charges reach further than the invariants.
+        asks_host: Whether the host has to see numbers of each step: whether a matrix is positive
+            definite, an iteration converged.
     """
 
     responds_to_field: ClassVar[bool] = False
     is_local: ClassVar[bool] = False
     extra_hops: ClassVar[int] = 0
+    asks_host: ClassVar[bool] = False
 
     @abstractmethod
     def local(self, x: HeadInput) -> Tensor:

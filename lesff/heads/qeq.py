@@ -56,6 +56,7 @@ class QEqHead(ChargeModel):
     """``"qeq"``: charges at the minimum of an energy with the full Coulomb matrix."""
 
     responds_to_field: ClassVar[bool] = True
+    asks_host: ClassVar[bool] = True
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
