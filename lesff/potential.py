@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lesff import kernels
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture
 from lesff.architectures.mace import element_rows
@@ -302,7 +303,7 @@ class Potential(nn.Module):
                 "or a field: leave out `plan`"
             )
         topology = self.architecture.topology(graph)
-        _ = topology.slots  # made now, not in a step
+        topology.prepare(fused=kernels.backend(graph.positions) is not None)
         coulomb = None if self.ewald is None else plan_coulomb(graph, self.ewald)[0]
         return StepPlan(topology, coulomb)
 

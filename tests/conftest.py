@@ -1,11 +1,14 @@
 """One thread (the systems are tiny); seeds and state that do not leak from test to test."""
 
+import os
 from uuid import uuid4
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import lesff
 from lesff.errors import KernelError
 from lesff.hub import cache_folder, is_offline
 from lesff.kernels import kernel_status
+from lesff.kernels.loading import VARIABLE, device_kernels_wanted
 
 _PACKAGES = ("torch", "e3nn", "ase", "numpy", "vesin", "safetensors")
 
@@ -34,11 +35,20 @@ def diagnosis() -> dict[str, str]:
         **{name: _version(name) for name in _PACKAGES},
         "kernels": kernels,
         "instruction set": instruction_set,
+        "GPU kernels": _gpu_kernels(),
         "threads": str(torch.get_num_threads()),
         "default device": f"cpu ({gpus})",
         "cache": str(cache_folder()),
         "offline": "yes" if is_offline() else "no",
     }
+
+
+def _gpu_kernels() -> str:
+    if not device_kernels_wanted():
+        return f"plain PyTorch: switched off by {VARIABLE}=off"
+    triton = _version("triton")
+    found = triton != "not installed"
+    return f"Triton {triton}" if found else "plain PyTorch: Triton is not installed"
 
 
 def _version(package: str) -> str:

@@ -1,18 +1,29 @@
-"""Compiled CPU kernels: where they are, which are in use, and calls on tensors (no autograd)."""
+"""Fused kernels: compiled ones for CPUs, Triton ones for GPUs; calls on tensors (no autograd)."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+from torch import Tensor
 
 from lesff.kernels.calls import (
     ContractionTerms,
     ConvolutionEdges,
     ConvolutionPath,
     RadialTable,
-    contract,
-    contract_backward,
-    convolve,
-    convolve_backward,
     harmonics,
     harmonics_backward,
 )
-from lesff.kernels.loading import TABLE_BLOCK, KernelStatus, is_active, kernel_status
+from lesff.kernels.loading import (
+    TABLE_BLOCK,
+    KernelStatus,
+    device_kernels_wanted,
+    is_active,
+    kernel_status,
+)
 
 __all__ = [
     "TABLE_BLOCK",
@@ -21,12 +32,27 @@ __all__ = [
     "ConvolutionPath",
     "KernelStatus",
     "RadialTable",
-    "contract",
-    "contract_backward",
-    "convolve",
-    "convolve_backward",
+    "backend",
     "harmonics",
     "harmonics_backward",
     "is_active",
     "kernel_status",
 ]
+
+
+def backend(tensor: Tensor) -> ModuleType | None:
+    """Module whose ``convolve`` and ``contract`` compute on a tensor's device and type.
+
+    :mod:`lesff.kernels.calls` on CPUs, :mod:`lesff.kernels.device` on CUDA devices where Triton is
+    installed, None for plain PyTorch.
+    """
+    if is_active(tensor):
+        return import_module("lesff.kernels.calls")
+    if tensor.is_cuda and tensor.is_floating_point() and device_kernels_wanted():
+        return _device_module()
+    return None
+
+
+@cache
+def _device_module() -> ModuleType | None:
+    return None if find_spec("triton") is None else import_module("lesff.kernels.device")

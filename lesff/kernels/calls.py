@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_double, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -120,6 +120,62 @@ class ContractionTerms:
     groups: Tensor
     last: Tensor
     n_components: int
+    _on_device: dict[tuple[torch.device, int], DeviceTerms] = field(
+        default_factory=dict, compare=False
+    )
+
+    def on(self, device: torch.device, n_rows: int) -> DeviceTerms:
+        """Term by term for Triton kernels, made once per device; for ``n_rows`` feature rows."""
+        key = device, n_rows
+        if key not in self._on_device:
+            self._on_device[key] = self._expanded(device, n_rows)
+        return self._on_device[key]
+
+    def _expanded(self, device: torch.device, n_rows: int) -> DeviceTerms:
+        groups = self.groups.long()
+        ends = groups[:, 3]
+        count = torch.diff(ends, prepend=ends.new_zeros(1))
+        lead = groups[:, :3].repeat_interleave(count, 0)
+        factors = torch.cat([lead[:, :2], self.last[:, None].long()], 1)
+        component = lead[:, 2].contiguous()
+        start = torch.searchsorted(component, torch.arange(self.n_components + 1))
+        term = torch.arange(len(factors))
+        uses = [
+            torch.stack([factors[:, k], term, component, factors[:, i], factors[:, j]], 1)
+            for k, i, j in ((0, 1, 2), (1, 0, 2), (2, 0, 1))
+        ]
+        all_uses = torch.cat(uses)
+        all_uses = all_uses[all_uses[:, 0] > 0]
+        all_uses = all_uses[all_uses[:, 0].argsort(stable=True)]
+        rows = torch.arange(1, n_rows + 2)
+        use_start = torch.searchsorted(all_uses[:, 0].contiguous(), rows)
+        return DeviceTerms(
+            factors=factors.to(device),
+            component=component.to(device),
+            start=start.to(device),
+            uses=all_uses[:, 1:].contiguous().to(device),
+            use_start=use_start.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class DeviceTerms:
+    """Monomials term by term, int64.
+
+    Attributes:
+        factors: (n_terms, 3) factors; factor 0 is the constant 1.
+        component: (n_terms,) output component, ascending.
+        start: (n_components + 1,) first term of each component.
+        uses: (n_uses, 4) for every factor of every term, by factor: the term, its component, and
+            the other two factors.
+        use_start: (n_rows + 1,) first use of each feature row.
+    """
+
+    factors: Tensor
+    component: Tensor
+    start: Tensor
+    uses: Tensor
+    use_start: Tensor
 
 
 def convolve(

@@ -53,6 +53,11 @@ def library_path() -> Path | None:
     return found[0] if found else None
 
 
+def device_kernels_wanted() -> bool:
+    """Whether Triton kernels may compute on GPUs: unless ``LESFF_KERNELS=off``."""
+    return os.environ.get(VARIABLE, "auto") != "off"
+
+
 @cache
 def kernel_status() -> KernelStatus:
     """Decide once per process what computes.

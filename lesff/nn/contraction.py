@@ -3,9 +3,9 @@
 ``B[i, m, c] = sum_t w[z_i, t, c] * a[i, i_t, c] a[i, j_t, c] a[i, k_t, c]`` with
 ``w[z, t, c] = sum_p U[t, p] weight[z, p, c]`` contracted once per call (MACE, arXiv 2206.07697,
 eqs. 10-11). A component "1" is put in front of ``a``, so that terms of lower degree are written as
-products of full degree too. On CPUs compiled kernels give value and first derivatives; in plain
-PyTorch, and for second derivatives, value and gradient work through blocks of nodes of one element,
-with a differentiable backward.
+products of full degree too. Fused kernels (compiled ones on CPUs, Triton ones on GPUs) give value
+and first derivatives; in plain PyTorch, and for second derivatives, value and gradient work through
+blocks of nodes of one element, with a differentiable backward.
 """
 
 from __future__ import annotations
@@ -135,8 +135,9 @@ class SymmetricContraction(nn.Module):
         Returns:
             (n_nodes, 2 l_out + 1, channels).
         """
-        if kernels.is_active(features):
-            return _CompiledContract.apply(features, self.inference_table(), self, topology)  # pyright: ignore[reportReturnType]
+        fused = kernels.backend(features)
+        if fused is not None:
+            return _FusedContract.apply(features, self.inference_table(), self, topology, fused)  # pyright: ignore[reportReturnType]
         return self.plain(features, self.table(), topology)
 
     def plain(self, features: Tensor, table: Tensor, topology: Topology) -> Tensor:
@@ -175,17 +176,18 @@ class SymmetricContraction(nn.Module):
         return torch.cat(rows)
 
 
-class _CompiledContract(torch.autograd.Function):
-    """Compiled kernels; second derivatives go through plain PyTorch."""
+class _FusedContract(torch.autograd.Function):
+    """Fused kernels; second derivatives go through plain PyTorch."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, features: Tensor, table: Tensor, module: SymmetricContraction, topology: Topology
-    ) -> Tensor:
+        ctx: Any, features: Tensor, table: Tensor, module: SymmetricContraction,
+        topology: Topology, fused: Any,
+    ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(features, table)
-        ctx.module, ctx.topology = module, topology
+        ctx.module, ctx.topology, ctx.fused = module, topology, fused
         slices = topology.element_slices(table.shape[0])
-        return kernels.contract(features, table, slices, module.terms())
+        return fused.contract(features, table, slices, module.terms())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -197,12 +199,12 @@ class _CompiledContract(torch.autograd.Function):
             def run(features: Tensor, table: Tensor) -> Tensor:
                 return module.plain(features, table, ctx.topology)
 
-            return (*recorded_gradients(run, (features, table), need, (grad,)), None, None)
-        result = kernels.contract_backward(
+            return (*recorded_gradients(run, (features, table), need, (grad,)), None, None, None)
+        result = ctx.fused.contract_backward(
             grad, features, table, ctx.topology.element_slices(table.shape[0]), module.terms(),
             need_features=need[0], need_table=need[1],
         )  # fmt: skip
-        return (*result, None, None)
+        return (*result, None, None, None)
 
 
 class _Contract(torch.autograd.Function):

@@ -1,9 +1,10 @@
 """Depthwise equivariant convolution: sum over neighbours of R(r) * (h x Y), per channel.
 
-On CPUs compiled kernels sum over the neighbours of each receiver, and give first derivatives. In
-plain PyTorch, and for second derivatives, the sum is a batched matrix product over chunks of
-receivers (see ``topology``); its backward is written out, recomputes what it needs from the inputs,
-and is itself differentiable. Neither writes anything of size edges x channels x (l, m).
+Fused kernels (compiled ones on CPUs, Triton ones on GPUs) sum over the neighbours of each receiver,
+and give first derivatives. In plain PyTorch, and for second derivatives, the sum is a batched
+matrix product over chunks of receivers (see ``topology``); its backward is written out, recomputes
+what it needs from the inputs, and is itself differentiable. Neither writes anything of size
+edges x channels x (l, m).
 """
 
 from __future__ import annotations
@@ -130,9 +131,11 @@ class Convolution(nn.Module):
         kernel = harmonics if self.is_trivial else harmonics @ self.coupling.to(harmonics.dtype)
         if isinstance(radial, TabulatedWeights):
             args = (features, kernel, radial.distance, radial, self, topology)
-            return list(_CompiledConvolve.apply(*args))
-        if kernels.is_active(features):
-            return list(_CompiledConvolve.apply(features, kernel, radial, None, self, topology))
+            return list(_FusedConvolve.apply(*args, kernels.backend(features)))
+        fused = kernels.backend(features)
+        if fused is not None:
+            args = (features, kernel, radial, None, self, topology)
+            return list(_FusedConvolve.apply(*args, fused))
         return list(self.plain(features, kernel, radial, topology))
 
     def plain(
@@ -148,8 +151,8 @@ class Convolution(nn.Module):
         return tuple(message.index_select(0, slots.chunk_rank) for message in messages)
 
 
-class _CompiledConvolve(torch.autograd.Function):
-    """Compiled kernels; second derivatives go through plain PyTorch with exact radial weights."""
+class _FusedConvolve(torch.autograd.Function):
+    """Fused kernels; second derivatives go through plain PyTorch with exact radial weights."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -160,13 +163,14 @@ class _CompiledConvolve(torch.autograd.Function):
         tabulated: TabulatedWeights | None,
         conv: Convolution,
         topology: Topology,
+        fused: Any,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(features, kernel, radial)
-        ctx.tabulated, ctx.conv, ctx.topology = tabulated, conv, topology
+        ctx.tabulated, ctx.conv, ctx.topology, ctx.fused = tabulated, conv, topology, fused
         columns = tuple(n * conv.channels for n in conv.blocks_per_order)
         source = radial if tabulated is None else (radial, tabulated.table)
         paths = conv.kernel_paths
-        return kernels.convolve(features, kernel, source, paths, topology.edges, columns)
+        return fused.convolve(features, kernel, source, paths, topology.edges, columns)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -181,13 +185,13 @@ class _CompiledConvolve(torch.autograd.Function):
                 return conv.plain(features, kernel, weights, ctx.topology)
 
             out = recorded_gradients(run, (features, kernel, radial), need, grads)
-            return (*out, None, None, None)
+            return (*out, None, None, None, None)
         source = radial if tabulated is None else (radial, tabulated.table)
-        result = kernels.convolve_backward(
+        result = ctx.fused.convolve_backward(
             grads, features, kernel, source, conv.kernel_paths, ctx.topology.edges,
             need_features=need[0], need_pairs=need[1] or need[2],
         )  # fmt: skip
-        return (*result, None, None, None)
+        return (*result, None, None, None, None)
 
 
 class _Convolve(torch.autograd.Function):

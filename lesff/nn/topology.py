@@ -109,41 +109,51 @@ class Topology:
 
     @cached_property
     def edges(self) -> ConvolutionEdges:
-        """Edges grouped by receiver in element order, for compiled kernels."""
-        tables, order = self.tables, self.node_order.numpy()
+        """Edges grouped by receiver in element order, for fused kernels."""
+        tables, order = self.tables, self.node_order.cpu().numpy()
+        device = self.node_order.device
         degree = tables.degree[order]
         start = np.concatenate([[0], np.cumsum(degree)])
         graph_start = np.cumsum(tables.degree) - tables.degree
         edge = np.repeat(graph_start[order] - start[:-1], degree) + np.arange(start[-1])
         along = tables.of_pair[:, 0]
-        receiver = np.repeat(self.node_rank.numpy(), tables.degree)
+        receiver = np.repeat(self.node_rank.cpu().numpy(), tables.degree)
 
         def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array.astype(np.int32))
+            return torch.from_numpy(array.astype(np.int32)).to(device)
 
         return ConvolutionEdges(
             node_start=tensor(start),
             sender=tensor(tables.sender[edge]),
             pair=tensor(tables.pair[edge]),
-            sign=torch.from_numpy(tables.sign[edge]),
+            sign=torch.from_numpy(tables.sign[edge]).to(device),
             pair_sender=tensor(tables.sender[along]),
             pair_receiver=tensor(receiver[along]),
         )
 
     def element_slices(self, n_rows: int) -> Tensor:
-        """(n_slices, 3) int64 start, stop, row of a table, for compiled kernels.
+        """(n_slices, 3) int64 start, stop, row of a table, for fused kernels.
 
         Args:
             n_rows: Rows of the table; one row is shared by all elements.
         """
-        if n_rows == 1:
-            return torch.tensor([[0, len(self.node_order), 0]])
-        return self._element_slices
+        return self._one_slice if n_rows == 1 else self._element_slices
+
+    @cached_property
+    def _one_slice(self) -> Tensor:
+        return torch.tensor([[0, len(self.node_order), 0]], device=self.node_order.device)
 
     @cached_property
     def _element_slices(self) -> Tensor:
         rows = [(part.start, part.stop, part.element) for part in self.elements]
-        return torch.tensor(rows, dtype=torch.int64).view(-1, 3)
+        table = torch.tensor(rows, dtype=torch.int64).view(-1, 3)
+        return table.to(self.node_order.device)
+
+    def prepare(self, *, fused: bool) -> None:
+        """Make the tables of fused kernels, or those of plain PyTorch, now."""
+        names = ("edges", "_element_slices", "_one_slice") if fused else ("slots",)
+        for name in names:
+            getattr(self, name)
 
     @cached_property
     def slots(self) -> Slots:
