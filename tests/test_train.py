@@ -102,17 +102,22 @@ def test_double_backward_gradient_equals_finite_difference(batch):
         assert float(grads[name].view(-1)[1]) == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
-def test_stress_loss_asks_for_double_backward(tmp_path):
-    ase.io.write(tmp_path / "train.xyz", [labelled(triclinic_ice(), 0)])
-    frames = read_frames(tmp_path / "train.xyz")
-    batch = make_batch([replace(frames[0], stress=np.eye(3))], 3.0, torch.float64)
-    potential = tiny_potential(head="latent").requires_grad_(True)
-    loss = LossConfig(stress=1.0)
-    with pytest.raises(ConfigError, match="must be 'double_backward' for a loss on stress"):
-        accumulate_gradients(potential, batch, loss, "central_difference")
-    with_stress = accumulate_gradients(potential, batch, loss, "double_backward")
-    without = accumulate_gradients(potential, batch, LossConfig(), "double_backward")
-    assert with_stress > without
+@pytest.mark.parametrize("forces", [0.0, 1.0])
+def test_stress_gradients_agree_and_count(forces, tmp_path):
+    """A crystal with a stress label and a molecule without, both ways."""
+    ase.io.write(tmp_path / "train.xyz", [labelled(triclinic_ice(), 0), labelled(water(), 1)])
+    crystal, molecule = read_frames(tmp_path / "train.xyz")
+    stress = np.diag([0.01, -0.02, 0.03]) + 0.005
+    batch = make_batch([replace(crystal, stress=stress), molecule], 3.0, torch.float64)
+    potential = tiny_potential(head="shifted")
+    loss = LossConfig(kind="mse", energy=0.1, forces=forces, stress=1e4)
+    exact_loss, exact = gradient(potential, batch, loss, "double_backward")
+    loss_value, approximate = gradient(potential, batch, loss, "central_difference")
+    assert loss_value == pytest.approx(exact_loss, rel=1e-12)
+    flat = [torch.cat([g[n].flatten() for n in sorted(exact)]) for g in (exact, approximate)]
+    assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 5e-3
+    without, _ = gradient(potential, batch, replace(loss, stress=0.0), "central_difference")
+    assert loss_value > without
 
 
 def test_missing_labels_do_not_count(batch):

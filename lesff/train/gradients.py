@@ -6,8 +6,8 @@ Two ways, tested against each other:
 * ``"central_difference"``: with ``v = dL/dF`` the force part of the gradient is the derivative
   along ``v`` of first-order gradients,
   ``dL/dtheta = -[g(r + h v) - g(r - h v)] / 2h + O(h^2)``, ``g = dE/dtheta``
-  (Pearlmutter's product by differences, Neural Computation 6, 147 (1994)). Needs first-order
-  backward only.
+  (Pearlmutter's product by differences, Neural Computation 6, 147 (1994)); for stresses a strain
+  is displaced in the same pass. Needs first-order backward only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lesff.derivatives import gradients, strained
 from lesff.electrostatics.observables import dipole_moment, moment_origin, neutralised
 from lesff.errors import ConfigError
 from lesff.graph import AtomGraph, collate
-from lesff.ops import segment_sum
+from lesff.ops import cell_volume, segment_sum
 from lesff.potential import Potential
 from lesff.train.data import LabelledBatch
 from lesff.train.loss import LossConfig, Prediction, loss_value
@@ -47,12 +47,11 @@ def accumulate_gradients(
         raise ConfigError(f"{' and '.join(asked)} must be 0 for a model without `long_range`")
     if method == "double_backward":
         return _double_backward(potential, batch, config)
-    for name in ("stress", "born_effective_charges"):
-        if getattr(config, name):
-            raise ConfigError(
-                f"`gradients` must be 'double_backward' for a loss on {name}, "
-                "got 'central_difference'"
-            )
+    if config.born_effective_charges:
+        raise ConfigError(
+            "`gradients` must be 'double_backward' for a loss on born_effective_charges, "
+            "got 'central_difference'"
+        )
     return _central_difference(potential, batch, config)
 
 
@@ -87,9 +86,7 @@ def _double_backward(potential: Potential, batch: LabelledBatch, config: LossCon
     energy, extras = _outputs(potential, moved, config, origin)
     grads = gradients(energy, inputs, create_graph=True)
     if config.stress:
-        volume = torch.linalg.det(graph.cell).abs()
-        # open systems have no stress label; their volume only must not be zero
-        stress = grads[1] / torch.where(volume > 0, volume, 1.0)[:, None, None]
+        stress = grads[1] / _volume(graph)
     if config.born_effective_charges:
         extras["born_effective_charges"] = _born_charges(extras["dipole"], positions, batch)
     loss = loss_value(Prediction(energy, -grads[0], stress=stress, **extras), batch, origin, config)
@@ -112,33 +109,59 @@ def _born_charges(dipole: Tensor, positions: Tensor, batch: LabelledBatch) -> Te
 def _central_difference(potential: Potential, batch: LabelledBatch, config: LossConfig) -> float:
     graph = batch.graph
     origin = moment_origin(graph)
+    volume = _volume(graph)
     with _frozen(potential):
         positions = graph.positions.detach().requires_grad_()
-        energy, extras = _outputs(potential, graph.replace(positions=positions), config, origin)
-        (grad,) = gradients(energy, [positions], create_graph=False)
+        moved, inputs = graph.replace(positions=positions), [positions]
+        if config.stress:
+            strain = torch.zeros_like(graph.cell).requires_grad_()
+            moved = strained(moved, strain)
+            inputs.append(strain)
+        energy, extras = _outputs(potential, moved, config, origin)
+        grads = gradients(energy, inputs, create_graph=False)
 
     # derivatives of the loss with respect to the predictions
-    leaves = [x.detach().requires_grad_() for x in (energy, -grad)]
+    leaves = [x.detach().requires_grad_() for x in (energy, -grads[0])]
+    if config.stress:
+        extras["stress"] = grads[1] / volume
     extras = {name: value.detach().requires_grad_() for name, value in extras.items()}
     loss = loss_value(Prediction(leaves[0], leaves[1], **extras), batch, origin, config)
     d_energy, v, *d_extras = torch.autograd.grad(loss, [*leaves, *extras.values()])
+    by_extra = dict(zip(extras, d_extras, strict=True))
+    along_strain = -by_extra.pop("stress") / volume if config.stress else None
 
     # one pass over both displaced copies of the batch
-    largest = graph.positions.new_zeros(graph.n_systems)
-    largest = largest.scatter_reduce(0, graph.batch, v.norm(dim=1), "amax")
-    step = _STEP / largest.clamp(min=1e-12)
+    step = _STEP / _largest_move(graph, v, along_strain).clamp(min=1e-12)
     shift = step[graph.batch, None] * v
-    both = collate(
-        [graph.replace(positions=graph.positions + sign * shift) for sign in (1.0, -1.0)]
-    )
-    energy, moved = _outputs(potential, both, config, torch.cat([origin, origin]))
+    copies = []
+    for sign in (1.0, -1.0):
+        copy = graph.replace(positions=graph.positions + sign * shift)
+        if along_strain is not None:
+            copy = strained(copy, sign * step[:, None, None] * along_strain)
+        copies.append(copy)
+    energy, moved = _outputs(potential, collate(copies), config, torch.cat([origin, origin]))
     slope = (0.5 / step).to(energy.dtype)
     factor = torch.cat([0.5 * d_energy - slope, 0.5 * d_energy + slope])
     surrogate = (factor * energy).sum()
-    for name, d_value in zip(extras, d_extras, strict=True):
+    for name, d_value in by_extra.items():
         surrogate = surrogate + 0.5 * (torch.cat([d_value, d_value]) * moved[name]).sum()
     surrogate.backward()
     return float(loss.detach())
+
+
+def _volume(graph: AtomGraph) -> Tensor:
+    """(n_systems, 1, 1) in A^3; one for open systems, which have no stress label."""
+    volume = cell_volume(graph.cell)
+    return torch.where(volume > 0, volume, 1.0)[:, None, None]
+
+
+def _largest_move(graph: AtomGraph, v: Tensor, along_strain: Tensor | None) -> Tensor:
+    """Longest displacement per unit step in each system, of an atom or by the strain, A."""
+    largest = graph.positions.new_zeros(graph.n_systems)
+    largest = largest.scatter_reduce(0, graph.batch, v.norm(dim=1), "amax")
+    if along_strain is None:
+        return largest
+    return torch.maximum(largest, torch.bmm(graph.cell, along_strain).norm(dim=2).amax(1))
 
 
 @contextmanager
