@@ -1,7 +1,10 @@
 """Training: parameter gradients, data, overfit, resume."""
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
+from importlib.metadata import version
 
 import ase.io
 import numpy as np
@@ -365,3 +368,52 @@ def test_labels_that_are_not_finite_are_named(tmp_path):
     ase.io.write(tmp_path / "bad.xyz", [labelled(water(), 0), labelled(water(), 1, energy=np.nan)])
     with pytest.raises(DataError, match="frame 1, `energy`: labels must be finite"):
         read_frames(tmp_path / "bad.xyz")
+
+
+def run_source(tmp_path, source, **options):
+    """One step with a source; what the run says it came from."""
+    path = tmp_path / "recipe.toml"
+    text = RECIPE.format(max_steps=1, validate_every=1).replace('{ path = "train.xyz" }', source)
+    if "start" in options:
+        text = text[: text.index("[model]")] + text[text.index("[data]") :]
+    path.write_text(text)
+    run_recipe(read_recipe(path), tmp_path, tmp_path / "run", progress=False, **options)
+    return json.loads((tmp_path / "run" / "origin.json").read_text())
+
+
+def test_sources_are_filtered_and_recorded(tmp_path):
+    frames = [labelled(water(), 0), labelled(two_waters(), 1)]
+    frames.append(labelled(ase.Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]), 2))
+    ase.io.write(tmp_path / "train.xyz", frames)
+    ase.io.write(tmp_path / "held.xyz", [labelled(water()[[2, 0, 1]], 3)])
+    source = '{ path = "train.xyz", elements = ["H", "O"], without = "held.xyz" }'
+    origin = run_source(tmp_path, source)
+    digest = hashlib.sha256((tmp_path / "train.xyz").read_bytes()).hexdigest()
+    assert origin["data"] == [{"path": "train.xyz", "sha256": digest, "frames": 1, "left_out": 2}]
+    assert origin["recipe"]["seed"] == 0
+    assert origin["software"]["torch"] == version("torch")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ('elements = ["Q"]', "`elements` of train.xyz must be chemical symbols, got Q"),
+        ('elements = ["Fe"]', "leave no frame"),
+        ('without = "train.xyz"', "leave no frame"),
+        ('without = "absent.xyz"', "absent.xyz does not exist"),
+    ],
+)
+def test_bad_filters_are_named(options, text, tmp_path):
+    write_frames(tmp_path / "train.xyz")
+    with pytest.raises(DataError, match=text):
+        run_source(tmp_path, f'{{ path = "train.xyz", {options} }}')
+
+
+def test_elements_that_the_start_lacks_are_named(tmp_path):
+    write_frames(tmp_path / "train.xyz")
+    run_source(tmp_path, '{ path = "train.xyz" }')
+    (tmp_path / "run" / "model").rename(tmp_path / "start")
+    shutil.rmtree(tmp_path / "run")
+    ase.io.write(tmp_path / "train.xyz", [labelled(ase.Atoms("CH", [[0, 0, 0], [0, 0, 1]]), 2)])
+    with pytest.raises(DataError, match="elements C, which the model to go on from lacks"):
+        run_source(tmp_path, '{ path = "train.xyz" }', start=tmp_path / "start")

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from ase.data import atomic_numbers
 
+from lesff.digests import sha256_of
 from lesff.errors import DataError
 from lesff.potential import ModelConfig
 from lesff.structures import build_graph
 from lesff.train.data import Frame, batch_indices, fit_reference_energies, read_frames
-from lesff.train.recipe import Recipe, RecipeModel
+from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
 
 
 @dataclass(kw_only=True)
@@ -25,6 +27,7 @@ class TrainingData:
         train: Frames to train on.
         validation: Frames held out.
         fractions: Share of epochs that each training frame takes part in; all of them if empty.
+        sources: File, its sha256, and how many frames were used and left out, of each source.
         recipe_hash: Names recipe and data; a run resumes only with the same.
     """
 
@@ -32,6 +35,7 @@ class TrainingData:
     validation: list[Frame]
     recipe_hash: str
     fractions: list[float] = field(default_factory=list)
+    sources: list[dict[str, str | int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check that there is something to train on."""
@@ -66,18 +70,58 @@ def read_training_data(recipe: Recipe, folder: Path) -> TrainingData:
     train: list[Frame] = []
     validation: list[Frame] = []
     fractions: list[float] = []
+    sources: list[dict[str, str | int]] = []
     digest = hashlib.sha256(repr(recipe).encode())
     for source in recipe.data.sources:
         path = folder / source.path
-        frames = read_frames(path, weight=source.weight)
-        digest.update(f"{source.path}:{path.stat().st_size}".encode())
+        found = read_frames(path, weight=source.weight)
+        frames = _wanted(found, source, folder)
+        content = sha256_of(path)
+        digest.update(f"{source.path}:{content}".encode())
+        sources.append(
+            {
+                "path": source.path,
+                "sha256": content,
+                "frames": len(frames),
+                "left_out": len(found) - len(frames),
+            }
+        )
         kept = [frame for frame in frames if not frame.is_validation]
         train += kept
         fractions += [source.fraction] * len(kept)
         validation += [frame for frame in frames if frame.is_validation]
     return TrainingData(
-        train=train, validation=validation, fractions=fractions, recipe_hash=digest.hexdigest()
+        train=train,
+        validation=validation,
+        fractions=fractions,
+        recipe_hash=digest.hexdigest(),
+        sources=sources,
     )
+
+
+def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Frame]:
+    """Frames that the filters of a source leave."""
+    kept = frames
+    if source.elements:
+        unknown = sorted(set(source.elements) - set(atomic_numbers))
+        if unknown:
+            raise DataError(
+                f"`elements` of {source.path} must be chemical symbols, got {', '.join(unknown)}"
+            )
+        allowed = [atomic_numbers[symbol] for symbol in source.elements]
+        kept = [f for f in kept if np.isin(f.structure.numbers, allowed).all()]
+    if source.without is not None:
+        held_out = {_composition(f) for f in read_frames(folder / source.without)}
+        kept = [f for f in kept if _composition(f) not in held_out]
+    if not kept:
+        raise DataError(
+            f"{source.path}: `elements` and `without` leave no frame; widen them or drop the file"
+        )
+    return kept
+
+
+def _composition(frame: Frame) -> bytes:
+    return np.sort(frame.structure.numbers).tobytes()
 
 
 def model_config(model: RecipeModel, data: TrainingData, software: dict[str, str]) -> ModelConfig:

@@ -22,11 +22,16 @@ class SourceConfig:
         path: File, relative to the data folder of the run.
         weight: Weight of its frames in the loss.
         fraction: Share of its training frames that one epoch visits, drawn anew each time.
+        elements: Symbols; frames with other elements are left out. Empty: all frames.
+        without: Another file of the data folder; frames of the same composition as one of its
+            frames are left out, so that none of its molecules is trained on.
     """
 
     path: str
     weight: float = 1.0
     fraction: float = 1.0
+    elements: tuple[str, ...] = ()
+    without: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from ase.data import chemical_symbols
 
 from lesff.checkpoint import load_model, save_model
-from lesff.errors import ConfigError
+from lesff.config import write_json
+from lesff.digests import sha256_of
+from lesff.errors import ConfigError, DataError
 from lesff.potential import Potential
 from lesff.train.dataset import TrainingData, model_config, read_training_data
 from lesff.train.loop import Trainer
@@ -44,17 +49,25 @@ def run_recipe(
 
     Raises:
         ConfigError: if there is no model to train, or two.
-        DataError: if the data cannot be used.
+        DataError: if the data cannot be used, or hold elements that the model to go on from lacks.
         IntegrityError: if the run folder belongs to another recipe.
     """
     data = read_training_data(recipe, data_folder)
     torch.manual_seed(recipe.seed)
     potential = _first_potential(recipe, data, start)
+    _check_elements(potential, data)
     trainer = Trainer(recipe, data, potential, output, progress=progress)
     trainer.train()
     folder = output / "model"
     if trainer.rank == 0:
         plot_log(output)
+        origin = {
+            "recipe": asdict(recipe),
+            "data": data.sources,
+            "start": None if start is None else sha256_of(start / "model.safetensors"),
+            "software": _software(),
+        }
+        write_json(output / "origin.json", origin)
         card = _CARD.format(
             name=recipe.name,
             n_train=len(data.train),
@@ -68,6 +81,21 @@ def run_recipe(
     return folder
 
 
+def _check_elements(potential: Potential, data: TrainingData) -> None:
+    known = set(potential.config.elements)
+    found = {int(z) for frame in data.train for z in np.unique(frame.structure.numbers)}
+    if found - known:
+        raise DataError(
+            "the data hold the elements "
+            f"{', '.join(chemical_symbols[z] for z in sorted(found - known))}, which the model to "
+            "go on from lacks; leave such frames out with `elements` of their source"
+        )
+
+
+def _software() -> dict[str, str]:
+    return {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy")}
+
+
 def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> Potential:
     """The model of the recipe with random weights, or the one to go on from."""
     if (recipe.model is None) == (start is None):
@@ -77,8 +105,7 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
         )
     if start is not None:
         return load_model(start).requires_grad_(requires_grad=True).train()
-    software = {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy")}
-    potential = Potential(model_config(recipe.model, data, software))  # pyright: ignore[reportArgumentType]
+    potential = Potential(model_config(recipe.model, data, _software()))  # pyright: ignore[reportArgumentType]
     dtypes = {"float32": torch.float32, "float64": torch.float64}
     potential.cast_parameters(dtypes[potential.config.dtype])
     return potential
