@@ -15,7 +15,13 @@ from lesff.architectures.mace import element_rows
 from lesff.config import from_dict
 from lesff.derivatives import gradients, strained
 from lesff.electrostatics.born import CHUNK_ATOMS, BornMode
-from lesff.electrostatics.field import field_energy, has_field, polarizability, site_potential
+from lesff.electrostatics.field import (
+    dipole_field_energy,
+    field_energy,
+    has_field,
+    polarizability,
+    site_potential,
+)
 from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
 from lesff.electrostatics.observables import (
     dipole_moment,
@@ -24,9 +30,17 @@ from lesff.electrostatics.observables import (
     quadrupole_moment,
 )
 from lesff.electrostatics.settings import EwaldSettings
+from lesff.energy_terms import EnergyTerms, atomic_energies
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
-from lesff.heads import HEADS, ChargeModel, HeadInput, HeadOutput, HeadSizes, LongRangeConfig
+from lesff.heads import (
+    HEADS,
+    ChargeModel,
+    HeadInput,
+    HeadSizes,
+    LongRangeConfig,
+    MultipoleHead,
+)
 from lesff.keys import QUANTITIES
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding, StateInput
 from lesff.ops import segment_sum
@@ -144,7 +158,8 @@ class Potential(nn.Module):
     """One energy; everything else is its derivative or a moment of its charges.
 
     ``E = sum_i (E0[z_i] + scale * e_i) + E_LES(q)`` with ``e_i`` from the architecture and latent
-    charges ``q`` from the charge head (LES, arXiv 2412.15455).
+    charges ``q`` from the charge head (LES, arXiv 2412.15455), and with further moments from the
+    multipole head if the configuration asks for them.
 
     Args:
         config: The model's configuration.
@@ -181,10 +196,13 @@ class Potential(nn.Module):
             else None
         )
         self.charge_head: ChargeModel | None = None
+        self.multipole_head: MultipoleHead | None = None
         self.ewald: EwaldSettings | None = None
         if config.long_range is not None:
             self.charge_head = self.make_head()
             self.ewald = config.long_range.settings()
+            if config.long_range.multipoles is not None:
+                self.multipole_head = self.make_multipole_head()
 
     def make_head(self) -> ChargeModel:
         """A new charge head as the configuration says, with initial weights.
@@ -195,13 +213,27 @@ class Potential(nn.Module):
         long_range = self.config.long_range
         if long_range is None:
             raise ConfigError("`long_range` must be given for a charge head, got null")
-        sizes = HeadSizes(
+        return HEADS[long_range.head](long_range, self._head_sizes())
+
+    def make_multipole_head(self) -> MultipoleHead:
+        """A new head for further moments as the configuration says, without any effect yet.
+
+        Raises:
+            ConfigError: for a model without, and for an architecture that lacks the features.
+        """
+        long_range = self.config.long_range
+        if long_range is None:
+            raise ConfigError("`long_range` must be given for multipoles, got null")
+        return MultipoleHead(long_range, self._head_sizes())
+
+    def _head_sizes(self) -> HeadSizes:
+        return HeadSizes(
             channels=self.architecture.channels,
             n_layers=self.architecture.n_layers,
             n_elements=len(self.config.elements),
             cutoff=self.architecture.cutoff,
+            equivariant_layers=self.architecture.equivariant_layers,
         )
-        return HEADS[long_range.head](long_range, sizes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -222,12 +254,37 @@ class Potential(nn.Module):
         """Names this potential can compute."""
         if self.charge_head is None:
             return ("energy", "energy_sr", "node_energy", "forces", "stress")
-        return tuple(n for n in QUANTITIES if n != "polarizability" or self.responds_to_field)
+        chosen = None if self.multipole_head is None else self.multipole_head.config
+        absent = set() if self.responds_to_field else {"polarizability"}
+        if chosen is None or not chosen.has_dipoles:
+            absent.add("atomic_dipoles")
+        if chosen is None or not chosen.quadrupoles:
+            absent.add("atomic_quadrupoles")
+        return tuple(n for n in QUANTITIES if n not in absent)
 
     @property
     def responds_to_field(self) -> bool:
-        """Whether charges depend on an external field, so that there is a polarizability."""
-        return self.charge_head is not None and self.charge_head.responds_to_field
+        """Whether moments depend on an external field, so that there is a polarizability."""
+        if self.charge_head is None:
+            return False
+        induces = self.multipole_head is not None and self.multipole_head.induces
+        return self.charge_head.responds_to_field or induces
+
+    @property
+    def has_periodic_polarizability(self) -> bool:
+        """Whether atomic dipoles respond to a field and charges do not: a sum without origin."""
+        if self.charge_head is None or self.multipole_head is None:
+            return False
+        chosen = self.multipole_head.config
+        charges = self.charge_head.responds_to_field or chosen.induces_charges
+        return chosen.induces_dipoles and not charges
+
+    @property
+    def has_local_charges(self) -> bool:
+        """Whether charges, apart from a uniform shift, are functions of the receptive field."""
+        if self.charge_head is None or not self.charge_head.is_local:
+            return False
+        return self.multipole_head is None or not self.multipole_head.config.induces_charges
 
     def forward(
         self,
@@ -291,7 +348,9 @@ class Potential(nn.Module):
             if terms.charges is None:
                 raise PropertyError("this model has no charges: it was trained without LES")
             physical = neutralised(terms.charges, graph)
-            return born_charges(physical, graph, self._local(graph), options, directions).detach()
+            return born_charges(
+                physical, graph, self._local(graph), options, directions, dipoles=terms.dipoles
+            ).detach()
 
     def energy_terms(self, graph: AtomGraph, *, tabulated: bool = False) -> EnergyTerms:
         """Energies and charges, differentiable in positions, cell and parameters.
@@ -302,7 +361,13 @@ class Potential(nn.Module):
         """
         element = self.element_row[graph.atomic_numbers]
         state = self.node_state(graph)
-        output = self.architecture(graph, state, tabulated=tabulated)
+        multipoles = self.multipole_head
+        output = self.architecture(
+            graph,
+            state,
+            tabulated=tabulated,
+            max_order=0 if multipoles is None else multipoles.max_order,
+        )
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
@@ -311,19 +376,22 @@ class Potential(nn.Module):
         if self.charge_head is None or self.ewald is None:
             zero = torch.zeros_like(energy_sr)
             return EnergyTerms(node_energy, energy_sr, zero, None, None)
-        head = self.charge_head(
-            HeadInput(
-                invariants=output.invariants,
-                element=element,
-                graph=graph,
-                settings=self.ewald,
-                site_potential=site_potential(graph) if self.responds_to_field else None,
-            )
+        responds = self.charge_head.responds_to_field
+        inputs = HeadInput(
+            invariants=output.invariants,
+            element=element,
+            graph=graph,
+            settings=self.ewald,
+            site_potential=site_potential(graph) if responds else None,
+            equivariants=output.equivariants,
         )
-        coulomb = None
-        energy_lr = graph.positions.new_zeros(graph.n_systems)
-        if head.coulomb is not None:
-            coulomb = energy_lr = latent_energy(head.coulomb, graph, self.ewald)
+        head = self.charge_head(inputs)
+        if multipoles is not None:
+            head = multipoles(inputs, head)
+        coulomb = head.coulomb_energy
+        if coulomb is None and head.coulomb is not None:
+            coulomb = latent_energy(head.coulomb, graph, self.ewald)
+        energy_lr = graph.positions.new_zeros(graph.n_systems) if coulomb is None else coulomb
         if head.response_energy is not None:
             energy_lr = energy_lr + head.response_energy
         energy_lr = energy_lr.to(torch.float64)
@@ -389,16 +457,23 @@ class Potential(nn.Module):
                 f"this model has no {', '.join(absent)}: it was trained without LES; "
                 f"available: {', '.join(self.available_properties())}"
             )
+        moments = [name for name in absent if name.startswith("atomic_")]
+        if moments:
+            raise PropertyError(
+                f"this model has no {' and '.join(moments)}: its `long_range.multipoles` do not "
+                f"select them; available: {', '.join(self.available_properties())}"
+            )
         check_response(
             wanted,
             graph,
             has_charges=self.charge_head is not None,
             responds=self.responds_to_field,
+            only_dipoles_respond=self.has_periodic_polarizability,
         )
         if self.charge_head is None:
             return
         check_boundaries(graph.pbc)
-        if not self.charge_head.is_local:
+        if not self.has_local_charges:
             check_crystal_response(wanted, graph)
 
     def _compute(
@@ -436,28 +511,13 @@ class Potential(nn.Module):
                 volume = torch.linalg.det(graph.cell).abs()[:, None, None]
                 out["stress"] = grads[-1] / volume
         if "node_energy" in wanted:
-            node_energy = self._node_energy(terms, create_graph=create_graph, keep=later)
+            node_energy = atomic_energies(terms, create_graph=create_graph, keep_graph=later)
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
         if terms.charges is not None and terms.head is not None:
             out["latent_charges"] = terms.head.latent
-            self._add_moments(out, terms.charges, moved, wanted, born, create_graph=create_graph)
+            self._add_moments(out, terms, moved, wanted, born, create_graph=create_graph)
         result = {name: out[name] for name in properties_in_order(wanted)}
         return result if create_graph else {k: v.detach() for k, v in result.items()}
-
-    def _node_energy(self, terms: EnergyTerms, *, create_graph: bool, keep: bool) -> Tensor:
-        """Coulomb share of atom i is q_i phi_i / 2 = q_i (dE/dq_i) / 2: E is quadratic in q."""
-        energy = terms.node_energy
-        if terms.head is None:
-            return energy
-        if terms.coulomb_energy is not None and terms.head.coulomb is not None:
-            q = terms.head.coulomb
-            (potential,) = gradients(
-                terms.coulomb_energy, [q], create_graph=create_graph, keep_graph=keep
-            )
-            energy = energy + (0.5 * q * potential).to(torch.float64)
-        if terms.head.atom_response is not None:
-            energy = energy + terms.head.atom_response.to(torch.float64)
-        return energy
 
     def _with_crystal_forces(
         self, forces: Tensor, terms: EnergyTerms, graph: AtomGraph, *, create_graph: bool
@@ -476,46 +536,32 @@ class Potential(nn.Module):
         return forces + crystal_field_forces(charges, graph, self._local(graph))
 
     def _add_moments(
-        self, out: dict[str, Tensor], charges: Tensor, graph: AtomGraph, wanted: set[str],
+        self, out: dict[str, Tensor], terms: EnergyTerms, graph: AtomGraph, wanted: set[str],
         born: BornOptions, *, create_graph: bool,
     ) -> None:  # fmt: skip
-        out["charges"] = charges
+        if terms.charges is None:
+            return
+        out["charges"] = terms.charges
+        dipoles, quadrupoles = terms.dipoles, terms.quadrupoles
+        if dipoles is not None:
+            out["atomic_dipoles"] = dipoles
+        if quadrupoles is not None:
+            out["atomic_quadrupoles"] = quadrupoles
         if not wanted & _MOMENTS:
             return
-        physical = neutralised(charges, graph)
+        physical = neutralised(terms.charges, graph)
         if wanted & {"dipole", "quadrupole", "polarizability"}:
             origin = moment_origin(graph)
-            out["dipole"] = dipole_moment(physical, graph, origin)
-            out["quadrupole"] = quadrupole_moment(physical, graph, origin)
+            out["dipole"] = dipole_moment(physical, graph, origin, dipoles)
+            out["quadrupole"] = quadrupole_moment(physical, graph, origin, dipoles, quadrupoles)
         if "polarizability" in wanted and graph.external_field is not None:
             out["polarizability"] = polarizability(
                 out["dipole"], graph.external_field, create_graph=create_graph
             )
         if "born_effective_charges" in wanted:
-            out["born_effective_charges"] = born_charges(physical, graph, self._local(graph), born)
-
-
-@dataclass(frozen=True)
-class EnergyTerms:
-    """Energies of a batch, with graph.
-
-    Attributes:
-        node_energy: (n_atoms,) short-range part in eV, float64.
-        energy_sr: (n_systems,) in eV, float64.
-        energy_lr: (n_systems,) in eV, float64.
-        local_charges: (n_atoms,) before any constraint, or None without LES.
-        charges: (n_atoms,) physical charges in e, or None without LES.
-        head: All that the charge head gave, or None without LES.
-        coulomb_energy: (n_systems,) latent energy of ``head.coulomb`` in eV, if any.
-    """
-
-    node_energy: Tensor
-    energy_sr: Tensor
-    energy_lr: Tensor
-    local_charges: Tensor | None
-    charges: Tensor | None
-    head: HeadOutput | None = None
-    coulomb_energy: Tensor | None = None
+            out["born_effective_charges"] = born_charges(
+                physical, graph, self._local(graph), born, dipoles=dipoles
+            )
 
 
 def _with_field_leaf(graph: AtomGraph) -> AtomGraph:
@@ -526,10 +572,13 @@ def _with_field_leaf(graph: AtomGraph) -> AtomGraph:
 
 
 def _field_coupling(terms: EnergyTerms, graph: AtomGraph) -> Tensor | None:
-    """``-q_i E.r_i`` of every atom, (n_atoms,); None without a field."""
+    """``-q_i E.r_i - u_i.E`` of every atom, (n_atoms,); None without a field."""
     if terms.charges is None or graph.external_field is None:
         return None
-    return field_energy(neutralised(terms.charges, graph), graph)
+    energy = field_energy(neutralised(terms.charges, graph), graph)
+    if terms.dipoles is not None:
+        energy = energy + dipole_field_energy(terms.dipoles, graph)
+    return energy
 
 
 def properties_in_order(wanted: Collection[str]) -> list[str]:

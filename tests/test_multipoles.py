@@ -345,7 +345,10 @@ def test_bad_responses_raise(generator):
     moments = random_moments(6, generator)
     field = torch.zeros(1, 3, dtype=torch.float64)
     with pytest.raises(UnsupportedInputError, match="`external_field` must be absent"):
-        induce(moments, make_graph(triclinic_ice()), SETTINGS, external_field=field)
+        induce(
+            moments, make_graph(triclinic_ice()), SETTINGS,
+            softness=torch.ones(6, dtype=torch.float64), external_field=field,
+        )  # fmt: skip
     negative = torch.full((6,), -0.1, dtype=torch.float64)
     graph = make_graph(two_waters())
     with pytest.raises(UnsupportedInputError, match="`softness` must not be negative, got -0.1"):

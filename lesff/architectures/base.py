@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -19,11 +19,15 @@ class ArchitectureOutput:
         invariants: one (n_atoms, channels) tensor per layer; charge heads read them.
         state_energy: (n_atoms,) energy of the embedding of element, charge and spin in eV, not
             scaled like ``node_energy``; None for models without.
+        equivariants: features of orders l = 1.. in e3nn's real basis, natural parity: one list per
+            order asked for, of one (n_atoms, 2 l + 1, channels) tensor per layer that has it;
+            dipole and quadrupole readouts read them.
     """
 
     node_energy: Tensor
     invariants: list[Tensor]
     state_energy: Tensor | None = None
+    equivariants: list[list[Tensor]] = field(default_factory=list)
 
 
 class Architecture(nn.Module, ABC):
@@ -32,16 +36,24 @@ class Architecture(nn.Module, ABC):
     Attributes:
         cutoff: Edge cutoff in A.
         n_layers: Message-passing layers; the receptive field is ``n_layers * cutoff``.
-        channels: Channels of each layer's invariants.
+        channels: Channels of each layer's invariants, and of each order above.
+        equivariant_layers: Layers that hand out features of order l = 1, 2, ...: one number per
+            order, empty for a model of invariants only.
     """
 
     cutoff: float
     n_layers: int
     channels: int
+    equivariant_layers: tuple[int, ...] = ()
 
     @abstractmethod
     def forward(
-        self, graph: AtomGraph, node_state: Tensor | None, *, tabulated: bool = False
+        self,
+        graph: AtomGraph,
+        node_state: Tensor | None,
+        *,
+        tabulated: bool = False,
+        max_order: int = 0,
     ) -> ArchitectureOutput:
         """Evaluate.
 
@@ -50,4 +62,6 @@ class Architecture(nn.Module, ABC):
             node_state: (n_atoms, channels) increment of the initial node features, or None.
             tabulated: Whether radial functions may come from tables where that is faster; only
                 first derivatives with respect to positions and cell are wanted then.
+            max_order: Highest order of the equivariant features to hand out; at most
+                ``len(equivariant_layers)``.
         """
