@@ -278,6 +278,10 @@ def test_crystals_in_a_field(kind, structure):
     # one step: the cell's polarizability is the sum of those of the atoms, whatever the cell
     twice = potential(make_graph(atoms.repeat((2, 1, 1))), ["polarizability"])["polarizability"][0]
     torch.testing.assert_close(twice, 2 * alpha, rtol=0, atol=1e-9)
+    flat = atoms.copy()
+    flat.pbc = [True, True, False]
+    alpha = potential(make_graph(flat), ["polarizability"])["polarizability"][0]
+    torch.testing.assert_close(alpha, alpha.T, rtol=0, atol=ROUNDING)
     with pytest.raises(PropertyError, match="energy of a crystal in an external field"):
         potential(graph, ["energy"])
 

@@ -17,7 +17,7 @@ from helpers import (
 from torch.autograd import gradcheck, gradgradcheck
 
 from lesff.derivatives import strained
-from lesff.electrostatics.induction import induce, potential_and_field
+from lesff.electrostatics.induction import induce, interact, potential_and_field
 from lesff.electrostatics.latent_ewald import latent_energy
 from lesff.electrostatics.multipoles import (
     Multipoles,
@@ -285,6 +285,19 @@ def test_induced_charges_sum_to_zero(generator):
     torch.testing.assert_close(sums, torch.zeros_like(sums), rtol=0, atol=ROUNDING)
     assert float(found.energy[0]) == 0.0
     assert bool((found.energy[1:] < 0).all())
+
+
+@pytest.mark.parametrize("remove_self", [True, False])
+def test_interaction_has_the_energy_and_potentials_without_self_parts(remove_self, generator):
+    graph = mixed_batch()
+    settings = EwaldSettings(remove_self_interaction=remove_self)
+    moments = random_moments(graph.n_atoms, generator)
+    found = interact(moments, graph, settings)
+    expected = multipole_energy(moments, graph, settings)
+    torch.testing.assert_close(found.energy, expected, rtol=0, atol=1e-9)
+    bare = interact(moments, graph, SETTINGS)
+    torch.testing.assert_close(found.potential, bare.potential, rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(found.field, bare.field, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("isotropic", [True, False])
