@@ -18,8 +18,9 @@ from workers import memory
 
 from lesff.electrostatics.latent_ewald import latent_energy
 from lesff.electrostatics.settings import EwaldSettings
+from lesff.heads import LongRangeConfig
 from lesff.neighbors import find_neighbors
-from lesff.potential import LongRangeConfig, ModelConfig, Potential
+from lesff.potential import ModelConfig, Potential
 from lesff.structures import build_graph, to_structure
 
 

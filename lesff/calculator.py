@@ -15,8 +15,9 @@ from lesff.errors import PropertyError
 from lesff.inference import check_domain, predict_graph
 from lesff.keys import INFO_CHARGE, INFO_FIELD, INFO_SPIN, QUANTITIES
 from lesff.neighbors import VerletList
-from lesff.potential import PLANNED, Potential
+from lesff.potential import Potential
 from lesff.repeated import RepeatedStep
+from lesff.step_plan import PLANNED
 from lesff.structures import Structure, build_graph, to_structure
 
 ASE_NAMES = {
@@ -76,8 +77,8 @@ class LesffCalculator(Calculator):
         self.neighbors = VerletList(potential.architecture.cutoff, skin)
         if replay and not potential.can_plan:
             raise PropertyError(
-                "`replay` must be False or None for a model with charge equilibration or with the "
-                "joint embedding of published models, got True"
+                "`replay` must be False or None for a model with charge equilibration, "
+                "multipoles or the joint embedding of published models, got True"
             )
         if replay is None:
             replay = potential.device.type == "cuda" and potential.can_plan

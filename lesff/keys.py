@@ -31,7 +31,8 @@ _ROWS = (
     Quantity(
         name="energy", shape=(), unit="eV", level="system",
         meaning="Total potential energy; its zero is the model card's energy reference. In an "
-        "external field E the electric enthalpy U - E.P, P = sum q r about the coordinate origin.",
+        "external field E the electric enthalpy U - E.P, P = sum q r + u about the coordinate "
+        "origin.",
     ),
     Quantity(
         name="energy_sr", shape=(), unit="eV", level="system",
@@ -57,7 +58,7 @@ _ROWS = (
     ),
     Quantity(
         name="latent_charges", shape=(), unit="e", level="atom",
-        meaning="Charges that enter the latent Coulomb energy.",
+        meaning="Charges that enter the latent Coulomb energy, induced ones included.",
     ),
     Quantity(
         name="charges", shape=(), unit="e", level="atom",
@@ -65,13 +66,22 @@ _ROWS = (
     ),
     Quantity(
         name="dipole", shape=(3,), unit="e*A", level="system",
-        meaning="Sum of charge times position; about the centre of nuclear charge "
-        "when the total charge is not zero. Finite systems only.",
+        meaning="Sum of charge times position and of atomic dipoles; about the centre of nuclear "
+        "charge when the total charge is not zero. Finite systems only.",
     ),
     Quantity(
         name="quadrupole", shape=(3, 3), unit="e*A^2", level="system",
-        meaning="Primitive second moment sum q r r about the same origin as dipole. "
-        "Finite systems only.",
+        meaning="Primitive second moment sum q r r + u r + r u + Q about the same origin as "
+        "dipole. Finite systems only.",
+    ),
+    Quantity(
+        name="atomic_dipoles", shape=(3,), unit="e*A", level="atom",
+        meaning="Latent and induced dipole of each atom, part of dipole. Models with such only.",
+    ),
+    Quantity(
+        name="atomic_quadrupoles", shape=(3, 3), unit="e*A^2", level="atom",
+        meaning="Latent traceless second moment of each atom, part of quadrupole. Models with such "
+        "only.",
     ),
     Quantity(
         name="born_effective_charges", shape=(3, 3), unit="e", level="atom",
@@ -79,8 +89,9 @@ _ROWS = (
     ),
     Quantity(
         name="polarizability", shape=(3, 3), unit="e*A^2/V", level="system",
-        meaning="[i, j] = d dipole_i / dE_j = -d2 energy / dE_i dE_j at fixed positions. Finite "
-        "systems, and models whose charges respond to a field, only.",
+        meaning="[i, j] = d dipole_i / dE_j = -d2 energy / dE_i dE_j at fixed positions. Models "
+        "that respond to a field only; periodic systems if the dipoles only do (of the cell, at "
+        "fixed macroscopic field).",
     ),
 )  # fmt: skip
 

@@ -128,7 +128,8 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
             structure=name, quantity="response to fields", unit="", note="model without charges"
         )
         return
-    if not molecule and potential.charge_head is not None and not potential.charge_head.is_local:
+    field = np.array(_FIELD)
+    if crystal and not potential.has_local_charges:
         yield Check(
             structure=name, quantity="response to fields", unit="", note="charges are not local"
         )
@@ -136,8 +137,10 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
     if crystal:
         yield _compare(name, "Born charges", "e", _crystal_born(potential, atoms))
         yield _compare(name, "sum of Born charges", "e", _sum_rule(potential, atoms))
+        if potential.has_periodic_polarizability:
+            pair = _polarizability(potential, atoms, field, _total_atomic_dipole)
+            yield _compare(name, "polarizability", "e*A^2/V", pair)
         return
-    field = np.array(_FIELD)
     if not molecule:
         rows = np.array(atoms.cell)
         normal = np.cross(rows[0], rows[1])
@@ -147,7 +150,7 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
         yield _compare(name, "dipole from field", "e*A", _dipole(potential, atoms, field))
         yield _compare(name, "Born charges", "e", _molecular_born(potential, atoms))
         if potential.responds_to_field:
-            pair = _polarizability(potential, atoms, field)
+            pair = _polarizability(potential, atoms, field, _dipole_of)
             yield _compare(name, "polarizability", "e*A^2/V", pair)
         else:
             yield Check(
@@ -240,22 +243,29 @@ def _dipole(
     return computed, np.array(reference)
 
 
+def _dipole_of(potential: Potential, atoms: ase.Atoms, field: np.ndarray) -> np.ndarray:
+    return _value(potential, _graph(potential, atoms, field), "dipole")[0]
+
+
 def _polarizability(
-    potential: Potential, atoms: ase.Atoms, field: np.ndarray
+    potential: Potential,
+    atoms: ase.Atoms,
+    field: np.ndarray,
+    dipole_of: Callable[[Potential, ase.Atoms, np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     computed = _value(potential, _graph(potential, atoms, field), "polarizability")[0]
     columns = []
     for unit in np.eye(3):
 
         def dipole(h: float, unit: np.ndarray = unit) -> np.ndarray:
-            return _value(potential, _graph(potential, atoms, field + h * unit), "dipole")
+            return dipole_of(potential, atoms, field + h * unit)
 
-        columns.append(_difference(dipole, 10 * STEP)[0])
+        columns.append(_difference(dipole, 10 * STEP))
     return computed, np.array(columns).T
 
 
 def _molecular_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
-    """``[a, i, j] = d mu_i / d r_aj`` about a fixed origin, from the charges alone."""
+    """``[a, i, j] = d mu_i / d r_aj`` about a fixed origin, from atomic moments alone."""
     born = _value(potential, _graph(potential, atoms), "born_effective_charges")
     origin = atoms.positions.mean(0)
     computed, reference = [], []
@@ -263,7 +273,8 @@ def _molecular_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray,
 
         def dipole(h: float, atom: int = atom, axis: int = axis) -> np.ndarray:
             moved = _displaced(atoms, atom, axis, h)
-            return _physical_charges(potential, moved) @ (moved.positions - origin)
+            charges = _physical_charges(potential, moved) @ (moved.positions - origin)
+            return charges + _total_atomic_dipole(potential, moved)
 
         computed.append(born[atom, :, axis])
         reference.append(_difference(dipole, STEP))
@@ -276,8 +287,16 @@ def _physical_charges(potential: Potential, atoms: ase.Atoms) -> np.ndarray:
     return neutralised(charges, graph).cpu().numpy()
 
 
+def _total_atomic_dipole(
+    potential: Potential, atoms: ase.Atoms, field: np.ndarray | None = None
+) -> np.ndarray:
+    if "atomic_dipoles" not in potential.available_properties():
+        return np.zeros(3)
+    return _value(potential, _graph(potential, atoms, field), "atomic_dipoles").sum(0)
+
+
 def _crystal_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
-    """``q_i 1 + sum_j (r_j - r_i) dq_j / dr_i`` from differences of local charges.
+    """``q_i 1 + sum_j (r_j - r_i) dq_j / dr_i + d sum_j u_j / dr_i`` from differences.
 
     In a supercell that holds the receptive field, one atom moves and its images stay; pairs are
     joined by the shortest vector. Independent of the unfolded cluster that the potential uses.
@@ -298,6 +317,10 @@ def _crystal_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, n
     vectors = large.get_distances(atom, touched, mic=True, vector=True)
     reference = slope[touched] @ vectors
     reference[axis] += _physical_charges(potential, atoms)[atom]
+    # the sum of atomic dipoles has one value in a cell: no unfolding
+    reference += _difference(
+        lambda h: _total_atomic_dipole(potential, _displaced(atoms, atom, axis, h)), STEP
+    )
     return born, reference
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,16 @@ from lesff import kernels
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture
 from lesff.architectures.mace import element_rows
-from lesff.config import from_dict
 from lesff.derivatives import gradients, strained
 from lesff.electrostatics.born import CHUNK_ATOMS, BornMode
-from lesff.electrostatics.field import field_energy, has_field, polarizability, site_potential
-from lesff.electrostatics.groups import SLAB, CoulombPlan, plan_coulomb
+from lesff.electrostatics.field import (
+    dipole_field_energy,
+    field_energy,
+    has_field,
+    polarizability,
+    site_potential,
+)
+from lesff.electrostatics.groups import SLAB, plan_coulomb
 from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
 from lesff.electrostatics.observables import (
     dipole_moment,
@@ -26,12 +30,13 @@ from lesff.electrostatics.observables import (
     quadrupole_moment,
 )
 from lesff.electrostatics.settings import EwaldSettings
+from lesff.energy_terms import EnergyTerms, atomic_energies
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
-from lesff.heads import HEADS, ChargeModel, HeadInput, HeadOutput, HeadSizes, LongRangeConfig
+from lesff.heads import HEADS, ChargeModel, HeadInput, HeadSizes, MultipoleHead
 from lesff.keys import QUANTITIES
-from lesff.nn.state_embedding import JointEmbedding, StateEmbedding, StateInput
-from lesff.nn.topology import Topology
+from lesff.model_config import ModelConfig
+from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.ops import cell_volume, segment_sum
 from lesff.response import (
     BornOptions,
@@ -41,18 +46,12 @@ from lesff.response import (
     check_response,
     crystal_field_forces,
 )
-
-FORMAT_VERSION = 1
+from lesff.step_plan import PLANNED, StepPlan
 
 _MOMENTS = {"dipole", "quadrupole", "born_effective_charges", "polarizability"}
 _LATER = {"node_energy", "born_effective_charges", "polarizability"}
 """Need another backward pass after that of the energy."""
 _DERIVATIVES = {"forces", "stress", *_LATER}
-
-PLANNED = frozenset(
-    ("energy", "energy_sr", "energy_lr", "forces", "stress", "charges", "latent_charges")
-)
-"""What a planned step computes."""
 
 RADIAL_MODES = ("table", "exact")
 RadialMode = Literal["table", "exact"]
@@ -60,99 +59,12 @@ RadialMode = Literal["table", "exact"]
 1e-6 eV/A), except for second derivatives; ``"exact"``: always evaluated."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Everything that defines a potential apart from its weights; ``config.json`` of a model.
-
-    Attributes:
-        architecture: Short-range model: ``type`` and its hyper-parameters.
-        elements: Atomic numbers covered, ascending.
-        reference_energies: Energy of each element in eV, same order; part of ``energy``.
-        energy_scale: Factor of the interaction energy, eV.
-        long_range: Latent electrostatics, or None for a short-range model.
-        total_charge: Lowest and highest trained total charge in e.
-        spin_multiplicity: Lowest and highest trained multiplicity.
-        state_embedding: Whether total charge and spin enter the node features.
-        joint_embedding: Inputs of the embedding of published models with charge and spin states,
-            instead of ours.
-        dtype: Type of the stored weights.
-        energy_reference: What energy zero means.
-        level_of_theory: Reference method.
-        training_data: Where the labels come from.
-        software: Versions that made the weights.
-        format_version: Version of this layout.
-    """
-
-    architecture: dict[str, Any]
-    elements: tuple[int, ...]
-    reference_energies: tuple[float, ...]
-    energy_scale: float = 1.0
-    long_range: LongRangeConfig | None = None
-    total_charge: tuple[int, int] = (0, 0)
-    spin_multiplicity: tuple[int, int] = (1, 1)
-    state_embedding: bool = False
-    joint_embedding: tuple[StateInput, ...] = ()
-    dtype: Literal["float32", "float64"] = "float32"
-    energy_reference: str = "unspecified"
-    level_of_theory: str = "unspecified"
-    training_data: str = "unspecified"
-    software: dict[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        """Check ranges and agreement of fields; raises ConfigError naming the field."""
-        if self.format_version != FORMAT_VERSION:
-            raise ConfigError(
-                f"`format_version` must be {FORMAT_VERSION}, got {self.format_version}; "
-                "install the lesff version that the model asks for"
-            )
-        z = self.elements
-        if not z or list(z) != sorted(set(z)) or z[0] < 1 or z[-1] > 118:
-            raise ConfigError(f"`elements` must be ascending atomic numbers 1..118, got {z}")
-        if len(self.reference_energies) != len(z):
-            raise ConfigError(
-                f"`reference_energies` must have one value per element ({len(z)}), "
-                f"got {len(self.reference_energies)}"
-            )
-        for name in ("total_charge", "spin_multiplicity"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ConfigError(f"`{name}` must be [lowest, highest], got {[low, high]}")
-        if self.state_embedding and self.joint_embedding:
-            raise ConfigError(
-                "`state_embedding` and `joint_embedding` exclude each other, got both"
-            )
-        self.architecture_config()
-
-    def architecture_config(self) -> Any:
-        """The architecture's own configuration object.
-
-        Raises:
-            ConfigError: for an unknown architecture or hyper-parameter.
-        """
-        options = dict(self.architecture)
-        name = options.pop("type", None)
-        if name not in ARCHITECTURES:
-            raise ConfigError(
-                f"`architecture.type` must be one of {', '.join(ARCHITECTURES)}, got {name!r}"
-            )
-        return from_dict(ARCHITECTURES[name][0], options, "architecture")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, every hyper-parameter spelled out."""
-        data = asdict(self)
-        data["architecture"] = {
-            "type": self.architecture["type"],
-            **asdict(self.architecture_config()),
-        }
-        return data
-
-
 class Potential(nn.Module):
     """One energy; everything else is its derivative or a moment of its charges.
 
     ``E = sum_i (E0[z_i] + scale * e_i) + E_LES(q)`` with ``e_i`` from the architecture and latent
-    charges ``q`` from the charge head (LES, arXiv 2412.15455).
+    charges ``q`` from the charge head (LES, arXiv 2412.15455), and with further moments from the
+    multipole head if the configuration asks for them.
 
     Args:
         config: The model's configuration.
@@ -189,10 +101,13 @@ class Potential(nn.Module):
             else None
         )
         self.charge_head: ChargeModel | None = None
+        self.multipole_head: MultipoleHead | None = None
         self.ewald: EwaldSettings | None = None
         if config.long_range is not None:
             self.charge_head = self.make_head()
             self.ewald = config.long_range.settings()
+            if config.long_range.multipoles is not None:
+                self.multipole_head = self.make_multipole_head()
 
     def make_head(self) -> ChargeModel:
         """A new charge head as the configuration says, with initial weights.
@@ -203,13 +118,27 @@ class Potential(nn.Module):
         long_range = self.config.long_range
         if long_range is None:
             raise ConfigError("`long_range` must be given for a charge head, got null")
-        sizes = HeadSizes(
+        return HEADS[long_range.head](long_range, self._head_sizes())
+
+    def make_multipole_head(self) -> MultipoleHead:
+        """A new head for further moments as the configuration says, without any effect yet.
+
+        Raises:
+            ConfigError: for a model without, and for an architecture that lacks the features.
+        """
+        long_range = self.config.long_range
+        if long_range is None:
+            raise ConfigError("`long_range` must be given for multipoles, got null")
+        return MultipoleHead(long_range, self._head_sizes())
+
+    def _head_sizes(self) -> HeadSizes:
+        return HeadSizes(
             channels=self.architecture.channels,
             n_layers=self.architecture.n_layers,
             n_elements=len(self.config.elements),
             cutoff=self.architecture.cutoff,
+            equivariant_layers=self.architecture.equivariant_layers,
         )
-        return HEADS[long_range.head](long_range, sizes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -230,12 +159,37 @@ class Potential(nn.Module):
         """Names this potential can compute."""
         if self.charge_head is None:
             return ("energy", "energy_sr", "node_energy", "forces", "stress")
-        return tuple(n for n in QUANTITIES if n != "polarizability" or self.responds_to_field)
+        chosen = None if self.multipole_head is None else self.multipole_head.config
+        absent = set() if self.responds_to_field else {"polarizability"}
+        if chosen is None or not chosen.has_dipoles:
+            absent.add("atomic_dipoles")
+        if chosen is None or not chosen.quadrupoles:
+            absent.add("atomic_quadrupoles")
+        return tuple(n for n in QUANTITIES if n not in absent)
 
     @property
     def responds_to_field(self) -> bool:
-        """Whether charges depend on an external field, so that there is a polarizability."""
-        return self.charge_head is not None and self.charge_head.responds_to_field
+        """Whether moments depend on an external field, so that there is a polarizability."""
+        if self.charge_head is None:
+            return False
+        induces = self.multipole_head is not None and self.multipole_head.induces
+        return self.charge_head.responds_to_field or induces
+
+    @property
+    def has_periodic_polarizability(self) -> bool:
+        """Whether atomic dipoles respond to a field and charges do not: a sum without origin."""
+        if self.charge_head is None or self.multipole_head is None:
+            return False
+        chosen = self.multipole_head.config
+        charges = self.charge_head.responds_to_field or chosen.induces_charges
+        return chosen.induces_dipoles and not charges
+
+    @property
+    def has_local_charges(self) -> bool:
+        """Whether charges, apart from a uniform shift, are functions of the receptive field."""
+        if self.charge_head is None or not self.charge_head.is_local:
+            return False
+        return self.multipole_head is None or not self.multipole_head.config.induces_charges
 
     def forward(
         self,
@@ -292,7 +246,7 @@ class Potential(nn.Module):
         """
         if not self.can_plan:
             raise PropertyError(
-                "steps of a model with charge equilibration or with the joint embedding of "
+                "steps of a model with charge equilibration, multipoles or the joint embedding of "
                 "published models cannot be planned: leave out `plan`"
             )
         self._check_elements(graph)
@@ -311,7 +265,7 @@ class Potential(nn.Module):
     def can_plan(self) -> bool:
         """Whether steps run without a look at the numbers, so that :meth:`plan` is possible."""
         asks = self.charge_head is not None and self.charge_head.asks_host
-        return self.joint_embedding is None and not asks
+        return self.joint_embedding is None and self.multipole_head is None and not asks
 
     def born_effective_charges(
         self,
@@ -344,7 +298,9 @@ class Potential(nn.Module):
             if terms.charges is None:
                 raise PropertyError("this model has no charges: it was trained without LES")
             physical = neutralised(terms.charges, graph)
-            return born_charges(physical, graph, self._local(graph), options, directions).detach()
+            return born_charges(
+                physical, graph, self._local(graph), options, directions, dipoles=terms.dipoles
+            ).detach()
 
     def energy_terms(
         self, graph: AtomGraph, *, tabulated: bool = False, plan: StepPlan | None = None
@@ -359,7 +315,14 @@ class Potential(nn.Module):
         topology, coulomb_plan = (None, None) if plan is None else (plan.topology, plan.coulomb)
         element = self.element_row[graph.atomic_numbers]
         state = self.node_state(graph)
-        output = self.architecture(graph, state, tabulated=tabulated, topology=topology)
+        multipoles = self.multipole_head
+        output = self.architecture(
+            graph,
+            state,
+            tabulated=tabulated,
+            topology=topology,
+            max_order=0 if multipoles is None else multipoles.max_order,
+        )
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
@@ -368,19 +331,22 @@ class Potential(nn.Module):
         if self.charge_head is None or self.ewald is None:
             zero = torch.zeros_like(energy_sr)
             return EnergyTerms(node_energy, energy_sr, zero, None, None)
-        head = self.charge_head(
-            HeadInput(
-                invariants=output.invariants,
-                element=element,
-                graph=graph,
-                settings=self.ewald,
-                site_potential=site_potential(graph) if self.responds_to_field else None,
-            )
+        responds = self.charge_head.responds_to_field
+        inputs = HeadInput(
+            invariants=output.invariants,
+            element=element,
+            graph=graph,
+            settings=self.ewald,
+            site_potential=site_potential(graph) if responds else None,
+            equivariants=output.equivariants,
         )
-        coulomb = None
-        energy_lr = graph.positions.new_zeros(graph.n_systems)
-        if head.coulomb is not None:
-            coulomb = energy_lr = latent_energy(head.coulomb, graph, self.ewald, plan=coulomb_plan)
+        head = self.charge_head(inputs)
+        if multipoles is not None:
+            head = multipoles(inputs, head)
+        coulomb = head.coulomb_energy
+        if coulomb is None and head.coulomb is not None:
+            coulomb = latent_energy(head.coulomb, graph, self.ewald, plan=coulomb_plan)
+        energy_lr = graph.positions.new_zeros(graph.n_systems) if coulomb is None else coulomb
         if head.response_energy is not None:
             energy_lr = energy_lr + head.response_energy
         energy_lr = energy_lr.to(torch.float64)
@@ -446,16 +412,23 @@ class Potential(nn.Module):
                 f"this model has no {', '.join(absent)}: it was trained without LES; "
                 f"available: {', '.join(self.available_properties())}"
             )
+        moments = [name for name in absent if name.startswith("atomic_")]
+        if moments:
+            raise PropertyError(
+                f"this model has no {' and '.join(moments)}: its `long_range.multipoles` do not "
+                f"select them; available: {', '.join(self.available_properties())}"
+            )
         check_response(
             wanted,
             graph,
             has_charges=self.charge_head is not None,
             responds=self.responds_to_field,
+            only_dipoles_respond=self.has_periodic_polarizability,
         )
         if self.charge_head is None:
             return
         check_boundaries(graph.pbc)
-        if not self.charge_head.is_local:
+        if not self.has_local_charges:
             check_crystal_response(wanted, graph)
 
     def _compute(
@@ -493,28 +466,13 @@ class Potential(nn.Module):
             if "stress" in wanted:
                 out["stress"] = grads[-1] / cell_volume(graph.cell)[:, None, None]
         if "node_energy" in wanted:
-            node_energy = self._node_energy(terms, create_graph=create_graph, keep=later)
+            node_energy = atomic_energies(terms, create_graph=create_graph, keep_graph=later)
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
         if terms.charges is not None and terms.head is not None:
             out["latent_charges"] = terms.head.latent
-            self._add_moments(out, terms.charges, moved, wanted, born, create_graph=create_graph)
+            self._add_moments(out, terms, moved, wanted, born, create_graph=create_graph)
         result = {name: out[name] for name in properties_in_order(wanted)}
         return result if create_graph else {k: v.detach() for k, v in result.items()}
-
-    def _node_energy(self, terms: EnergyTerms, *, create_graph: bool, keep: bool) -> Tensor:
-        """Coulomb share of atom i is q_i phi_i / 2 = q_i (dE/dq_i) / 2: E is quadratic in q."""
-        energy = terms.node_energy
-        if terms.head is None:
-            return energy
-        if terms.coulomb_energy is not None and terms.head.coulomb is not None:
-            q = terms.head.coulomb
-            (potential,) = gradients(
-                terms.coulomb_energy, [q], create_graph=create_graph, keep_graph=keep
-            )
-            energy = energy + (0.5 * q * potential).to(torch.float64)
-        if terms.head.atom_response is not None:
-            energy = energy + terms.head.atom_response.to(torch.float64)
-        return energy
 
     def _with_crystal_forces(
         self, forces: Tensor, terms: EnergyTerms, graph: AtomGraph, *, create_graph: bool
@@ -533,54 +491,32 @@ class Potential(nn.Module):
         return forces + crystal_field_forces(charges, graph, self._local(graph))
 
     def _add_moments(
-        self, out: dict[str, Tensor], charges: Tensor, graph: AtomGraph, wanted: set[str],
+        self, out: dict[str, Tensor], terms: EnergyTerms, graph: AtomGraph, wanted: set[str],
         born: BornOptions, *, create_graph: bool,
     ) -> None:  # fmt: skip
-        out["charges"] = charges
+        if terms.charges is None:
+            return
+        out["charges"] = terms.charges
+        dipoles, quadrupoles = terms.dipoles, terms.quadrupoles
+        if dipoles is not None:
+            out["atomic_dipoles"] = dipoles
+        if quadrupoles is not None:
+            out["atomic_quadrupoles"] = quadrupoles
         if not wanted & _MOMENTS:
             return
-        physical = neutralised(charges, graph)
+        physical = neutralised(terms.charges, graph)
         if wanted & {"dipole", "quadrupole", "polarizability"}:
             origin = moment_origin(graph)
-            out["dipole"] = dipole_moment(physical, graph, origin)
-            out["quadrupole"] = quadrupole_moment(physical, graph, origin)
+            out["dipole"] = dipole_moment(physical, graph, origin, dipoles)
+            out["quadrupole"] = quadrupole_moment(physical, graph, origin, dipoles, quadrupoles)
         if "polarizability" in wanted and graph.external_field is not None:
             out["polarizability"] = polarizability(
                 out["dipole"], graph.external_field, create_graph=create_graph
             )
         if "born_effective_charges" in wanted:
-            out["born_effective_charges"] = born_charges(physical, graph, self._local(graph), born)
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """Index tables and groups of a batch, see :meth:`Potential.plan`."""
-
-    topology: Topology
-    coulomb: CoulombPlan | None
-
-
-@dataclass(frozen=True)
-class EnergyTerms:
-    """Energies of a batch, with graph.
-
-    Attributes:
-        node_energy: (n_atoms,) short-range part in eV, float64.
-        energy_sr: (n_systems,) in eV, float64.
-        energy_lr: (n_systems,) in eV, float64.
-        local_charges: (n_atoms,) before any constraint, or None without LES.
-        charges: (n_atoms,) physical charges in e, or None without LES.
-        head: All that the charge head gave, or None without LES.
-        coulomb_energy: (n_systems,) latent energy of ``head.coulomb`` in eV, if any.
-    """
-
-    node_energy: Tensor
-    energy_sr: Tensor
-    energy_lr: Tensor
-    local_charges: Tensor | None
-    charges: Tensor | None
-    head: HeadOutput | None = None
-    coulomb_energy: Tensor | None = None
+            out["born_effective_charges"] = born_charges(
+                physical, graph, self._local(graph), born, dipoles=dipoles
+            )
 
 
 def _with_field_leaf(graph: AtomGraph) -> AtomGraph:
@@ -591,10 +527,13 @@ def _with_field_leaf(graph: AtomGraph) -> AtomGraph:
 
 
 def _field_coupling(terms: EnergyTerms, graph: AtomGraph) -> Tensor | None:
-    """``-q_i E.r_i`` of every atom, (n_atoms,); None without a field."""
+    """``-q_i E.r_i - u_i.E`` of every atom, (n_atoms,); None without a field."""
     if terms.charges is None or graph.external_field is None:
         return None
-    return field_energy(neutralised(terms.charges, graph), graph)
+    energy = field_energy(neutralised(terms.charges, graph), graph)
+    if terms.dipoles is not None:
+        energy = energy + dipole_field_energy(terms.dipoles, graph)
+    return energy
 
 
 def properties_in_order(wanted: Collection[str]) -> list[str]:

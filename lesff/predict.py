@@ -100,7 +100,8 @@ class Prediction(Mapping[str, np.ndarray]):
     :data:`lesff.keys.QUANTITIES`: energy, energy_sr, energy_lr () eV; node_energy (n_atoms,) eV;
     forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3; latent_charges, charges (n_atoms,) e;
     dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e;
-    polarizability (3, 3) e A^2/V.
+    polarizability (3, 3) e A^2/V; atomic_dipoles (n_atoms, 3) e A, atomic_quadrupoles
+    (n_atoms, 3, 3) e A^2.
 
     Args:
         values: Results by property, one entry per structure.

@@ -1,4 +1,4 @@
-"""Another charge head on a pretrained potential, without changing its energies."""
+"""Another charge head, or further moments, on a pretrained potential: energies stay."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import get_args
 
 import torch
+from torch import nn
 
 from lesff.errors import ConfigError
-from lesff.heads import HeadName
+from lesff.heads import HeadName, MultipoleConfig
 from lesff.potential import Potential
 
 _RESIDUAL: tuple[HeadName, ...] = ("qeq", "qeq-local", "edge", "fukui")
@@ -58,7 +59,44 @@ def with_head(potential: Potential, name: str) -> Potential:
     if long_range.head == "shifted" and "anchored.anchor" in own:
         own["anchored.anchor"] = torch.zeros_like(own["anchored.anchor"])
     result.charge_head.load_state_dict(own, strict=True)
+    _adopt(result, result.charge_head, potential)
+    return result
+
+
+def with_multipoles(potential: Potential, multipoles: MultipoleConfig) -> Potential:
+    """A copy with moments beyond charges that start out with the same energies and forces.
+
+    Args:
+        potential: A potential with charges and without multipoles; not modified.
+        multipoles: The moments.
+
+    Raises:
+        ConfigError: if there are no charges to start from, for a head whose charges equilibrate,
+            if there are other multipoles already, and for features that the architecture lacks.
+    """
+    long_range = potential.config.long_range
+    if long_range is None:
+        raise ConfigError(
+            "`multipoles` must not be given for a model without `long_range`: there are no charges "
+            "to start from"
+        )
+    if long_range.multipoles == multipoles:
+        return copy.deepcopy(potential)
+    if long_range.multipoles is not None:
+        raise ConfigError(
+            f"`multipoles` cannot change from {long_range.multipoles} to {multipoles}; start from "
+            "a model without"
+        )
+    new = replace(long_range, multipoles=multipoles)
+    result = copy.deepcopy(potential)
+    result.config = replace(potential.config, long_range=new)
+    result.multipole_head = result.make_multipole_head()
+    _adopt(result, result.multipole_head, potential)
+    return result
+
+
+def _adopt(result: Potential, head: nn.Module, potential: Potential) -> None:
+    """Give a new head the type, place and mode of the potential that it was made for."""
     frozen = not any(parameter.requires_grad for parameter in potential.parameters())
     result.cast_parameters(potential.dtype)
-    result.charge_head.to(potential.device).requires_grad_(not frozen).train(potential.training)
-    return result
+    head.to(potential.device).requires_grad_(not frozen).train(potential.training)

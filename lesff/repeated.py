@@ -44,7 +44,7 @@ class RepeatedStep:
         self._step: _PlannedStep | None = None
 
     def __call__(self, structure: Structure, properties: Collection[str]) -> dict[str, Tensor]:
-        """Properties from :data:`lesff.potential.PLANNED`, as :meth:`Potential.forward` gives them.
+        """Properties from :data:`lesff.step_plan.PLANNED`, as :meth:`Potential.forward` gives them.
 
         Results stay valid until the next call.
 

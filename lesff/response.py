@@ -69,7 +69,12 @@ class LocalCharges:
 
 
 def check_response(
-    wanted: Collection[str], graph: AtomGraph, *, has_charges: bool, responds: bool
+    wanted: Collection[str],
+    graph: AtomGraph,
+    *,
+    has_charges: bool,
+    responds: bool,
+    only_dipoles_respond: bool = False,
 ) -> None:
     """Refuse fields and properties that the boundaries or the charge head leave undefined.
 
@@ -77,7 +82,8 @@ def check_response(
         wanted: Properties asked for, all known.
         graph: The batch.
         has_charges: Whether the model has charges.
-        responds: Whether its charges depend on the field.
+        responds: Whether its charges or atomic dipoles depend on the field.
+        only_dipoles_respond: Whether it is the dipoles only, whose sum has one value in any cell.
 
     Raises:
         PropertyError: naming the property and the reason.
@@ -97,7 +103,8 @@ def check_response(
         )
     if "polarizability" in wanted and not responds:
         raise PropertyError(NO_RESPONSE)
-    moments = sorted(wanted & {"dipole", "polarizability", "quadrupole"})
+    moments = {"dipole", "quadrupole"} | (set() if only_dipoles_respond else {"polarizability"})
+    moments = sorted(wanted & moments)
     if moments and bool(graph.pbc.any()):
         raise PropertyError(
             f"{' and '.join(moments)} of a periodic structure depend on the choice of cell; "
@@ -135,7 +142,7 @@ def check_crystal_response(wanted: Collection[str], graph: AtomGraph) -> None:
     crystals = graph.pbc.all(1)
     advice = (
         "are not defined for charges that flow between any two atoms of a crystal; use a model "
-        "with the head 'latent', 'shifted' or 'edge'"
+        "with the head 'latent', 'shifted' or 'edge' and without induced charges"
     )
     if "born_effective_charges" in wanted and bool(crystals.any()):
         raise PropertyError(f"`born_effective_charges` {advice}")
@@ -149,6 +156,8 @@ def born_charges(
     local: LocalCharges,
     options: BornOptions,
     directions: Tensor | None = None,
+    *,
+    dipoles: Tensor | None = None,
 ) -> Tensor:
     """Born effective charges, (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj.
 
@@ -159,6 +168,11 @@ def born_charges(
         options: How.
         directions: (n_systems, m, 3): components of P to take instead of x, y, z; the result is
             then (n_atoms, m, 3).
+        dipoles: (n_atoms, 3) atomic dipoles in e A with a graph to the positions, if any. Their
+            sum has one value in any cell, so that crystals need no unfolding for them.
+
+    Raises:
+        PropertyError: for the sine stencil, which is that of charges, and crystals with dipoles.
     """
     if directions is None:
         eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
@@ -166,11 +180,21 @@ def born_charges(
     periodic = graph.pbc.all(1)
     parts = []
     if not bool(periodic.all()):
-        dipole = dipole_moment(charges, graph, moment_origin(graph))
+        dipole = dipole_moment(charges, graph, moment_origin(graph), dipoles)
         along = torch.einsum("smi,si->sm", directions, dipole)
         parts.append(jacobian_rows(along, graph.positions))
     if bool(periodic.any()):
-        parts.append(_crystal(charges, graph, local, options, directions))
+        crystal = _crystal(charges, graph, local, options, directions)
+        if dipoles is not None:
+            if options.mode == "sine":
+                raise PropertyError(
+                    "`born.mode` must be 'exact' for a crystal and a model with atomic dipoles, "
+                    "got 'sine': the published stencil is for charges only"
+                )
+            total = segment_sum(dipoles, graph.batch, graph.n_systems)
+            along = torch.einsum("smi,si->sm", directions, total)
+            crystal = crystal + jacobian_rows(along, graph.positions)
+        parts.append(crystal)
     born = parts[0]
     if len(parts) == 2:
         born = torch.where(periodic[graph.batch][:, None, None], parts[1], parts[0])
@@ -206,7 +230,7 @@ def _with_sum_rule(born: Tensor, graph: AtomGraph, directions: Tensor) -> Tensor
 
 
 def crystal_field_forces(charges: Tensor, graph: AtomGraph, local: LocalCharges) -> Tensor:
-    """``Z*^T E`` on every atom of a crystal in eV/A, (n_atoms, 3); zero for other systems.
+    """``Z*^T E`` of charges on atoms of crystals in eV/A, (n_atoms, 3); zero for other systems.
 
     The acoustic sum rule is imposed: a uniform field exerts no net force on a neutral cell.
 

@@ -19,7 +19,8 @@ from lesff.electrostatics.ewald import periodic_energy
 from lesff.electrostatics.latent_ewald import Evaluator, latent_energy
 from lesff.electrostatics.settings import EwaldSettings
 from lesff.graph import AtomGraph
-from lesff.potential import LongRangeConfig, ModelConfig, Potential
+from lesff.heads import LongRangeConfig
+from lesff.potential import ModelConfig, Potential
 from lesff.structures import build_graph, to_structure
 
 CUTOFF = 3.2

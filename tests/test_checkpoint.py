@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from lesff import checkpoint
 from lesff.checkpoint import MODEL_FILES, load_model, save_model, verify_parity
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
-from lesff.potential import LongRangeConfig, ModelConfig, Potential
+from lesff.heads import LongRangeConfig
+from lesff.potential import ModelConfig, Potential
 from lesff.structures import build_graph, to_structure
 
 

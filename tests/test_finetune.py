@@ -28,6 +28,7 @@ from lesff.finetune.base import EnergyShift, make_trainables, part_of, with_shif
 from lesff.finetune.options import SplitConfig, options_from, read_options
 from lesff.finetune.replay import probe_structures, replay_structures
 from lesff.finetune.splits import make_split, structure_hash
+from lesff.heads import MultipoleConfig
 from lesff.train.data import make_batch, read_labelled
 
 TINY = {
@@ -122,6 +123,22 @@ def test_a_run_with_another_charge_head(base, tmp_path, head):
     key = {"qeq": "electronegativity", "fukui": "weights.0"}[head]
     state = better.potential.state_dict()
     assert float(state[f"charge_head.{key}.layers.1.weight_2"].abs().max()) > 0
+
+
+def test_a_run_with_further_moments(base, tmp_path):
+    options = TINY | {"optimizer": TINY["optimizer"] | {"max_steps": 10, "validate_every": 5}}
+    chosen = {"dipoles": True, "induced": "both"}
+    better = lesff.load(base).finetune(
+        labelled_frames(8), tmp_path / "run", progress=False, say=lambda line: None,
+        multipoles=chosen, **options,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["start_difference"]["energy"] < 1e-8
+    assert report["improved"]
+    assert better.potential.config.long_range.multipoles == MultipoleConfig(**chosen)
+    for name in ("dipoles.weight", "softness.gate", "polarizability.gate"):
+        assert float(better.potential.state_dict()[f"multipole_head.{name}"].abs().max()) > 0
+    assert better.predict(water(), "polarizability").polarizability.shape == (3, 3)
 
 
 def test_a_run_that_does_not_help_returns_the_base_model(base, tmp_path):

@@ -17,7 +17,7 @@ from helpers import (
 from torch.autograd import gradcheck, gradgradcheck
 
 from lesff.derivatives import strained
-from lesff.electrostatics.induction import induce, potential_and_field
+from lesff.electrostatics.induction import induce, interact, potential_and_field
 from lesff.electrostatics.latent_ewald import latent_energy
 from lesff.electrostatics.multipoles import (
     Multipoles,
@@ -287,6 +287,19 @@ def test_induced_charges_sum_to_zero(generator):
     assert bool((found.energy[1:] < 0).all())
 
 
+@pytest.mark.parametrize("remove_self", [True, False])
+def test_interaction_has_the_energy_and_potentials_without_self_parts(remove_self, generator):
+    graph = mixed_batch()
+    settings = EwaldSettings(remove_self_interaction=remove_self)
+    moments = random_moments(graph.n_atoms, generator)
+    found = interact(moments, graph, settings)
+    expected = multipole_energy(moments, graph, settings)
+    torch.testing.assert_close(found.energy, expected, rtol=0, atol=1e-9)
+    bare = interact(moments, graph, SETTINGS)
+    torch.testing.assert_close(found.potential, bare.potential, rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(found.field, bare.field, rtol=0, atol=ROUNDING)
+
+
 @pytest.mark.parametrize("isotropic", [True, False])
 def test_field_derivatives_are_dipole_and_polarizability(isotropic, generator):
     """T27 for the enthalpy of science.md 1.8."""
@@ -345,7 +358,10 @@ def test_bad_responses_raise(generator):
     moments = random_moments(6, generator)
     field = torch.zeros(1, 3, dtype=torch.float64)
     with pytest.raises(UnsupportedInputError, match="`external_field` must be absent"):
-        induce(moments, make_graph(triclinic_ice()), SETTINGS, external_field=field)
+        induce(
+            moments, make_graph(triclinic_ice()), SETTINGS,
+            softness=torch.ones(6, dtype=torch.float64), external_field=field,
+        )  # fmt: skip
     negative = torch.full((6,), -0.1, dtype=torch.float64)
     graph = make_graph(two_waters())
     with pytest.raises(UnsupportedInputError, match="`softness` must not be negative, got -0.1"):

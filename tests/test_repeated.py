@@ -19,8 +19,8 @@ from lesff.electrostatics import open_boundary
 from lesff.errors import PropertyError, UnsupportedInputError
 from lesff.graph import collate
 from lesff.ops import cell_volume, inverse_cell
-from lesff.potential import PLANNED
 from lesff.repeated import RepeatedStep
+from lesff.step_plan import PLANNED
 from lesff.structures import build_graph, to_structure
 
 ROUNDING = 1e-11

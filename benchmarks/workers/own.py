@@ -13,7 +13,8 @@ from report import serve
 
 from lesff.convert.mace import convert_mace
 from lesff.convert.reader import read_checkpoint
-from lesff.potential import LongRangeConfig, ModelConfig, Potential
+from lesff.heads import LongRangeConfig
+from lesff.potential import ModelConfig, Potential
 from lesff.structures import build_graph, to_structure
 
 

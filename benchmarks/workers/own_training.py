@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from report import serve
 
-from lesff.potential import LongRangeConfig, ModelConfig, Potential
+from lesff.heads import LongRangeConfig
+from lesff.potential import ModelConfig, Potential
 from lesff.train.data import make_batch, read_frames
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loss import LossConfig

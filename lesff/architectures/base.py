@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -20,11 +20,15 @@ class ArchitectureOutput:
         invariants: one (n_atoms, channels) tensor per layer; charge heads read them.
         state_energy: (n_atoms,) energy of the embedding of element, charge and spin in eV, not
             scaled like ``node_energy``; None for models without.
+        equivariants: features of orders l = 1.. in e3nn's real basis, natural parity: one list per
+            order asked for, of one (n_atoms, 2 l + 1, channels) tensor per layer that has it;
+            dipole and quadrupole readouts read them.
     """
 
     node_energy: Tensor
     invariants: list[Tensor]
     state_energy: Tensor | None = None
+    equivariants: list[list[Tensor]] = field(default_factory=list)
 
 
 class Architecture(nn.Module, ABC):
@@ -33,12 +37,15 @@ class Architecture(nn.Module, ABC):
     Attributes:
         cutoff: Edge cutoff in A.
         n_layers: Message-passing layers; the receptive field is ``n_layers * cutoff``.
-        channels: Channels of each layer's invariants.
+        channels: Channels of each layer's invariants, and of each order above.
+        equivariant_layers: Layers that hand out features of order l = 1, 2, ...: one number per
+            order, empty for a model of invariants only.
     """
 
     cutoff: float
     n_layers: int
     channels: int
+    equivariant_layers: tuple[int, ...] = ()
 
     @abstractmethod
     def topology(self, graph: AtomGraph) -> Topology:
@@ -52,6 +59,7 @@ class Architecture(nn.Module, ABC):
         *,
         tabulated: bool = False,
         topology: Topology | None = None,
+        max_order: int = 0,
     ) -> ArchitectureOutput:
         """Evaluate.
 
@@ -62,4 +70,6 @@ class Architecture(nn.Module, ABC):
                 first derivatives with respect to positions and cell are wanted then.
             topology: That of the batch, if it is known. Edges longer than the cutoff then count
                 nothing.
+            max_order: Highest order of the equivariant features to hand out; at most
+                ``len(equivariant_layers)``.
         """

@@ -11,6 +11,7 @@ from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.architectures.mace_config import MACEConfig
 from lesff.architectures.mace_layer import LAYERS, PairFeatures
 from lesff.graph import AtomGraph
+from lesff.nn.coupling import lm_slice
 from lesff.nn.harmonics import pair_harmonics
 from lesff.nn.radial import (
     AgnesiTransform,
@@ -41,6 +42,10 @@ class MACE(Architecture):
         self.cutoff = config.cutoff
         self.n_layers = config.n_layers
         self.channels = config.channels
+        # the last layer keeps only invariants
+        self.equivariant_layers = (config.n_layers - 1,) * (
+            config.feature_l if config.n_layers > 1 else 0
+        )
         n_elements = len(elements)
         self.register_buffer("element_row", element_rows(elements), persistent=False)
         self.element_row: Tensor
@@ -71,6 +76,7 @@ class MACE(Architecture):
         *,
         tabulated: bool = False,
         topology: Topology | None = None,
+        max_order: int = 0,
     ) -> ArchitectureOutput:
         """See :class:`Architecture`."""
         topology = topology or self.topology(graph)
@@ -87,10 +93,11 @@ class MACE(Architecture):
         if self.state_readout is not None:
             state_energy = self.state_readout(features)[topology.node_rank]
         features = features[:, None, :]
-        invariants = []
+        invariants, inner = [], []
         for layer in self.layers:
             features = layer(features, harmonics, pairs, topology)
             invariants.append(features[:, 0])
+            inner.append(features)
         node_energy = self.readouts(invariants).index_select(0, topology.node_rank)
         if self.repulsion is not None:
             node_energy = node_energy + self._repulsion_energy(graph, topology, distance)
@@ -98,6 +105,10 @@ class MACE(Architecture):
             node_energy=node_energy,
             invariants=[x.index_select(0, topology.node_rank) for x in invariants],
             state_energy=state_energy,
+            equivariants=[
+                [x[:, lm_slice(order)].index_select(0, topology.node_rank) for x in inner[:-1]]
+                for order in range(1, max_order + 1)
+            ],
         )
 
     def _pair_features(

@@ -19,9 +19,10 @@ from lesff.convert.mace_weights import mace_weights
 from lesff.convert.record import Record
 from lesff.convert.tensors import Tensors
 from lesff.errors import UnsupportedInputError
+from lesff.heads import LongRangeConfig
 from lesff.nn.state_embedding import StateInput
 from lesff.ops import SIGMOID_NORM, SILU_NORM
-from lesff.potential import LongRangeConfig, ModelConfig, Potential
+from lesff.potential import ModelConfig, Potential
 
 __all__ = ["convert_mace", "mace_heads"]
 

@@ -1,9 +1,9 @@
 """Uniform external electric field: its energy, where it is defined, and the polarizability.
 
 Everything in a field follows from the electric enthalpy ``F(E) = U - E.P`` with
-``P = sum_i q_i r_i`` about the coordinate origin, in the positions as given: forces ``-dF/dr``,
-dipole ``-dF/dE`` (for a charged system about that origin), polarizability ``-d2F/dE2``. A positive
-charge is pushed along E.
+``P = sum_i q_i r_i + u_i`` about the coordinate origin, in the positions as given: forces
+``-dF/dr``, dipole ``-dF/dE`` (for a charged system about that origin), polarizability
+``-d2F/dE2``. A positive charge is pushed along E.
 
 ``U`` is the energy without the field, at the charges that the field leaves: a head that
 equilibrates its charges does so with ``- E.P`` in its functional and returns ``U`` without it, so
@@ -14,7 +14,9 @@ that the coupling is counted once, here. Then ``dF/dE = -P`` by the Hellmann-Fey
 * Slabs: fields along the normal, where positions are unwrapped and P is a number.
 * Crystals: P is defined up to lattice vectors times e, and latent charges have no single-valued P
   at all, so there is no energy. Forces are ``Z*^T E`` with the image-exact Born effective charges
-  under the acoustic sum rule (a field moves no neutral cell as a whole).
+  under the acoustic sum rule (a field moves no neutral cell as a whole). Atomic dipoles have a
+  single-valued sum: their ``-E.u``, and the energy of those induced, enter the forces as
+  derivatives, and so does what a field adds to induced ones.
 """
 
 from __future__ import annotations
@@ -88,6 +90,18 @@ def field_energy(charges: Tensor, graph: AtomGraph) -> Tensor:
     field = graph.external_field.masked_fill(graph.pbc.all(1)[:, None], 0.0)
     work = (field[graph.batch] * graph.positions).sum(1)  # E.r, (n_atoms,) in V
     return -(charges * work).to(torch.float64)
+
+
+def dipole_field_energy(dipoles: Tensor, graph: AtomGraph) -> Tensor:
+    """``-u_i.E`` of every atom in eV, (n_atoms,) float64, crystals included.
+
+    Args:
+        dipoles: (n_atoms, 3) in e A.
+        graph: The batch, with a field.
+    """
+    if graph.external_field is None:
+        raise UnsupportedInputError("`external_field` must be given for an energy in a field")
+    return -(dipoles * graph.external_field[graph.batch]).sum(1).to(torch.float64)
 
 
 def polarizability(dipole: Tensor, field: Tensor, *, create_graph: bool = False) -> Tensor:

@@ -55,24 +55,24 @@ class Multipoles:
     Attributes:
         charges: (n_atoms,) in e.
         dipoles: (n_atoms, 3) in e A.
-        quadrupoles: (n_atoms, 3, 3) symmetric primitive second moments in e A^2; traceless ones
-            have no part that acts like a wider charge.
+        quadrupoles: (n_atoms, 3, 3) symmetric primitive second moments in e A^2, or None; traceless
+            ones have no part that acts like a wider charge.
     """
 
     charges: Tensor
     dipoles: Tensor
-    quadrupoles: Tensor
+    quadrupoles: Tensor | None = None
 
     @staticmethod
     def of(
         charges: Tensor, dipoles: Tensor | None = None, quadrupoles: Tensor | None = None
     ) -> Multipoles:
-        """Zeros where a moment is not given."""
-        n = len(charges)
+        """Zero dipoles if they are not given."""
+        zero = charges.new_zeros(len(charges), 3)
         return Multipoles(
             charges=charges,
-            dipoles=charges.new_zeros(n, 3) if dipoles is None else dipoles,
-            quadrupoles=charges.new_zeros(n, 3, 3) if quadrupoles is None else quadrupoles,
+            dipoles=zero if dipoles is None else dipoles,
+            quadrupoles=quadrupoles,
         )
 
 
@@ -82,6 +82,8 @@ def multipole_energy(
     """Coulomb energy of every system, (n_systems,) in eV, differentiable to any order.
 
     With charges only it is :func:`.latent_energy`. The settings say whether self energies count.
+    A sum over wave vectors costs four structure factors with dipoles and ten with quadrupoles,
+    against one of charges, by the same evaluators; molecules are a blocked pair sum.
 
     Args:
         moments: Moments of the atoms.
@@ -99,8 +101,11 @@ def multipole_energy(
         systems = torch.tensor(members, device=energy.device)
         atoms, batch = members_of(graph, systems)
         padding = Padding.of(batch, len(members))
-        rows = (moments.charges, moments.dipoles, moments.quadrupoles, graph.positions)
-        q, u, theta, r = (padding.pad(x[atoms]) for x in rows)
+        rows = (moments.charges, moments.dipoles, graph.positions)
+        q, u, r = (padding.pad(x[atoms]) for x in rows)
+        theta = None
+        if moments.quadrupoles is not None:
+            theta = padding.pad(moments.quadrupoles[atoms])
         if boundary == OPEN:
             part = settings.coulomb_constant * _open_energy(q, u, theta, r, settings.sigma)
         else:
@@ -123,9 +128,12 @@ def self_energies(moments: Multipoles, settings: EwaldSettings) -> Tensor:
     zero = torch.zeros(1, dtype=torch.float64)
     k0, k1, k2 = (float(k) for k in kernel_derivatives(zero, settings.sigma, 2))
     q, u, theta = moments.charges, moments.dipoles, moments.quadrupoles
+    total = k0 * q.square() - 2.0 * k1 * u.square().sum(1)
+    if theta is None:
+        return 0.5 * settings.coulomb_constant * total
     trace = theta.diagonal(dim1=1, dim2=2).sum(1)
     second = trace.square() + 2.0 * theta.square().sum((1, 2))
-    total = k0 * q.square() - 2.0 * k1 * (u.square().sum(1) - q * trace) + k2 * second
+    total = total + 2.0 * k1 * q * trace + k2 * second
     return 0.5 * settings.coulomb_constant * total
 
 
@@ -142,7 +150,7 @@ def total_dipole(moments: Multipoles, graph: AtomGraph, origin: Tensor) -> Tenso
 
 
 def _periodic_energy(
-    q: Tensor, u: Tensor, theta: Tensor, r: Tensor, cell: Tensor, settings: EwaldSettings,
+    q: Tensor, u: Tensor, theta: Tensor | None, r: Tensor, cell: Tensor, settings: EwaldSettings,
     transform: Transform, *, is_slab: bool,
 ) -> Tensor:  # fmt: skip
     """Sum over wave vectors of padded systems, self energies included."""
@@ -151,19 +159,19 @@ def _periodic_energy(
     fractional = (fractional - fractional.detach().round()).to(r.dtype)
     inverse = inverse.to(cell.dtype)
     # k.u = 2 pi n.(u h^-1), k.Q.k = 4 pi^2 n.(h^-T Q h^-1).n
-    u = torch.einsum("sni,sij->snj", u, inverse)
-    theta = torch.einsum("sia,snij,sjb->snab", inverse, theta, inverse)
-    channels = torch.cat(
-        [q[..., None], u, torch.stack([theta[..., a, b] for a, b in _UNIQUE], dim=-1)], dim=-1
-    )
+    channels = [q[..., None], torch.einsum("sni,sij->snj", u, inverse)]
+    if theta is not None:
+        theta = torch.einsum("sia,snij,sjb->snab", inverse, theta, inverse)
+        channels.append(torch.stack([theta[..., a, b] for a, b in _UNIQUE], dim=-1))
+    weights = torch.cat(channels, dim=-1).transpose(1, 2)
     first, second, third = wave_limits(cell, settings.dl).amax(0).tolist()
     grid = Grid((first, second, third))
-    sums = structure_factor(channels.transpose(1, 2), fractional, grid, transform)
+    sums = structure_factor(weights, fractional, grid, transform)
     n = [2.0 * math.pi * grid.along(axis, r) for axis in range(3)]
     structure = sums[:, 0]
     for axis in range(3):
         structure = structure + 1j * n[axis] * sums[:, 1 + axis]
-    for channel, (a, b) in enumerate(_UNIQUE):
+    for channel, (a, b) in enumerate(_UNIQUE if theta is not None else ()):
         factor = 0.5 if a == b else 1.0
         structure = structure - factor * n[a] * n[b] * sums[:, 4 + channel]
     height = cell[:, 2].norm(dim=1) if is_slab else None
@@ -172,7 +180,7 @@ def _periodic_energy(
     return settings.prefactor / volume * power
 
 
-def _open_energy(q: Tensor, u: Tensor, theta: Tensor, r: Tensor, sigma: float) -> Tensor:
+def _open_energy(q: Tensor, u: Tensor, theta: Tensor | None, r: Tensor, sigma: float) -> Tensor:
     """Pair sum of padded systems in units of ke, without self energies."""
     n_systems, n_atoms = q.shape
     step = max(_PAIRS // (n_systems * n_atoms), 1)
@@ -186,7 +194,7 @@ def _open_energy(q: Tensor, u: Tensor, theta: Tensor, r: Tensor, sigma: float) -
 
 
 def _pair_rows(
-    rows: tuple[int, int], q: Tensor, u: Tensor, theta: Tensor, r: Tensor, sigma: float
+    rows: tuple[int, int], q: Tensor, u: Tensor, theta: Tensor | None, r: Tensor, sigma: float
 ) -> Tensor:
     """``1/2 sum_j L_i L_j K`` of some atoms i, (n_systems,); index letters [s, i, j]."""
     i = slice(*rows)
@@ -194,25 +202,45 @@ def _pair_rows(
     index = torch.arange(r.shape[1], device=r.device)
     same = index[i, None] == index
     squared = torch.where(same, 1.0, d.square().sum(3))
-    kernels = kernel_derivatives(squared, sigma, 4)
+    kernels = kernel_derivatives(squared, sigma, 2 if theta is None else 4)
     f = [(2.0**m * k).masked_fill(same, 0.0) for m, k in enumerate(kernels)]
-    q_i, q_j, u_i, theta_i = q[:, i, None], q[:, None], u[:, i], theta[:, i]
+    q_i, q_j, u_i = q[:, i, None], q[:, None], u[:, i]
     u_id, u_jd = (u_i[:, :, None] * d).sum(3), (u[:, None] * d).sum(3)
+    uu = torch.einsum("sia,sja->sij", u_i, u)
+    # grad_j = -grad_i: a minus for every dipole of j
+    pair = q_i * q_j * f[0] + (u_id * q_j - q_i * u_jd - uu) * f[1] - u_id * u_jd * f[2]
+    if theta is not None:
+        pair = pair + _quadrupole_pairs(i, d, f, (q, u, theta), (u_id, u_jd))
+    return 0.5 * pair.sum((1, 2))
+
+
+def _quadrupole_pairs(
+    i: slice, d: Tensor, f: list[Tensor], moments: tuple[Tensor, Tensor, Tensor],
+    along: tuple[Tensor, Tensor],
+) -> Tensor:  # fmt: skip
+    """Terms of ``L_i L_j K`` with quadrupoles, (n_systems, i, j).
+
+    Args:
+        i: Rows.
+        d: (n_systems, i, j, 3) ``r_i - r_j``.
+        f: Kernels up to the fourth.
+        moments: Padded charges, dipoles and quadrupoles.
+        along: ``u_i . d`` and ``u_j . d``.
+    """
+    q, u, theta = moments
+    u_id, u_jd = along
+    q_i, q_j, u_i, theta_i = q[:, i, None], q[:, None], u[:, i], theta[:, i]
     v_i = torch.einsum("siab,sijb->sija", theta_i, d)  # Q_i d
     v_j = torch.einsum("sjab,sijb->sija", theta, d)
     w_i, w_j = (v_i * d).sum(3), (v_j * d).sum(3)  # d Q d
     trace = theta.diagonal(dim1=2, dim2=3).sum(2)
     t_i, t_j = trace[:, i, None], trace[:, None]
-    uu = torch.einsum("sia,sja->sij", u_i, u)
     contraction = torch.einsum("siab,sjab->sij", theta_i, theta)
     u_v, v_u = (u_i[:, :, None] * v_j).sum(3), (u[:, None] * v_i).sum(3)
-    # grad_j = -grad_i: a minus for every dipole of j
-    pair = q_i * q_j * f[0]
-    pair = pair + (u_id * q_j - q_i * u_jd - uu + 0.5 * (q_i * t_j + t_i * q_j)) * f[1]
-    second = -u_id * u_jd + 0.5 * (q_i * w_j + w_i * q_j)
+    first = 0.5 * (q_i * t_j + t_i * q_j)
+    second = 0.5 * (q_i * w_j + w_i * q_j)
     second = second + u_v - v_u + 0.5 * (t_j * u_id - t_i * u_jd)
     second = second + 0.25 * t_i * t_j + 0.5 * contraction
     third = 0.5 * (u_id * w_j - u_jd * w_i)
     third = third + 0.25 * (t_i * w_j + t_j * w_i) + (v_i * v_j).sum(3)
-    pair = pair + second * f[2] + third * f[3] + 0.25 * w_i * w_j * f[4]
-    return 0.5 * pair.sum((1, 2))
+    return first * f[1] + second * f[2] + third * f[3] + 0.25 * w_i * w_j * f[4]

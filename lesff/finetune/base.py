@@ -166,7 +166,7 @@ def part_of(name: str) -> str:
     >>> part_of("architecture.readouts.layers.0.weight")
     'readout'
     """
-    if name.startswith("charge_head"):
+    if name.startswith(("charge_head", "multipole_head")):
         return "charges"
     if name.startswith(("architecture.readouts", "architecture.state_readout")):
         return "readout"

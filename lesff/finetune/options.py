@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lesff.config import from_dict
 from lesff.errors import ConfigError
+from lesff.heads import MultipoleConfig
 from lesff.train.loss import LossConfig
 from lesff.train.recipe import OptimizerConfig
 
@@ -85,6 +86,8 @@ class FinetuneOptions:
             readouts and charge head. ``"head"``: readouts and charge head. ``"lora"``: low-rank
             updates of the weight matrices, readouts in full; merged into the weights.
         head: Charge head to change to; the base model's if not given.
+        multipoles: Latent dipoles and quadrupoles, induced charges and dipoles to add; none if not
+            given.
         energies: Reference energies: ``"refit"`` them to the training frames by least squares,
             ``"keep"`` them, or take those ``"given"``.
         given_energies: Energy of an atom in eV by chemical symbol, for ``"given"``.
@@ -105,6 +108,7 @@ class FinetuneOptions:
 
     strategy: Strategy = "full"
     head: str | None = None
+    multipoles: MultipoleConfig | None = None
     energies: Literal["refit", "keep", "given"] = "refit"
     given_energies: dict[str, float] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)

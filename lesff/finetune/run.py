@@ -33,7 +33,7 @@ from lesff.finetune.splits import Split, make_split
 from lesff.finetune.units import check_units
 from lesff.potential import Potential
 from lesff.predict import Model
-from lesff.rehead import with_head
+from lesff.rehead import with_head, with_multipoles
 from lesff.train.data import Frame, Source, read_labelled
 from lesff.train.dataset import TrainingData
 from lesff.train.labels import LabelSummary
@@ -135,6 +135,8 @@ class _Run:
         self.say = say if self.is_first else (lambda line: None)
         self.summary: dict[str, LabelSummary] = {}
         self.base = with_head(model.potential, options.head) if options.head else model.potential
+        if options.multipoles is not None:
+            self.base = with_multipoles(self.base, options.multipoles)
         self.probe = own_frames(self.base, probe_structures(self.base.config), subset="probe")
 
     def read(self, data: Source, validation: Source | None, test: Source | None) -> Split:

@@ -1,10 +1,11 @@
 """Charge heads: one file per family, listed by name in ``HEADS``."""
 
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes
-from lesff.heads.config import HEAD_NAMES, HeadName, LongRangeConfig
+from lesff.heads.config import HEAD_NAMES, HeadName, LongRangeConfig, MultipoleConfig
 from lesff.heads.edge import EdgeHead
 from lesff.heads.free import FreeHead
 from lesff.heads.fukui import FukuiHead
+from lesff.heads.multipoles import MultipoleHead
 from lesff.heads.qeq import LocalQEqHead, QEqHead
 
 HEADS: dict[HeadName, type[ChargeModel]] = {
@@ -26,4 +27,6 @@ __all__ = [
     "HeadOutput",
     "HeadSizes",
     "LongRangeConfig",
+    "MultipoleConfig",
+    "MultipoleHead",
 ]

@@ -15,12 +15,13 @@ transfers keep P, and physical charges are the shifted ones as for the free head
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lesff.electrostatics.multipoles import Multipoles
 from lesff.electrostatics.settings import EwaldSettings
 from lesff.graph import AtomGraph
 from lesff.heads.config import LongRangeConfig
@@ -37,12 +38,14 @@ class HeadSizes:
         n_layers: Layers with invariants.
         n_elements: Rows of element tables.
         cutoff: Edge cutoff in A.
+        equivariant_layers: Layers with features of order 1, 2, ...
     """
 
     channels: int
     n_layers: int
     n_elements: int
     cutoff: float
+    equivariant_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class HeadInput:
         graph: The batch.
         settings: Constants of the Coulomb energy.
         site_potential: (n_atoms,) external potential in V, ``-E.r`` of a uniform field, or None.
+        equivariants: Per order from 1, one (n_atoms, 2 l + 1, channels) tensor per layer with it.
     """
 
     invariants: list[Tensor]
@@ -62,13 +66,15 @@ class HeadInput:
     graph: AtomGraph
     settings: EwaldSettings
     site_potential: Tensor | None = None
+    equivariants: list[list[Tensor]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOutput:
-    """Charges, and the energy of a head beyond their Coulomb energy.
+    """Charges and further moments, and the energy beyond their Coulomb energy.
 
-    The long-range energy is the latent energy of ``coulomb`` plus ``response_energy``.
+    The long-range energy is the Coulomb energy of ``coulomb``, or of ``moments`` where there are
+    any, plus ``response_energy``.
 
     Attributes:
         local: (n_atoms,) charges before any constraint.
@@ -78,6 +84,11 @@ class HeadOutput:
             the response energy is all there is.
         response_energy: (n_systems,) in eV, without the work of the site potential; None: zero.
         atom_response: (n_atoms,) its shares.
+        moments: Permanent moments whose Coulomb energy is part of the energy, ``coulomb`` among
+            them; None for charges only.
+        coulomb_energy: (n_systems,) in eV, where it is known already.
+        dipoles: (n_atoms, 3) in e A, all parts, or None.
+        quadrupoles: (n_atoms, 3, 3) traceless primitive second moments in e A^2, or None.
     """
 
     local: Tensor
@@ -86,6 +97,10 @@ class HeadOutput:
     coulomb: Tensor | None
     response_energy: Tensor | None = None
     atom_response: Tensor | None = None
+    moments: Multipoles | None = None
+    coulomb_energy: Tensor | None = None
+    dipoles: Tensor | None = None
+    quadrupoles: Tensor | None = None
 
 
 class ChargeModel(nn.Module, ABC):

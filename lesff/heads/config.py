@@ -14,6 +14,75 @@ HeadName = Literal["latent", "shifted", "qeq", "qeq-local", "edge", "fukui"]
 HEAD_NAMES: tuple[HeadName, ...] = get_args(HeadName)
 
 
+Induction = Literal["none", "charges", "dipoles", "both"]
+Anisotropy = Literal["isotropic", "anisotropic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultipoleConfig:
+    """Moments beyond latent charges; see :mod:`lesff.heads.multipoles`.
+
+    Attributes:
+        dipoles: Latent dipoles, from node features of order 1.
+        quadrupoles: Latent traceless quadrupoles, from node features of order 2.
+        induced: What the potential and field of the latent moments induce on each atom.
+        polarizability: Whether the polarizability of induced dipoles is a number or a tensor; a
+            tensor needs node features of order 2.
+    """
+
+    dipoles: bool = False
+    quadrupoles: bool = False
+    induced: Induction = "none"
+    polarizability: Anisotropy = "isotropic"
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for options without meaning."""
+        for name, known in (("induced", Induction), ("polarizability", Anisotropy)):
+            if getattr(self, name) not in get_args(known):
+                raise ConfigError(
+                    f"`long_range.multipoles.{name}` must be one of {', '.join(get_args(known))}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if not (self.dipoles or self.quadrupoles or self.induced != "none"):
+            raise ConfigError(
+                "`long_range.multipoles` must select dipoles, quadrupoles or induced moments; "
+                "leave it out for charges only"
+            )
+        if self.polarizability == "anisotropic" and not self.induces_dipoles:
+            raise ConfigError(
+                "`long_range.multipoles.polarizability` must be 'isotropic' without induced "
+                f"dipoles, got 'anisotropic' with induced = {self.induced!r}"
+            )
+
+    @property
+    def induces_charges(self) -> bool:
+        """Whether charges are induced."""
+        return self.induced in ("charges", "both")
+
+    @property
+    def induces_dipoles(self) -> bool:
+        """Whether dipoles are induced."""
+        return self.induced in ("dipoles", "both")
+
+    @property
+    def has_dipoles(self) -> bool:
+        """Whether atoms have dipoles of any kind."""
+        return self.dipoles or self.induces_dipoles
+
+    @property
+    def max_order(self) -> int:
+        """Highest order of the node features that are read."""
+        if self.quadrupoles or self.polarizability == "anisotropic":
+            return 2
+        return 1 if self.dipoles else 0
+
+    def needing(self, order: int) -> str:
+        """Names of what reads node features above an order."""
+        rows = [("dipoles", 1, self.dipoles), ("quadrupoles", 2, self.quadrupoles)]
+        rows.append(("an anisotropic polarizability", 2, self.polarizability == "anisotropic"))
+        return " and ".join(name for name, needed, chosen in rows if chosen and needed > order)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LongRangeConfig:
     """Latent Coulomb interaction: charge head and constants.
@@ -34,6 +103,7 @@ class LongRangeConfig:
         min_hardness: Lowest hardness of the heads ``"qeq"`` and ``"qeq-local"``, eV / e^2.
         reference_charges: Charge of each element in e that the transfers of the head ``"edge"``
             start from, in the order of ``elements``; zero if not given.
+        multipoles: Moments beyond charges, or None.
     """
 
     head: HeadName = "latent"
@@ -48,6 +118,7 @@ class LongRangeConfig:
     residual: bool = False
     min_hardness: float = 1.0
     reference_charges: tuple[float, ...] | None = None
+    multipoles: MultipoleConfig | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError for options without meaning."""
@@ -67,6 +138,12 @@ class LongRangeConfig:
             raise ConfigError(
                 "`long_range.reference_charges` are for the head 'edge' without `residual`; leave "
                 "them out"
+            )
+        if self.multipoles is not None and self.head == "qeq":
+            raise ConfigError(
+                "`long_range.multipoles` must be null for the head 'qeq', whose charges "
+                "equilibrate among themselves only; use 'latent', 'shifted', 'edge', 'fukui' or "
+                "'qeq-local'"
             )
 
     @property

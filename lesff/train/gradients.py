@@ -66,7 +66,7 @@ def _outputs(
         if config.charges:
             extras["charges"] = charges
         if config.dipole or config.born_effective_charges:
-            extras["dipole"] = dipole_moment(charges, graph, origin)
+            extras["dipole"] = dipole_moment(charges, graph, origin, terms.dipoles)
         if config.total_charge:
             total = segment_sum(terms.local_charges, graph.batch, graph.n_systems)
             extras["charge_excess"] = total - graph.total_charge

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lesff.config import from_dict
 from lesff.errors import ConfigError
-from lesff.potential import LongRangeConfig
+from lesff.heads import LongRangeConfig
 from lesff.train.gradients import GradientMethod
 from lesff.train.loss import LossConfig
 

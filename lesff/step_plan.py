@@ -1,0 +1,26 @@
+"""What the host finds out about a batch once, for many steps that differ in positions only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lesff.electrostatics.groups import CoulombPlan
+from lesff.nn.topology import Topology
+
+PLANNED = frozenset(
+    ("energy", "energy_sr", "energy_lr", "forces", "stress", "charges", "latent_charges")
+)
+"""What a planned step computes."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Made by :meth:`lesff.potential.Potential.plan`.
+
+    Attributes:
+        topology: Index tables.
+        coulomb: Groups of the Coulomb sums, or None without long-range part.
+    """
+
+    topology: Topology
+    coulomb: CoulombPlan | None
