@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -21,7 +22,7 @@ from lesff.train.gradients import accumulate_gradients
 from lesff.train.loop import Trainer, learning_rate_factor
 from lesff.train.loss import LossConfig
 from lesff.train.recipe import OptimizerConfig, read_recipe
-from lesff.train.run import run_recipe
+from lesff.train.run import dry_run, run_recipe
 
 RECIPE = """
 name = "tiny"
@@ -417,3 +418,32 @@ def test_elements_that_the_start_lacks_are_named(tmp_path):
     ase.io.write(tmp_path / "train.xyz", [labelled(ase.Atoms("CH", [[0, 0, 0], [0, 0, 1]]), 2)])
     with pytest.raises(DataError, match="elements C, which the model to go on from lacks"):
         run_source(tmp_path, '{ path = "train.xyz" }', start=tmp_path / "start")
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "[model]" in p.read_text()], ids=str)
+def test_recipes_run_dry(path, tmp_path):
+    """Every recipe that starts a model, with two frames for each of its files."""
+    recipe = read_recipe(path)
+    frames = [labelled(water(), 0), labelled(two_waters(), 1)]
+    for source in recipe.data.sources:
+        write_shard(tmp_path / source.path, frames)
+    found = dry_run(recipe, tmp_path)
+    assert found["frames"] == 2 * len(recipe.data.sources)
+    assert found["elements"] == "H O"
+    assert found["parameters"] > 1000
+    assert np.isfinite(found["loss_of_a_batch"])
+    assert {p.name for p in tmp_path.iterdir()} == {s.path for s in recipe.data.sources}
+
+
+def write_shard(path, frames):
+    arrays = {
+        "n": [len(atoms) for atoms in frames],
+        "energy": [atoms.get_potential_energy() for atoms in frames],
+        "numbers": np.concatenate([atoms.numbers for atoms in frames]),
+        "positions": np.concatenate([atoms.positions for atoms in frames]),
+        "forces": np.concatenate([atoms.get_forces() for atoms in frames]),
+    }
+    np.savez(path, **arrays)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,11 @@ from lesff.checkpoint import load_model, save_model
 from lesff.config import write_json
 from lesff.digests import sha256_of
 from lesff.errors import ConfigError, DataError
+from lesff.inference import symbols
 from lesff.potential import Potential
+from lesff.train.data import make_batch
 from lesff.train.dataset import TrainingData, model_config, read_training_data
+from lesff.train.gradients import accumulate_gradients
 from lesff.train.loop import Trainer
 from lesff.train.recipe import Recipe
 
@@ -79,6 +84,36 @@ def run_recipe(
     if dist.is_initialized():
         dist.barrier()
     return folder
+
+
+def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> dict[str, Any]:
+    """Read the data, make the model and one gradient of the first batch; nothing is written.
+
+    Arguments and errors as :func:`run_recipe`.
+
+    Returns:
+        Frames and atoms to train on, frames held out, batches of an epoch, parameters, elements,
+        and the loss and seconds of one batch.
+    """
+    data = read_training_data(recipe, data_folder)
+    torch.manual_seed(recipe.seed)
+    potential = _first_potential(recipe, data, start)
+    _check_elements(potential, data)
+    batches = data.epoch(0, recipe.seed, recipe.data.max_atoms)
+    frames = [data.train[i] for i in batches[0]]
+    batch = make_batch(frames, potential.architecture.cutoff, potential.dtype)
+    begin = time.perf_counter()
+    loss = accumulate_gradients(potential, batch, recipe.loss, recipe.optimizer.gradients)
+    return {
+        "frames": len(data.train),
+        "atoms": int(data.sizes.sum()),
+        "held_out": len(data.validation),
+        "batches_per_epoch": len(batches),
+        "parameters": sum(p.numel() for p in potential.parameters()),
+        "elements": symbols(potential.config.elements),
+        "loss_of_a_batch": round(loss, 4),
+        "seconds_of_a_batch": round(time.perf_counter() - begin, 3),
+    }
 
 
 def _check_elements(potential: Potential, data: TrainingData) -> None:
