@@ -17,6 +17,7 @@ from helpers import (
     water,
 )
 
+from lesff.calculator import LesffCalculator
 from lesff.checkpoint import load_model, save_model, verify_parity
 from lesff.config import from_dict
 from lesff.electrostatics import multipoles as multipoles_module
@@ -636,3 +637,13 @@ def test_another_head_keeps_the_moments():
     graph = make_graph(two_waters())
     one, two = (p(graph, ["energy"])["energy"] for p in (before, after))
     torch.testing.assert_close(two, one, rtol=0, atol=1e-9)
+
+
+def test_steps_cannot_be_planned():
+    """Multipole sums have no plan: a calculator computes every step anew, on GPUs too."""
+    potential = make("dipoles")
+    assert not potential.can_plan
+    with pytest.raises(PropertyError, match="multipoles or the joint embedding"):
+        potential.plan(make_graph(two_waters()))
+    with pytest.raises(PropertyError, match="`replay` must be False or None for a model with"):
+        LesffCalculator(potential, replay=True)
