@@ -154,6 +154,7 @@ def test_t14_pair_energy(r, expected):
     one = torch.ones(2, dtype=torch.float64)
     energy = open_energy(one, positions, torch.zeros(2, dtype=torch.int64), 1, EwaldSettings())
     assert float(energy) == pytest.approx(expected, abs=1e-6)
+    assert float(energy) == pytest.approx(KE * erf(r / math.sqrt(2)) / r, abs=PRINTED_10)
 
 
 def test_t14_kernel_limits():

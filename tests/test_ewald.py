@@ -151,20 +151,29 @@ def test_t12_cell_choice(name, dl):
 
 def test_t12_niggli_cell():
     atoms, charges, others = cell_choices()
-    # the reduction rotates: only the energy and the lengths of forces stay
+    # the reduction rotates: the energy, lengths of forces and principal stresses stay
     settings = EwaldSettings(dl=1.1)
-    energy, forces, _ = full_result(atoms, charges, settings)
-    twin_energy, twin_forces, _ = full_result(others["niggli"], charges, settings)
+    energy, forces, stress = full_result(atoms, charges, settings)
+    twin_energy, twin_forces, twin_stress = full_result(others["niggli"], charges, settings)
     assert float(twin_energy) == pytest.approx(float(energy), abs=ROUNDING)
     torch.testing.assert_close(twin_forces.norm(dim=1), forces.norm(dim=1), rtol=0, atol=ROUNDING)
+    principal, twin_principal = (torch.linalg.eigvalsh(s) for s in (stress, twin_stress))
+    torch.testing.assert_close(twin_principal, principal, rtol=0, atol=ROUNDING)
 
 
 def test_t12_primitive_and_conventional_cell():
-    a, settings = 5.64, EwaldSettings(dl=1.7)
-    conventional = latent_sum(nacl(a), dl=1.7)
-    primitive = ase.build.bulk("NaCl", "rocksalt", a=a)
-    energy = float(atoms_energy(primitive, np.array([1.0, -1.0]), settings))
-    assert conventional == pytest.approx(4 * energy, abs=4 * ROUNDING)
+    """With the chlorine sublattice moved off its place, so that there are forces."""
+    settings, shift = EwaldSettings(dl=1.7), [0.3, -0.2, 0.1]
+    primitive, crystal = ase.build.bulk("NaCl", "rocksalt", a=5.64), nacl()
+    primitive.positions[1] += shift
+    crystal.atoms.positions[crystal.charges < 0] += shift
+    energy, forces, stress = full_result(primitive, np.array([1.0, -1.0]), settings)
+    four, all_forces, twin_stress = full_result(crystal.atoms, crystal.charges, settings)
+    assert float(four) == pytest.approx(4 * float(energy), abs=4 * ROUNDING)
+    assert float(forces.abs().max()) > 0.1
+    rows = torch.from_numpy((crystal.charges < 0).astype(int))
+    torch.testing.assert_close(all_forces, forces[rows], rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(twin_stress, stress, rtol=0, atol=ROUNDING)
 
 
 def test_t13_wrapping_changes_nothing():

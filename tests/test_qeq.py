@@ -130,6 +130,21 @@ def test_polarizability_of_two_atoms():
     assert float(minus_dipole.detach()) == pytest.approx(-dipole, abs=1e-12)
     (minus_alpha,) = torch.autograd.grad(minus_dipole, field)
     assert -float(minus_alpha) == pytest.approx(0.2079645, abs=1e-7)
+    # times ke: 2.994615 A^3
+    volume = -float(minus_alpha) * SETTINGS.coulomb_constant
+    assert volume == pytest.approx(2.994615, abs=1e-6)
+
+
+@pytest.mark.parametrize("charge", [-1.0, 2.0])
+def test_two_charged_atoms_of_unequal_hardness(charge):
+    # T38: q1 = [chi2 - chi1 + Q (J2 + A22 - g)] / D, D = J1 + J2 + A11 + A22 - 2 g
+    chi, hardness = (torch.tensor(x, dtype=torch.float64) for x in ([0.5, 2.0], [5.0, 7.5]))
+    total = torch.tensor([charge], dtype=torch.float64)
+    found = equilibrate(chi, hardness, diatomic(), SETTINGS, totals=total)
+    diagonal, pair = 11.489254808, 6.872228905
+    expected = 1.5 + charge * (7.5 + diagonal - pair)
+    expected /= 12.5 + 2 * diagonal - 2 * pair
+    assert float(found.charges[0]) == pytest.approx(expected, abs=1e-8)
 
 
 # --- T39: constraints, stationarity, forces ----------------------------------------------------
