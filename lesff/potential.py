@@ -389,16 +389,15 @@ class Potential(nn.Module):
                 f"this model has no {', '.join(absent)}: it was trained without LES; "
                 f"available: {', '.join(self.available_properties())}"
             )
+        if self.charge_head is not None:
+            check_boundaries(graph.pbc)
         check_response(
             wanted,
             graph,
             has_charges=self.charge_head is not None,
             responds=self.responds_to_field,
         )
-        if self.charge_head is None:
-            return
-        check_boundaries(graph.pbc)
-        if not self.charge_head.is_local:
+        if self.charge_head is not None and not self.charge_head.is_local:
             check_crystal_response(wanted, graph)
 
     def _compute(

@@ -335,6 +335,13 @@ def test_tiny_cell_has_the_self_energy_only():
     assert energy == pytest.approx(-0.49 * KE / math.sqrt(2 * math.pi), abs=ROUNDING)
 
 
+@pytest.mark.parametrize("evaluator", ["direct", "nufft", "mesh"])
+def test_zero_charges_have_no_energy(evaluator):
+    atoms, charges = random_crystal()
+    for value in full_result(atoms, 0.0 * charges, EwaldSettings(), evaluator):
+        assert float(value.abs().max()) == 0.0
+
+
 def test_long_cells_lose_no_waves():
     atoms, charges = random_crystal(n_atoms=4)
     long = atoms.repeat((40, 1, 1))  # 240 A

@@ -49,10 +49,8 @@ def salt(rng, n_pairs=4, length=7.0):
     while len(places) < 2 * n_pairs:
         r = length * rng.random(3)
         d = np.array(places).reshape(-1, 3) - r
-        if (
-            len(places) == 0
-            or np.linalg.norm(d - length * np.round(d / length), axis=1).min() > 1.4
-        ):
+        d = np.linalg.norm(d - length * np.round(d / length), axis=1)
+        if d.min(initial=np.inf) > 1.4:
             places.append(r)
     return ase.Atoms("HO" * n_pairs, positions=places, cell=[length] * 3, pbc=True)
 
@@ -74,9 +72,8 @@ def test_charges_are_recovered_from_energies_and_forces():
 
     def loss():
         out = potential(batch, ["energy", "forces"], create_graph=True)
-        return (out["energy"] - energy).square().mean() / 8 + (
-            out["forces"] + slope
-        ).square().mean()
+        error = (out["energy"] - energy).square().mean() / 8
+        return error + (out["forces"] + slope).square().mean()
 
     start = float(loss().detach())
     assert fit(potential, loss, 60) < 1e-3 * start

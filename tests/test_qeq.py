@@ -343,6 +343,20 @@ def test_far_fragments_do_not_exchange_charge(generator):
     assert excess == pytest.approx(-SETTINGS.coulomb_constant / 1e4, abs=1e-5)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_far_atoms_as_fragments_attract_as_points(solver):
+    """T42: E(A + B, 100 A) - E(A) - E(B) = ke Q_A Q_B / 100; atoms cannot be polarised."""
+    chi, hardness = (torch.tensor(x, dtype=torch.float64) for x in ([0.5, 2.0], [5.0, 7.0]))
+    totals = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    both = equilibrate(
+        chi, hardness, diatomic(100.0), SETTINGS,
+        totals=totals, fragments=torch.tensor([0, 1]), solver=solver,
+    )  # fmt: skip
+    alone = (chi * totals + 0.5 * hardness * totals**2).sum() + 2 * SETTINGS.self_energy
+    excess = float(both.energy[0]) - float(alone)
+    assert excess == pytest.approx(-SETTINGS.coulomb_constant / 100, abs=1e-6)
+
+
 # --- diagonal problem --------------------------------------------------------------------------
 
 
