@@ -418,6 +418,8 @@ class Potential(nn.Module):
                 f"this model has no {' and '.join(moments)}: its `long_range.multipoles` do not "
                 f"select them; available: {', '.join(self.available_properties())}"
             )
+        if self.charge_head is not None:
+            check_boundaries(graph.pbc)
         check_response(
             wanted,
             graph,
@@ -425,10 +427,7 @@ class Potential(nn.Module):
             responds=self.responds_to_field,
             only_dipoles_respond=self.has_periodic_polarizability,
         )
-        if self.charge_head is None:
-            return
-        check_boundaries(graph.pbc)
-        if not self.has_local_charges:
+        if self.charge_head is not None and not self.has_local_charges:
             check_crystal_response(wanted, graph)
 
     def _compute(

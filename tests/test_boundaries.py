@@ -154,6 +154,7 @@ def test_t14_pair_energy(r, expected):
     one = torch.ones(2, dtype=torch.float64)
     energy = open_energy(one, positions, torch.zeros(2, dtype=torch.int64), 1, EwaldSettings())
     assert float(energy) == pytest.approx(expected, abs=1e-6)
+    assert float(energy) == pytest.approx(KE * erf(r / math.sqrt(2)) / r, abs=PRINTED_10)
 
 
 def test_t14_kernel_limits():
@@ -483,10 +484,9 @@ def test_wires_raise(axis):
     pbc = [i == axis for i in range(3)]
     with pytest.raises(UnsupportedInputError, match=r"slab.*got .*\(structure 1\); for a wire set"):
         check_boundaries(torch.tensor([[True] * 3, pbc]))
-    with pytest.raises(PropertyError, match="leave it out for molecules and slabs"):
-        tiny_potential()(make_graph(wire(axis)), ["stress"])
-    with pytest.raises(UnsupportedInputError, match="for a wire set atoms.pbc = True"):
-        tiny_potential()(make_graph(wire(axis)), ["energy"])
+    for name in ("energy", "stress", "dipole", "born_effective_charges"):
+        with pytest.raises(UnsupportedInputError, match="for a wire set atoms.pbc = True"):
+            tiny_potential()(make_graph(wire(axis)), [name])
 
 
 def wire(axis):

@@ -102,6 +102,53 @@ def test_image_charge():
     assert response < -0.01  # more than the plane of k = 0
 
 
+def images(height, period, offset):
+    """The same lattice by images in real space: -ke / (4 z) of each ion and image dipoles.
+
+    The sheet's Gaussians put the image plane sigma / sqrt(2 pi) above its atoms: 1 / erfc(sigma k /
+    sqrt 2) = 1 + k sigma sqrt(2 / pi) + ... = exp(2 k sigma / sqrt(2 pi)) up to terms of order k^2,
+    a relative error of sigma^2 / (2 pi z^2).
+    """
+    z, n = height - offset, 400
+    x = period * np.arange(-n, n + 1)
+    distance = np.hypot(*np.meshgrid(x, x)).ravel()
+    distance = distance[(distance > 0) & (distance < period * n)]
+    pairs = (1 / distance - 1 / np.hypot(distance, 2 * z)).sum()
+    # the rest of the plane of image dipoles: 2 z^2 / R^3 each
+    rest = 2 * np.pi / period**2 * 2 * z**2 / (period * n)
+    return -COULOMB_CONSTANT / (4 * z) + 0.5 * COULOMB_CONSTANT * (pairs + rest)
+
+
+def test_one_ion_sees_its_image():
+    """T40: -ke / (4 z), z from the image plane."""
+    period, heights = 14.4, (4.5, 6.0)
+    settings = EwaldSettings(dl=1.2)  # truncation 1e-6
+    axis = period / 7 * np.arange(7)
+    x, y = (v.ravel() for v in np.meshgrid(axis, axis))
+    found = []
+    for height in heights:
+        positions = np.append(np.stack([x, y, 0 * x], 1), [[0.3, 0.2, height]], axis=0)
+        atoms = ase.Atoms(f"H{len(positions)}", positions=positions, pbc=[True, True, False])
+        atoms.cell = [period, period, 0.0]
+        fixed = torch.zeros(len(atoms), dtype=torch.float64)
+        fixed[-1] = 1.0
+        result = constant_potential(
+            fixed, torch.zeros_like(fixed), fixed == 0, make_graph(atoms, 0.1), settings,
+            neutral=False,
+        )  # fmt: skip
+        found.append(float(result.energy[0]))
+    work = found[1] - found[0]
+    offset = settings.sigma / math.sqrt(2 * math.pi)
+    low, high = (images(z, period, offset) for z in heights)
+    # a third of the work is that of one ion against its own image
+    alone = COULOMB_CONSTANT / 4 * (1 / (heights[0] - offset) - 1 / (heights[1] - offset))
+    assert alone > 0.3 * work > 0
+    # left out: ke sigma^2 / (8 pi z^3), 0.7 % of the work
+    assert work == pytest.approx(high - low, rel=0.01)
+    at_the_atoms = images(heights[1], period, 0.0) - images(heights[0], period, 0.0)
+    assert at_the_atoms != pytest.approx(work, rel=0.02)
+
+
 def test_forces_at_constant_potential():
     atoms = sheets([0.0, 9.0], [4.0])
     voltage = torch.tensor([0.5] * N * N + [-0.5] * N * N + [0.0], dtype=torch.float64)

@@ -100,6 +100,28 @@ def test_any_rotation_keeps_the_energy(axis, angle):
     assert got == pytest.approx(expected, abs=ENERGY_TOLERANCE)
 
 
+SINGLE = 1e-6
+"""T29, float32, relative to the largest component (energies: about 10 eV)."""
+
+
+@pytest.mark.parametrize(("make", "names"), cases())
+def test_rotation_in_single_precision(make, names, generator):
+    """Against the turned result in float64: what a float32 model adds to the rotation is rounding.
+
+    Coordinates are rounded before, so that both see the same structure.
+    """
+    potential = tiny_potential(head="shifted")
+    single = tiny_potential(head="shifted").float()
+    matrix = random_rotation(generator)
+    turned = make_graph(transformed(make(), matrix)).to(dtype=torch.float32)
+    expected = potential(turned.to(dtype=torch.float64), names)
+    found = single(turned, names)
+    for name, value in expected.items():
+        scale = max(float(value.abs().max()), 1.0)
+        error = float((found[name].double() - value).abs().max())
+        assert error < SINGLE * scale, name
+
+
 # --- permutations, translations, wrapping, batches ---------------------------------------------
 
 
@@ -205,6 +227,18 @@ def test_distant_molecules_are_additive():
     r = np.linalg.norm(first.positions[:, None] - second.positions[None], axis=2)
     interaction = COULOMB_CONSTANT * (q[:3, None] * q[None, 3:] / r).sum()
     assert lr == pytest.approx(lr_a + lr_b + interaction, abs=ENERGY_TOLERANCE)
+
+
+def test_tail_of_polar_molecules_falls_as_the_third_power():
+    """T37: two neutral polar molecules at fixed orientation, E(R) ~ R^-3, exponent -3.0 +- 0.1."""
+    potential, distances = tiny_potential(head="shifted"), (40.0, 80.0, 160.0)
+    tail = []
+    for distance in distances:
+        first, second, both = far_pair(distance)
+        alone = sum(energies(potential, one)[1] for one in (first, second))
+        tail.append(energies(potential, both)[1] - alone)
+    exponent = np.polyfit(np.log(distances), np.log(np.abs(tail)), 1)[0]
+    assert exponent == pytest.approx(-3.0, abs=0.1)
 
 
 def test_distant_molecules_with_shifted_charges_need_the_same_residual():

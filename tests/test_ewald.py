@@ -151,20 +151,29 @@ def test_t12_cell_choice(name, dl):
 
 def test_t12_niggli_cell():
     atoms, charges, others = cell_choices()
-    # the reduction rotates: only the energy and the lengths of forces stay
+    # the reduction rotates: the energy, lengths of forces and principal stresses stay
     settings = EwaldSettings(dl=1.1)
-    energy, forces, _ = full_result(atoms, charges, settings)
-    twin_energy, twin_forces, _ = full_result(others["niggli"], charges, settings)
+    energy, forces, stress = full_result(atoms, charges, settings)
+    twin_energy, twin_forces, twin_stress = full_result(others["niggli"], charges, settings)
     assert float(twin_energy) == pytest.approx(float(energy), abs=ROUNDING)
     torch.testing.assert_close(twin_forces.norm(dim=1), forces.norm(dim=1), rtol=0, atol=ROUNDING)
+    principal, twin_principal = (torch.linalg.eigvalsh(s) for s in (stress, twin_stress))
+    torch.testing.assert_close(twin_principal, principal, rtol=0, atol=ROUNDING)
 
 
 def test_t12_primitive_and_conventional_cell():
-    a, settings = 5.64, EwaldSettings(dl=1.7)
-    conventional = latent_sum(nacl(a), dl=1.7)
-    primitive = ase.build.bulk("NaCl", "rocksalt", a=a)
-    energy = float(atoms_energy(primitive, np.array([1.0, -1.0]), settings))
-    assert conventional == pytest.approx(4 * energy, abs=4 * ROUNDING)
+    """With the chlorine sublattice moved off its place, so that there are forces."""
+    settings, shift = EwaldSettings(dl=1.7), [0.3, -0.2, 0.1]
+    primitive, crystal = ase.build.bulk("NaCl", "rocksalt", a=5.64), nacl()
+    primitive.positions[1] += shift
+    crystal.atoms.positions[crystal.charges < 0] += shift
+    energy, forces, stress = full_result(primitive, np.array([1.0, -1.0]), settings)
+    four, all_forces, twin_stress = full_result(crystal.atoms, crystal.charges, settings)
+    assert float(four) == pytest.approx(4 * float(energy), abs=4 * ROUNDING)
+    assert float(forces.abs().max()) > 0.1
+    rows = torch.from_numpy((crystal.charges < 0).astype(int))
+    torch.testing.assert_close(all_forces, forces[rows], rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(twin_stress, stress, rtol=0, atol=ROUNDING)
 
 
 def test_t13_wrapping_changes_nothing():
@@ -324,6 +333,13 @@ def test_tiny_cell_has_the_self_energy_only():
     atoms = ase.Atoms("H", positions=[[0.1, 0.2, 0.3]], cell=[1.5] * 3, pbc=True)
     energy = float(atoms_energy(atoms, np.array([0.7]), EwaldSettings()))  # 2 pi / 1.5 A > k_max
     assert energy == pytest.approx(-0.49 * KE / math.sqrt(2 * math.pi), abs=ROUNDING)
+
+
+@pytest.mark.parametrize("evaluator", ["direct", "nufft", "mesh"])
+def test_zero_charges_have_no_energy(evaluator):
+    atoms, charges = random_crystal()
+    for value in full_result(atoms, 0.0 * charges, EwaldSettings(), evaluator):
+        assert float(value.abs().max()) == 0.0
 
 
 def test_long_cells_lose_no_waves():

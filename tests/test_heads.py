@@ -373,6 +373,16 @@ def test_polarizability_of_the_potential(residual):
         torch.testing.assert_close(alpha[:, axis], (ends[0] - ends[1]) / (2 * h), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("inversion", [False, True])
+def test_polarizability_is_a_tensor(inversion, generator):
+    """T29."""
+    potential, name = make("qeq", residual=True), "polarizability"
+    matrix = random_rotation(generator) * (-1 if inversion else 1)
+    alpha = potential(make_graph(two_waters()), [name])[name]
+    turned = potential(make_graph(transformed(two_waters(), matrix)), [name])[name]
+    torch.testing.assert_close(turned, matrix @ alpha @ matrix.T, rtol=0, atol=1e-11)
+
+
 def test_a_field_in_a_crystal_with_flowing_charges_raises():
     graph = make_graph(triclinic_ice())
     field = torch.tensor([[0.0, 0.0, 0.1]], dtype=torch.float64)

@@ -113,6 +113,9 @@ def test_wires_are_refused(model):
     atoms.pbc = (True, False, False)
     with pytest.raises(UnsupportedInputError, match="`pbc` must be True in three directions"):
         model.predict(atoms)
+    atoms.calc = model.calculator()
+    with pytest.raises(UnsupportedInputError, match="for a wire set atoms.pbc = True"):
+        atoms.get_forces()
 
 
 def test_slabs_do_not_depend_on_the_open_cell_row(model):

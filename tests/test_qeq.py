@@ -130,6 +130,21 @@ def test_polarizability_of_two_atoms():
     assert float(minus_dipole.detach()) == pytest.approx(-dipole, abs=1e-12)
     (minus_alpha,) = torch.autograd.grad(minus_dipole, field)
     assert -float(minus_alpha) == pytest.approx(0.2079645, abs=1e-7)
+    # times ke: 2.994615 A^3
+    volume = -float(minus_alpha) * SETTINGS.coulomb_constant
+    assert volume == pytest.approx(2.994615, abs=1e-6)
+
+
+@pytest.mark.parametrize("charge", [-1.0, 2.0])
+def test_two_charged_atoms_of_unequal_hardness(charge):
+    # T38: q1 = [chi2 - chi1 + Q (J2 + A22 - g)] / D, D = J1 + J2 + A11 + A22 - 2 g
+    chi, hardness = (torch.tensor(x, dtype=torch.float64) for x in ([0.5, 2.0], [5.0, 7.5]))
+    total = torch.tensor([charge], dtype=torch.float64)
+    found = equilibrate(chi, hardness, diatomic(), SETTINGS, totals=total)
+    diagonal, pair = 11.489254808, 6.872228905
+    expected = 1.5 + charge * (7.5 + diagonal - pair)
+    expected /= 12.5 + 2 * diagonal - 2 * pair
+    assert float(found.charges[0]) == pytest.approx(expected, abs=1e-8)
 
 
 # --- T39: constraints, stationarity, forces ----------------------------------------------------
@@ -326,6 +341,20 @@ def test_far_fragments_do_not_exchange_charge(generator):
     torch.testing.assert_close(both.charges, alone, rtol=0, atol=1e-6)
     excess = float(both.energy[0] - sum(part.energy[0] for part in parts))
     assert excess == pytest.approx(-SETTINGS.coulomb_constant / 1e4, abs=1e-5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_far_atoms_as_fragments_attract_as_points(solver):
+    """T42: E(A + B, 100 A) - E(A) - E(B) = ke Q_A Q_B / 100; atoms cannot be polarised."""
+    chi, hardness = (torch.tensor(x, dtype=torch.float64) for x in ([0.5, 2.0], [5.0, 7.0]))
+    totals = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    both = equilibrate(
+        chi, hardness, diatomic(100.0), SETTINGS,
+        totals=totals, fragments=torch.tensor([0, 1]), solver=solver,
+    )  # fmt: skip
+    alone = (chi * totals + 0.5 * hardness * totals**2).sum() + 2 * SETTINGS.self_energy
+    excess = float(both.energy[0]) - float(alone)
+    assert excess == pytest.approx(-SETTINGS.coulomb_constant / 100, abs=1e-6)
 
 
 # --- diagonal problem --------------------------------------------------------------------------

@@ -245,22 +245,19 @@ def test_sum_rule_of_molecules(head, charge):
     )
 
 
-def strain_derivative_of_total(potential, atoms, charge):
-    """d(sum of local charges)/d(strain) by central differences."""
-    h, out = 1e-4, np.zeros((3, 3))
-    for a in range(3):
-        for b in range(3):
-            totals = []
-            for sign in (1, -1):
-                deform = np.eye(3)
-                deform[a, b] += sign * h  # row vectors: r_b += eps_ab r_a
-                moved = atoms.copy()
-                moved.set_cell(np.array(atoms.cell) @ deform, scale_atoms=True)
-                graph = make_graph(moved, total_charge=charge)
-                local = potential.local_charges(graph, potential.node_state(graph))
-                totals.append(float(local.sum()))
-            out[a, b] = (totals[0] - totals[1]) / (2 * h)
-    return out
+def strain_derivative_of_total(potential, atoms, charge, a, b):
+    """d(sum of local charges)/d(strain_ab) by differences of fourth order."""
+    h, totals = 3e-4, []
+    for steps in (1, -1, 2, -2):
+        deform = np.eye(3)
+        deform[a, b] += steps * h  # row vectors: r_b += eps_ab r_a
+        moved = atoms.copy()
+        moved.set_cell(np.array(atoms.cell) @ deform, scale_atoms=True)
+        graph = make_graph(moved, total_charge=charge)
+        local = potential.local_charges(graph, potential.node_state(graph))
+        totals.append(float(local.sum()))
+    near, far = totals[0] - totals[1], totals[2] - totals[3]
+    return (8 * near - far) / (12 * h)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -270,10 +267,13 @@ def test_sum_rule_of_crystals(head, charge, make):
     potential = tiny_potential(head=head, state_embedding=True)
     atoms = make()
     total = born(potential, atoms, total_charge=charge).sum(0).numpy()
-    d_total = strain_derivative_of_total(potential, atoms, charge)
-    assert abs(d_total).max() > 1e-2  # the correction matters
-    # science.md 2: sum Z* = Q 1 - dQ_tot/dstrain; differences: third derivatives of order 10
-    np.testing.assert_allclose(total, charge * np.eye(3) - d_total, atol=50 * DIFFERENCE)
+    chosen = ((0, 0), (1, 2), (2, 0), (2, 2))
+    d_total = [strain_derivative_of_total(potential, atoms, charge, a, b) for a, b in chosen]
+    assert max(map(abs, d_total)) > 1e-2  # the correction matters
+    # T24: sum Z* = Q 1 - dQ_tot/dstrain. The dipole of a uniform strain moves r_j by eps r_j:
+    # sum_i (r_j - r_i) dq_j/dr_i = -dq_j/deps for charges of a finite neighbourhood
+    found = [charge * (a == b) - total[a, b] for a, b in chosen]
+    np.testing.assert_allclose(found, d_total, atol=DIFFERENCE)
 
 
 def test_sum_rule_of_conserved_charges():
@@ -407,7 +407,8 @@ def test_born_charges_read_the_charge_and_spin_state():
 def test_sine_stencil_shortens_the_response_by_the_known_factor():
     """T25: one charge that depends on a neighbour at a distance of 0.1 cells.
 
-    sin(2 pi 0.1) / (2 pi 0.1) = 0.935489 (science.md T25).
+    sin(2 pi 0.1) / (2 pi 0.1) = 0.935489. A stencil of two harmonics (0.995043 in T25) is nowhere
+    published with weights and not offered: the image-exact form has no such factor.
     """
     length, slope = 10.0, 0.3
     positions = torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 3.0]], dtype=torch.float64)

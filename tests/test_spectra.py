@@ -476,6 +476,20 @@ def test_models_where_they_are_needed_only(tmp_path, saved):
         assert "--model is needed for ir and raman" in result.output
 
 
+@pytest.mark.parametrize("command", [["spectrum", "--kind", "ir"], ["transport"]])
+def test_spectra_of_wires_are_refused(tmp_path, saved, command):
+    frames = moving_molecule()
+    for atoms in frames:
+        atoms.cell, atoms.pbc = [9.0] * 3, [True, False, False]
+    path = tmp_path / "run.traj"
+    ase.io.write(path, frames)
+    arguments = [*command, path, "-m", saved, "-o", tmp_path / "out", "--dt", 2, "--blocks", 2]
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == 1
+    expected = "for a wire set atoms.pbc" if command[0] == "spectrum" else "periodic in 3D"
+    assert expected in result.output
+
+
 def test_raman_command_needs_a_model_that_responds(tmp_path, saved):
     path = tmp_path / "run.traj"
     ase.io.write(path, moving_molecule())

@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 from lesff.checkpoint import load_model
-from lesff.errors import ConfigError, DataError, IntegrityError
+from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
 from lesff.train.data import batch_indices, fit_reference_energies, make_batch, read_frames
 from lesff.train.dataset import model_config, read_training_data
 from lesff.train.gradients import accumulate_gradients
@@ -122,6 +122,19 @@ def test_stress_gradients_agree_and_count(forces, tmp_path):
     assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 5e-3
     without, _ = gradient(potential, batch, replace(loss, stress=0.0), "central_difference")
     assert loss_value > without
+
+
+def test_wires_are_refused(tmp_path):
+    """By a model with charges; a short-range model has nothing against them."""
+    atoms = labelled(triclinic_ice(), 0)
+    atoms.pbc = [True, False, False]
+    ase.io.write(tmp_path / "train.xyz", [atoms])
+    batch = make_batch(read_frames(tmp_path / "train.xyz"), 3.0, torch.float64)
+    for method in ("double_backward", "central_difference"):
+        with pytest.raises(UnsupportedInputError, match="`pbc` must be True in three directions"):
+            accumulate_gradients(tiny_potential().requires_grad_(True), batch, LossConfig(), method)
+    short = tiny_potential(head=None).requires_grad_(True)
+    assert accumulate_gradients(short, batch, LossConfig(), "double_backward") > 0
 
 
 def test_missing_labels_do_not_count(batch):
