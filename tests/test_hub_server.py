@@ -341,7 +341,7 @@ def test_closing_ends_idle_connections(mirror: Path) -> None:
 
 def test_the_command_serves_until_it_is_told_to_stop(mirror: Path) -> None:
     process = subprocess.Popen(  # noqa: S603 - ours
-        [sys.executable, "-m", "lesff.cli", "hub", "serve", str(mirror), "--port", "0"],
+        [sys.executable, "-m", "lesff", "hub", "serve", str(mirror), "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None

@@ -1,0 +1,5 @@
+"""``python -m lesff``."""
+
+from lesff.cli import main
+
+main()
