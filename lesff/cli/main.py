@@ -17,6 +17,7 @@ from lesff.cli.models import evaluate_command, info_command, predict_command
 from lesff.cli.publish import publish_command
 from lesff.cli.published import cite_command, list_command, pull_command
 from lesff.cli.spectra import spectrum_command, transport_command
+from lesff.cli.splitting import split_command
 from lesff.cli.training import train_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
@@ -53,6 +54,7 @@ _COMMANDS = (
     cite_command,
     predict_command,
     evaluate_command,
+    split_command,
     train_command,
     finetune_command,
     convert_command,
