@@ -19,7 +19,7 @@ from lesff.evaluation.results import SuiteFile
 from lesff.evaluation.subjects import ModelSubject, find_subject
 from lesff.evaluation.suite import CHECKS, SUITES, find_checks, run_suite
 from lesff.evaluation.tables import blocks, filled, number
-from lesff.predict import load
+from lesff.predict import Model, load
 from lesff.train.data import read_frames
 from lesff.train.metrics import Errors, evaluate_frames
 
@@ -51,12 +51,13 @@ from lesff.train.metrics import Errors, evaluate_frames
 )
 @click.option("--card", type=click.Path(path_type=Path), help="Model card to fill with the tables.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write results as JSON.")
+@click.option("--as", "label", metavar="NAME", help="Name in results, for models to be released.")
 @click.option("--restart", is_flag=True, help="Forget results of the suite in an older file.")
 @accept_license_option
 def evaluate_command(
     name: str, frames: tuple[Path, ...], suite: str | None, only: tuple[str, ...],
-    data: Path | None, baselines: tuple[str, ...], card: Path | None, output: Path | None, *,
-    validation_only: bool, restart: bool, accept_license: bool,
+    data: Path | None, baselines: tuple[str, ...], card: Path | None, output: Path | None,
+    label: str | None, *, validation_only: bool, restart: bool, accept_license: bool,
 ) -> None:  # fmt: skip
     """Errors of a model on labelled FRAMES, per subset; or the evaluation suite.
 
@@ -68,44 +69,47 @@ def evaluate_command(
             raise click.UsageError("--only, --data, --baseline, --card, --restart need --suite")
         if not frames:
             raise click.UsageError("give labelled FRAMES, or --suite standard")
-        _evaluate_frames(name, frames, validation_only, output, accept_license)
+        model = load(name, accept_license=accept_license)
+        _evaluate_frames(model, label or model.name, frames, validation_only, output)
         return
     if frames or validation_only:
         raise click.UsageError("with --suite, labelled frames are given by --data")
-    _evaluate_suite(name, suite, only, data, baselines, card, output, restart, accept_license)
-
-
-def _evaluate_suite(
-    name: str, suite: str, only: tuple[str, ...], data: Path | None, baselines: tuple[str, ...],
-    card: Path | None, output: Path | None, restart: bool, accept_license: bool,
-) -> None:  # fmt: skip
     checks = find_checks(only)
-    if card is not None and "suite" not in blocks(card.read_text(encoding="utf-8")):
-        raise DataError(
-            f"{card} has no place for the table: put the lines <!-- begin suite --> and "
-            "<!-- end suite --> where it should be"
-        )
+    _check_card(card)
     labelled = None if data is None else Labelled.read(data)
-    model = ModelSubject(name, accept_license=accept_license)
+    subject = ModelSubject(name, label=label, accept_license=accept_license)
     others = [find_subject(other, accept_license=accept_license) for other in baselines]
-    path = output or _beside(card, model)
-    weights = sha256_of(model.precise.source.folder / WEIGHTS_FILE)
-    file = SuiteFile.open(path, model.name, weights, restart=restart)
-    for subject, check, result in run_suite(
-        [model, *others], checks, file, suite=suite, data=labelled, again=bool(only)
+    weights = sha256_of(subject.precise.source.folder / WEIGHTS_FILE)
+    path = output or _beside(card, subject.name)
+    file = SuiteFile.open(path, subject.name, weights, restart=restart)
+    for who, check, result in run_suite(
+        [subject, *others], checks, file, suite=suite, data=labelled, again=bool(only)
     ):
-        click.echo(f"{subject} {check}" + _summary(result))
+        click.echo(f"{who} {check}" + _summary(result))
     click.echo(f"results in {path}")
     if card is not None:
         text = filled(card.read_text(encoding="utf-8"), card.stem, card.parent)
         card.write_text(text, encoding="utf-8")
-        click.echo(f"tables of {card} made from the results")
+        click.echo(f"tables of {card} made from the results beside it")
 
 
-def _beside(card: Path | None, model: ModelSubject) -> Path:
+def _check_card(card: Path | None) -> None:
+    """Refuse a card that the table has no place in, before anything is computed."""
+    if card is None:
+        return
+    if not card.is_file():
+        raise DataError(f"card {card} does not exist")
+    if "suite" not in blocks(card.read_text(encoding="utf-8")):
+        raise DataError(
+            f"{card} has no place for the table: put the lines <!-- begin suite --> and "
+            "<!-- end suite --> where it should be"
+        )
+
+
+def _beside(card: Path | None, name: str) -> Path:
     if card is not None:
         return card.with_name(f"{card.stem}.suite.json")
-    return Path(f"{Path(model.precise.source.name).name}.suite.json")
+    return Path(f"{Path(name.split('@')[0]).name}.suite.json")
 
 
 def _summary(result: dict[str, Any]) -> str:
@@ -120,10 +124,8 @@ def _summary(result: dict[str, Any]) -> str:
 
 
 def _evaluate_frames(
-    name: str, paths: tuple[Path, ...], validation_only: bool, output: Path | None,
-    accept_license: bool,
-) -> None:  # fmt: skip
-    model = load(name, accept_license=accept_license)
+    model: Model, label: str, paths: tuple[Path, ...], validation_only: bool, output: Path | None
+) -> None:
     known = set(model.config.elements)
     frames = [frame for path in paths for frame in read_frames(path)]
     if validation_only:
@@ -134,7 +136,7 @@ def _evaluate_frames(
     click.echo(f"{len(frames) - len(covered)} frames left out (elements not covered)")
     if output is not None:
         result = {
-            "model": model.name,
+            "model": label,
             "data": [path.name for path in paths],
             "validation_only": validation_only,
             "n_left_out": len(frames) - len(covered),

@@ -31,12 +31,14 @@ class Labelled:
         frames: Its frames.
         split: Molecules held out; see :func:`lesff.evaluation.splits.split_by_molecule`.
         predictions: By name of the subject.
+        left_out: Frames that are left out, and why.
     """
 
     path: Path
     frames: list[Frame]
     split: MoleculeSplit
     predictions: dict[str, list[FramePrediction]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, fraction: float = VALIDATION_FRACTION) -> Labelled:
@@ -59,8 +61,8 @@ class Labelled:
             "validation": list(self.split.validation),
         }
 
-    def predict(self, subject: Subject) -> tuple[list[FramePrediction], dict[str, str]]:
-        """Predictions for the frames that a subject covers, and how many it does not."""
+    def keep_covered(self, subject: Subject) -> None:
+        """Leave out frames that a model does not cover, also for what it is compared with."""
         reasons = [
             subject.lacks(
                 f.structure.numbers.tolist(),
@@ -69,15 +71,24 @@ class Labelled:
             )
             for f in self.frames
         ]
-        if subject.name not in self.predictions:
-            covered = [f for f, why in zip(self.frames, reasons, strict=True) if not why]
-            self.predictions[subject.name] = subject.predict(covered)
-        left_out = {
+        self.frames = [f for f, why in zip(self.frames, reasons, strict=True) if not why]
+        self.left_out |= {
             f"{reasons.count(why)} frames of {self.path.name}": why
             for why in sorted(set(reasons))
             if why
         }
-        return self.predictions[subject.name], left_out
+
+    def predict(self, subject: Subject) -> list[FramePrediction]:
+        """Predictions for the frames, computed once per subject.
+
+        Raises:
+            NotCoveredError: if there are no frames.
+        """
+        if not self.frames:
+            raise NotCoveredError("no frame of the data is covered")
+        if subject.name not in self.predictions:
+            self.predictions[subject.name] = subject.predict(self.frames)
+        return self.predictions[subject.name]
 
 
 def check_frames(subject: Subject, data: Labelled) -> CheckResult:
@@ -85,14 +96,14 @@ def check_frames(subject: Subject, data: Labelled) -> CheckResult:
 
     Energies are compared only for models whose energy zero is the isolated atom.
     """
-    predictions, left_out = data.predict(subject)
-    if not predictions:
-        raise NotCoveredError("no frame of the data is covered")
+    predictions = data.predict(subject)
     held_out = [p for p in predictions if data.split.holds_out(p.frame.group)]
-    result = CheckResult(left_out=left_out)
+    result = CheckResult(left_out=dict(data.left_out))
     model = subject.model
     has_zero = model is not None and "isolated" in model.config.energy_reference
     for part, chosen in (("held out", held_out), ("all frames", predictions)):
+        if not chosen:
+            continue
         table = errors_by(chosen, lambda frame: frame.subset)
         subsets = [name for name in table if name != "all"]
         for name in subsets if part == "held out" else ():
@@ -114,13 +125,12 @@ def check_frames(subject: Subject, data: Labelled) -> CheckResult:
 
 def check_conformers(subject: Subject, data: Labelled) -> CheckResult:
     """Energy differences between frames of one molecule, kcal/mol."""
-    predictions, left_out = data.predict(subject)
-    rows = relative_errors(predictions)
+    rows = relative_errors(data.predict(subject))
     if not rows:
         raise NotCoveredError("no covered molecule has two frames")
     for row in rows:
         row["held_out"] = data.split.holds_out(row["molecule"])
-    result = CheckResult(rows=rows, left_out=left_out)
+    result = CheckResult(rows=rows, left_out=dict(data.left_out))
     for subset in sorted({row["subset"] for row in rows}):
         chosen = [row for row in rows if row["subset"] == subset]
         _add_mean(result, f"relative energies MAE, {subset} ({len(chosen)} molecules)", chosen)

@@ -108,6 +108,10 @@ def _attachment(subject: Subject) -> list[Case]:
 
 def _group(result: CheckResult, title: str, unit: str, cases: list[Case]) -> None:
     errors = []
+    reasons = {why for _, _, why, _ in cases}
+    if len(reasons) == 1 and "" not in reasons:
+        result.left_out[title] = reasons.pop()
+        return
     for name, reference, why, compute in cases:
         value = _try(result, name, why, compute)
         if value is None:

@@ -64,14 +64,17 @@ class ModelSubject:
 
     Args:
         name: Name, folder or address of the model.
+        label: Name in results and tables; the model's own if not given.
         accept_license: Accept its licence.
     """
 
-    def __init__(self, name: str, *, accept_license: bool = False) -> None:
+    def __init__(
+        self, name: str, *, label: str | None = None, accept_license: bool = False
+    ) -> None:
         self.model: Model | None = load(name, dtype="float64", accept_license=accept_license)
         self.precise = self.model
         self.fast = load(name, accept_license=accept_license)
-        self.name = self.model.name
+        self.name = label or self.model.name
         self.elements = frozenset(self.model.config.elements)
 
     def lacks(self, numbers: Sequence[int], charge: int = 0, spin: int | None = None) -> str:
