@@ -425,3 +425,35 @@ def test_commands_that_make_no_sense(arguments, message, tmp_path, monkeypatch):
     result = CliRunner().invoke(main, ["evaluate", "off-small", *arguments])
     assert result.exit_code != 0
     assert message in result.output
+
+
+def test_labelled_frames_end_to_end(tmp_path):
+    model = lesff.load("off-small")
+    frames = []
+    for index in range(10):
+        atoms = molecule("H2O")
+        atoms.rattle(0.02, seed=index)
+        p = model.predict(atoms, ["energy", "forces"])
+        energy = p.energy + 0.3 * (index == 0)  # one label is off by 0.3 eV
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=p.forces + 0.05)
+        atoms.info |= {"molecule": f"m{index // 2}", "subset": "water"}
+        frames.append(atoms)
+    frames.append(molecule("SiH4"))
+    frames[-1].calc = SinglePointCalculator(frames[-1], energy=0.0, forces=np.zeros((5, 3)))
+    frames[-1].info |= {"molecule": "silane", "subset": "other"}
+    write(tmp_path / "data.extxyz", frames)
+    command = ["evaluate", "off-small", "--suite", "standard", "--only", "frames", "--only",
+               "conformers", "--data", str(tmp_path / "data.extxyz"), "--json",
+               str(tmp_path / "out.json")]  # fmt: skip
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert data["data"]["counts"]["water"]["validation_molecules"] == 2
+    found = data["results"]["off-small@0.1.0"]
+    assert found["frames"]["left_out"] == {"1 frames of data.extxyz": "no Si"}
+    values = {q["name"]: q["value"] for q in found["frames"]["quantities"]}
+    assert values["forces MAE, water (4)"] == pytest.approx(50.0, rel=1e-3)
+    assert values["energy MAE, mean over subsets, all frames"] == pytest.approx(10.0, rel=1e-2)
+    rows = {row["molecule"]: row["mae_kcal_per_mol"] for row in found["conformers"]["rows"]}
+    assert rows["m0"] == pytest.approx(0.3 * EV_TO_KCAL_PER_MOL, rel=1e-3)
+    assert max(rows[f"m{i}"] for i in range(1, 5)) < 0.01

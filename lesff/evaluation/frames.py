@@ -32,6 +32,7 @@ class Labelled:
         split: Molecules held out; see :func:`lesff.evaluation.splits.split_by_molecule`.
         predictions: By name of the subject.
         left_out: Frames that are left out, and why.
+        model: Name of the model whose energies share their zero with the labels.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Labelled:
     split: MoleculeSplit
     predictions: dict[str, list[FramePrediction]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    model: str = ""
 
     @classmethod
     def read(cls, path: Path, fraction: float = VALIDATION_FRACTION) -> Labelled:
@@ -62,7 +64,8 @@ class Labelled:
         }
 
     def keep_covered(self, subject: Subject) -> None:
-        """Leave out frames that a model does not cover, also for what it is compared with."""
+        """Leave out frames that the model does not cover, also for what it is compared with."""
+        self.model = subject.name
         reasons = [
             subject.lacks(
                 f.structure.numbers.tolist(),
@@ -94,13 +97,12 @@ class Labelled:
 def check_frames(subject: Subject, data: Labelled) -> CheckResult:
     """Errors of forces and energies per subset, on the held-out molecules and on all frames.
 
-    Energies are compared only for models whose energy zero is the isolated atom.
+    Energies are compared for the evaluated model only: others may have another energy zero.
     """
     predictions = data.predict(subject)
     held_out = [p for p in predictions if data.split.holds_out(p.frame.group)]
     result = CheckResult(left_out=dict(data.left_out))
-    model = subject.model
-    has_zero = model is not None and "isolated" in model.config.energy_reference
+    has_zero = subject.name == data.model
     for part, chosen in (("held out", held_out), ("all frames", predictions)):
         if not chosen:
             continue
