@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ase
 import numpy as np
 from ase.build import molecule
-from ase.md.langevin import Langevin
+from ase.md.bussi import Bussi
 from ase.md.nose_hoover_chain import IsotropicMTKNPT
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
@@ -90,7 +90,7 @@ def check_drift(subject: Subject, picoseconds: float = 1.0) -> CheckResult:
     thermalize_momenta(box, temperature_K=300, rng=rng)
     Stationary(box)
     step = 0.5 * fs
-    thermostat = Langevin(box, step, temperature_K=300, friction=0.02 / fs, rng=rng)
+    thermostat = Bussi(box, step, temperature_K=300, taut=25 * fs, rng=rng)
     for _ in tqdm(range(50), desc="thermostat", unit="5 fs", leave=False):
         thermostat.run(10)
     dynamics = VelocityVerlet(box, step)
@@ -156,7 +156,7 @@ def _constant_pressure(
     thermalize_momenta(box, temperature_K=TEMPERATURE, rng=rng)
     Stationary(box)
     step = 0.5 * fs
-    Langevin(box, step, temperature_K=TEMPERATURE, friction=0.02 / fs, rng=rng).run(1000)
+    Bussi(box, step, temperature_K=TEMPERATURE, taut=25 * fs, rng=rng).run(1000)
     dynamics = IsotropicMTKNPT(
         box, step, temperature_K=TEMPERATURE, pressure_au=1.01325 * bar, tdamp=100 * fs,
         pdamp=1000 * fs,
