@@ -11,23 +11,16 @@ from pathlib import Path
 
 import ase
 import ase.io
-import numpy as np
 from ase.build import molecule
 from workers import compare
+
+from lesff.evaluation.dynamics import liquid_box
 
 
 def water_box(n_side: int | tuple[int, int, int], seed: int = 0) -> ase.Atoms:
     """Randomly turned molecules at 1 g/cm3 on a grid with ``n_side`` of them along each edge."""
-    rng = np.random.default_rng(seed)
-    spacing = 3.104
     shape = (n_side,) * 3 if isinstance(n_side, int) else n_side
-    box = ase.Atoms(cell=np.array(shape) * spacing, pbc=True)
-    for index in np.ndindex(*shape):
-        water = molecule("H2O")
-        water.rotate(rng.uniform(0, 360), rng.normal(size=3), center="COM")
-        water.positions += (np.array(index) + 0.5) * spacing - water.get_center_of_mass()
-        box += water
-    return box
+    return liquid_box(molecule("H2O"), shape, 3.104, seed)
 
 
 def main() -> None:

@@ -2,10 +2,11 @@
 
     python recipes/release.py RUN/model NAME VERSION
 
-Fills the tables of the card ``model_cards/NAME.md`` from the JSON files beside it:
-``NAME.evaluation.json`` and ``NAME.teacher.json`` (``lesff evaluate --json``) and
-``NAME.physics.json`` (``benchmarks/physics.py -o``). Writes ``lesff/weights/NAME/VERSION``,
-``checkpoints_manifest/NAME.json`` and the hashes in ``tests/released.json``.
+Fills the tables of the card ``model_cards/NAME.md`` from the JSON files beside it, which ``lesff
+evaluate`` writes: ``NAME.evaluation.json`` (DFT frames; it becomes the metrics of the manifest),
+``NAME.suite.json`` (``--suite``) and whatever else the card has marks for. Writes
+``lesff/weights/NAME/VERSION``, ``checkpoints_manifest/NAME.json`` and the hashes in
+``tests/released.json``.
 A version that exists is never changed.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from lesff.cards import front_matter
 from lesff.checkpoint import MODEL_FILES, load_model, save_model, verify_parity
+from lesff.evaluation.tables import filled
 
 ROOT = Path(__file__).parents[1]
 RELEASED = ROOT / "tests" / "released.json"
@@ -43,48 +45,6 @@ def metrics(evaluation: dict) -> list[dict]:
                 }
             )
     return rows
-
-
-def error_table(path: Path) -> str:
-    """Markdown table of an evaluation file."""
-    errors = json.loads(path.read_text("utf-8"))["errors"]
-    lines = [
-        "| subset | frames | E MAE | E RMSE | F MAE | F RMSE |",
-        "|---|---|---|---|---|---|",
-    ]
-    for subset, row in errors.items():
-        values = [row[k] for k in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
-        cells = [subset, str(row["n_frames"]), *(f"{value:.1f}" for value in values)]
-        lines.append("| " + " | ".join(cells) + " |")
-    parts = [row for subset, row in errors.items() if subset != "all"]
-    mean = {k: sum(row[k] for row in parts) / len(parts) for k in ("energy_mae", "forces_mae")}
-    lines.append(
-        f"| mean over subsets | | {mean['energy_mae']:.1f} | | {mean['forces_mae']:.1f} | |"
-    )
-    return "\n".join(lines)
-
-
-def physics_table(path: Path) -> str:
-    """Markdown table of the physical checks."""
-    rows = json.loads(path.read_text("utf-8"))
-    lines = ["| check | value |", "|---|---|"]
-    lines += [f"| {k} | {v:.3f} |" for k, v in rows.items() if k != "model"]
-    return "\n".join(lines)
-
-
-def filled(card: str, name: str, folder: Path) -> str:
-    """The card with the tables between its markers made anew."""
-    tables = {
-        "evaluation": error_table(folder / f"{name}.evaluation.json"),
-        "teacher": error_table(folder / f"{name}.teacher.json"),
-        "physics": physics_table(folder / f"{name}.physics.json"),
-    }
-    for key, table in tables.items():
-        begin, end = f"<!-- begin {key} -->", f"<!-- end {key} -->"
-        head, rest = card.split(begin)
-        _, tail = rest.split(end)
-        card = f"{head}{begin}\n{table}\n{end}{tail}"
-    return card
 
 
 def main() -> None:

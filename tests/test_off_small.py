@@ -57,26 +57,6 @@ def test_born_charges_of_water_obey_the_sum_rule(model):
     np.testing.assert_allclose(z.sum(0), np.zeros((3, 3)), atol=1e-10)
 
 
-def test_card_tables_agree_with_the_evaluation():
-    """Every number of the card's error table is the one in the evaluation file."""
-    card = (CARDS / "off-small.md").read_text(encoding="utf-8")
-    for suffix in ("evaluation", "teacher"):
-        errors = json.loads((CARDS / f"off-small.{suffix}.json").read_text())["errors"]
-        for subset, row in errors.items():
-            values = [row[k] for k in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
-            text = " | ".join(
-                [f"| {subset}", f"{row['n_frames']}", *(f"{value:.1f}" for value in values)]
-            )
-            assert text in card
-
-
-def test_card_physics_agree_with_the_checks():
-    card = (CARDS / "off-small.md").read_text(encoding="utf-8")
-    checks = json.loads((CARDS / "off-small.physics.json").read_text())
-    for key in set(checks) - {"model"}:
-        assert f"| {key} | {checks[key]:.3f} |" in card
-
-
 def test_errors_on_dft_frames_are_those_of_the_card():
     """Recomputes the table of the card; needs the DFT frames, which are not part of lesff."""
     if not DFT.exists():

@@ -10,13 +10,15 @@ import click
 import lesff
 from lesff.cli.cache import cache_group
 from lesff.cli.doctor import doctor_command
+from lesff.cli.evaluation import evaluate_command
 from lesff.cli.finetuning import finetune_command
 from lesff.cli.folders import convert_command, sign_command, verify_command
 from lesff.cli.hub import hub_group
-from lesff.cli.models import evaluate_command, info_command, predict_command
+from lesff.cli.models import info_command, predict_command
 from lesff.cli.publish import publish_command
 from lesff.cli.published import cite_command, list_command, pull_command
 from lesff.cli.spectra import spectrum_command, transport_command
+from lesff.cli.splitting import split_command
 from lesff.cli.training import train_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
@@ -53,6 +55,7 @@ _COMMANDS = (
     cite_command,
     predict_command,
     evaluate_command,
+    split_command,
     train_command,
     finetune_command,
     convert_command,

@@ -1,9 +1,8 @@
-"""Commands that use models: info, predict, evaluate."""
+"""Commands that use models: info, predict."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
 from lesff.predict import load
 from lesff.response import BornOptions
 from lesff.structures import read_structures
-from lesff.train.data import read_frames
-from lesff.train.metrics import Errors, evaluate_frames
 
 
 @click.command("info")
@@ -150,59 +147,3 @@ def _attach(atoms: ase.Atoms, row: dict[str, Any]) -> ase.Atoms:
             copy.info[name] = value
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
-
-
-@click.command("evaluate")
-@click.argument("name")
-@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--validation-only", is_flag=True, help="Only frames the data mark as held out.")
-@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the table as JSON.")
-@accept_license_option
-def evaluate_command(
-    name: str,
-    data: tuple[Path, ...],
-    *,
-    validation_only: bool,
-    output: Path | None,
-    accept_license: bool,
-) -> None:
-    """Errors of a model on labelled frames, per subset.
-
-    Frames with elements that the model does not cover are counted and left out.
-    """
-    model = load(name, accept_license=accept_license)
-    known = set(model.config.elements)
-    frames = [frame for path in data for frame in read_frames(path)]
-    if validation_only:
-        frames = [frame for frame in frames if frame.is_validation]
-    covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
-    table = evaluate_frames(model.potential, covered, progress=True)
-    click.echo(_table(table))
-    click.echo(f"{len(frames) - len(covered)} frames left out (elements not covered)")
-    if output is not None:
-        result = {
-            "model": model.name,
-            "data": [path.name for path in data],
-            "validation_only": validation_only,
-            "n_left_out": len(frames) - len(covered),
-            "errors": {key: asdict(value) for key, value in table.items()},
-        }
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def _table(table: dict[str, Errors]) -> str:
-    head = (
-        f"{'subset':32}{'frames':>7}{'E MAE':>9}{'E RMSE':>9}{'F MAE':>9}{'F RMSE':>9}{'mu MAE':>9}"
-    )
-    units = f"{'':32}{'':>7}{'meV/atom':>9}{'meV/atom':>9}{'meV/A':>9}{'meV/A':>9}{'D':>9}"
-    rows = [
-        f"{key:32}{e.n_frames:7d}{e.energy_mae:9.2f}{e.energy_rmse:9.2f}"
-        f"{e.forces_mae:9.1f}{e.forces_rmse:9.1f}{e.dipole_mae:9.3f}"
-        for key, e in table.items()
-    ]
-    parts = [e for key, e in table.items() if key != "all"]
-    mean = (
-        f"{'mean over subsets':32}{'':7}{np.mean([e.energy_mae for e in parts]):9.2f}{'':9}"
-        f"{np.mean([e.forces_mae for e in parts]):9.1f}"
-    )
-    return "\n".join([head, units, *rows, mean])

@@ -1,0 +1,1 @@
+"""The evaluation suite: checks of a model against experiment, quantum chemistry and limits."""

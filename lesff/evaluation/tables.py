@@ -1,0 +1,133 @@
+"""Tables of model cards, made from the JSON files beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lesff.errors import DataError
+
+_BLOCK = re.compile(r"<!-- begin ([\w-]+) -->\n(.*?)<!-- end \1 -->", re.S)
+
+
+def filled(card: str, name: str, folder: Path) -> str:
+    """A card with its tables made anew.
+
+    The text between ``<!-- begin KEY -->`` and ``<!-- end KEY -->`` becomes the table of
+    ``NAME.KEY.json``: errors on labelled frames, or results of the suite.
+
+    Args:
+        card: The card as text.
+        name: Name of the card's file without ``.md``.
+        folder: Where the JSON files are.
+
+    Raises:
+        DataError: if a file is missing, or is neither of the two.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        key = match[1]
+        return (
+            f"<!-- begin {key} -->\n{table_of(folder / f'{name}.{key}.json')}\n<!-- end {key} -->"
+        )
+
+    return _BLOCK.sub(block, card)
+
+
+def blocks(card: str) -> list[str]:
+    """Keys of the tables of a card."""
+    return [match[1] for match in _BLOCK.finditer(card)]
+
+
+def table_of(path: Path) -> str:
+    """Markdown of a result file.
+
+    Raises:
+        DataError: if it is missing, or neither of ``lesff evaluate DATA`` nor of the suite.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing: a table of the card is made from it")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if "errors" in data:
+        return error_table(data["errors"])
+    if "results" in data:
+        return suite_table(data)
+    raise DataError(f"{path} must be written by `lesff evaluate`: it has no errors and no results")
+
+
+def error_table(errors: dict[str, dict[str, Any]]) -> str:
+    """Errors per subset: meV/atom and meV/A, with one digit."""
+    lines = [
+        "| subset | frames | E MAE | E RMSE | F MAE | F RMSE |",
+        "|---|---|---|---|---|---|",
+    ]
+    for subset, row in errors.items():
+        values = [row[k] for k in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
+        cells = [subset, str(row["n_frames"]), *(f"{value:.1f}" for value in values)]
+        lines.append("| " + " | ".join(cells) + " |")
+    parts = [row for subset, row in errors.items() if subset != "all"]
+    mean = {k: sum(row[k] for row in parts) / len(parts) for k in ("energy_mae", "forces_mae")}
+    lines.append(
+        f"| mean over subsets | | {mean['energy_mae']:.1f} | | {mean['forces_mae']:.1f} | |"
+    )
+    return "\n".join(lines)
+
+
+def suite_table(data: dict[str, Any]) -> str:
+    """Results of the suite: one row per quantity, one column per subject; then what is left out."""
+    results = data["results"]
+    subjects = list(results)
+    checks = list(dict.fromkeys(check for part in results.values() for check in part))
+    lines = [
+        "| check | quantity | unit | " + " | ".join(subjects) + " | reference |",
+        "|---" * (4 + len(subjects)) + "|",
+    ]
+    for check in checks:
+        lines += _rows(check, [results[name].get(check, {}) for name in subjects])
+    notes = [note for name in subjects for note in _notes(name, results[name])]
+    if notes:
+        lines += ["", "Not covered, or without result:", "", *notes]
+    sources = dict.fromkeys(
+        source
+        for part in results.values()
+        for result in part.values()
+        for source in result.get("sources", ())
+    )
+    return "\n".join([*lines, "", "Sources:", "", *(f"- {source}" for source in sources)])
+
+
+def number(value: float | None) -> str:
+    """A number as in the tables: three digits or so."""
+    if value is None:
+        return ""
+    size = abs(value)
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0.0 else text
+
+
+def _rows(check: str, columns: list[dict[str, Any]]) -> list[str]:
+    quantities = [{q["name"]: q for q in column.get("quantities", ())} for column in columns]
+    names = list(dict.fromkeys(name for column in quantities for name in column))
+    lines = []
+    for name in names:
+        first = next(column[name] for column in quantities if name in column)
+        values = [number(column[name]["value"]) if name in column else "" for column in quantities]
+        cells = [check, name, first["unit"], *values, number(first["reference"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _notes(subject: str, results: dict[str, dict[str, Any]]) -> list[str]:
+    notes = []
+    for check, result in results.items():
+        if result["status"] != "done":
+            notes.append(f"- {subject}, {check}: {result['reason']}")
+            continue
+        reasons: dict[str, list[str]] = {}
+        for item, why in result["left_out"].items():
+            reasons.setdefault(why, []).append(item)
+        notes += [f"- {subject}, {check}: {', '.join(i)}: {why}" for why, i in reasons.items()]
+    return notes

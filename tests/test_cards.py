@@ -1,0 +1,78 @@
+"""Model cards: every number of their tables is the one in the JSON file beside them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lesff.cards import front_matter
+from lesff.errors import DataError
+from lesff.evaluation.tables import blocks, filled, suite_table, table_of
+
+CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_tables_are_those_of_the_results(path):
+    card = path.read_text(encoding="utf-8")
+    assert blocks(card), "a card must have tables of results"
+    assert filled(card, path.stem, path.parent) == card
+    for key in blocks(card):
+        data = json.loads((path.parent / f"{path.stem}.{key}.json").read_text(encoding="utf-8"))
+        assert data["model"].split("@")[0] == front_matter(card)["name"] == path.stem
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_every_table_row_is_between_marks(path):
+    inside = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("<!-- begin "):
+            inside = True
+        elif line.startswith("<!-- end "):
+            inside = False
+        assert inside or not line.startswith("|"), line
+
+
+def _result(value, reference=None, **more):
+    quantity = {"name": "MAE", "unit": "eV", "value": value, "reference": reference}
+    return {"status": "done", "quantities": [quantity], "left_out": {}, "sources": ["A"]} | more
+
+
+def test_suite_table_has_a_column_for_each_subject():
+    results = {
+        "ours": {"one": _result(0.12345, 1.0), "two": {"status": "not covered", "reason": "why"}},
+        "xtb": {"one": _result(-23.456, 1.0, left_out={"a": "no C", "b": "no C"})},
+    }
+    lines = suite_table({"results": results}).splitlines()
+    assert lines[0] == "| check | quantity | unit | ours | xtb | reference |"
+    assert lines[2] == "| one | MAE | eV | 0.123 | -23.46 | 1.000 |"
+    assert "- ours, two: why" in lines
+    assert "- xtb, one: a, b: no C" in lines
+    assert lines.count("- A") == 1
+
+
+def test_a_value_that_only_the_second_subject_has():
+    other = _result(2.0)
+    other["quantities"][0]["name"] = "RMSE"
+    table = suite_table({"results": {"ours": {"one": _result(1.0)}, "xtb": {"one": other}}})
+    assert "| one | RMSE | eV |  | 2.000 |  |" in table
+
+
+def test_a_changed_number_is_noticed(tmp_path):
+    row = dict.fromkeys(("energy_mae", "energy_rmse", "forces_mae", "forces_rmse"), 1.04)
+    errors = {
+        "model": "m",
+        "errors": {"all": {"n_frames": 3, **row}, "water": {"n_frames": 3, **row}},
+    }
+    (tmp_path / "m.evaluation.json").write_text(json.dumps(errors))
+    card = filled("<!-- begin evaluation -->\n<!-- end evaluation -->", "m", tmp_path)
+    assert "| water | 3 | 1.0 | 1.0 | 1.0 | 1.0 |" in card
+    assert filled(card.replace("1.0", "1.1", 1), "m", tmp_path) == card
+
+
+def test_tables_without_results_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"m\.suite\.json is missing"):
+        filled("<!-- begin suite -->\n<!-- end suite -->", "m", tmp_path)
+    (tmp_path / "m.suite.json").write_text("{}")
+    with pytest.raises(DataError, match="no errors and no results"):
+        table_of(tmp_path / "m.suite.json")
