@@ -27,7 +27,7 @@ from lesff.electrostatics.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
 from lesff.heads import HEADS, ChargeModel, HeadInput, HeadOutput, HeadSizes, LongRangeConfig
-from lesff.keys import QUANTITIES
+from lesff.keys import QUANTITIES, UNCERTAINTIES
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding, StateInput
 from lesff.ops import segment_sum
 from lesff.response import (
@@ -38,11 +38,12 @@ from lesff.response import (
     check_response,
     crystal_field_forces,
 )
+from lesff.uncertainty import Uncertainty
 
 FORMAT_VERSION = 1
 
 _MOMENTS = {"dipole", "quadrupole", "born_effective_charges", "polarizability"}
-_LATER = {"node_energy", "born_effective_charges", "polarizability"}
+_LATER = {"node_energy", "born_effective_charges", "polarizability", "forces_uncertainty"}
 """Need another backward pass after that of the energy."""
 _DERIVATIVES = {"forces", "stress", *_LATER}
 
@@ -151,12 +152,14 @@ class Potential(nn.Module):
 
     Attributes:
         radial: How radial functions are evaluated; may be changed at any time.
+        uncertainty: Calibrated uncertainty of these weights, or None.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.radial: RadialMode = "exact"
+        self.uncertainty: Uncertainty | None = None
         _, architecture_class = ARCHITECTURES[config.architecture["type"]]
         self.architecture: Architecture = architecture_class(
             config.architecture_config(), config.elements
@@ -220,9 +223,13 @@ class Potential(nn.Module):
 
     def available_properties(self) -> tuple[str, ...]:
         """Names this potential can compute."""
+        absent = set() if self.uncertainty is not None else set(UNCERTAINTIES)
         if self.charge_head is None:
-            return ("energy", "energy_sr", "node_energy", "forces", "stress")
-        return tuple(n for n in QUANTITIES if n != "polarizability" or self.responds_to_field)
+            short = ("energy", "energy_sr", "node_energy", "forces", "stress", *UNCERTAINTIES)
+            return tuple(n for n in short if n not in absent)
+        if not self.responds_to_field:
+            absent.add("polarizability")
+        return tuple(n for n in QUANTITIES if n not in absent)
 
     @property
     def responds_to_field(self) -> bool:
@@ -310,7 +317,9 @@ class Potential(nn.Module):
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         if self.charge_head is None or self.ewald is None:
             zero = torch.zeros_like(energy_sr)
-            return EnergyTerms(node_energy, energy_sr, zero, None, None)
+            return EnergyTerms(
+                node_energy, energy_sr, zero, None, None, invariants=output.invariants
+            )
         head = self.charge_head(
             HeadInput(
                 invariants=output.invariants,
@@ -328,8 +337,9 @@ class Potential(nn.Module):
             energy_lr = energy_lr + head.response_energy
         energy_lr = energy_lr.to(torch.float64)
         return EnergyTerms(
-            node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb
-        )
+            node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb,
+            invariants=output.invariants,
+        )  # fmt: skip
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""
@@ -382,6 +392,11 @@ class Potential(nn.Module):
         if unknown:
             raise PropertyError(
                 f"unknown property {', '.join(map(repr, unknown))}; known: {', '.join(QUANTITIES)}"
+            )
+        if self.uncertainty is None and wanted & set(UNCERTAINTIES):
+            raise PropertyError(
+                f"this model has no {', '.join(sorted(wanted & set(UNCERTAINTIES)))}: calibrate "
+                "it with `lesff calibrate NAME --train FILE --validation FILE -o DIR` and load DIR"
             )
         absent = sorted(wanted - set(self.available_properties()))
         if self.charge_head is None and absent:
@@ -438,6 +453,8 @@ class Potential(nn.Module):
         if "node_energy" in wanted:
             node_energy = self._node_energy(terms, create_graph=create_graph, keep=later)
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
+        if self.uncertainty is not None and wanted & set(UNCERTAINTIES):
+            self._add_uncertainty(out, self.uncertainty, terms, graph, wanted)
         if terms.charges is not None and terms.head is not None:
             out["latent_charges"] = terms.head.latent
             self._add_moments(out, terms.charges, moved, wanted, born, create_graph=create_graph)
@@ -475,6 +492,18 @@ class Potential(nn.Module):
         charges = neutralised(terms.charges, graph)
         return forces + crystal_field_forces(charges, graph, self._local(graph))
 
+    def _add_uncertainty(
+        self, out: dict[str, Tensor], uncertainty: Uncertainty, terms: EnergyTerms,
+        graph: AtomGraph, wanted: set[str],
+    ) -> None:  # fmt: skip
+        features = self.architecture.last_layer_features(terms.invariants)
+        where = graph.batch, graph.n_systems
+        if "forces_uncertainty" in wanted:
+            spread = uncertainty.forces(features, graph.positions, *where)
+            out["forces_uncertainty"] = spread
+        out["energy_uncertainty"] = uncertainty.energy(features, *where)
+        out["novelty"] = uncertainty.distance(features.detach(), graph.atomic_numbers)
+
     def _add_moments(
         self, out: dict[str, Tensor], charges: Tensor, graph: AtomGraph, wanted: set[str],
         born: BornOptions, *, create_graph: bool,
@@ -507,6 +536,7 @@ class EnergyTerms:
         charges: (n_atoms,) physical charges in e, or None without LES.
         head: All that the charge head gave, or None without LES.
         coulomb_energy: (n_systems,) latent energy of ``head.coulomb`` in eV, if any.
+        invariants: One (n_atoms, channels) tensor per layer.
     """
 
     node_energy: Tensor
@@ -516,6 +546,7 @@ class EnergyTerms:
     charges: Tensor | None
     head: HeadOutput | None = None
     coulomb_energy: Tensor | None = None
+    invariants: list[Tensor] = field(default_factory=list)
 
 
 def _with_field_leaf(graph: AtomGraph) -> AtomGraph:

@@ -39,6 +39,11 @@ class Architecture(nn.Module, ABC):
     n_layers: int
     channels: int
 
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """Number of :meth:`last_layer_features`."""
+
     @abstractmethod
     def forward(
         self, graph: AtomGraph, node_state: Tensor | None, *, tabulated: bool = False
@@ -50,4 +55,12 @@ class Architecture(nn.Module, ABC):
             node_state: (n_atoms, channels) increment of the initial node features, or None.
             tabulated: Whether radial functions may come from tables where that is faster; only
                 first derivatives with respect to positions and cell are wanted then.
+        """
+
+    @abstractmethod
+    def last_layer_features(self, invariants: list[Tensor]) -> Tensor:
+        """Features that the interaction energy is linear in, (n_atoms, n_features).
+
+        Args:
+            invariants: One (n_atoms, channels) tensor per layer, as :meth:`forward` gives them.
         """

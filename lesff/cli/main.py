@@ -18,6 +18,7 @@ from lesff.cli.publish import publish_command
 from lesff.cli.published import cite_command, list_command, pull_command
 from lesff.cli.spectra import spectrum_command, transport_command
 from lesff.cli.training import train_command
+from lesff.cli.uncertainty import calibrate_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
 
@@ -55,6 +56,7 @@ _COMMANDS = (
     evaluate_command,
     train_command,
     finetune_command,
+    calibrate_command,
     convert_command,
     verify_command,
     doctor_command,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,16 @@ class Frame:
     group: str = ""
     subset: str = ""
     is_validation: bool = False
+
+
+def structure_hash(frame: Frame) -> str:
+    """Name of a structure to 1e-4 A: elements, positions, cell, charge and spin."""
+    s = frame.structure
+    parts = [s.numbers, np.round(s.positions, 4) + 0.0, s.pbc]
+    if s.pbc.any():
+        parts.append(np.round(s.cell, 4) + 0.0)
+    parts.append(np.array([s.total_charge, s.spin_multiplicity]))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
 
 
 def read_frames(path: Path, *, weight: float = 1.0) -> list[Frame]:
