@@ -113,6 +113,7 @@ def calibrate(
     first = Uncertainty(
         {
             "energy_root": root,
+            "energy_scale": torch.ones((), dtype=torch.float64),
             "force_root": (size / kept) ** 0.5 * root @ mixed,
             **statistics.environments(),
             **_seen(train),
@@ -122,7 +123,9 @@ def calibrate(
     raw = observe(potential, first, validation, progress=progress)
     _check_zero(raw)
     tensors = first.tensors()
-    tensors["energy_root"] = tensors["energy_root"] * _scale(raw.energy_z())
+    alpha = _scale(raw.energy_z())
+    tensors["energy_root"] = tensors["energy_root"] * alpha
+    tensors["energy_scale"] = tensors["energy_scale"] * alpha
     tensors["force_root"] = tensors["force_root"] * _scale(raw.forces_z())
     reach = float(np.quantile(raw.farthest[np.isfinite(raw.farthest)], _KNOWN_SHARE))
     tensors["whitening"] = tensors["whitening"] / reach

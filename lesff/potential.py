@@ -223,7 +223,7 @@ class Potential(nn.Module):
 
     def available_properties(self) -> tuple[str, ...]:
         """Names this potential can compute."""
-        absent = set() if self.uncertainty is not None else set(UNCERTAINTIES)
+        absent: set[str] = set() if self.uncertainty is not None else set(UNCERTAINTIES)
         if self.charge_head is None:
             short = ("energy", "energy_sr", "node_energy", "forces", "stress", *UNCERTAINTIES)
             return tuple(n for n in short if n not in absent)
@@ -455,9 +455,7 @@ class Potential(nn.Module):
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
         if self.uncertainty is not None and wanted & set(UNCERTAINTIES):
             self._add_uncertainty(out, self.uncertainty, terms, graph, wanted)
-        if terms.charges is not None and terms.head is not None:
-            out["latent_charges"] = terms.head.latent
-            self._add_moments(out, terms.charges, moved, wanted, born, create_graph=create_graph)
+        self._add_moments(out, terms, moved, wanted, born, create_graph=create_graph)
         result = {name: out[name] for name in properties_in_order(wanted)}
         return result if create_graph else {k: v.detach() for k, v in result.items()}
 
@@ -505,9 +503,13 @@ class Potential(nn.Module):
         out["novelty"] = uncertainty.distance(features.detach(), graph.atomic_numbers)
 
     def _add_moments(
-        self, out: dict[str, Tensor], charges: Tensor, graph: AtomGraph, wanted: set[str],
+        self, out: dict[str, Tensor], terms: EnergyTerms, graph: AtomGraph, wanted: set[str],
         born: BornOptions, *, create_graph: bool,
     ) -> None:  # fmt: skip
+        charges = terms.charges
+        if charges is None or terms.head is None:
+            return
+        out["latent_charges"] = terms.head.latent
         out["charges"] = charges
         if not wanted & _MOMENTS:
             return

@@ -232,9 +232,8 @@ def _check_names(folder: Path) -> None:
     missing = [name for name in MODEL_FILES if name not in found]
     if missing:
         raise PublishError(f"{folder} must have {', '.join(missing)} to be published")
-    foreign = [
-        name for name in found if name not in {*MODEL_FILES, *OPTIONAL_FILES, SIGNATURE_FILE}
-    ]
+    own = {*MODEL_FILES, *OPTIONAL_FILES, SIGNATURE_FILE}
+    foreign = [name for name in found if name not in own]
     if foreign:
         code = [name for name in foreign if Path(name).suffix in _CODE]
         why = f"; {code[0]} can hold code, which a model never does" if code else ""

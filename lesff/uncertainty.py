@@ -3,8 +3,8 @@
 The energy is linear in the features ``f`` of the last layer, summed over atoms. With the
 covariance ``C`` of the training structures' features, each divided by the square root of its
 number of atoms ``N``, and a small ridge (LLPR: Bigi, Chong, Ceriotti, Grasselli, "A prediction
-rigidity formalism for low-cost uncertainties in trained neural networks", Mach. Learn.: Sci.
-Technol. 5, 045018 (2024), eqs. 22-24),
+rigidity formalism for low-cost uncertainties in trained neural networks", arXiv 2403.02251,
+doi 10.1088/2632-2153/ad805f),
 
     sigma_E^2 = alpha^2 f^T C^-1 f,        C = sum_s f_s f_s^T / N_s + ridge,
 
@@ -36,7 +36,8 @@ class Uncertainty(nn.Module):
     Args:
         tensors: What ``uncertainty.safetensors`` holds, see :meth:`shapes`; ``n`` features, ``m``
             directions, ``e`` elements. ``energy_root`` (n, n) in eV: sigma_E is the norm of
-            ``f @ energy_root``. ``force_root`` (n, m) likewise for forces. ``elements`` (e,)
+            ``f @ energy_root``, whose part ``alpha`` is ``energy_scale`` (). ``force_root`` (n, m)
+            likewise for forces. ``elements`` (e,)
             atomic numbers seen; ``mean`` (e, n) and ``whitening`` (e, n, n) of their features:
             the distance of an atom is the norm of ``(f - mean) @ whitening``, in units of the
             largest that counts as known. ``total_charge``, ``spin_multiplicity`` and
@@ -51,6 +52,7 @@ class Uncertainty(nn.Module):
         row[tensors["elements"]] = torch.arange(len(tensors["elements"]))
         self.register_buffer("element_row", row, persistent=False)
         self.energy_root: Tensor
+        self.energy_scale: Tensor
         self.force_root: Tensor
         self.elements: Tensor
         self.mean: Tensor
@@ -80,6 +82,7 @@ class Uncertainty(nn.Module):
         real, whole = torch.float64, torch.int64
         return {
             "energy_root": (real, (n, n)),
+            "energy_scale": (real, ()),
             "force_root": (real, (n, m)),
             "elements": (whole, (e,)),
             "mean": (real, (e, n)),

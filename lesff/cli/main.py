@@ -18,7 +18,7 @@ from lesff.cli.publish import publish_command
 from lesff.cli.published import cite_command, list_command, pull_command
 from lesff.cli.spectra import spectrum_command, transport_command
 from lesff.cli.training import train_command
-from lesff.cli.uncertainty import calibrate_command
+from lesff.cli.uncertainty import calibrate_command, select_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
 
@@ -57,6 +57,7 @@ _COMMANDS = (
     train_command,
     finetune_command,
     calibrate_command,
+    select_command,
     convert_command,
     verify_command,
     doctor_command,

@@ -6,14 +6,19 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import ase
 import click
 import numpy as np
+from ase.io import write
 
 from lesff.calibration import DIRECTIONS, calibrate_model, evaluate_uncertainty
 from lesff.cli.published import accept_license_option
-from lesff.errors import ConfigError
+from lesff.errors import ConfigError, PropertyError
+from lesff.inference import check_domain
 from lesff.predict import Model, load
-from lesff.train.data import Frame, read_labelled
+from lesff.selection import select_frames
+from lesff.structures import read_structures
+from lesff.train.data import Frame, read_labelled, unlabelled
 
 
 @click.command("calibrate")
@@ -88,3 +93,43 @@ def _frames(
         order = np.random.default_rng(0).permutation(len(covered))
         covered = [covered[i] for i in sorted(order[:max_frames])]
     return covered
+
+
+@click.command("select")
+@click.argument("structures", type=click.Path(path_type=Path))
+@click.option("-n", "count", type=int, required=True, help="How many frames to choose.")
+@click.option("-m", "--model", "name", required=True, help="A calibrated model.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="extxyz file to write."
+)
+@click.option(
+    "--without-calibration", is_flag=True,
+    help="Judge by the frames alone, for a model without calibration.",
+)  # fmt: skip
+@accept_license_option
+def select_command(
+    structures: Path, count: int, name: str, output: Path, *, without_calibration: bool,
+    accept_license: bool,
+) -> None:  # fmt: skip
+    """Choose the most informative frames of a file, labels and all, most informative first."""
+    if output.suffix not in (".xyz", ".extxyz"):
+        raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")
+    pairs = list(read_structures(structures))
+    model = load(name, accept_license=accept_license)
+    check_domain(model.config, [structure for structure, _ in pairs], strict=False)
+    found = select_frames(
+        model.potential, [unlabelled(structure) for structure, _ in pairs], count,
+        without_calibration=without_calibration, progress=True,
+    )  # fmt: skip
+    write(output, [_marked(pairs[i][1], i) for i in found.chosen], format="extxyz")
+    lower = 100.0 * (1.0 - found.mean_after / found.mean_before)
+    click.echo(
+        f"{count} of {len(pairs)} frames ({found.n_different} different) written to {output}; "
+        f"knowing them lowers the mean predicted variance of all by {lower:.3g} %"
+    )
+
+
+def _marked(atoms: ase.Atoms, index: int) -> ase.Atoms:
+    """The atoms with all that they carry, and their place in the file."""
+    atoms.info["selected_frame"] = index
+    return atoms

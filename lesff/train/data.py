@@ -60,6 +60,17 @@ class Frame:
     is_validation: bool = False
 
 
+def unlabelled(structure: Structure, *, subset: str = "", weight: float = 1.0) -> Frame:
+    """A frame that is yet to be labelled."""
+    return Frame(
+        structure=structure,
+        energy=float("nan"),
+        forces=np.full((len(structure), 3), np.nan),
+        subset=subset,
+        weight=weight,
+    )
+
+
 def structure_hash(frame: Frame) -> str:
     """Name of a structure to 1e-4 A: elements, positions, cell, charge and spin."""
     s = frame.structure
