@@ -9,6 +9,7 @@ import click
 
 import lesff
 from lesff.cli.cache import cache_group
+from lesff.cli.distillation import distill_command
 from lesff.cli.doctor import doctor_command
 from lesff.cli.finetuning import finetune_command
 from lesff.cli.folders import convert_command, sign_command, verify_command
@@ -58,6 +59,7 @@ _COMMANDS = (
     finetune_command,
     calibrate_command,
     select_command,
+    distill_command,
     convert_command,
     verify_command,
     doctor_command,

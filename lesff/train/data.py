@@ -169,6 +169,7 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
     spin = data.get("spin_multiplicity", np.ones(n))
     group = data.get("group", np.arange(n))
     valid = data.get("valid", np.zeros(n, dtype=bool))
+    pbc = data.get("pbc", np.ones((n, 3), dtype=bool)).astype(bool)
     open_cell, open_pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
     labels = [key for key in ("energy", *_ATOM_ARRAYS, *_SYSTEM_ARRAYS) if key in data]
     summary.found = {(key, key): n for key in labels}
@@ -179,7 +180,7 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
             numbers=data["numbers"][start:stop].astype(np.int64),
             positions=data["positions"][start:stop].astype(np.float64),
             cell=cell,
-            pbc=np.ones(3, dtype=bool) if "cell" in data else open_pbc,
+            pbc=pbc[i] if "cell" in data else open_pbc,
             total_charge=int(charge[i]),
             spin_multiplicity=int(spin[i]),
         )
