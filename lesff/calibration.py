@@ -31,6 +31,8 @@ _KNOWN_SHARE = 0.99
 """Share of the validation frames whose farthest atom counts as known."""
 _RIDGE = 1e-6
 """Ridge of the covariances as a share of their largest eigenvalue."""
+_NO_ERROR = 1e-5
+"""Force errors (eV/A) that only labels made by the model itself can have."""
 _MAX_ATOMS = 400
 
 
@@ -122,11 +124,16 @@ def calibrate(
     )
     raw = observe(potential, first, validation, progress=progress)
     _check_zero(raw)
+    if not _rms(raw.force_error) > _NO_ERROR:
+        raise DataError(
+            "validation frames must have errors to set the scale of the uncertainty, but agree "
+            "with the model exactly (were they labelled by it?)"
+        )
     tensors = first.tensors()
-    alpha = _scale(raw.energy_z())
+    alpha = raw.energy_z()
     tensors["energy_root"] = tensors["energy_root"] * alpha
     tensors["energy_scale"] = tensors["energy_scale"] * alpha
-    tensors["force_root"] = tensors["force_root"] * _scale(raw.forces_z())
+    tensors["force_root"] = tensors["force_root"] * raw.forces_z()
     reach = float(np.quantile(raw.farthest[np.isfinite(raw.farthest)], _KNOWN_SHARE))
     tensors["whitening"] = tensors["whitening"] / reach
     final = Uncertainty(tensors)
@@ -421,16 +428,6 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt((np.asarray(values) ** 2).mean()))
-
-
-def _scale(z: float) -> float:
-    """Factor that makes the root mean square ratio one."""
-    if not np.isfinite(z) or z <= 0.0:
-        raise DataError(
-            "validation frames must have errors to set the scale of the uncertainty: these agree "
-            "with the model exactly or not at all (were they labelled by it?)"
-        )
-    return z
 
 
 def _check_frames(

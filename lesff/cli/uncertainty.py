@@ -116,15 +116,21 @@ def select_command(
         raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")
     pairs = list(read_structures(structures))
     model = load(name, accept_license=accept_license)
-    check_domain(model.config, [structure for structure, _ in pairs], strict=False)
+    known = set(model.config.elements)
+    covered = [i for i, (s, _) in enumerate(pairs) if set(s.numbers.tolist()) <= known]
+    if len(covered) < len(pairs):
+        click.echo(f"{len(pairs) - len(covered)} frames left out (elements not covered)")
+    candidates = [pairs[i][0] for i in covered]
+    check_domain(model.config, candidates, strict=False)
     found = select_frames(
-        model.potential, [unlabelled(structure) for structure, _ in pairs], count,
+        model.potential, [unlabelled(structure) for structure in candidates], count,
         without_calibration=without_calibration, progress=True,
     )  # fmt: skip
-    write(output, [_marked(pairs[i][1], i) for i in found.chosen], format="extxyz")
+    chosen = [covered[i] for i in found.chosen]
+    write(output, [_marked(pairs[i][1], i) for i in chosen], format="extxyz")
     lower = 100.0 * (1.0 - found.mean_after / found.mean_before)
     click.echo(
-        f"{count} of {len(pairs)} frames ({found.n_different} different) written to {output}; "
+        f"{count} of {len(covered)} frames ({found.n_different} different) written to {output}; "
         f"knowing them lowers the mean predicted variance of all by {lower:.3g} %"
     )
 

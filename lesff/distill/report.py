@@ -104,9 +104,9 @@ def make_report(result: Result) -> dict[str, Any]:
     table = errors[HELD_OUT]["all"]["student"]
     n_groups = len(errors[HELD_OUT]) - 1
     report["verdict"] = [
-        f"student against {result.teacher} on {table['n_frames']} frames of {n_groups} structures "
-        f"that were not trained on: energy RMSE {table['energy_rmse']:.4g} meV/atom, forces RMSE "
-        f"{table['forces_rmse']:.4g} meV/A"
+        f"student against {result.teacher} on {table['n_frames']} frames of {n_groups} "
+        f"structure(s) that were not trained on: energy RMSE {table['energy_rmse']:.4g} "
+        f"meV/atom, forces RMSE {table['forces_rmse']:.4g} meV/A"
     ]
     if not math.isnan(report["dipole_r2"][HELD_OUT]):
         report["verdict"].append(f"R2 of their dipoles: {report['dipole_r2'][HELD_OUT]:.4f}")
@@ -176,9 +176,10 @@ description: "Student of {teacher}"
 
 # Student of {teacher}
 
-Distilled from **{teacher}**: {n_train} frames around {n_structures} structures ({sample}), labelled
-by the teacher; frames around {n_held_out} other structures were only reported on. Elements, charges
-and phases beyond these structures are extrapolation.
+Distilled from **{teacher}**, which labelled {n_train} frames around {n_structures} structure(s)
+({sample}).
+Frames around {n_held_out} other structure(s) were only reported on. Elements, charges and phases
+beyond these structures are extrapolation.
 
 {verdict}
 

@@ -9,8 +9,6 @@ import ase
 import numpy as np
 from ase import units
 from ase.calculators.calculator import BaseCalculator
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from lesff.distill.options import DistillOptions
 from lesff.errors import DataError
@@ -102,21 +100,51 @@ def sample(
         return
     atoms = _strained(atoms, options.strain, rng)
     atoms.calc = driver
-    MaxwellBoltzmannDistribution(atoms, temperature_K=task.temperature, rng=rng)
-    dynamics = Langevin(
-        atoms, options.timestep * units.fs, temperature_K=task.temperature,
-        friction=options.friction / units.fs, rng=rng,
-    )  # fmt: skip
+    dynamics = langevin(atoms, task.temperature, options, rng)
     for _ in range(task.frames):
-        dynamics.run(options.interval)
+        next(dynamics)
         frame = atoms.copy()
         frame.calc = None
         yield frame
+
+
+def langevin(
+    atoms: ase.Atoms, temperature: float, options: DistillOptions, rng: np.random.Generator
+) -> Iterator[None]:
+    """Langevin dynamics; moves the atoms by ``options.interval`` steps each time.
+
+    BAOAB splitting (Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34-56), from
+    velocities drawn at the temperature.
+
+    Args:
+        atoms: With a calculator; positions change.
+        temperature: K.
+        options: Time step, friction, interval.
+        rng: Random numbers.
+    """
+    mass = atoms.get_masses()[:, None]
+    spread = np.sqrt(units.kB * temperature / mass)
+    step = options.timestep * units.fs
+    decay = np.exp(-options.friction * options.timestep)
+    velocity = spread * rng.normal(size=(len(atoms), 3))
+    forces = atoms.get_forces()
+    while True:
+        for _ in range(options.interval):
+            velocity = velocity + 0.5 * step * forces / mass
+            positions = atoms.positions + 0.5 * step * velocity
+            noise = spread * rng.normal(size=velocity.shape)
+            velocity = decay * velocity + np.sqrt(1.0 - decay**2) * noise
+            atoms.positions = positions + 0.5 * step * velocity
+            forces = atoms.get_forces()
+            velocity = velocity + 0.5 * step * forces / mass
+        yield
 
 
 def _strained(atoms: ase.Atoms, size: float, rng: np.random.Generator) -> ase.Atoms:
     """Crystals under a random symmetric strain; everything else as it is."""
     if atoms.pbc.all() and size > 0.0:
         strain = rng.normal(scale=size, size=(3, 3))
-        atoms.set_cell(np.array(atoms.cell) @ (np.eye(3) + 0.5 * (strain + strain.T)), scale_atoms=True)
+        atoms.set_cell(
+            np.array(atoms.cell) @ (np.eye(3) + 0.5 * (strain + strain.T)), scale_atoms=True
+        )
     return atoms

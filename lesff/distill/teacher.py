@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import tomllib
 from collections.abc import Callable
@@ -77,6 +78,7 @@ def open_teacher(spec: str, *, accept_license: bool = False) -> Teacher:
         except (*_FAILURES, TypeError) as error:
             raise ConfigError(f"teacher {spec!r} cannot be made: {error}") from error
         _check_calculator(calculator, spec)
+        _check_options(factory, calculator, options, spec)
         return calculator
 
     def check(structures: list[Structure]) -> None:
@@ -154,6 +156,20 @@ def _check_calculator(calculator: Any, spec: str) -> None:
         raise ConfigError(
             f"teacher {spec!r} must have energy and forces, but has no {' and no '.join(absent)}"
         )
+
+
+def _check_options(
+    factory: Callable[..., Any], calculator: BaseCalculator, options: dict[str, Any], spec: str
+) -> None:
+    """ASE's calculators take any keyword and ignore it: compare with those they know."""
+    defaults = getattr(calculator, "default_parameters", None)
+    if not defaults:
+        return
+    known = {*inspect.signature(factory).parameters, *defaults} - {"kwargs", "args", "self"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        names = ", ".join(sorted(known))
+        raise ConfigError(f"teacher {spec!r} has no option {', '.join(unknown)}; it has {names}")
 
 
 def label(atoms: ase.Atoms, calculator: BaseCalculator, where: str) -> dict[str, np.ndarray]:
