@@ -25,6 +25,7 @@ from lesff.checkpoint import UNCERTAINTY_FILE, load_model, save_model, verify_pa
 from lesff.cli.main import main
 from lesff.errors import ConfigError, DataError, IntegrityError, PropertyError
 from lesff.finetune import finetune
+from lesff.rehead import with_head
 from lesff.selection import select_frames
 from lesff.structures import to_structure
 from lesff.train.data import Frame, read_labelled, unlabelled
@@ -166,6 +167,11 @@ def test_an_uncertainty_of_other_weights_is_refused(folder, tmp_path):
     next(potential.parameters()).data += 1.0
     with pytest.raises(ConfigError, match="must belong to these weights"):
         save_model(potential, tmp_path / "changed", card="", license_text="")
+
+
+def test_another_head_has_no_uncertainty_yet(calibrated):
+    assert with_head(calibrated, "qeq").uncertainty is None
+    assert calibrated.uncertainty is not None
 
 
 def test_a_model_without_uncertainty_says_how_to_get_one(tmp_path):
