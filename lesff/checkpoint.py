@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from lesff.config import from_dict, read_json
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
 from lesff.potential import RADIAL_MODES, ModelConfig, Potential, RadialMode
 from lesff.structures import Structure, build_graph, to_structure
+from lesff.uncertainty import Uncertainty
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -31,7 +33,10 @@ CARD_FILE = "README.md"
 PARITY_FILE = "parity.safetensors"
 LICENSE_FILE = "LICENSE"
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, LICENSE_FILE)
-"""Every file of a model folder."""
+"""Files that every model folder has."""
+UNCERTAINTY_FILE = "uncertainty.safetensors"
+OPTIONAL_FILES = (UNCERTAINTY_FILE,)
+"""Files of a model folder that count like the others where they are there."""
 SIGNATURE_FILE = "signature.json"
 """Signature of a model folder, if it has one."""
 
@@ -49,9 +54,12 @@ _DTYPE_NAMES = {
     torch.float64: "F64",
     torch.int64: "I64",
     torch.bool: "BOOL",
+    torch.uint8: "U8",
 }
 """How a safetensors header spells a type."""
 _REPLACE_ADVICE = "fetch or copy the model again"
+
+_GOLDEN_UNCERTAINTIES = ("energy_uncertainty", "forces_uncertainty")
 
 _WATER = ase.Atoms("OHH", [(0.0, 0.0, 0.119), (0.0, 0.763, -0.477), (0.0, -0.763, -0.477)])
 
@@ -64,6 +72,8 @@ class ParityReport:
         energy_error: Largest error of an energy, in eV per atom.
         force_error: Largest error of a force component, in eV/A.
         charge_error: Largest error of a charge in e, or None for a model without charges.
+        uncertainty_error: Largest error of an uncertainty (eV, eV/A), relative to it where it is
+            above 1, or None for a model without.
         n_structures: Number of structures replayed.
         tolerance: Largest error allowed, same units.
     """
@@ -73,12 +83,25 @@ class ParityReport:
     charge_error: float | None
     n_structures: int
     tolerance: float
+    uncertainty_error: float | None = None
 
     @property
     def ok(self) -> bool:
         """Whether every error is within the tolerance; False for errors that are not numbers."""
-        errors = [self.energy_error, self.force_error, self.charge_error or 0.0]
+        errors = [self.energy_error, self.force_error]
+        errors += [self.charge_error or 0.0, self.uncertainty_error or 0.0]
         return all(error <= self.tolerance for error in errors)
+
+
+def model_files(folder: Path) -> tuple[str, ...]:
+    """Files of a model folder that count: all required ones, optional ones that are there."""
+    return MODEL_FILES + tuple(name for name in OPTIONAL_FILES if (folder / name).is_file())
+
+
+def unlisted_file(folder: Path, listed: Iterable[str]) -> str | None:
+    """An optional file of a model folder that nobody vouches for, or None."""
+    extra = sorted(set(model_files(folder)) - {*MODEL_FILES, *listed})
+    return extra[0] if extra else None
 
 
 def save_model(
@@ -103,7 +126,7 @@ def save_model(
 
     Raises:
         ConfigError: if ``folder`` exists and may not be replaced, or the configuration has values
-            that JSON cannot hold.
+            that JSON cannot hold, or the uncertainty was calibrated for other weights.
         IntegrityError: if weights or predictions are not finite.
     """
     folder = Path(folder).resolve()
@@ -157,6 +180,8 @@ def load_model(
     potential.load_state_dict(
         _read_tensors(folder / WEIGHTS_FILE, expected), strict=True, assign=True
     )
+    if (folder / UNCERTAINTY_FILE).exists():
+        potential.uncertainty = _read_uncertainty(folder / UNCERTAINTY_FILE, potential)
     if dtype is not None:
         potential.cast_parameters(dtype)
     potential.radial = radial or ("table" if potential.dtype == torch.float32 else "exact")
@@ -175,7 +200,11 @@ def verify_parity(folder: Path) -> ParityReport:
     """
     folder = Path(folder)
     potential = load_model(folder, dtype=torch.float64)
-    golden = _read_parity(folder / PARITY_FILE, has_charges=potential.charge_head is not None)
+    golden = _read_parity(
+        folder / PARITY_FILE,
+        has_charges=potential.charge_head is not None,
+        has_uncertainty=potential.uncertainty is not None,
+    )
     counts = golden["n_atoms"]
     now = _evaluate(potential, _parity_structures(golden, folder / PARITY_FILE))
 
@@ -189,7 +218,34 @@ def verify_parity(folder: Path) -> ParityReport:
         charge_error=largest("charges") if "charges" in golden else None,
         n_structures=len(counts),
         tolerance=PARITY_TOLERANCE,
+        uncertainty_error=_uncertainty_error(now, golden),
     )
+
+
+def weights_digest(potential: Potential) -> bytes:
+    """SHA-256 of the weights as they are stored, 32 bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(_stored_weights(potential).items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.digest()
+
+
+def _stored_weights(potential: Potential) -> dict[str, Tensor]:
+    stored, parameters = _DTYPES[potential.config.dtype], dict(potential.named_parameters())
+    return {
+        name: value.detach().to("cpu", stored if name in parameters else value.dtype).clone()
+        for name, value in potential.state_dict().items()
+    }
+
+
+def _uncertainty_error(now: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> float | None:
+    errors = [
+        float(((now[name] - golden[name]) / golden[name].clamp(min=1.0)).abs().max())
+        for name in _GOLDEN_UNCERTAINTIES
+        if name in golden
+    ]
+    return max(errors, default=None)
 
 
 def _check_target(folder: Path, *, overwrite: bool) -> None:
@@ -198,7 +254,10 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise ConfigError(f"`folder` must not exist, got {folder}; pass overwrite=True to replace")
     foreign = (
-        sorted({entry.name for entry in folder.iterdir()} - {*MODEL_FILES, SIGNATURE_FILE})
+        sorted(
+            {entry.name for entry in folder.iterdir()}
+            - {*MODEL_FILES, *OPTIONAL_FILES, SIGNATURE_FILE}
+        )
         if folder.is_dir()
         else [folder.name]
     )
@@ -218,18 +277,25 @@ def _write_files(potential: Potential, folder: Path, *, card: str, license_text:
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8", newline="\n")
     (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     (folder / LICENSE_FILE).write_text(license_text, encoding="utf-8", newline="\n")
-    stored, parameters = _DTYPES[config.dtype], dict(potential.named_parameters())
-    weights = {
-        name: value.detach().to("cpu", stored if name in parameters else value.dtype).clone()
-        for name, value in potential.state_dict().items()
-    }
+    weights = _stored_weights(potential)
     bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if bad:
         raise IntegrityError(
             f"weights must be finite in {config.dtype} to be saved, {bad[0]} is not"
         )
     _write_tensors(weights, folder / WEIGHTS_FILE)
+    if potential.uncertainty is not None:
+        _check_belongs(potential.uncertainty, potential)
+        _write_tensors(potential.uncertainty.tensors(), folder / UNCERTAINTY_FILE)
     _write_tensors(_golden_values(load_model(folder, dtype=torch.float64)), folder / PARITY_FILE)
+
+
+def _check_belongs(uncertainty: Uncertainty, potential: Potential) -> None:
+    if bytes(uncertainty.weights.tolist()) != weights_digest(potential):
+        raise ConfigError(
+            "`uncertainty` must belong to these weights, but was calibrated for others: calibrate "
+            "again, or set `potential.uncertainty = None`"
+        )
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -309,6 +375,25 @@ def _read_checked_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _read_uncertainty(path: Path, potential: Potential) -> Uncertainty:
+    rows = _header(_read_checked_bytes(path), path)
+    shapes = {name: tuple(row["shape"]) for name, row in rows.items()}
+    tensors = _read_tensors(path, Uncertainty.shapes(shapes))
+    elements = set(tensors["elements"].tolist())
+    fits = tensors["energy_root"].shape[0] == potential.architecture.n_features
+    if not (fits and elements and elements <= set(potential.config.elements)):
+        raise IntegrityError(f"{path} does not belong to this {CONFIG_FILE}; {_REPLACE_ADVICE}")
+    uncertainty = Uncertainty(tensors)
+    try:
+        _check_belongs(uncertainty, potential)
+    except ConfigError as error:
+        raise IntegrityError(
+            f"{path} was calibrated for other weights than those beside it: {_REPLACE_ADVICE}, or "
+            "calibrate again"
+        ) from error
+    return uncertainty
+
+
 def _header(data: bytes, path: Path) -> dict[str, dict[str, Any]]:
     """Types and shapes by tensor name; refuses duplicate names, which the format allows."""
     n_header = int.from_bytes(data[:8], "little")
@@ -369,6 +454,7 @@ def _golden_values(potential: Potential) -> dict[str, Tensor]:
 def _evaluate(potential: Potential, structures: list[Structure]) -> dict[str, Tensor]:
     """Energies (n_structures,) eV, forces (n_atoms, 3) eV/A, charges (n_atoms,) e, float64."""
     names = ["energy", "forces"] + (["charges"] if potential.charge_head is not None else [])
+    names += [] if potential.uncertainty is None else _GOLDEN_UNCERTAINTIES
     cutoff = potential.architecture.cutoff
     rows = [potential(build_graph(structure, cutoff), names) for structure in structures]
     return {name: torch.cat([row[name] for row in rows]).to(torch.float64) for name in names}
@@ -412,7 +498,7 @@ def _periodic(seed: ase.Atoms) -> ase.Atoms:
     return ase.Atoms(seed.numbers, seed.positions, cell=cell, pbc=True)
 
 
-def _read_parity(path: Path, *, has_charges: bool) -> dict[str, Tensor]:
+def _read_parity(path: Path, *, has_charges: bool, has_uncertainty: bool) -> dict[str, Tensor]:
     header = _header(_read_checked_bytes(path), path)
     shapes = [tuple(header.get(name, {}).get("shape", ())) for name in ("n_atoms", "numbers")]
     if any(len(shape) != 1 or shape[0] < 1 for shape in shapes):
@@ -432,6 +518,9 @@ def _read_parity(path: Path, *, has_charges: bool) -> dict[str, Tensor]:
     }
     if has_charges:
         expected["charges"] = (real, (n_atoms,))
+    if has_uncertainty:
+        expected["energy_uncertainty"] = (real, (n_systems,))
+        expected["forces_uncertainty"] = (real, (n_atoms,))
     return _read_tensors(path, expected)
 
 

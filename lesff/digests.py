@@ -70,7 +70,7 @@ def folder_digest(rows: Iterable[tuple[str, str]]) -> str:
     """One sha256 for a folder: that of what ``sha256sum`` prints for its files, sorted by name.
 
     In a shell: ``LC_ALL=C sha256sum LICENSE README.md config.json model.safetensors
-    parity.safetensors | sha256sum``.
+    parity.safetensors | sha256sum``, with ``uncertainty.safetensors`` last where there is one.
 
     Args:
         rows: Path and sha256 of every file.

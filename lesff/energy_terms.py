@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class EnergyTerms:
         charges: (n_atoms,) physical charges in e, or None without LES.
         head: All that the heads gave, or None without LES.
         coulomb_energy: (n_systems,) Coulomb energy of the permanent moments in eV, if any.
+        invariants: One (n_atoms, channels) tensor per layer.
     """
 
     node_energy: Tensor
@@ -32,6 +33,7 @@ class EnergyTerms:
     charges: Tensor | None
     head: HeadOutput | None = None
     coulomb_energy: Tensor | None = None
+    invariants: list[Tensor] = field(default_factory=list)
 
     @property
     def dipoles(self) -> Tensor | None:

@@ -19,7 +19,14 @@ from lesff.cache import (
     install,
 )
 from lesff.cards import front_matter, read_card
-from lesff.checkpoint import CARD_FILE, CONFIG_FILE, MODEL_FILES, WEIGHTS_FILE
+from lesff.checkpoint import (
+    CARD_FILE,
+    CONFIG_FILE,
+    MODEL_FILES,
+    WEIGHTS_FILE,
+    model_files,
+    unlisted_file,
+)
 from lesff.digests import folder_digest, sha256_of
 from lesff.environment import cache_folder, is_offline
 from lesff.errors import (
@@ -156,7 +163,8 @@ def lock_models(
         found = _resolve(spec, offline=offline, accept_license=accept_license, licenses=None)
         full = f"{found.name}@{found.version}"
         if is_web:
-            digest = folder_digest((n, sha256_of(found.folder / n)) for n in MODEL_FILES)
+            names = model_files(found.folder)
+            digest = folder_digest((n, sha256_of(found.folder / n)) for n in names)
             full = f"{found.name}#sha256={digest}"
         models[lock_key(spec)] = describe(found.folder, full)
     lock = Lockfile(models=dict(sorted(models.items())))
@@ -252,7 +260,8 @@ def find_damage(folder: Path, version: VersionEntry) -> str | None:
         damage = file_damage(folder / file.path, file)
         if damage is not None:
             return damage
-    return None
+    extra = unlisted_file(folder, [file.path for file in version.files])
+    return None if extra is None else f"{folder / extra} is not in the manifest"
 
 
 def _is_url(spec: str) -> bool:

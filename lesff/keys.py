@@ -93,10 +93,28 @@ _ROWS = (
         "that respond to a field only; periodic systems if the dipoles only do (of the cell, at "
         "fixed macroscopic field).",
     ),
+    Quantity(
+        name="energy_uncertainty", shape=(), unit="eV", level="system",
+        meaning="Standard deviation of energy, calibrated (lesff calibrate).",
+    ),
+    Quantity(
+        name="forces_uncertainty", shape=(), unit="eV/A", level="atom",
+        meaning="Standard deviation of a force component of the atom (root mean square of the "
+        "three), calibrated.",
+    ),
+    Quantity(
+        name="novelty", shape=(), unit="1", level="atom",
+        meaning="Distance of the atom's features to those the model was calibrated on, in units "
+        "of the largest that counts as known; above 1 out of the domain, infinite for elements "
+        "never seen.",
+    ),
 )  # fmt: skip
 
 QUANTITIES: dict[str, Quantity] = {row.name: row for row in _ROWS}
 """All quantities by name."""
+
+UNCERTAINTIES = ("energy_uncertainty", "forces_uncertainty", "novelty")
+"""What a model has after calibration; ``"uncertainty"`` asks for all of it."""
 
 DEFAULT_PROPERTIES = ("energy", "forces")
 """What predict returns when nothing is asked for."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lesff.cache import file_damage
-from lesff.checkpoint import MODEL_FILES
+from lesff.checkpoint import MODEL_FILES, model_files, unlisted_file
 from lesff.config import from_dict, read_json, write_json
 from lesff.digests import sha256_of
 from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
@@ -113,7 +113,7 @@ def describe(folder: Path, spec: str) -> LockedModel:
     """What a model folder holds, for a lockfile."""
     files = tuple(
         FileEntry(path=name, size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
-        for name in MODEL_FILES
+        for name in model_files(folder)
     )
     return LockedModel(spec=spec, files=files)
 
@@ -127,6 +127,12 @@ def check_locked(folder: Path, locked: LockedModel, path: Path) -> None:
     absent = sorted(set(MODEL_FILES) - {file.path for file in locked.files})
     if absent:
         raise IntegrityError(f"lockfile {path} must list {', '.join(absent)} of {locked.spec}")
+    extra = unlisted_file(folder, [file.path for file in locked.files])
+    if extra is not None:
+        raise IntegrityError(
+            f"{locked.spec} has {extra}, which the lockfile {path} does not list; lock it again if "
+            "it is meant to be there"
+        )
     for file in locked.files:
         damage = file_damage(folder / file.path, file)
         if damage is not None:

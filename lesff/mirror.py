@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lesff.checkpoint import MODEL_FILES
+from lesff.checkpoint import model_files
 from lesff.config import write_json
 from lesff.errors import LicenseError, UnsupportedInputError
 from lesff.hub import is_name, resolve
@@ -130,7 +130,7 @@ def _mirror_repository(spec: str, store: Store, *, offline: bool | None) -> Snap
         raise UnsupportedInputError(f"the commit of {spec} is not known; load it online once")
     return store.add(
         found.name.removeprefix("hf:"),
-        {name: found.folder / name for name in MODEL_FILES},
+        {name: found.folder / name for name in model_files(found.folder)},
         refs=() if revision == found.version else (revision,),
         date=datetime.date.today().isoformat(),
         commit=found.version,

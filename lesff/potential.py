@@ -34,7 +34,7 @@ from lesff.energy_terms import EnergyTerms, atomic_energies
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
 from lesff.heads import HEADS, ChargeModel, HeadInput, HeadSizes, MultipoleHead
-from lesff.keys import QUANTITIES
+from lesff.keys import QUANTITIES, UNCERTAINTIES
 from lesff.model_config import ModelConfig
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.ops import cell_volume, segment_sum
@@ -47,9 +47,10 @@ from lesff.response import (
     crystal_field_forces,
 )
 from lesff.step_plan import PLANNED, StepPlan
+from lesff.uncertainty import Uncertainty
 
 _MOMENTS = {"dipole", "quadrupole", "born_effective_charges", "polarizability"}
-_LATER = {"node_energy", "born_effective_charges", "polarizability"}
+_LATER = {"node_energy", "born_effective_charges", "polarizability", "forces_uncertainty"}
 """Need another backward pass after that of the energy."""
 _DERIVATIVES = {"forces", "stress", *_LATER}
 
@@ -71,12 +72,14 @@ class Potential(nn.Module):
 
     Attributes:
         radial: How radial functions are evaluated; may be changed at any time.
+        uncertainty: Calibrated uncertainty of these weights, or None.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.radial: RadialMode = "exact"
+        self.uncertainty: Uncertainty | None = None
         _, architecture_class = ARCHITECTURES[config.architecture["type"]]
         self.architecture: Architecture = architecture_class(
             config.architecture_config(), config.elements
@@ -157,10 +160,13 @@ class Potential(nn.Module):
 
     def available_properties(self) -> tuple[str, ...]:
         """Names this potential can compute."""
+        absent: set[str] = set() if self.uncertainty is not None else set(UNCERTAINTIES)
         if self.charge_head is None:
-            return ("energy", "energy_sr", "node_energy", "forces", "stress")
+            short = ("energy", "energy_sr", "node_energy", "forces", "stress", *UNCERTAINTIES)
+            return tuple(n for n in short if n not in absent)
         chosen = None if self.multipole_head is None else self.multipole_head.config
-        absent = set() if self.responds_to_field else {"polarizability"}
+        if not self.responds_to_field:
+            absent.add("polarizability")
         if chosen is None or not chosen.has_dipoles:
             absent.add("atomic_dipoles")
         if chosen is None or not chosen.quadrupoles:
@@ -330,7 +336,9 @@ class Potential(nn.Module):
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         if self.charge_head is None or self.ewald is None:
             zero = torch.zeros_like(energy_sr)
-            return EnergyTerms(node_energy, energy_sr, zero, None, None)
+            return EnergyTerms(
+                node_energy, energy_sr, zero, None, None, invariants=output.invariants
+            )
         responds = self.charge_head.responds_to_field
         inputs = HeadInput(
             invariants=output.invariants,
@@ -351,8 +359,9 @@ class Potential(nn.Module):
             energy_lr = energy_lr + head.response_energy
         energy_lr = energy_lr.to(torch.float64)
         return EnergyTerms(
-            node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb
-        )
+            node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb,
+            invariants=output.invariants,
+        )  # fmt: skip
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""
@@ -405,6 +414,11 @@ class Potential(nn.Module):
         if unknown:
             raise PropertyError(
                 f"unknown property {', '.join(map(repr, unknown))}; known: {', '.join(QUANTITIES)}"
+            )
+        if self.uncertainty is None and wanted & set(UNCERTAINTIES):
+            raise PropertyError(
+                f"this model has no {', '.join(sorted(wanted & set(UNCERTAINTIES)))}: calibrate "
+                "it with `lesff calibrate NAME --train FILE --validation FILE -o DIR` and load DIR"
             )
         absent = sorted(wanted - set(self.available_properties()))
         if self.charge_head is None and absent:
@@ -467,9 +481,9 @@ class Potential(nn.Module):
         if "node_energy" in wanted:
             node_energy = atomic_energies(terms, create_graph=create_graph, keep_graph=later)
             out["node_energy"] = node_energy if coupling is None else node_energy + coupling
-        if terms.charges is not None and terms.head is not None:
-            out["latent_charges"] = terms.head.latent
-            self._add_moments(out, terms, moved, wanted, born, create_graph=create_graph)
+        if self.uncertainty is not None and wanted & set(UNCERTAINTIES):
+            self._add_uncertainty(out, self.uncertainty, terms, graph, wanted)
+        self._add_moments(out, terms, moved, wanted, born, create_graph=create_graph)
         result = {name: out[name] for name in properties_in_order(wanted)}
         return result if create_graph else {k: v.detach() for k, v in result.items()}
 
@@ -489,12 +503,25 @@ class Potential(nn.Module):
         charges = neutralised(terms.charges, graph)
         return forces + crystal_field_forces(charges, graph, self._local(graph))
 
+    def _add_uncertainty(
+        self, out: dict[str, Tensor], uncertainty: Uncertainty, terms: EnergyTerms,
+        graph: AtomGraph, wanted: set[str],
+    ) -> None:  # fmt: skip
+        features = self.architecture.last_layer_features(terms.invariants)
+        where = graph.batch, graph.n_systems
+        if "forces_uncertainty" in wanted:
+            spread = uncertainty.forces(features, graph.positions, *where)
+            out["forces_uncertainty"] = spread
+        out["energy_uncertainty"] = uncertainty.energy(features, *where)
+        out["novelty"] = uncertainty.distance(features.detach(), graph.atomic_numbers)
+
     def _add_moments(
         self, out: dict[str, Tensor], terms: EnergyTerms, graph: AtomGraph, wanted: set[str],
         born: BornOptions, *, create_graph: bool,
     ) -> None:  # fmt: skip
-        if terms.charges is None:
+        if terms.charges is None or terms.head is None:
             return
+        out["latent_charges"] = terms.head.latent
         out["charges"] = terms.charges
         dipoles, quadrupoles = terms.dipoles, terms.quadrupoles
         if dipoles is not None:

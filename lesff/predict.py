@@ -17,7 +17,7 @@ from lesff.errors import DeviceError, PropertyError
 from lesff.graph import collate
 from lesff.hub import ResolvedModel, resolve
 from lesff.inference import check_domain, plan_batches, predict_graph
-from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES
+from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
 from lesff.manifest import ModelEntry
 from lesff.potential import ModelConfig, Potential, RadialMode, properties_in_order
 from lesff.publish import publish_folder
@@ -101,18 +101,42 @@ class Prediction(Mapping[str, np.ndarray]):
     forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3; latent_charges, charges (n_atoms,) e;
     dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e;
     polarizability (3, 3) e A^2/V; atomic_dipoles (n_atoms, 3) e A, atomic_quadrupoles
-    (n_atoms, 3, 3) e A^2.
+    (n_atoms, 3, 3) e A^2; energy_uncertainty () eV; forces_uncertainty (n_atoms,) eV/A; novelty
+    (n_atoms,), without unit.
 
     Args:
         values: Results by property, one entry per structure.
         is_single: Whether a single structure was given.
         model: Resolved name of the model.
+        reasons: Why each structure is out of the domain, see :attr:`out_of_domain`.
     """
 
-    def __init__(self, values: dict[str, list[Any]], *, is_single: bool, model: str) -> None:
+    def __init__(
+        self,
+        values: dict[str, list[Any]],
+        *,
+        is_single: bool,
+        model: str,
+        reasons: Sequence[tuple[str, ...]] = (),
+    ) -> None:
         self._values = values
         self._is_single = is_single
         self.model = model
+        self._reasons = list(reasons)
+
+    @property
+    def out_of_domain(self) -> Any:
+        """Why a structure is unlike what the model's uncertainty was calibrated on.
+
+        One tuple of reasons (element, charge, spin, pbc or geometry never seen) for one structure,
+        empty if there is none; a list of them for a list of structures.
+
+        Raises:
+            PropertyError: if novelty (or ``"uncertainty"``) was not asked for.
+        """
+        if "novelty" not in self._values:
+            raise PropertyError("`out_of_domain` needs predict(..., properties=['novelty'])")
+        return self._reasons[0] if self._is_single else self._reasons
 
     def __getitem__(self, name: str) -> Any:
         """Results of a property."""
@@ -160,6 +184,8 @@ class Prediction(Mapping[str, np.ndarray]):
                 lines.append(f"  {name} = {np.array2string(first, precision=4)} {unit}")
             else:
                 lines.append(f"  {name}: {_shape_text(name)} {unit}")
+        if self._is_single and self._reasons:
+            lines += [f"  out of domain: {reason}" for reason in self._reasons[0]]
         return "\n".join(lines)
 
 
@@ -224,7 +250,8 @@ class Model:
         Args:
             structures: ASE Atoms, a pymatgen structure, a list of them, or the path of a file.
             properties: Names from the table in :mod:`lesff.keys`: energy (eV), forces (eV/A),
-                stress (eV/A^3), charges (e), dipole (e A), born_effective_charges (e), ...
+                stress (eV/A^3), charges (e), dipole (e A), born_effective_charges (e), ...;
+                ``"uncertainty"`` stands for all uncertainties of a calibrated model.
             total_charge: Total charge in e, one for all or one per structure; else from
                 ``atoms.info``, else 0.
             spin_multiplicity: 2S+1 likewise; else the lowest that the electrons allow.
@@ -241,7 +268,8 @@ class Model:
                 model does not cover; for a field without a defined effect.
             PropertyError: for an unknown property or one the model cannot give here.
         """
-        names = [properties] if isinstance(properties, str) else list(properties)
+        given = [properties] if isinstance(properties, str) else list(properties)
+        names = [n for g in given for n in (UNCERTAINTIES if g == "uncertainty" else (g,))]
         if not names:
             raise PropertyError(f"`properties` must name at least one of {', '.join(QUANTITIES)}")
         checked, is_single = to_structures(
@@ -267,7 +295,11 @@ class Model:
         columns = {
             name: [_plain(row[name]) for row in results] for name in properties_in_order(names)
         }
-        return Prediction(columns, is_single=is_single, model=self.name)
+        uncertainty, reasons = self.potential.uncertainty, []
+        if uncertainty is not None and "novelty" in columns:
+            pairs = zip(checked, results, strict=True)
+            reasons = [uncertainty.reasons(s, np.asarray(row["novelty"])) for s, row in pairs]
+        return Prediction(columns, is_single=is_single, model=self.name, reasons=reasons)
 
     def calculator(
         self,

@@ -13,8 +13,10 @@ from lesff.cards import front_matter, read_card
 from lesff.checkpoint import (
     LICENSE_FILE,
     MODEL_FILES,
+    OPTIONAL_FILES,
     SIGNATURE_FILE,
     load_model,
+    model_files,
     verify_parity,
 )
 from lesff.digests import sha256_of
@@ -122,7 +124,7 @@ def check_publication(folder: Path) -> Publication:
             f"{folder} must reproduce its golden values, got errors of {report.energy_error:.1e} "
             f"eV/atom and {report.force_error:.1e} eV/A; save the model again"
         )
-    names = [name for name in (*MODEL_FILES, SIGNATURE_FILE) if (folder / name).is_file()]
+    names = [n for n in (*model_files(folder), SIGNATURE_FILE) if (folder / n).is_file()]
     files = tuple(
         FileEntry(path=name, size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
         for name in names
@@ -230,7 +232,8 @@ def _check_names(folder: Path) -> None:
     missing = [name for name in MODEL_FILES if name not in found]
     if missing:
         raise PublishError(f"{folder} must have {', '.join(missing)} to be published")
-    foreign = [name for name in found if name not in {*MODEL_FILES, SIGNATURE_FILE}]
+    own = {*MODEL_FILES, *OPTIONAL_FILES, SIGNATURE_FILE}
+    foreign = [name for name in found if name not in own]
     if foreign:
         code = [name for name in foreign if Path(name).suffix in _CODE]
         why = f"; {code[0]} can hold code, which a model never does" if code else ""

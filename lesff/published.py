@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lesff.cache import DISK_ERRORS, Workspace, file_damage, install
-from lesff.checkpoint import MODEL_FILES
+from lesff.checkpoint import MODEL_FILES, unlisted_file
 from lesff.config import from_dict, read_json, write_json
 from lesff.convert.folder import Attribution, convert_checkpoint
 from lesff.download import Download
@@ -100,6 +100,9 @@ def find_published_damage(folder: Path, entry: ModelEntry, version: VersionEntry
     absent = sorted(set(MODEL_FILES) - {file.path for file in record.files})
     if absent:
         return f"{path} does not list {', '.join(absent)}"
+    extra = unlisted_file(folder, [file.path for file in record.files])
+    if extra is not None:
+        return f"{path} does not list {extra}"
     damages = (file_damage(folder / file.path, file) for file in record.files)
     return next((damage for damage in damages if damage is not None), None)
 

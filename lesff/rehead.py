@@ -53,6 +53,7 @@ def with_head(potential: Potential, name: str) -> Potential:
     new = replace(long_range, head=head, residual=True)
     result = copy.deepcopy(potential)
     result.config = replace(potential.config, long_range=new)
+    result.uncertainty = None  # it was calibrated with the other head
     result.charge_head = result.make_head()
     own = result.charge_head.state_dict()
     own.update(potential.charge_head.state_dict())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lesff.cache import DISK_ERRORS
-from lesff.checkpoint import MODEL_FILES
+from lesff.checkpoint import MODEL_FILES, OPTIONAL_FILES, model_files
 from lesff.digests import git_blob_of, sha256_of
 from lesff.environment import cache_folder, hub_endpoint
 from lesff.errors import IntegrityError, ModelNotFoundError, OfflineError
@@ -132,7 +132,7 @@ def fetch_repository(spec: str, *, offline: bool) -> tuple[Path, str, str | None
             f"{spec} is only partly in the cache, {', '.join(missing)} must be downloaded; "
             "load it once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
         )
-    check_files(folder, MODEL_FILES)
+    check_files(folder, model_files(folder))
     if _drop_altered(folder):
         if offline:
             raise OfflineError(
@@ -140,7 +140,7 @@ def fetch_repository(spec: str, *, offline: bool) -> tuple[Path, str, str | None
                 "once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
             )
         folder = _snapshot(repo, revision, offline=False)
-        check_files(folder, MODEL_FILES)
+        check_files(folder, model_files(folder))
         altered = _drop_altered(folder)
         if altered:
             raise IntegrityError(
@@ -161,7 +161,7 @@ def find_altered(folder: Path) -> list[str]:
         folder: Snapshot in the cache of huggingface_hub.
     """
     altered = []
-    for name in MODEL_FILES:
+    for name in model_files(folder):
         path = folder / name
         blob = path.resolve()
         digest = {40: git_blob_of, 64: sha256_of}.get(len(blob.name))
@@ -196,7 +196,7 @@ def _snapshot(repo: str, revision: str | None, *, offline: bool) -> Path:
                 repo,
                 revision=revision,
                 cache_dir=cache_folder() / "hf",
-                allow_patterns=list(MODEL_FILES),
+                allow_patterns=[*MODEL_FILES, *OPTIONAL_FILES],
                 token=False,
                 endpoint=hub_endpoint(),
                 local_files_only=offline,

@@ -1,10 +1,10 @@
-"""Signatures of model folders: who vouches for the five files of a model."""
+"""Signatures of model folders: who vouches for the files of a model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lesff.checkpoint import MODEL_FILES, SIGNATURE_FILE
+from lesff.checkpoint import MODEL_FILES, SIGNATURE_FILE, model_files
 from lesff.digests import folder_digest, sha256_of
 from lesff.errors import IntegrityError
 from lesff.signing import Signature, check, read_signature, sign, write_signature
@@ -19,7 +19,7 @@ def digest_of(folder: Path) -> str:
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise IntegrityError(f"{folder} lacks {', '.join(missing)}: it is not a model folder")
-    return folder_digest((name, sha256_of(folder / name)) for name in MODEL_FILES)
+    return folder_digest((name, sha256_of(folder / name)) for name in model_files(folder))
 
 
 def sign_folder(folder: Path, private_key: Path) -> Signature:

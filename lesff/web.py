@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from lesff.cache import DISK_ERRORS, Workspace, file_damage, install
-from lesff.checkpoint import MODEL_FILES, WEIGHTS_FILE
+from lesff.checkpoint import MODEL_FILES, OPTIONAL_FILES, WEIGHTS_FILE, model_files, unlisted_file
 from lesff.config import from_dict, read_json, write_json
 from lesff.digests import folder_digest, sha256_of
 from lesff.download import MAX_BYTES, Download
@@ -123,9 +124,12 @@ def _fetch(url: str, cached: Path, expected: str | None) -> None:
         new.mkdir()
         for name in MODEL_FILES:
             _fetch_file(urljoin(url, name), name, url, new)
+        for name in OPTIONAL_FILES:
+            with contextlib.suppress(ModelNotFoundError):  # the digest says whether it belongs
+                _fetch_file(urljoin(url, name), name, url, new)
         files = tuple(
             FileEntry(path=name, size=(new / name).stat().st_size, sha256=sha256_of(new / name))
-            for name in MODEL_FILES
+            for name in model_files(new)
         )
         record = WebRecord(url=url, files=files, date=datetime.date.today().isoformat())
         if expected is not None and record.digest != expected:
@@ -178,8 +182,12 @@ def _damage(folder: Path, url: str, expected: str | None) -> str | None:
         record = _record(folder)
     except (OSError, ConfigError, ManifestError) as error:
         return f"{folder} has no readable record: {error}"
-    if record.url != url or sorted(file.path for file in record.files) != sorted(MODEL_FILES):
+    names = {file.path for file in record.files}
+    if record.url != url or not set(MODEL_FILES) <= names <= {*MODEL_FILES, *OPTIONAL_FILES}:
         return f"{folder} is not what {url} has"
+    extra = unlisted_file(folder, names)
+    if extra is not None:
+        return f"{folder / extra} is not in its record"
     if record.digest != expected:
         return f"{folder} has the digest {record.digest}, not {expected}"
     damages = (file_damage(folder / file.path, file) for file in record.files)

@@ -12,7 +12,7 @@ from published_site import cut_network
 
 import lesff
 from lesff import download
-from lesff.checkpoint import MODEL_FILES
+from lesff.checkpoint import MODEL_FILES, UNCERTAINTY_FILE
 from lesff.digests import folder_digest, sha256_of
 from lesff.errors import (
     CacheError,
@@ -59,6 +59,24 @@ def test_a_folder_at_an_address(server: FileServer, monkeypatch: pytest.MonkeyPa
 def test_the_digest_is_that_of_sha256sum() -> None:
     lines = [f"{sha256_of(BUNDLED / name)}  {name}\n" for name in sorted(MODEL_FILES)]
     assert hashlib.sha256("".join(lines).encode()).hexdigest() == DIGEST
+
+
+def test_an_optional_file_counts_in_the_digest(server: FileServer) -> None:
+    extra = b"uncertainty"
+    server.files[f"m/{UNCERTAINTY_FILE}"] = extra
+    rows = [(name, sha256_of(BUNDLED / name)) for name in MODEL_FILES]
+    rows.append((UNCERTAINTY_FILE, hashlib.sha256(extra).hexdigest()))
+    found = resolve(f"{server.url('m/')}#sha256={folder_digest(rows)}")
+    assert (found.folder / UNCERTAINTY_FILE).read_bytes() == extra
+    with pytest.raises(IntegrityError, match=f"digest sha256={DIGEST}, got .*was not used"):
+        resolve(f"{server.url('m/')}#sha256={DIGEST}")
+
+
+def test_a_file_that_nobody_vouches_for_is_refused(server: FileServer) -> None:
+    spec = f"{server.url('m/')}#sha256={DIGEST}"
+    (resolve(spec).folder / UNCERTAINTY_FILE).write_bytes(b"slipped in")
+    with pytest.raises(OfflineError, match="not intact there"):
+        resolve(spec, offline=True)
 
 
 def test_another_folder_is_refused(server: FileServer, tmp_path: Path) -> None:

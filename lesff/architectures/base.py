@@ -51,6 +51,11 @@ class Architecture(nn.Module, ABC):
     def topology(self, graph: AtomGraph) -> Topology:
         """Index tables of a batch; they hold as long as its atoms and edges stay the same."""
 
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """Number of :meth:`last_layer_features`."""
+
     @abstractmethod
     def forward(
         self,
@@ -72,4 +77,12 @@ class Architecture(nn.Module, ABC):
                 nothing.
             max_order: Highest order of the equivariant features to hand out; at most
                 ``len(equivariant_layers)``.
+        """
+
+    @abstractmethod
+    def last_layer_features(self, invariants: list[Tensor]) -> Tensor:
+        """Features that the interaction energy is linear in, (n_atoms, n_features).
+
+        Args:
+            invariants: One (n_atoms, channels) tensor per layer, as :meth:`forward` gives them.
         """

@@ -111,6 +111,15 @@ class MACE(Architecture):
             ],
         )
 
+    @property
+    def n_features(self) -> int:
+        """See :class:`Architecture`."""
+        return self.readouts.n_features
+
+    def last_layer_features(self, invariants: list[Tensor]) -> Tensor:
+        """See :class:`Architecture`; the inputs of the readouts' last linear maps."""
+        return self.readouts.features(invariants)
+
     def _pair_features(
         self, graph: AtomGraph, topology: Topology, distance: Tensor, *, tabulated: bool
     ) -> PairFeatures:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lesff.checkpoint import MODEL_FILES, verify_parity
+from lesff.checkpoint import model_files, verify_parity
 from lesff.cli.published import accept_license_option
 from lesff.convert.folder import checkpoint_heads, convert_checkpoint, head_folder
 from lesff.digests import forget
@@ -53,7 +53,7 @@ def verify_command(
     """Replay the golden values stored with a model (a name or a folder)."""
     folder = resolve(name, accept_license=accept_license).folder
     if deep:
-        for file in MODEL_FILES:
+        for file in model_files(folder):
             forget(folder / file)
         folder = resolve(name).folder
         click.echo(f"sha256 of the folder: {digest_of(folder)}")
@@ -63,6 +63,8 @@ def verify_command(
         _verify_physics(name, accept_license=accept_license)
     report = verify_parity(folder)
     charge = "" if report.charge_error is None else f", charges {report.charge_error:.1e} e"
+    if report.uncertainty_error is not None:
+        charge += f", uncertainty {report.uncertainty_error:.1e}"
     click.echo(
         f"{report.n_structures} structures: energy {report.energy_error:.1e} eV/atom, "
         f"forces {report.force_error:.1e} eV/A{charge} (tolerance {report.tolerance:.0e})"

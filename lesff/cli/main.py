@@ -9,6 +9,7 @@ import click
 
 import lesff
 from lesff.cli.cache import cache_group
+from lesff.cli.distillation import distill_command
 from lesff.cli.doctor import doctor_command
 from lesff.cli.evaluation import evaluate_command
 from lesff.cli.finetuning import finetune_command
@@ -20,6 +21,7 @@ from lesff.cli.published import cite_command, list_command, pull_command
 from lesff.cli.spectra import spectrum_command, transport_command
 from lesff.cli.splitting import split_command
 from lesff.cli.training import train_command
+from lesff.cli.uncertainty import calibrate_command, select_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
 
@@ -58,6 +60,9 @@ _COMMANDS = (
     split_command,
     train_command,
     finetune_command,
+    calibrate_command,
+    select_command,
+    distill_command,
     convert_command,
     verify_command,
     doctor_command,

@@ -102,6 +102,8 @@ class FinetuneOptions:
         loss: Loss terms.
         optimizer: Optimiser and schedule.
         max_atoms: Atoms per batch and process.
+        uncertainty: Whether the result is calibrated (:mod:`lesff.calibration`) on the training and
+            validation frames.
         checks_units: Whether labels in other units than the base model's answers stop the run.
         seed: Seed of split, order and low-rank updates.
     """
@@ -120,6 +122,7 @@ class FinetuneOptions:
     loss: LossConfig = field(default_factory=_loss)
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
     max_atoms: int = 200
+    uncertainty: bool = False
     checks_units: bool = True
     seed: int = 0
 

@@ -60,16 +60,16 @@ def page_html(
         f'<div class="{kind}">' + "<br>".join(map(html.escape, report["verdict"])) + "</div>",
         "<h2>Errors before and after</h2>",
         *(
-            f"<h3>{part} ({_count(report, part)} frames)</h3>" + _error_table(rows)
+            f"<h3>{part} ({_count(report, part)} frames)</h3>" + error_table(rows)
             for part, rows in report["errors"].items()
         ),
         _dipole_table(report),
         "<h2>Parity, validation frames</h2>",
-        _image(parity_figure(before, after)),
+        image(parity_figure([("base", "#b9803a", before), ("finetuned", "#2a6fb0", after)])),
         "<h2>Learning curve</h2>",
-        _image(curve_figure(log)) if len(log) > 1 else "<p>One validation only.</p>",
+        image(curve_figure(log)) if len(log) > 1 else "<p>One validation only.</p>",
         "<h2>Worst validation frames</h2>",
-        _table(
+        table(
             ["frame", "formula", "F RMSE meV/A", "largest F error meV/A", "E error meV/atom"],
             [list(row.values()) for row in report["worst_frames"]],
         ),
@@ -86,6 +86,11 @@ def page_html(
         "<details><summary>Options</summary>"
         f"<pre>{html.escape(json.dumps(report['options'], indent=1))}</pre></details>",
     ]  # fmt: skip
+    return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A page of its own from HTML pieces."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>\n"
@@ -98,21 +103,24 @@ def _count(report: dict[str, Any], part: str) -> int:
     return report["errors"][part]["all"]["finetuned"]["n_frames"]
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """Text of a cell."""
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4g}"
     return html.escape(str(value))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """An HTML table."""
     cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join(
-        "<tr>" + "".join(f"<td>{_number(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{number(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 
-def _error_table(groups: dict[str, dict[str, dict[str, float]]]) -> str:
+def error_table(groups: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Errors by group and model."""
     every = [values for models in groups.values() for values in models.values()]
     shown = [(key, title) for key, title in _COLUMNS if any(not math.isnan(v[key]) for v in every)]
     order = sorted(groups, key=lambda name: name != "all")
@@ -121,7 +129,7 @@ def _error_table(groups: dict[str, dict[str, dict[str, float]]]) -> str:
         for group in order
         for name in groups[group]
     ]
-    return _table(["group", "model", "frames", *(title for _, title in shown)], rows)
+    return table(["group", "model", "frames", *(title for _, title in shown)], rows)
 
 
 def _dipole_table(report: dict[str, Any]) -> str:
@@ -130,7 +138,7 @@ def _dipole_table(report: dict[str, Any]) -> str:
         for part, values in report["dipole_r2"].items()
         if not math.isnan(values["base"])
     ]
-    return _table(["dipole R²", "base", "finetuned"], rows) if rows else ""
+    return table(["dipole R²", "base", "finetuned"], rows) if rows else ""
 
 
 def _forgetting(report: dict[str, Any]) -> str:
@@ -142,7 +150,7 @@ def _forgetting(report: dict[str, Any]) -> str:
         "them, crystals where the model covers them), with the base model's own answers as "
         "reference; the change of reference energies is taken off.</p>"
     )
-    return text + _table(
+    return text + table(
         ["moved by", "RMSE"],
         [
             ["forces, meV/A", probe["forces_rmse"]],
@@ -163,7 +171,7 @@ def _charges(charges: dict[str, Any]) -> str:
     ]  # fmt: skip
     head = ["element", "base mean e", "base spread e", "finetuned mean e", "finetuned spread e"]
     worst = charges["finetuned"]["largest_sum_error"]
-    return _table(head, rows) + f"<p>Largest error of a sum of charges: {worst:.1e} e.</p>"
+    return table(head, rows) + f"<p>Largest error of a sum of charges: {worst:.1e} e.</p>"
 
 
 def _run_table(report: dict[str, Any]) -> str:
@@ -175,10 +183,11 @@ def _run_table(report: dict[str, Any]) -> str:
         ["trained values", f"{report['trained_values']:,}"],
         ["data SHA-256", report["split"]["data_sha256"]],
     ]
-    return _table(["", ""], rows)
+    return table(["", ""], rows)
 
 
-def _image(figure: Any) -> str:
+def image(figure: Any) -> str:
+    """The figure inside the page."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     data = base64.b64encode(stream.getvalue()).decode()
@@ -194,12 +203,17 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def parity_figure(before: Sequence[FramePrediction], after: Sequence[FramePrediction]) -> Any:
-    """Predictions against labels: energies, forces and, where there are any, dipoles."""
-    has_dipole = any(p.dipole is not None and p.frame.dipole is not None for p in after)
+def parity_figure(series: Sequence[tuple[str, str, Sequence[FramePrediction]]]) -> Any:
+    """Predictions against labels: energies, forces and, where there are any, dipoles.
+
+    Args:
+        series: Name, colour and predictions of each model.
+    """
+    rows_of_all = [p for _, _, rows in series for p in rows]
+    has_dipole = any(p.dipole is not None and p.frame.dipole is not None for p in rows_of_all)
     figure = _figure(9.6 if has_dipole else 6.6, 3.3)
     panels = figure.subplots(1, 3 if has_dipole else 2)
-    for rows, name, color in ((before, "base", "#b9803a"), (after, "finetuned", "#2a6fb0")):
+    for name, color, rows in series:
         style: dict[str, Any] = {"s": 4, "alpha": 0.5, "linewidths": 0, "label": name, "c": color}
         size = np.array([len(p.frame.structure) for p in rows])
         label = np.array([p.frame.energy for p in rows]) / size
@@ -221,10 +235,10 @@ def parity_figure(before: Sequence[FramePrediction], after: Sequence[FramePredic
     return figure
 
 
-def curve_figure(log: Sequence[dict[str, Any]]) -> Any:
-    """Validation errors and score against steps."""
-    figure = _figure(9.6, 3.0)
-    panels = figure.subplots(1, 3)
+def curve_figure(log: Sequence[dict[str, Any]], *, has_score: bool = True) -> Any:
+    """Validation errors and, if asked for, the score against steps."""
+    figure = _figure(9.6 if has_score else 6.6, 3.0)
+    panels = figure.subplots(1, 3 if has_score else 2)
     rows = [row for row in log if "all" in row["validation"]]
     steps = [row["step"] for row in rows]
     for panel, key, title in (
@@ -233,7 +247,8 @@ def curve_figure(log: Sequence[dict[str, Any]]) -> Any:
     ):
         panel.plot(steps, [row["validation"]["all"][key] for row in rows], marker=".")
         panel.set(xlabel="step", ylabel=f"validation {title}")
-    panels[2].plot(steps, [row.get("score", math.nan) for row in rows], marker=".")
-    panels[2].axhline(1.0, color="#b9803a", linewidth=0.8)
-    panels[2].set(xlabel="step", ylabel="score (base = 1)")
+    if has_score:
+        panels[2].plot(steps, [row.get("score", math.nan) for row in rows], marker=".")
+        panels[2].axhline(1.0, color="#b9803a", linewidth=0.8)
+        panels[2].set(xlabel="step", ylabel="score (base = 1)")
     return figure

@@ -20,7 +20,7 @@ from lesff.errors import StructureError
 from lesff.finetune.base import EnergyShift
 from lesff.potential import ModelConfig, Potential
 from lesff.structures import Structure, build_graph, to_structure
-from lesff.train.data import Frame
+from lesff.train.data import Frame, unlabelled
 from lesff.train.metrics import FramePrediction, predict_frames
 
 PROBE_FRAMES = 60
@@ -112,16 +112,7 @@ def own_frames(
     potential: Potential, structures: Sequence[Structure], *, subset: str, weight: float = 1.0
 ) -> list[Frame]:
     """Structures labelled by a model."""
-    blank = [
-        Frame(
-            structure=structure,
-            energy=float("nan"),
-            forces=np.full((len(structure), 3), np.nan),
-            subset=subset,
-            weight=weight,
-        )
-        for structure in structures
-    ]
+    blank = [unlabelled(structure, subset=subset, weight=weight) for structure in structures]
     return [labelled_by(prediction) for prediction in predict_frames(potential, blank)]
 
 

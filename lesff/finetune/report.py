@@ -84,8 +84,8 @@ def write_report(outcome: Outcome, folder: Path) -> dict[str, Any]:
     log_file = folder / "log.jsonl"
     lines = log_file.read_text(encoding="utf-8").splitlines() if log_file.exists() else []
     log = [json.loads(line) for line in lines]
-    _write(folder / "report.json", json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
-    _write(folder / "report.html", page_html(report, outcome.refitted("validation"),
+    write_text(folder / "report.json", json.dumps(finite(report), indent=1, allow_nan=False) + "\n")
+    write_text(folder / "report.html", page_html(report, outcome.refitted("validation"),
                                              outcome.after["validation"], log))  # fmt: skip
     return report
 
@@ -122,7 +122,7 @@ def make_report(outcome: Outcome) -> dict[str, Any]:
         "training_minutes": outcome.training_seconds / 60.0,
         "session_minutes": outcome.session_seconds / 60.0,
         "processes": outcome.n_processes,
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
         "command": outcome.command,
     }  # fmt: skip
     report["verdict"] = _verdict(report, validation)
@@ -235,41 +235,45 @@ def charge_diagnostics(
     """Mean and spread of charges by element, and how well they sum to the total charge."""
     if after[0].charges is None:
         return {}
-    result: dict[str, Any] = {}
-    for name, rows in (("base", before), ("finetuned", after)):
-        parts = [(p.charges, p.frame.structure) for p in rows if p.charges is not None]
-        z = np.concatenate([structure.numbers for _, structure in parts])
-        q = np.concatenate([charges for charges, _ in parts])
-        excess = [float(q_.sum()) - structure.total_charge for q_, structure in parts]
-        dipoles = [np.linalg.norm(p.dipole) for p in rows if p.dipole is not None]
-        result[name] = {
-            "by_element": {
-                chemical_symbols[int(e)]: {
-                    "mean": float(q[z == e].mean()), "std": float(q[z == e].std())
-                }
-                for e in np.unique(z)
-            },
-            "largest_sum_error": float(np.abs(excess).max()),
-            "mean_dipole_debye": EA_TO_DEBYE * float(np.mean(dipoles)) if dipoles else None,
-        }  # fmt: skip
-    return result
+    return {"base": charge_summary(before), "finetuned": charge_summary(after)}
 
 
-def _peak_memory_mb() -> float:
+def charge_summary(rows: Sequence[FramePrediction]) -> dict[str, Any]:
+    """Charges of one model by element, their largest excess and the mean dipole."""
+    parts = [(p.charges, p.frame.structure) for p in rows if p.charges is not None]
+    z = np.concatenate([structure.numbers for _, structure in parts])
+    q = np.concatenate([charges for charges, _ in parts])
+    excess = [float(q_.sum()) - structure.total_charge for q_, structure in parts]
+    dipoles = [np.linalg.norm(p.dipole) for p in rows if p.dipole is not None]
+    return {
+        "by_element": {
+            chemical_symbols[int(e)]: {
+                "mean": float(q[z == e].mean()), "std": float(q[z == e].std())
+            }
+            for e in np.unique(z)
+        },
+        "largest_sum_error": float(np.abs(excess).max()),
+        "mean_dipole_debye": EA_TO_DEBYE * float(np.mean(dipoles)) if dipoles else None,
+    }  # fmt: skip
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
     """The data with NaN as None, which JSON can hold."""
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file; it appears complete or not at all."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lesff.calibration import calibrate
 from lesff.checkpoint import load_model, save_model
 from lesff.errors import DataError
 from lesff.finetune.base import (
@@ -251,7 +252,7 @@ class _Run:
 
     def _trainer(self, split: Split, prepared: _Prepared) -> Trainer:
         options = self.options
-        plain = {k: v for k, v in options.changed().items() if k not in ("split",)}
+        plain = {k: v for k, v in options.changed().items() if k not in ("split", "uncertainty")}
         key = json.dumps(
             [
                 plain,
@@ -330,6 +331,7 @@ class _Run:
             command=command,
         )
         report = write_report(outcome, self.output)
+        self._calibrate(potential, split)
         license_file = self.model.source.folder / "LICENSE"
         save_model(
             potential,
@@ -340,6 +342,16 @@ class _Run:
         )
         for line in report["verdict"]:
             self.say(line)
+
+    def _calibrate(self, potential: Potential, split: Split) -> None:
+        """Uncertainty of the result, if it is asked for."""
+        if not self.options.uncertainty:
+            return
+        potential.uncertainty, calibration = calibrate(
+            potential, split.train, split.validation, progress=self.progress
+        )
+        for line in calibration.lines():
+            self.say(f"uncertainty, validation frames: {line}")
 
 
 def score_against(start: Errors, loss: LossConfig) -> Callable[[Errors], float]:

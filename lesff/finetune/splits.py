@@ -13,7 +13,7 @@ import numpy as np
 
 from lesff.errors import DataError
 from lesff.finetune.options import SplitConfig
-from lesff.train.data import Frame
+from lesff.train.data import Frame, structure_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,16 +156,6 @@ def _check_disjoint(split: Split) -> None:
                     f"{name} frame {index} is the same structure as training frame {other}: errors "
                     "on it would say nothing; remove it from one of them"
                 )
-
-
-def structure_hash(frame: Frame) -> str:
-    """Name of a structure to 1e-4 A: elements, positions, cell, charge and spin."""
-    s = frame.structure
-    parts = [s.numbers, np.round(s.positions, 4) + 0.0, s.pbc]
-    if s.pbc.any():
-        parts.append(np.round(s.cell, 4) + 0.0)
-    parts.append(np.array([s.total_charge, s.spin_multiplicity]))
-    return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
 
 
 def hash_frames(frames: Sequence[Frame]) -> str:

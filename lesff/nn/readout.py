@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,16 @@ class LinearReadout(nn.Module):
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
+        self.n_features = channels
         self.weight = nn.Parameter(torch.randn(channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels) to (n,)."""
         return (x @ (self.weight * self.weight.shape[0] ** -0.5)).squeeze(-1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the output is linear in: the input, (n, channels)."""
+        return x
 
 
 class GatedReadout(nn.Module):
@@ -34,14 +40,18 @@ class GatedReadout(nn.Module):
 
     def __init__(self, *, channels: int, hidden: int, n_heads: int = 1) -> None:
         super().__init__()
+        self.n_features = hidden
         self.scale = (hidden * n_heads) ** -0.5
         self.weight_1 = nn.Parameter(torch.randn(channels, hidden))
         self.weight_2 = nn.Parameter(torch.randn(hidden, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels) to (n,)."""
-        hidden = normalised_silu(x @ (self.weight_1 * self.weight_1.shape[0] ** -0.5))
-        return (hidden @ (self.weight_2 * self.scale)).squeeze(-1)
+        return (self.features(x) @ (self.weight_2 * self.scale)).squeeze(-1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the output is linear in: the hidden units, (n, hidden)."""
+        return normalised_silu(x @ (self.weight_1 * self.weight_1.shape[0] ** -0.5))
 
 
 class BiasedReadout(nn.Module):
@@ -55,6 +65,7 @@ class BiasedReadout(nn.Module):
 
     def __init__(self, *, channels: int, hidden: int, n_heads: int = 1) -> None:
         super().__init__()
+        self.n_features = hidden
         self.scale = (hidden * n_heads) ** -0.5
         self.weight_1 = nn.Parameter(torch.randn(channels, hidden))
         self.weight_mid = nn.Parameter(torch.randn(hidden, hidden))
@@ -64,9 +75,12 @@ class BiasedReadout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels) to (n,)."""
+        return (self.features(x) @ (self.weight_2 * self.scale) + self.bias_2).squeeze(-1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the output is linear in: the second layer of hidden units, (n, hidden)."""
         hidden = normalised_silu(x @ (self.weight_1 * self.weight_1.shape[0] ** -0.5))
-        hidden = normalised_silu(hidden @ (self.weight_mid * self.scale) + self.bias_mid)
-        return (hidden @ (self.weight_2 * self.scale) + self.bias_2).squeeze(-1)
+        return normalised_silu(hidden @ (self.weight_mid * self.scale) + self.bias_mid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +118,20 @@ class LayerReadouts(nn.Module):
             layers[-1] = kind(channels=channels, hidden=config.hidden, n_heads=config.n_heads)
         self.layers = nn.ModuleList(layers)
 
+    @property
+    def n_features(self) -> int:
+        """Number of features that the output is linear in."""
+        return sum(layer.n_features for layer in self.layers)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
     def forward(self, invariants: list[Tensor]) -> Tensor:
         """One (n, channels) tensor per layer to (n,)."""
-        chosen = invariants[-len(self.layers) :]
-        parts = [layer(x) for layer, x in zip(self.layers, chosen, strict=True)]
+        parts = [layer(x) for layer, x in self._pairs(invariants)]
         return torch.stack(parts).sum(0)
+
+    def features(self, invariants: list[Tensor]) -> Tensor:
+        """What the output is linear in, of all layers side by side, (n, n_features)."""
+        parts = [layer.features(x) for layer, x in self._pairs(invariants)]  # pyright: ignore[reportCallIssue]
+        return torch.cat(parts, dim=1)
+
+    def _pairs(self, invariants: list[Tensor]) -> Iterator[tuple[nn.Module, Tensor]]:
+        return zip(self.layers, invariants[-len(self.layers) :], strict=True)

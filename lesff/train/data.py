@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,27 @@ class Frame:
     group: str = ""
     subset: str = ""
     is_validation: bool = False
+
+
+def unlabelled(structure: Structure, *, subset: str = "", weight: float = 1.0) -> Frame:
+    """A frame that is yet to be labelled."""
+    return Frame(
+        structure=structure,
+        energy=float("nan"),
+        forces=np.full((len(structure), 3), np.nan),
+        subset=subset,
+        weight=weight,
+    )
+
+
+def structure_hash(frame: Frame) -> str:
+    """Name of a structure to 1e-4 A: elements, positions, cell, charge and spin."""
+    s = frame.structure
+    parts = [s.numbers, np.round(s.positions, 4) + 0.0, s.pbc]
+    if s.pbc.any():
+        parts.append(np.round(s.cell, 4) + 0.0)
+    parts.append(np.array([s.total_charge, s.spin_multiplicity]))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
 
 
 def read_frames(path: Path, *, weight: float = 1.0) -> list[Frame]:
@@ -147,6 +169,7 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
     spin = data.get("spin_multiplicity", np.ones(n))
     group = data.get("group", np.arange(n))
     valid = data.get("valid", np.zeros(n, dtype=bool))
+    pbc = data.get("pbc", np.ones((n, 3), dtype=bool)).astype(bool)
     open_cell, open_pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
     labels = [key for key in ("energy", *_ATOM_ARRAYS, *_SYSTEM_ARRAYS) if key in data]
     summary.found = {(key, key): n for key in labels}
@@ -157,7 +180,7 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
             numbers=data["numbers"][start:stop].astype(np.int64),
             positions=data["positions"][start:stop].astype(np.float64),
             cell=cell,
-            pbc=np.ones(3, dtype=bool) if "cell" in data else open_pbc,
+            pbc=pbc[i] if "cell" in data else open_pbc,
             total_charge=int(charge[i]),
             spin_multiplicity=int(spin[i]),
         )

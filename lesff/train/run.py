@@ -139,7 +139,9 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
             "and not both"
         )
     if start is not None:
-        return load_model(start).requires_grad_(requires_grad=True).train()
+        potential = load_model(start).requires_grad_(requires_grad=True).train()
+        potential.uncertainty = None  # it belongs to the weights at the start
+        return potential
     potential = Potential(model_config(recipe.model, data, _software()))  # pyright: ignore[reportArgumentType]
     dtypes = {"float32": torch.float32, "float64": torch.float64}
     potential.cast_parameters(dtypes[potential.config.dtype])

@@ -1,0 +1,169 @@
+"""Labelled shards: each appears complete or not at all, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from tqdm.auto import tqdm
+
+from lesff.config import read_json, write_json
+from lesff.distill.options import DistillOptions
+from lesff.distill.sampling import Task, plan_tasks, sample
+from lesff.distill.teacher import Teacher, label
+from lesff.errors import DataError, IntegrityError
+from lesff.structures import Structure
+from lesff.train.data import structure_hash, unlabelled
+
+SHARDS = "shards"
+"""Folder of the shards inside the run folder."""
+PLAN_FILE = "plan.json"
+
+
+def label_structures(
+    teacher: Teacher,
+    structures: Sequence[Structure],
+    options: DistillOptions,
+    output: Path,
+    *,
+    driver: Teacher | None = None,
+    progress: bool = False,
+) -> list[Path]:
+    """Sample and label; shards that are there are kept.
+
+    Args:
+        teacher: What labels.
+        structures: What is sampled around.
+        options: How.
+        output: Run folder.
+        driver: What drives dynamics; the teacher if not given.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The shards: npz files as :func:`lesff.train.data.read_frames` reads them, in order.
+
+    Raises:
+        DataError: for structures that cannot be sampled or labelled, or if the disk is full.
+        IntegrityError: if the folder belongs to another teacher, structures or options.
+    """
+    for one in (teacher, driver or teacher):
+        one.check(list(structures))
+    tasks = plan_tasks(structures, options)
+    _check_plan(output, teacher, structures, options)
+    folder = output / SHARDS
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{task.index:05d}.npz" for task in tasks]
+    total = sum(task.frames for task in tasks)
+    with tqdm(total=total, disable=not progress, unit="frame", desc="label") as bar:
+        for task, path in zip(tasks, paths, strict=True):
+            if not path.exists():
+                _write(path, _shard(task, structures[task.source], teacher, driver, options))
+            bar.update(task.frames)
+    return paths
+
+
+def _check_plan(
+    output: Path, teacher: Teacher, structures: Sequence[Structure], options: DistillOptions
+) -> None:
+    hashes = "".join(structure_hash(unlabelled(structure)) for structure in structures)
+    plan = {
+        "teacher": teacher.name,
+        "structures_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+        "options": json.loads(json.dumps(asdict(options))),
+    }
+    path = output / PLAN_FILE
+    if path.exists():
+        before = read_json(path)
+        changed = [name for name in plan if before.get(name) != plan[name]]
+        if changed:
+            raise IntegrityError(
+                f"{output} was begun with other {', '.join(changed)}; use the same to resume, or "
+                "another folder"
+            )
+    write_json(path, plan)
+
+
+def _shard(
+    task: Task, structure: Structure, teacher: Teacher, driver: Teacher | None,
+    options: DistillOptions,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    where = f"{task.group}, shard {task.index}"
+    calculator = teacher.make(structure)
+    moving = calculator if driver is None else driver.make(structure)
+    frames: list[ase.Atoms] = []
+    labels: list[dict[str, np.ndarray]] = []
+    dropped = 0
+    try:
+        for number, atoms in enumerate(sample(task, structure, options, moving)):
+            found = label(atoms, calculator, f"{where}, frame {number}")
+            if np.linalg.norm(found["forces"], axis=1).max() > options.max_force:
+                dropped += 1
+                continue
+            frames.append(atoms)
+            labels.append(found)
+    except (RuntimeError, ValueError, ArithmeticError, NotImplementedError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: sampling failed: {type(error).__name__}: {error}") from error
+    if not frames:
+        raise DataError(
+            f"{where}: every frame has forces above {options.max_force:g} eV/A; the structure is "
+            "far from equilibrium for this teacher: relax it first, or raise `max_force`"
+        )
+    return _arrays(task, structure, frames, labels, dropped)
+
+
+def _arrays(
+    task: Task, structure: Structure, frames: Sequence[ase.Atoms],
+    labels: Sequence[dict[str, np.ndarray]], dropped: int,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    count = len(frames)
+    arrays: dict[str, Any] = {
+        "n": np.full(count, len(structure)),
+        "numbers": np.tile(structure.numbers, count),
+        "positions": np.concatenate([atoms.positions for atoms in frames]),
+        "charge": np.full(count, structure.total_charge),
+        "spin_multiplicity": np.full(count, structure.spin_multiplicity),
+        "group": np.full(count, task.group.encode()),
+        "valid": np.full(count, task.is_validation),
+        "dropped": np.array([dropped]),
+    }
+    if structure.pbc.any():
+        arrays["cell"] = np.stack([np.array(atoms.cell) for atoms in frames])
+        arrays["pbc"] = np.tile(structure.pbc, (count, 1))
+    for name in labels[0]:
+        values = [found[name] for found in labels]
+        arrays[name] = np.concatenate(values) if name == "forces" else np.stack(values)
+    return arrays
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as stream:
+            np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(
+            f"the shard {path} cannot be written ({error}): make room and run again; finished "
+            "shards are kept"
+        ) from error
+
+
+def dropped_frames(paths: Sequence[Path]) -> int:
+    """Frames that were left out for their forces."""
+    total = 0
+    for path in paths:
+        with np.load(path, allow_pickle=False) as file:
+            total += int(file["dropped"][0])
+    return total
