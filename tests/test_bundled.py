@@ -1,14 +1,16 @@
-"""The bundled model: its card tells the truth, and it behaves as physics demands."""
+"""The bundled models: their cards tell the truth, and they behave as physics demands."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 
 import lesff
 from lesff.checkpoint import verify_parity
+from lesff.evaluation.splits import split_by_molecule
 from lesff.train.data import read_frames
 from lesff.train.metrics import evaluate_frames
 from lesff.units import EA_TO_DEBYE
@@ -18,10 +20,10 @@ CARDS = ROOT / "model_cards"
 DFT = ROOT.parent / "shared" / "data" / "dft_organic.extxyz"
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=["off-small", "off-medium"])
+def model(request):
     """The model in float64."""
-    return lesff.load("off-small", dtype="float64", offline=True)
+    return lesff.load(request.param, dtype="float64", offline=True)
 
 
 def test_golden_values_are_reproduced(model):
@@ -57,14 +59,41 @@ def test_born_charges_of_water_obey_the_sum_rule(model):
     np.testing.assert_allclose(z.sum(0), np.zeros((3, 3)), atol=1e-10)
 
 
-def test_errors_on_dft_frames_are_those_of_the_card():
+def test_neutral_singlets_do_not_see_the_state_embedding(model):
+    """The embedding adds exactly zero (arXiv 2105.00304, without bias): the same bits."""
+    embedding = model.potential.state_embedding
+    saved = [parameter.detach().clone() for parameter in embedding.parameters()]
+
+    def energies():
+        neutral = model.predict(molecule("H2O"), "energy").energy
+        return neutral, model.predict(molecule("CH3O"), "energy", total_charge=-1).energy
+
+    neutral, charged = energies()
+    try:
+        with torch.no_grad():
+            for parameter in embedding.parameters():
+                parameter.add_(1.0)
+        assert energies()[0] == neutral
+        assert abs(energies()[1] - charged) > 1e-3
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(embedding.parameters(), saved, strict=True):
+                parameter.copy_(value)
+
+
+@pytest.mark.parametrize(("name", "held_out_only"), [("off-small", False), ("off-medium", True)])
+def test_errors_on_dft_frames_are_those_of_the_card(name, held_out_only):
     """Recomputes the table of the card; needs the DFT frames, which are not part of lesff."""
     if not DFT.exists():
         pytest.skip("the DFT frames are not here")
-    expected = json.loads((CARDS / "off-small.evaluation.json").read_text())["errors"]
-    model = lesff.load("off-small", offline=True)
+    expected = json.loads((CARDS / f"{name}.evaluation.json").read_text())["errors"]
+    model = lesff.load(name, offline=True)
     known = set(model.config.elements)
-    frames = [f for f in read_frames(DFT) if set(f.structure.numbers.tolist()) <= known]
+    frames = read_frames(DFT)
+    if held_out_only:
+        split = split_by_molecule([(frame.subset, frame.group) for frame in frames])
+        frames = [frame for frame in frames if split.holds_out(frame.group)]
+    frames = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
     table = evaluate_frames(model.potential, frames)
     for subset, row in expected.items():
         assert table[subset].forces_mae == pytest.approx(row["forces_mae"], rel=1e-3)
