@@ -20,6 +20,10 @@ CARDS = ROOT / "model_cards"
 DFT = ROOT.parent / "shared" / "data" / "dft_organic.extxyz"
 
 
+DIPOLE_TOLERANCE = {"off-small": 0.25, "off-medium": 0.35}
+"""Debye; the cards give the mean error of 22 molecules."""
+
+
 @pytest.fixture(scope="module", params=["off-small", "off-medium"])
 def model(request):
     """The model in float64."""
@@ -39,7 +43,7 @@ def test_golden_values_are_reproduced(model):
 )
 def test_dipoles_are_near_experiment(model, name, experiment):
     dipole = np.linalg.norm(model.predict(molecule(name), "dipole").dipole) * EA_TO_DEBYE
-    assert dipole == pytest.approx(experiment, abs=0.25)
+    assert dipole == pytest.approx(experiment, abs=DIPOLE_TOLERANCE[model.name.split("@")[0]])
 
 
 def test_symmetric_molecules_have_no_dipole(model):
