@@ -23,7 +23,7 @@ from helpers import tiny_potential, water
 import lesff
 from lesff.checkpoint import save_model, verify_parity
 from lesff.cli.main import main
-from lesff.distill import DistillOptions, distill
+from lesff.distill import DistillOptions, distill, label
 from lesff.distill.labelling import label_structures
 from lesff.distill.options import small_student
 from lesff.distill.run import check_student
@@ -105,6 +105,37 @@ def test_shards_hold_the_teachers_answers(tmp_path):
     held_out = {frame.group for frame in frames if frame.is_validation}
     assert held_out
     assert not held_out & {frame.group for frame in frames if not frame.is_validation}
+
+
+def test_labels_alone_are_one_file_with_the_frames_of_the_shards(tmp_path):
+    options = {"sample": "rattle", "frames": 3, "chunk": 2, "strain": 0.03}
+    path = label(EMT_SPEC, clusters(), tmp_path, options=options, progress=False)
+    packed = read_frames(path)
+    shards = [f for p in sorted((tmp_path / "shards").glob("*.npz")) for f in read_frames(p)]
+    assert len(packed) == len(shards) == 12
+    for one, other in zip(packed, shards, strict=True):
+        assert one.energy == other.energy
+        assert one.group == other.group
+        assert one.is_validation == other.is_validation
+        np.testing.assert_array_equal(one.forces, other.forces)
+        np.testing.assert_array_equal(one.structure.cell, other.structure.cell)
+        np.testing.assert_array_equal(one.structure.pbc, other.structure.pbc)
+        assert one.stress is None  # the shards of clusters have none
+
+
+def test_labels_alone_refuse_options_of_the_training(tmp_path):
+    ase.io.write(tmp_path / "in.extxyz", clusters())
+    call = [
+        "distill", "--teacher", EMT_SPEC, "--structures", str(tmp_path / "in.extxyz"),
+        "--sample", "rattle", "--frames", "1", "-o", str(tmp_path / "run"), "--labels-only",
+    ]  # fmt: skip
+    out = CliRunner().invoke(main, [*call, "--minutes", "3"])
+    assert out.exit_code == 1
+    assert "trains nothing: leave out `--minutes`" in out.output
+    out = CliRunner().invoke(main, call)
+    assert out.exit_code == 0, out.output
+    assert (tmp_path / "run" / "labels.npz").is_file()
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_dynamics_of_a_harmonic_well_obey_equipartition():

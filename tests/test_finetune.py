@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import covalent_radii
 from click.testing import CliRunner
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
@@ -251,6 +252,39 @@ def test_replay_frames_take_part_and_keep_the_probe_nearer(base, tmp_path):
     assert drift[30] < drift[0]
 
 
+def test_grown_molecules_keep_their_bonds_and_room(base):
+    """Every atom of a grown molecule has a neighbour; no two are closer than hydrogen's bond."""
+    config = tiny_potential(elements=(1, 6, 7, 8)).config
+    largest = 0
+    for structure in replay_structures(config, 60, seed=2):
+        atoms = ase.Atoms(structure.numbers, structure.positions)
+        distances = atoms.get_all_distances() + 10.0 * np.eye(len(atoms))
+        radii = covalent_radii[atoms.numbers]
+        ratio = distances / (radii[:, None] + radii)
+        assert ratio.min(axis=1).min() > 0.6
+        assert ratio.min(axis=1).max() < 1.6
+        largest = max(largest, len(atoms))
+    assert largest > 25
+
+
+def test_a_random_start_forgets_the_base_model(base, tmp_path):
+    """Weights are drawn anew, the same for the same seed, and frames in other units pass."""
+    frames = labelled_frames(8)
+    options = TINY | {"random_start": True, "seed": 3}
+    first = finetune(lesff.load(base), frames, tmp_path / "a", progress=False, **options)
+    again = finetune(lesff.load(base), frames, tmp_path / "b", progress=False, **options)
+    kept = finetune(lesff.load(base), frames, tmp_path / "c", progress=False, **TINY)
+    assert "weights drawn anew" in first.card
+    assert "weights drawn anew" not in kept.card
+    start, one, two, three = (
+        lesff.load(base).potential.state_dict()["architecture.readouts.layers.0.weight"],
+        *(m.potential.state_dict()["architecture.readouts.layers.0.weight"]
+          for m in (first, again, kept)),
+    )  # fmt: skip
+    assert torch.equal(one, two)
+    assert (one - start).abs().max() > 3 * (three - start).abs().max()
+
+
 def test_splits_are_fixed_grouped_and_saved(base, tmp_path):
     frames, _ = read_labelled([*labelled_frames(10), *labelled_frames(10, spread=0.1)])
     split = make_split(frames, SplitConfig(validation=0.2, test=0.2), 4)
@@ -340,6 +374,7 @@ def test_right_units_pass(base, tmp_path):
         ({"anchor": 1.0, "strategy": "lora"}, "`anchor` must be 0 for strategy 'lora'"),
         ({"split": {"validation": 1.0}}, "must be shares that leave frames"),
         ({"replay": {"frames": -1}}, "must be at least 0"),
+        ({"random_start": True, "strategy": "head"}, "`random_start` must be false"),
         ({"loss": {"stress": 1.0}}, "no training frame has stress labels"),
         ({"learning_rate": 1.0}, r"unknown key\(s\) learning_rate"),
     ],

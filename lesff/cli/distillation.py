@@ -12,7 +12,7 @@ import torch
 
 from lesff.cli.finetuning import parse_settings
 from lesff.cli.published import accept_license_option
-from lesff.distill.run import distill
+from lesff.distill.run import distill, label
 from lesff.errors import ConfigError
 from lesff.train.recipe import read_recipe
 
@@ -34,11 +34,12 @@ from lesff.train.recipe import read_recipe
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
     help="Any other option of sampling, such as --set interval=40 --set driver=off-small.",
 )  # fmt: skip
+@click.option("--labels-only", is_flag=True, help="Sample and label into labels.npz; no student.")
 @accept_license_option
 def distill_command(
     teacher: str, structures: Path, sample: str, output: Path, recipe: Path | None,
     temperatures: str | None, frames: int | None, minutes: float | None, steps: int | None,
-    threads: int | None, settings: tuple[str, ...], *, accept_license: bool,
+    threads: int | None, settings: tuple[str, ...], *, labels_only: bool, accept_license: bool,
 ) -> None:  # fmt: skip
     """Train a student on what a teacher says around STRUCTURES; run again to resume.
 
@@ -58,9 +59,24 @@ def distill_command(
             ) from error
     if threads is not None:
         torch.set_num_threads(threads)
+    if labels_only:
+        _refuse_training(recipe=recipe, minutes=minutes, steps=steps)
+        path = label(
+            teacher, structures, output, accept_license=accept_license, options=options,
+            say=click.echo,
+        )  # fmt: skip
+        click.echo(f"labels: {path}")
+        return
     distill(
         teacher, structures, output, recipe=None if recipe is None else read_recipe(recipe),
         minutes=minutes, steps=steps, accept_license=accept_license, options=options,
         command=shlex.join(["lesff", *sys.argv[1:]]), say=click.echo,
     )  # fmt: skip
     click.echo(f"report: {output / 'report.html'}; model: lesff.load({str(output / 'model')!r})")
+
+
+def _refuse_training(**given: Any) -> None:
+    """Options of the training that would be ignored."""
+    unused = [f"`--{name}`" for name, value in given.items() if value is not None]
+    if unused:
+        raise ConfigError(f"`--labels-only` trains nothing: leave out {', '.join(unused)}")

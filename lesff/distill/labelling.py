@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from lesff.train.data import structure_hash, unlabelled
 SHARDS = "shards"
 """Folder of the shards inside the run folder."""
 PLAN_FILE = "plan.json"
+LABELS_FILE = "labels.npz"
+"""All shards in one file, inside the run folder."""
 
 
 def label_structures(
@@ -144,18 +146,44 @@ def _arrays(
     return arrays
 
 
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def pack_shards(paths: Sequence[Path], output: Path) -> Path:
+    """All shards in one compressed file; labels that not every shard has are left out.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    shards = []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as file:
+            shards.append({name: file[name] for name in file.files if name != "dropped"})
+    names = set.intersection(*(set(shard) for shard in shards))
+    if any("cell" in shard for shard in shards):
+        names |= {"cell", "pbc"}
+        shards = [_with_cell(shard) for shard in shards]
+    arrays = {name: np.concatenate([s[name] for s in shards]) for name in sorted(names)}
+    _write(output, arrays, np.savez_compressed)
+    return output
+
+
+def _with_cell(shard: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The shard of a molecule with the open cell that crystals beside it need."""
+    count = len(shard["n"])
+    open_cell = {"cell": np.zeros((count, 3, 3)), "pbc": np.zeros((count, 3), dtype=bool)}
+    return open_cell | shard
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray], save: Callable[..., None] = np.savez) -> None:
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as stream:
-            np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+            save(stream, **arrays)  # pyright: ignore[reportArgumentType]
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise DataError(
-            f"the shard {path} cannot be written ({error}): make room and run again; finished "
+            f"the labels {path} cannot be written ({error}): make room and run again; finished "
             "shards are kept"
         ) from error
 

@@ -14,7 +14,13 @@ import torch
 
 from lesff.checkpoint import load_model, save_model
 from lesff.config import from_dict
-from lesff.distill.labelling import SHARDS, dropped_frames, label_structures
+from lesff.distill.labelling import (
+    LABELS_FILE,
+    SHARDS,
+    dropped_frames,
+    label_structures,
+    pack_shards,
+)
 from lesff.distill.options import DistillOptions, small_student, with_schedule
 from lesff.distill.report import Result, card_text, write_report
 from lesff.distill.teacher import Teacher, open_teacher
@@ -72,13 +78,73 @@ def distill(
         UnsupportedInputError: for structures that teacher or student cannot hold.
         IntegrityError: if the folder belongs to another run.
     """
-    settings = from_dict(DistillOptions, dict(options or {}), "distill")
     tell = say or (lambda line: None)
     folder = Path(output)
     sources = to_structures(structures)[0]
     states = {(s.total_charge, s.spin_multiplicity) for s in sources}
     student = with_schedule(recipe or small_student(has_states=len(states) > 1), minutes, steps)
     check_student(student, sources)
+    source, settings, shards = _labelled(
+        teacher, sources, folder, options, tell, accept_license=accept_license, progress=progress
+    )
+    student = replace(
+        student,
+        data=replace(
+            student.data, sources=tuple(SourceConfig(path=f"{SHARDS}/{p.name}") for p in shards)
+        ),
+    )
+    return _train(
+        student, source, settings, folder, dropped_frames(shards), command, tell, progress=progress
+    )
+
+
+def label(
+    teacher: str,
+    structures: Any,
+    output: Path | str,
+    *,
+    accept_license: bool = False,
+    progress: bool = True,
+    say: Callable[[str], None] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """The first half of :func:`distill`: sampled and labelled frames, and no student.
+
+    Run again with the same arguments to resume, or :func:`distill` in the same folder to train.
+
+    Args:
+        teacher: As for :func:`distill`.
+        structures: As for :func:`distill`.
+        output: Folder of the run.
+        accept_license: Accept the licence of a lesff teacher.
+        progress: Whether to show a progress bar.
+        say: Called with every line of the summary.
+        options: Fields of :class:`lesff.distill.options.DistillOptions`.
+
+    Returns:
+        ``labels.npz`` in the output folder, a source for ``lesff train`` and ``lesff finetune``.
+
+    Raises:
+        ConfigError: for a teacher that cannot be made or a bad option.
+        DataError: for structures or labels that cannot be used.
+        UnsupportedInputError: for structures that the teacher cannot hold.
+        IntegrityError: if the folder belongs to another run.
+    """
+    tell = say or (lambda line: None)
+    folder = Path(output)
+    sources = to_structures(structures)[0]
+    *_, shards = _labelled(
+        teacher, sources, folder, options, tell, accept_license=accept_license, progress=progress
+    )
+    return pack_shards(shards, folder / LABELS_FILE)
+
+
+def _labelled(
+    teacher: str, sources: list[Structure], folder: Path, options: Mapping[str, Any] | None,
+    tell: Callable[[str], None], *, accept_license: bool, progress: bool,
+) -> tuple[Teacher, DistillOptions, list[Path]]:  # fmt: skip
+    """Teacher, options and labelled shards."""
+    settings = from_dict(DistillOptions, dict(options or {}), "distill")
     source = open_teacher(teacher, accept_license=accept_license)
     driver = None
     if settings.driver is not None:
@@ -86,13 +152,7 @@ def distill(
     shards = label_structures(source, sources, settings, folder, driver=driver, progress=progress)
     dropped = dropped_frames(shards)
     tell(f"{len(shards)} shards in {folder / SHARDS}; {dropped} frames dropped for their forces")
-    student = replace(
-        student,
-        data=replace(
-            student.data, sources=tuple(SourceConfig(path=f"{SHARDS}/{p.name}") for p in shards)
-        ),
-    )
-    return _train(student, source, settings, folder, dropped, command, tell, progress=progress)
+    return source, settings, shards
 
 
 def check_student(recipe: Recipe, structures: list[Structure]) -> None:

@@ -128,6 +128,15 @@ def with_shift(potential: Potential, shift: EnergyShift) -> Potential:
     return moved.to(device=potential.device).train()
 
 
+def untrained(potential: Potential, seed: int) -> Potential:
+    """A model of the same configuration with weights drawn anew."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = Potential(potential.config)
+    fresh.cast_parameters(potential.dtype)
+    return fresh.to(device=potential.device).requires_grad_(requires_grad=False).eval()
+
+
 def check_start(
     base: Sequence[FramePrediction], potential: Potential, shift: EnergyShift
 ) -> dict[str, float]:

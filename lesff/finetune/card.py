@@ -13,12 +13,12 @@ name: {name}
 license: {license}
 library_name: lesff
 base_model: {base}
-description: "{base}, finetuned on {n_train} frames"
+description: "{base}, {verb} {n_train} frames"
 ---
 
-# {base}, finetuned
+# {base}, {verb} {n_train} frames
 
-Finetuned from **{base}** on {n_train} frames; {n_validation} frames chose the weights
+{start} **{base}** on {n_train} frames; {n_validation} frames chose the weights
 {test}. Strategy: {strategy}. Data SHA-256: `{data_hash}`.
 
 The licence is inherited from the base model (file `LICENSE`); what the training data allow is for
@@ -50,12 +50,15 @@ def license_of(card: str) -> str:
 def card_text(model: Model, outcome: Outcome, report: dict[str, Any]) -> str:
     """The card, Markdown."""
     table = report["errors"]["validation"]["all"]
+    is_random = outcome.options["random_start"]
     counts = outcome.split["counts"]
     test = f"and {counts['test']} were only reported on" if counts["test"] else "(none for a test)"
     return _CARD.format(
         name=f"{model.source.name}-finetuned",
         license=license_of(model.card),
         base=model.name,
+        verb="weights drawn anew for" if is_random else "finetuned on",
+        start="Weights drawn anew for the architecture of" if is_random else "Finetuned from",
         n_train=counts["train"],
         n_validation=counts["validation"],
         test=test,

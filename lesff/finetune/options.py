@@ -101,10 +101,12 @@ class FinetuneOptions:
             ``charges``.
         loss: Loss terms.
         optimizer: Optimiser and schedule.
+        random_start: Draw all weights anew: what the same frames give without the base model.
         max_atoms: Atoms per batch and process.
         uncertainty: Whether the result is calibrated (:mod:`lesff.calibration`) on the training and
             validation frames.
-        checks_units: Whether labels in other units than the base model's answers stop the run.
+        checks_units: Whether labels in other units than the base model's answers stop the run; not
+            looked at if ``random_start``.
         seed: Seed of split, order and low-rank updates.
     """
 
@@ -121,6 +123,7 @@ class FinetuneOptions:
     rates: dict[str, float] = field(default_factory=dict)
     loss: LossConfig = field(default_factory=_loss)
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
+    random_start: bool = False
     max_atoms: int = 200
     uncertainty: bool = False
     checks_units: bool = True
@@ -138,6 +141,11 @@ class FinetuneOptions:
             raise ConfigError(
                 "`lora_rank` and `max_atoms` must be at least 1 and `anchor` at least 0, got "
                 f"{self.lora_rank}, {self.max_atoms} and {self.anchor}"
+            )
+        if self.random_start and (self.anchor or self.replay.frames or self.strategy != "full"):
+            raise ConfigError(
+                "`random_start` must be false for an anchor, replay or a strategy other than "
+                "'full': there is nothing to keep of random weights"
             )
         if self.anchor and self.strategy == "lora":
             raise ConfigError("`anchor` must be 0 for strategy 'lora': its updates start at zero")

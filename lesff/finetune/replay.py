@@ -1,8 +1,8 @@
 """Structures that stand for what the base model knows: replay against forgetting, and a probe.
 
-They are made from ASE's table of G2 molecules, pairs of them and simple crystals, displaced at
-random, so nothing has to be downloaded; their labels are the base model's own. Replay and probe
-never share a molecule or crystal.
+They are made from ASE's table of G2 molecules: the molecules, larger ones grown from several of
+them, pairs, and simple crystals, displaced at random, so nothing has to be downloaded; their labels
+are the base model's own. Replay and probe never share a molecule or crystal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ase
 import ase.build
 import numpy as np
 from ase.collections import g2
-from ase.data import chemical_symbols, reference_states
+from ase.data import chemical_symbols, covalent_radii, reference_states
 
 from lesff.errors import StructureError
 from lesff.finetune.base import EnergyShift
@@ -28,8 +28,15 @@ PROBE_FRAMES = 60
 _MOLECULES = tuple(sorted(g2.names))
 _NOISE = (0.03, 0.08)
 """Smallest and largest standard deviation of the displacements in A."""
-_CLOSEST = 0.7
-"""Displaced atoms keep this distance (A), or this share of the bond at rest."""
+_MAX_FORCE = 30.0
+"""Structures with larger forces (eV/A) are left out."""
+_LARGEST = 5
+"""Molecules that grow together, at most."""
+_HYDROGEN_BOND = 1.9
+"""A hydrogen is bonded to atoms within this multiple of their covalent radius."""
+_ROOM = 1.9
+"""Atoms of molecules that grow together keep this distance in A, but for those of the bond."""
+_TURNS = 12
 
 
 def replay_structures(config: ModelConfig, count: int, seed: int) -> list[Structure]:
@@ -49,20 +56,90 @@ def _structures(config: ModelConfig, count: int, seed: int, *, half: int) -> lis
     seeds = [m for m in molecules if len(m) > 1] + _crystals(config, half)
     if not seeds:
         return []
+    parts = [m for m in seeds if not m.pbc.any() and _free_hydrogens(m)]
     rng = np.random.default_rng([seed, half])
     found: list[Structure] = []
     for attempt in range(20 * count):
         if len(found) == count:
             break
-        atoms = seeds[int(rng.integers(len(seeds)))].copy()
-        if attempt % 2 and not atoms.pbc.any():
-            other = seeds[int(rng.integers(len(seeds)))]
-            atoms = atoms if other.pbc.any() else _pair(atoms, other, rng)
+        atoms = _pick(seeds, rng).copy()
+        if attempt % 4 and parts:
+            atoms = _grown(_pick(parts, rng), parts, int(rng.integers(1, _LARGEST)), rng)
+            if attempt % 4 == 3:
+                atoms = _pair(atoms, _pick(parts, rng), rng)
         atoms.positions += rng.normal(scale=rng.uniform(*_NOISE), size=(len(atoms), 3))
         structure = _checked(atoms, config, rng)
         if structure is not None:
             found.append(structure)
     return found
+
+
+def _pick(seeds: Sequence[ase.Atoms], rng: np.random.Generator) -> ase.Atoms:
+    return seeds[int(rng.integers(len(seeds)))]
+
+
+def _grown(
+    atoms: ase.Atoms, others: Sequence[ase.Atoms], count: int, rng: np.random.Generator
+) -> ase.Atoms:
+    """A molecule with some of its hydrogens replaced by other molecules less a hydrogen.
+
+    New bonds are as long as the sum of covalent radii; of several turns about a bond the one with
+    most room is taken, and none if atoms would come too close.
+    """
+    for _ in range(count):
+        here = _free_hydrogens(atoms)
+        other = _pick(others, rng)
+        there = _free_hydrogens(other)
+        if not here or not there:
+            break
+        joined = _bonded(
+            atoms, here[int(rng.integers(len(here)))], other, there[int(rng.integers(len(there)))],
+            rng,
+        )  # fmt: skip
+        atoms = atoms if joined is None else joined
+    return atoms
+
+
+def _free_hydrogens(atoms: ase.Atoms) -> list[tuple[int, int]]:
+    """Hydrogens with the one heavy atom that they are bonded to."""
+    found = []
+    distances = atoms.get_all_distances()
+    for h in np.flatnonzero(atoms.numbers == 1):
+        near = np.flatnonzero(distances[h] < _HYDROGEN_BOND * covalent_radii[atoms.numbers])
+        near = near[near != h]
+        if len(near) == 1 and atoms.numbers[near[0]] != 1:
+            found.append((int(h), int(near[0])))
+    return found
+
+
+def _bonded(
+    first: ase.Atoms, here: tuple[int, int], second: ase.Atoms, there: tuple[int, int],
+    rng: np.random.Generator,
+) -> ase.Atoms | None:  # fmt: skip
+    """Two molecules with a bond in the place of a hydrogen of each; None if there is no room."""
+    (h1, a1), (h2, a2) = here, there
+    axis = first.positions[h1] - first.positions[a1]
+    axis /= np.linalg.norm(axis)
+    length = covalent_radii[first.numbers[a1]] + covalent_radii[second.numbers[a2]]
+    part = second.copy()
+    part.rotate(part.positions[h2] - part.positions[a2], -axis)
+    part.positions += first.positions[a1] + length * axis - part.positions[a2]
+    kept = np.delete(np.arange(len(first)), h1)
+    far = kept[kept != a1]
+    best, room = None, _ROOM
+    for _ in range(_TURNS):
+        part.rotate(rng.uniform(0.0, 360.0), axis, center=part.positions[a2])
+        moved = np.delete(np.arange(len(part)), [h2, a2])
+        gaps = np.linalg.norm(part.positions[moved][:, None] - first.positions[far], axis=-1)
+        nearest = gaps.min() if gaps.size else np.inf
+        if nearest > room:
+            best, room = part.copy(), nearest
+    if best is None:
+        return None
+    del best[h2]
+    joined = first[kept] + best
+    joined.info.clear()
+    return joined
 
 
 def _pair(first: ase.Atoms, second: ase.Atoms, rng: np.random.Generator) -> ase.Atoms:
@@ -111,9 +188,10 @@ def _checked(atoms: ase.Atoms, config: ModelConfig, rng: np.random.Generator) ->
 def own_frames(
     potential: Potential, structures: Sequence[Structure], *, subset: str, weight: float = 1.0
 ) -> list[Frame]:
-    """Structures labelled by a model."""
+    """Structures labelled by a model, without those that it takes to be about to fly apart."""
     blank = [unlabelled(structure, subset=subset, weight=weight) for structure in structures]
-    return [labelled_by(prediction) for prediction in predict_frames(potential, blank)]
+    frames = [labelled_by(prediction) for prediction in predict_frames(potential, blank)]
+    return [f for f in frames if np.linalg.norm(f.forces, axis=1).max() < _MAX_FORCE]
 
 
 def labelled_by(prediction: FramePrediction) -> Frame:

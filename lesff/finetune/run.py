@@ -24,6 +24,7 @@ from lesff.finetune.base import (
     energy_shift,
     make_trainables,
     part_of,
+    untrained,
     with_shift,
 )
 from lesff.finetune.card import card_text
@@ -138,6 +139,8 @@ class _Run:
         self.base = with_head(model.potential, options.head) if options.head else model.potential
         if options.multipoles is not None:
             self.base = with_multipoles(self.base, options.multipoles)
+        if options.random_start:
+            self.base = untrained(self.base, options.seed)
         self.probe = own_frames(self.base, probe_structures(self.base.config), subset="probe")
 
     def read(self, data: Source, validation: Source | None, test: Source | None) -> Split:
@@ -223,7 +226,7 @@ class _Run:
             name: predict_frames(self.base, frames, progress=self.progress)
             for name, frames in parts.items()
         }
-        if self.options.checks_units:
+        if self.options.checks_units and not self.options.random_start:
             check_units(before["train"], dipole=self.options.loss.dipole > 0.0)
         shift = energy_shift(self.base, before["train"], self.options)
         self.say(f"reference energies ({self.options.energies}): {shift.text()}")
