@@ -19,6 +19,7 @@ from lesff.checkpoint import save_model
 from lesff.cli import main
 from lesff.errors import ConfigError, ConvergenceError, DataError, MissingDependencyError
 from lesff.evaluation.dynamics import density_of, liquid_box
+from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.frames import relative_errors
 from lesff.evaluation.interactions import complex_of
 from lesff.evaluation.long_range import aligned_pair, tail_exponent
@@ -30,11 +31,12 @@ from lesff.evaluation.splits import split_by_molecule
 from lesff.evaluation.states import at_donor, formate
 from lesff.evaluation.subjects import ModelSubject, find_subject
 from lesff.evaluation.suite import CHECKS, Check, find_checks, run_suite
+from lesff.evaluation.tables import table_of
 from lesff.evaluation.torsions import TORSIONS, roughness
 from lesff.evaluation.water_clusters import HEXAMERS, build, dimer, hydrogen_bonds
 from lesff.structures import to_structure
-from lesff.train.data import Frame
-from lesff.train.metrics import FramePrediction
+from lesff.train.data import Frame, read_frames
+from lesff.train.metrics import FramePrediction, predict_frames
 from lesff.units import COULOMB_CONSTANT, DALTON, EV_PER_A3_TO_GPA, EV_TO_KCAL_PER_MOL, HBAR
 
 LABELS = [("a", f"a{i}") for i in range(10)] * 2 + [("b", f"b{i}") for i in range(5)]
@@ -457,3 +459,37 @@ def test_labelled_frames_end_to_end(tmp_path):
     rows = {row["molecule"]: row["mae_kcal_per_mol"] for row in found["conformers"]["rows"]}
     assert rows["m0"] == pytest.approx(0.3 * EV_TO_KCAL_PER_MOL, rel=1e-3)
     assert max(rows[f"m{i}"] for i in range(1, 5)) < 0.01
+
+
+def test_net_forces_are_those_between_molecules(tmp_path):
+    """Labels: Coulomb forces of whole charges (ke q q' / r^2), hidden under forces within bonds.
+
+    A short-ranged model has no force between molecules beyond its reach: its error is the label.
+    """
+    gap = 8.0
+    pair = aligned_pair(molecule("H2O"), np.array([0.0, 0.0, 1.0]), gap)
+    inner = np.random.default_rng(0).normal(size=(3, 3))
+    inner -= inner.mean(0)
+    pull = COULOMB_CONSTANT * 0.25 / gap**2
+    forces = np.concatenate([inner, inner])
+    forces[0, 2] += pull
+    forces[3, 2] -= pull
+    pair.calc = SinglePointCalculator(pair, energy=0.0, forces=forces)
+    write(tmp_path / "pair.extxyz", pair)
+    frames = read_frames(tmp_path / "pair.extxyz")
+    save_model(tiny_potential(head=None), tmp_path / "m", card="", license_text="")
+    predictions = predict_frames(lesff.load(tmp_path / "m").potential, frames)
+    table = fragment_table(predictions, 4.0)
+    assert list(table) == ["neutral, a gap over 4 A"]
+    row = table["neutral, a gap over 4 A"]
+    assert row["net_force"] == pytest.approx(1e3 * pull, abs=1e-4)
+    assert row["net_force_error"] == pytest.approx(1e3 * pull, abs=1e-4)
+    assert list(fragment_table(predictions, 10.0)) == ["neutral, in contact"]
+    assert fragment_table(predict_frames(lesff.load(tmp_path / "m").potential, []), 4.0) == {}
+    out = CliRunner().invoke(main, [
+        "evaluate", str(tmp_path / "m"), str(tmp_path / "pair.extxyz"), "--fragments", "--gap", "4",
+        "--json", str(tmp_path / "r.json"),
+    ])  # fmt: skip
+    assert out.exit_code == 0, out.output
+    assert f"| neutral, a gap over 4 A | 1 | {1e3 * pull:.1f} |" in out.output
+    assert table_of(tmp_path / "r.json") in out.output

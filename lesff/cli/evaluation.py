@@ -14,20 +14,28 @@ from lesff.checkpoint import WEIGHTS_FILE
 from lesff.cli.published import accept_license_option
 from lesff.digests import sha256_of
 from lesff.errors import DataError
+from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.frames import Labelled
 from lesff.evaluation.results import SuiteFile
 from lesff.evaluation.subjects import ModelSubject, find_subject
 from lesff.evaluation.suite import CHECKS, SUITES, find_checks, run_suite
 from lesff.evaluation.tables import blocks, filled, number
+from lesff.evaluation.tables import fragment_table as markdown
 from lesff.predict import Model, load
 from lesff.train.data import read_frames
-from lesff.train.metrics import Errors, evaluate_frames
+from lesff.train.metrics import Errors, errors_by, predict_frames
 
 
 @click.command("evaluate")
 @click.argument("name")
 @click.argument("frames", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--validation-only", is_flag=True, help="Only frames the data mark as held out.")
+@click.option(
+    "--fragments",
+    is_flag=True,
+    help="Net forces on the molecules of each frame instead, by charge and gap.",
+)
+@click.option("--gap", type=float, help="A: what counts as apart for --fragments; the cutoff.")
 @click.option("--suite", type=click.Choice(SUITES), help="Run the checks of the suite instead.")
 @click.option(
     "--only",
@@ -57,7 +65,8 @@ from lesff.train.metrics import Errors, evaluate_frames
 def evaluate_command(
     name: str, frames: tuple[Path, ...], suite: str | None, only: tuple[str, ...],
     data: Path | None, baselines: tuple[str, ...], card: Path | None, output: Path | None,
-    label: str | None, *, validation_only: bool, restart: bool, accept_license: bool,
+    label: str | None, gap: float | None, *, validation_only: bool, fragments: bool,
+    restart: bool, accept_license: bool,
 ) -> None:  # fmt: skip
     """Errors of a model on labelled FRAMES, per subset; or the evaluation suite.
 
@@ -69,9 +78,14 @@ def evaluate_command(
             raise click.UsageError("--only, --data, --baseline, --card, --restart need --suite")
         if not frames:
             raise click.UsageError("give labelled FRAMES, or --suite standard")
+        if gap is not None and not fragments:
+            raise click.UsageError("--gap needs --fragments")
         model = load(name, accept_license=accept_license)
-        _evaluate_frames(model, label or model.name, frames, validation_only, output)
+        reach = (gap or model.potential.architecture.cutoff) if fragments else None
+        _evaluate_frames(model, label or model.name, frames, validation_only, output, reach)
         return
+    if fragments or gap is not None:
+        raise click.UsageError("--fragments and --gap are for labelled FRAMES, not for --suite")
     if frames or validation_only:
         raise click.UsageError("with --suite, labelled frames are given by --data")
     checks = find_checks(only)
@@ -124,25 +138,33 @@ def _summary(result: dict[str, Any]) -> str:
 
 
 def _evaluate_frames(
-    model: Model, label: str, paths: tuple[Path, ...], validation_only: bool, output: Path | None
-) -> None:
+    model: Model, label: str, paths: tuple[Path, ...], validation_only: bool, output: Path | None,
+    reach: float | None,
+) -> None:  # fmt: skip
+    """Errors per subset, or between molecules if ``reach`` (A) is given."""
     known = set(model.config.elements)
     frames = [frame for path in paths for frame in read_frames(path)]
     if validation_only:
         frames = [frame for frame in frames if frame.is_validation]
     covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
-    table = evaluate_frames(model.potential, covered, progress=True)
-    click.echo(_table(table))
+    predictions = predict_frames(model.potential, covered, progress=True)
+    if reach is not None:
+        table = fragment_table(predictions, reach)
+        result = {"fragments": table}
+        click.echo(markdown(table))
+    else:
+        errors = errors_by(predictions, lambda frame: frame.subset)
+        result = {"errors": {key: asdict(value) for key, value in errors.items()}}
+        click.echo(_table(errors))
     click.echo(f"{len(frames) - len(covered)} frames left out (elements not covered)")
     if output is not None:
-        result = {
+        head = {
             "model": label,
             "data": [path.name for path in paths],
             "validation_only": validation_only,
             "n_left_out": len(frames) - len(covered),
-            "errors": {key: asdict(value) for key, value in table.items()},
         }
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(head | result, indent=1) + "\n", encoding="utf-8")
 
 
 def _table(table: dict[str, Errors]) -> str:

@@ -52,9 +52,13 @@ def table_of(path: Path) -> str:
     data = json.loads(path.read_text(encoding="utf-8"))
     if "errors" in data:
         return error_table(data["errors"])
+    if "fragments" in data:
+        return fragment_table(data["fragments"])
     if "results" in data:
         return suite_table(data)
-    raise DataError(f"{path} must be written by `lesff evaluate`: it has no errors and no results")
+    raise DataError(
+        f"{path} must be written by `lesff evaluate`: it has no errors, fragments or results"
+    )
 
 
 def error_table(errors: dict[str, dict[str, Any]]) -> str:
@@ -72,6 +76,19 @@ def error_table(errors: dict[str, dict[str, Any]]) -> str:
     lines.append(
         f"| mean over subsets | | {mean['energy_mae']:.1f} | | {mean['forces_mae']:.1f} | |"
     )
+    return "\n".join(lines)
+
+
+def fragment_table(fragments: dict[str, dict[str, Any]]) -> str:
+    """Errors of the forces between molecules, meV/A, with one digit."""
+    lines = [
+        "| frames of several molecules | frames | net force on a molecule | its error | F MAE |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in fragments.items():
+        values = [row[k] for k in ("net_force", "net_force_error", "forces_mae")]
+        cells = [name, str(row["n_frames"]), *(f"{value:.1f}" for value in values)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
