@@ -53,6 +53,41 @@ def test_the_same_share_of_every_subset_is_held_out():
     assert split.counts["b"]["validation_molecules"] == 2
 
 
+def test_shards_are_divided_by_reduced_formula(tmp_path):
+    """NaCl and Na2Cl2 stay together, in both files; other arrays stay as they are."""
+    cells = {"a": ["NaCl", "Na2Cl2", "MgO", "KBr"], "b": ["Cl2Na2", "LiF", "CaO"]}
+    for name, formulas in cells.items():
+        numbers = [ase.Atoms(f).numbers for f in formulas]
+        n = sum(map(len, numbers))
+        np.savez(
+            tmp_path / f"{name}.npz",
+            n=[len(z) for z in numbers], numbers=np.concatenate(numbers),
+            energy=np.zeros(len(numbers)), positions=np.ones((n, 3)), forces=np.full((n, 3), 2.0),
+        )  # fmt: skip
+    files = [str(tmp_path / f"{name}.npz") for name in cells]
+    out = CliRunner().invoke(
+        main,
+        ["split", *files, "--by", "composition", "--validation", "0.4", "-o", str(tmp_path / "o")],
+    )
+    assert out.exit_code == 0, out.output
+    held = {}
+    for name, formulas in cells.items():
+        with np.load(tmp_path / "o" / f"{name}.npz") as file:
+            np.testing.assert_array_equal(file["forces"], 2.0)
+            for formula, valid in zip(formulas, file["valid"], strict=True):
+                held.setdefault("".join(sorted(set(formula) - set("2"))), set()).add(bool(valid))
+    assert all(len(marks) == 1 for marks in held.values())
+    assert sum(marks == {True} for marks in held.values()) == 2  # 40 % of five formulas
+    record = json.loads((tmp_path / "o" / "split.json").read_text())
+    assert record["file"] == ["a.npz", "b.npz"]
+    assert len(record["validation"]) == 2
+    again = CliRunner().invoke(
+        main, ["split", *files, "--by", "prototype", "-o", str(tmp_path / "p")]
+    )
+    assert "has no array 'prototype'" in again.output
+    assert not (tmp_path / "p").exists()
+
+
 def test_the_split_depends_on_names_only():
     split = split_by_molecule(LABELS, 0.4)
     assert split_by_molecule(list(reversed(LABELS)), 0.4) == split

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from lesff.distill.teacher import Teacher, label
 from lesff.errors import DataError, IntegrityError
 from lesff.structures import Structure
 from lesff.train.data import structure_hash, unlabelled
+from lesff.train.shards import write_npz
 
 SHARDS = "shards"
 """Folder of the shards inside the run folder."""
@@ -66,7 +66,7 @@ def label_structures(
     with tqdm(total=total, disable=not progress, unit="frame", desc="label") as bar:
         for task, path in zip(tasks, paths, strict=True):
             if not path.exists():
-                _write(path, _shard(task, structures[task.source], teacher, driver, options))
+                write_npz(path, _shard(task, structures[task.source], teacher, driver, options))
             bar.update(task.frames)
     return paths
 
@@ -161,7 +161,7 @@ def pack_shards(paths: Sequence[Path], output: Path) -> Path:
         names |= {"cell", "pbc"}
         shards = [_with_cell(shard) for shard in shards]
     arrays = {name: np.concatenate([s[name] for s in shards]) for name in sorted(names)}
-    _write(output, arrays, np.savez_compressed)
+    write_npz(output, arrays, np.savez_compressed)
     return output
 
 
@@ -170,22 +170,6 @@ def _with_cell(shard: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     count = len(shard["n"])
     open_cell = {"cell": np.zeros((count, 3, 3)), "pbc": np.zeros((count, 3), dtype=bool)}
     return open_cell | shard
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray], save: Callable[..., None] = np.savez) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as stream:
-            save(stream, **arrays)  # pyright: ignore[reportArgumentType]
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(
-            f"the labels {path} cannot be written ({error}): make room and run again; finished "
-            "shards are kept"
-        ) from error
 
 
 def dropped_frames(paths: Sequence[Path]) -> int:

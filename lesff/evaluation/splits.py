@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
 
 from lesff.errors import DataError
 
@@ -67,6 +71,38 @@ def split_by_molecule(
         validation=tuple(sorted(held_out)),
         counts=_count(labels, held_out),
     )
+
+
+def shard_groups(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> list[str]:
+    """Name of the group of each frame of a shard.
+
+    Args:
+        path: For errors.
+        arrays: The shard's.
+        key: One of its arrays, or ``"composition"`` for reduced formulas.
+
+    Raises:
+        DataError: if there is no such array with a value for each frame.
+    """
+    ends = np.cumsum(arrays["n"].astype(np.int64))
+    if key == "composition":
+        return [_reduced_formula(z) for z in np.split(arrays["numbers"], ends[:-1])]
+    if key not in arrays or arrays[key].shape != arrays["n"].shape:
+        raise DataError(
+            f"{path} has no array {key!r} with one value per frame; --by composition needs none"
+        )
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in arrays[key]]
+
+
+def _reduced_formula(numbers: np.ndarray) -> str:
+    """Elements in the order of their atomic numbers, with the smallest whole counts.
+
+    >>> _reduced_formula(np.array([17, 11, 11, 17]))
+    'Na1Cl1'
+    """
+    elements, counts = np.unique(numbers, return_counts=True)
+    counts = counts // np.gcd.reduce(counts)
+    return "".join(f"{chemical_symbols[z]}{n}" for z, n in zip(elements, counts, strict=True))
 
 
 def _rank(molecule: str) -> str:

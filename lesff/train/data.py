@@ -17,11 +17,11 @@ from lesff.errors import DataError
 from lesff.graph import AtomGraph, collate
 from lesff.structures import Structure, build_graph, read_structures, to_structure
 from lesff.train.labels import LabelReader, LabelSummary
+from lesff.train.shards import read_shard
 
 CHARGE_SUM_TOLERANCE = 0.05
 """Allowed difference (e) of a sum of charge labels to the total charge."""
 
-_REQUIRED = ("n", "numbers", "positions", "energy", "forces")
 _ATOM_ARRAYS = ("forces", "charges", "born_effective_charges")
 _SYSTEM_ARRAYS = ("dipole", "stress", "polarizability")
 
@@ -151,19 +151,9 @@ def _database_rows(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
 
 
 def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
-    with np.load(path, allow_pickle=False) as file:
-        data = {key: file[key] for key in file.files}
-    missing = [key for key in _REQUIRED if key not in data]
-    if missing:
-        raise DataError(f"{path} lacks the array(s) {', '.join(missing)}")
+    data = read_shard(path)
     counts = data["n"].astype(np.int64)
     ends = np.cumsum(counts)
-    if len(counts) == 0:
-        raise DataError(f"data file {path} holds no frames")
-    if ends[-1] != len(data["numbers"]):
-        raise DataError(
-            f"{path}: `n` sums to {ends[-1]}, but there are {len(data['numbers'])} atoms"
-        )
     n = len(counts)
     charge = data.get("charge", np.zeros(n))
     spin = data.get("spin_multiplicity", np.ones(n))
