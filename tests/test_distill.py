@@ -28,9 +28,9 @@ from lesff.distill.labelling import label_structures
 from lesff.distill.options import small_student
 from lesff.distill.run import check_student
 from lesff.distill.sampling import langevin, plan_tasks
-from lesff.distill.teacher import open_teacher
 from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
 from lesff.structures import to_structure
+from lesff.teachers import open_teacher
 from lesff.train.data import read_frames
 
 HERE = __name__
@@ -168,7 +168,7 @@ def test_killed_labelling_resumes_to_identical_shards(tmp_path):
         "import sys, ase.io, time\n"
         "from pathlib import Path\n"
         "from lesff.distill import DistillOptions, labelling\n"
-        "from lesff.distill.teacher import open_teacher\n"
+        "from lesff.teachers import open_teacher\n"
         "from lesff.structures import to_structure\n"
         "slow = labelling.label\n"
         "def label(*a):\n    time.sleep(0.05)\n    return slow(*a)\n"

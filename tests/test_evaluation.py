@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import ase
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data.s22 import s22
@@ -17,7 +17,13 @@ from helpers import tiny_potential
 import lesff
 from lesff.checkpoint import save_model
 from lesff.cli import main
-from lesff.errors import ConfigError, ConvergenceError, DataError, MissingDependencyError
+from lesff.errors import (
+    ConfigError,
+    ConvergenceError,
+    DataError,
+    MissingDependencyError,
+    UnsupportedInputError,
+)
 from lesff.evaluation.dynamics import density_of, liquid_box
 from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.frames import relative_errors
@@ -528,3 +534,19 @@ def test_net_forces_are_those_between_molecules(tmp_path):
     assert out.exit_code == 0, out.output
     assert f"| neutral, a gap over 4 A | 1 | {1e3 * pull:.1f} |" in out.output
     assert table_of(tmp_path / "r.json") in out.output
+
+
+def test_a_calculator_is_a_baseline():
+    """A crystal through a subject gives the calculator's own energy."""
+    emt = find_subject("emt=ase.calculators.emt:EMT")
+    assert emt.name == "emt"
+    atoms = bulk("Cu", a=3.6)
+    frame = Frame(
+        structure=to_structure(atoms), energy=0.0, forces=np.zeros((1, 3)), subset="", group=""
+    )
+    atoms.calc = emt.calculator()
+    assert emt.predict([frame])[0].energy == pytest.approx(atoms.get_potential_energy(), abs=1e-12)
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        find_subject("emt=ase.calculators.emt:Emt")
+    with pytest.raises(UnsupportedInputError, match="would not be told"):
+        emt.calculator(1)

@@ -55,7 +55,8 @@ from lesff.train.metrics import Errors, errors_by, predict_frames
     "baselines",
     multiple=True,
     metavar="NAME",
-    help="Run the suite for this too: gfn2-xtb (needs tblite), or another model.",
+    help="Run the suite for this too: gfn2-xtb (needs tblite), another model, or "
+    "NAME=module:callable of an ASE calculator.",
 )
 @click.option("--card", type=click.Path(path_type=Path), help="Model card to fill with the tables.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write results as JSON.")

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from lesff.config import read_json, write_json
 from lesff.distill.options import DistillOptions
 from lesff.distill.sampling import Task, plan_tasks, sample
-from lesff.distill.teacher import Teacher, label
 from lesff.errors import DataError, IntegrityError
 from lesff.structures import Structure
+from lesff.teachers import Teacher, label
 from lesff.train.data import structure_hash, unlabelled
 from lesff.train.shards import write_npz
 

@@ -23,13 +23,13 @@ from lesff.distill.labelling import (
 )
 from lesff.distill.options import DistillOptions, small_student, with_schedule
 from lesff.distill.report import Result, card_text, write_report
-from lesff.distill.teacher import Teacher, open_teacher
 from lesff.electrostatics.latent_ewald import check_boundaries
 from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.hub import ResolvedModel
 from lesff.potential import Potential
 from lesff.predict import Model
 from lesff.structures import Structure, to_structures
+from lesff.teachers import Teacher, open_teacher
 from lesff.train.dataset import model_config, read_training_data
 from lesff.train.loop import Trainer
 from lesff.train.metrics import predict_frames
@@ -60,7 +60,7 @@ def distill(
     cut short. Frames of held-out structures are only reported on: they choose nothing.
 
     Args:
-        teacher: lesff model or calculator, see :func:`lesff.distill.teacher.open_teacher`.
+        teacher: lesff model or calculator, see :func:`lesff.teachers.open_teacher`.
         structures: Atoms, a list of them, or the path of a structure file; at least two different.
         output: Folder of the run.
         recipe: The student, its loss and optimiser; a small one if not given.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 from lesff.errors import MissingDependencyError
 from lesff.inference import symbols
 from lesff.predict import Model, load
+from lesff.structures import Structure
+from lesff.teachers import open_teacher
 from lesff.train.data import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
 
@@ -105,23 +107,19 @@ class ModelSubject:
         return predict_frames(self.fast.potential, frames, progress=True)
 
 
-class XtbSubject:
-    """GFN2-xTB through tblite, for molecules.
+class CalculatorSubject:
+    """An ASE calculator, as a baseline.
 
-    Raises:
-        MissingDependencyError: if tblite is not installed.
+    Args:
+        name: Name in results and tables.
+        elements: Atomic numbers covered.
+        make: Calculator for a total charge and 2S+1 (None: the lowest).
     """
 
-    def __init__(self) -> None:
-        try:
-            self.method: Any = import_module("tblite.ase").TBLite
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"the baseline {XTB} needs the tblite library; install it with "
-                '`pip install "lesff[evaluate]"`'
-            ) from error
-        self.name = XTB
-        self.elements = frozenset(range(1, 87))
+    def __init__(
+        self, name: str, elements: frozenset[int], make: Callable[[int, int | None], Any]
+    ) -> None:
+        self.name, self.elements, self.make = name, elements, make
         self.model: Model | None = None
 
     def lacks(self, numbers: Sequence[int], charge: int = 0, spin: int | None = None) -> str:
@@ -130,9 +128,8 @@ class XtbSubject:
         return f"no {symbols(unknown)}" if unknown else ""
 
     def calculator(self, charge: int = 0, spin: int | None = None) -> Calculator:
-        """Calculator of tblite, silent."""
-        options = {} if spin is None else {"multiplicity": spin}
-        return self.method(method="GFN2-xTB", charge=charge, verbosity=0, **options)
+        """The calculator."""
+        return self.make(charge, spin)
 
     def fast_calculator(self) -> Calculator:
         """The same calculator; it has one precision."""
@@ -143,20 +140,70 @@ class XtbSubject:
         results = []
         for frame in tqdm(frames, unit="frame", desc=self.name, leave=False):
             s = frame.structure
-            atoms = ase.Atoms(s.numbers, s.positions)
+            atoms = ase.Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc)
             atoms.calc = self.calculator(s.total_charge, s.spin_multiplicity)
             energy, forces = atoms.get_potential_energy(), atoms.get_forces()
             results.append(FramePrediction(frame=frame, energy=float(energy), forces=forces))
         return results
 
 
-def find_subject(name: str, *, accept_license: bool = False) -> Subject:
-    """The method :data:`XTB`, or the model of this name.
+def xtb_subject() -> CalculatorSubject:
+    """GFN2-xTB through tblite, for molecules, silent.
 
     Raises:
-        ModelNotFoundError: if there is neither.
+        MissingDependencyError: if tblite is not installed.
     """
-    return XtbSubject() if name == XTB else ModelSubject(name, accept_license=accept_license)
+    try:
+        method: Any = import_module("tblite.ase").TBLite
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the baseline {XTB} needs the tblite library; install it with "
+            '`pip install "lesff[evaluate]"`'
+        ) from error
+
+    def make(charge: int, spin: int | None) -> Calculator:
+        options = {} if spin is None else {"multiplicity": spin}
+        return method(method="GFN2-xTB", charge=charge, verbosity=0, **options)
+
+    return CalculatorSubject(XTB, frozenset(range(1, 87)), make)
+
+
+def calculator_subject(name: str, spec: str) -> CalculatorSubject:
+    """A calculator of any installed package; neutral systems only unless it is told charges.
+
+    Args:
+        name: Name in results and tables.
+        spec: As for :func:`lesff.teachers.open_teacher`.
+
+    Raises:
+        ConfigError: for a specification that cannot be used.
+    """
+    teacher = open_teacher(spec)
+
+    def make(charge: int, spin: int | None) -> Any:
+        structure = Structure(
+            numbers=np.array([1]), positions=np.zeros((1, 3)), cell=np.zeros((3, 3)),
+            pbc=np.zeros(3, dtype=bool), total_charge=charge, spin_multiplicity=spin or 1,
+        )  # fmt: skip
+        teacher.check([structure])
+        return teacher.make(structure)
+
+    return CalculatorSubject(name, frozenset(range(1, len(chemical_symbols))), make)
+
+
+def find_subject(name: str, *, accept_license: bool = False) -> Subject:
+    """The method :data:`XTB`, ``NAME=module:callable`` for a calculator, or a model of this name.
+
+    Raises:
+        ModelNotFoundError: if there is none.
+        ConfigError: for a calculator that cannot be made.
+    """
+    if name == XTB:
+        return xtb_subject()
+    label, is_calculator, spec = name.partition("=")
+    if is_calculator and ":" in spec and "/" not in label and ":" not in label:
+        return calculator_subject(label, spec)
+    return ModelSubject(name, accept_license=accept_license)
 
 
 def require(subject: Subject, atoms: ase.Atoms, charge: int = 0, spin: int | None = None) -> str:
