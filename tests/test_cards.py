@@ -3,13 +3,25 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+from huggingface_hub import ModelCard
 
 from lesff.cards import front_matter
 from lesff.errors import DataError
 from lesff.evaluation.tables import blocks, filled, suite_table, table_of
 
 CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*.md"))
+SECTIONS = (
+    "What it is",
+    "Use",
+    "Training",
+    "Evaluation suite",
+    "Electrostatics",
+    "Not for",
+    "Licence and citation",
+)
+"""Headings of a card, in this order, others between them."""
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
@@ -20,6 +32,33 @@ def test_tables_are_those_of_the_results(path):
     for key in blocks(card):
         data = json.loads((path.parent / f"{path.stem}.{key}.json").read_text(encoding="utf-8"))
         assert data["model"].split("@")[0] == front_matter(card)["name"] == path.stem
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_front_matter_and_sections_are_complete(path):
+    """The front matter is YAML as the Hub reads it; every section that a reader needs is there."""
+    text = path.read_text(encoding="utf-8")
+    data = ModelCard(text).data.to_dict()
+    jsonschema.validate(data, json.loads((path.parent / "schema.json").read_text("utf-8")))
+    assert data["name"] == path.stem
+    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert [h for h in headings if h in SECTIONS] == list(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("license: apache-2.0", "license: Apache-2.0"),
+        ("license: apache-2.0\n", ""),
+        ("tags: [", "labels: ["),
+    ],
+)
+def test_a_bad_front_matter_is_noticed(before, after):
+    text = CARDS[0].read_text(encoding="utf-8")
+    assert before in text
+    schema = json.loads((CARDS[0].parent / "schema.json").read_text("utf-8"))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(ModelCard(text.replace(before, after)).data.to_dict(), schema)
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
@@ -74,5 +113,5 @@ def test_tables_without_results_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"m\.suite\.json is missing"):
         filled("<!-- begin suite -->\n<!-- end suite -->", "m", tmp_path)
     (tmp_path / "m.suite.json").write_text("{}")
-    with pytest.raises(DataError, match="no errors and no results"):
+    with pytest.raises(DataError, match="no errors, fragments or results"):
         table_of(tmp_path / "m.suite.json")
