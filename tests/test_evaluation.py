@@ -32,7 +32,13 @@ from lesff.evaluation.long_range import aligned_pair, tail_exponent
 from lesff.evaluation.molecules import add_proton, molecules_of
 from lesff.evaluation.relaxation import relaxed, zero_point_energy
 from lesff.evaluation.results import CheckResult, SuiteFile
-from lesff.evaluation.solids import SOLIDS, check_born, crystal, equation_of_state
+from lesff.evaluation.solids import (
+    SOLIDS,
+    check_born,
+    compare_solids,
+    crystal,
+    equation_of_state,
+)
 from lesff.evaluation.splits import split_by_molecule
 from lesff.evaluation.states import at_donor, formate
 from lesff.evaluation.subjects import ModelSubject, find_subject
@@ -550,3 +556,13 @@ def test_a_calculator_is_a_baseline():
         find_subject("emt=ase.calculators.emt:Emt")
     with pytest.raises(UnsupportedInputError, match="would not be told"):
         emt.calculator(1)
+
+
+def test_lattice_constants_are_compared_with_the_baseline():
+    """Differences of 1 % and 3 % of two solids that both have: 2 %."""
+    ours = [{"solid": "NaCl", "a": 5.05}, {"solid": "MgO", "a": 3.88}, {"solid": "LiF", "a": 1.0}]
+    theirs = [{"solid": "NaCl", "a": 5.0}, {"solid": "MgO", "a": 4.0}, {"solid": "KCl", "a": 6.0}]
+    (quantity,) = compare_solids("m", ours, theirs)
+    assert quantity["value"] == pytest.approx(2.0)
+    assert "against these, MAE (2 solids)" in quantity["name"]
+    assert compare_solids("m", ours, theirs[2:]) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ase
 import numpy as np
@@ -177,6 +179,21 @@ def check_solids(subject: Subject) -> CheckResult:
         reference = row["bulk_modulus_reference"]
         result.add(f"{row['solid']}, bulk modulus", "GPa", row["bulk_modulus_gpa"], reference)
     return result
+
+
+def compare_solids(
+    model: str, ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Mean difference of the lattice constants of a model to those of a baseline, %."""
+    constants = {row["solid"]: row["a"] for row in ours}
+    pairs = [(constants[r["solid"]], r["a"]) for r in theirs if r["solid"] in constants]
+    if not pairs:
+        return []
+    result = CheckResult()
+    difference = np.mean([abs(a / b - 1.0) for a, b in pairs])
+    name = f"lattice constants of {model} against these, MAE ({len(pairs)} solids)"
+    result.add(name, "%", 100.0 * difference)
+    return result.to_dict()["quantities"]
 
 
 def check_born(subject: Subject) -> CheckResult:

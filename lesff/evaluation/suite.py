@@ -23,13 +23,15 @@ from lesff.evaluation.solids import (
     SOLIDS,
     check_born,
     check_solids,
+    compare_solids,
     crystal,
 )
 from lesff.evaluation.states import STATE_SOURCES, check_states
-from lesff.evaluation.subjects import Subject, missing, require
+from lesff.evaluation.subjects import XTB, Subject, missing, require
 from lesff.evaluation.torsions import TORSION_SOURCES, check_torsions
 from lesff.evaluation.water import WATER_SOURCES, check_water
 
+Rows = Sequence[dict[str, Any]]
 Family = Literal["data", "organic", "inorganic"]
 ORGANIC = (1, 6, 7, 8)
 """Elements that a model must cover for the organic checks: H C N O."""
@@ -47,6 +49,8 @@ class Check:
         sources: Where its reference values are from.
         full_only: Whether it takes too long for the suite ``"standard"``.
         models_only: Whether it is for models of lesff only, not for baselines.
+        compare: Quantities of a baseline that compare it with the model: takes the name of the
+            model, its rows and those of the baseline.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Check:
     sources: tuple[str, ...]
     full_only: bool = False
     models_only: bool = False
+    compare: Callable[[str, Rows, Rows], list[dict[str, Any]]] | None = None
 
     def why_not(self, subject: Subject, data: Labelled | None, suite: str) -> str:
         """Why the check is not run; empty if it is."""
@@ -66,8 +71,8 @@ class Check:
             return "for models only"
         if self.family == "organic" and missing(subject, ORGANIC):
             return f"organic checks need H C N O; no {missing(subject, ORGANIC)}"
-        if self.family == "inorganic" and subject.model is None:
-            return "no baseline for solids"
+        if self.family == "inorganic" and subject.name == XTB:
+            return f"{XTB} is for molecules"
         if self.family == "inorganic" and all(
             require(subject, crystal(s)) for s in SOLIDS.values()
         ):
@@ -91,7 +96,10 @@ CHECKS = (
         name="liquids", family="organic", run=check_liquids, sources=LIQUID_SOURCES,
         models_only=True, full_only=True,
     ),
-    Check(name="solids", family="inorganic", run=check_solids, sources=SOLID_SOURCES),
+    Check(
+        name="solids", family="inorganic", run=check_solids, sources=SOLID_SOURCES,
+        compare=compare_solids,
+    ),
     Check(name="born", family="inorganic", run=check_born, sources=BORN_SOURCES),
 )  # fmt: skip
 """All checks, in the order of the tables."""
@@ -134,21 +142,18 @@ def run_suite(
     Yields:
         Name of the subject, name of the check, its result as in the file.
     """
-    description = None if data is None else data.describe()
-    if data is not None and description is not None:
-        data.keep_covered(subjects[0])
-        if file.data.get("data", description)["sha256"] != description["sha256"]:
-            for results in file.data["results"].values():
-                for check in CHECKS:
-                    if check.family == "data":
-                        results.pop(check.name, None)
-        file.data["data"] = description
+    first = subjects[0]
+    if data is not None:
+        _keep_data(file, data, first)
     tasks = [(subject, check) for subject in subjects for check in checks]
     bar = tqdm(tasks, unit="check")
     for subject, check in bar:
         bar.set_description(f"{subject.name} {check.name}")
         stored = file.get(subject.name, check.name)
         why = check.why_not(subject, data, suite)
+        ours = file.get(first.name, check.name)
+        if subject is not first and (ours is None or ours["status"] != "done"):
+            why = why or f"{first.name} is not covered"
         if stored is not None and stored["status"] == "done" and (why or not again):
             yield subject.name, check.name, stored
             continue
@@ -156,8 +161,22 @@ def run_suite(
             result: dict[str, Any] = {"status": "not covered", "reason": why}
         else:
             result = _run(check, subject, data)
+            if check.compare and subject is not first and ours and result["status"] == "done":
+                result["quantities"] += check.compare(first.name, ours["rows"], result["rows"])
         file.put(subject.name, check.name, result)
         yield subject.name, check.name, result
+
+
+def _keep_data(file: SuiteFile, data: Labelled, model: Subject) -> None:
+    """Describe the labelled frames in the file; results for other frames are dropped."""
+    description = data.describe()
+    data.keep_covered(model)
+    if file.data.get("data", description)["sha256"] != description["sha256"]:
+        for results in file.data["results"].values():
+            for check in CHECKS:
+                if check.family == "data":
+                    results.pop(check.name, None)
+    file.data["data"] = description
 
 
 def _run(check: Check, subject: Subject, data: Labelled | None) -> dict[str, Any]:
