@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from lesff.cards import front_matter
 from lesff.errors import DataError
-from lesff.evaluation.tables import blocks, filled, suite_table, table_of
+from lesff.evaluation.tables import blocks, error_table, filled, suite_table, table_of
 
 CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*.md"))
 SECTIONS = (
@@ -107,6 +107,19 @@ def test_a_changed_number_is_noticed(tmp_path):
     card = filled("<!-- begin evaluation -->\n<!-- end evaluation -->", "m", tmp_path)
     assert "| water | 3 | 1.0 | 1.0 | 1.0 | 1.0 |" in card
     assert filled(card.replace("1.0", "1.1", 1), "m", tmp_path) == card
+
+
+def test_stress_has_a_column_where_it_has_labels():
+    row = dict.fromkeys(("energy_mae", "energy_rmse", "forces_mae", "forces_rmse"), 1.0)
+    errors = {"a": {"n_frames": 1, **row, "stress_rmse": 2.0}}
+    assert error_table(errors).splitlines() == [
+        "| subset | frames | E MAE | E RMSE | F MAE | F RMSE | S RMSE |",
+        "|---|---|---|---|---|---|---|",
+        "| a | 1 | 1.0 | 1.0 | 1.0 | 1.0 | 2.0 |",
+        "| mean over subsets | | 1.0 | | 1.0 | | |",
+    ]
+    errors["a"]["stress_rmse"] = float("nan")
+    assert "S RMSE" not in error_table(errors)
 
 
 def test_tables_without_results_are_refused(tmp_path):

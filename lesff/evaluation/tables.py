@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -62,19 +63,26 @@ def table_of(path: Path) -> str:
 
 
 def error_table(errors: dict[str, dict[str, Any]]) -> str:
-    """Errors per subset: meV/atom and meV/A, with one digit."""
+    """Errors per subset: meV/atom, meV/A and, where stress has labels, meV/A^3; one digit."""
+    columns = {
+        "energy_mae": "E MAE", "energy_rmse": "E RMSE", "forces_mae": "F MAE",
+        "forces_rmse": "F RMSE",
+    }  # fmt: skip
+    stress = [row.get("stress_rmse") for row in errors.values()]
+    if any(value is not None and not math.isnan(value) for value in stress):
+        columns["stress_rmse"] = "S RMSE"
     lines = [
-        "| subset | frames | E MAE | E RMSE | F MAE | F RMSE |",
-        "|---|---|---|---|---|---|",
+        "| subset | frames | " + " | ".join(columns.values()) + " |",
+        "|---" * (2 + len(columns)) + "|",
     ]
     for subset, row in errors.items():
-        values = [row[k] for k in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
-        cells = [subset, str(row["n_frames"]), *(f"{value:.1f}" for value in values)]
+        cells = [subset, str(row["n_frames"]), *(f"{row[key]:.1f}" for key in columns)]
         lines.append("| " + " | ".join(cells) + " |")
     parts = [row for subset, row in errors.items() if subset != "all"]
     mean = {k: sum(row[k] for row in parts) / len(parts) for k in ("energy_mae", "forces_mae")}
     lines.append(
-        f"| mean over subsets | | {mean['energy_mae']:.1f} | | {mean['forces_mae']:.1f} | |"
+        f"| mean over subsets | | {mean['energy_mae']:.1f} | | {mean['forces_mae']:.1f} |"
+        + " |" * (len(columns) - 3)
     )
     return "\n".join(lines)
 
