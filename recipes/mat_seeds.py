@@ -6,7 +6,7 @@ radii and relaxed for a few steps by CHGNet, the teacher. Left out are structure
 or odd volumes, and those on which CHGNet's two sets of weights disagree.
 
     pip install torch==2.13.0 chgnet==0.4.2 && pip install .
-    python recipes/mat_seeds.py --data inorganic_chgnet.npz --count 1400 -o mat_seeds.extxyz
+    python recipes/mat_seeds.py --data inorganic_chgnet.npz --count 1800 -o mat_seeds.extxyz
     PYTHONPATH=recipes lesff distill --teacher mat_seeds:r2scan --structures mat_seeds.extxyz \
       --sample rattle --frames 12 --labels-only -o mat_labels \
       --set displacement=[0.01,0.15] --set strain=0.03 --set validation=0.04
@@ -223,7 +223,7 @@ def main() -> None:
     """Write the structures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="npz whose elements are used")
-    parser.add_argument("--count", type=int, default=1400)
+    parser.add_argument("--count", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--parts", default="0/1", help="i/n: only every n-th part, from the i-th")
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -20,8 +20,11 @@ from pathlib import Path
 from lesff.cards import front_matter
 from lesff.checkpoint import MODEL_FILES, load_model, save_model, verify_parity
 from lesff.evaluation.tables import filled
+from lesff.manifest import PERMISSIVE_LICENSES
 
 ROOT = Path(__file__).parents[1]
+SPDX = {name.lower(): name for name in PERMISSIVE_LICENSES}
+"""Cards have licences in lower case, as the Hub does; the manifest has SPDX identifiers."""
 RELEASED = ROOT / "tests" / "released.json"
 """Hashes that a test compares with the manifest for ever."""
 
@@ -92,7 +95,7 @@ def main() -> None:
     entry |= {
         "name": options.name,
         "description": head["description"],
-        "license": head["license"],
+        "license": SPDX[head["license"]],
         "elements": list(config.elements),
         "citation": head["citation"],
         "versions": [*entry["versions"], version],

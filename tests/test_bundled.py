@@ -10,6 +10,7 @@ from ase.build import molecule
 
 import lesff
 from lesff.checkpoint import verify_parity
+from lesff.evaluation.solids import SOLIDS, crystal
 from lesff.evaluation.splits import split_by_molecule
 from lesff.train.data import read_frames
 from lesff.train.metrics import evaluate_frames
@@ -102,3 +103,41 @@ def test_errors_on_dft_frames_are_those_of_the_card(name, held_out_only):
     for subset, row in expected.items():
         assert table[subset].forces_mae == pytest.approx(row["forces_mae"], rel=1e-3)
         assert table[subset].energy_mae == pytest.approx(row["energy_mae"], rel=1e-2)
+
+
+@pytest.fixture(scope="module")
+def solid_model():
+    """mat-small in float64."""
+    return lesff.load("mat-small", dtype="float64", offline=True)
+
+
+def test_golden_values_of_solids_are_reproduced(solid_model):
+    report = verify_parity(solid_model.source.folder)
+    assert report.ok
+    assert report.n_structures >= 3
+
+
+def test_born_charges_of_salts_obey_the_sum_rule(solid_model):
+    """Transfers between neighbours cancel in a cell: no rule has to be imposed."""
+    for name in ("NaCl", "MgO"):
+        atoms = crystal(SOLIDS[name], conventional=True)
+        z = solid_model.predict(atoms, "born_effective_charges").born_effective_charges
+        assert np.abs(z).max() > 1e-3
+        np.testing.assert_allclose(z.sum(0), np.zeros((3, 3)), atol=1e-8)
+
+
+def test_stress_is_the_derivative_of_the_energy(solid_model):
+    """(1/V) dE/de_xx by central differences, at a strained NaCl."""
+    atoms = crystal(SOLIDS["NaCl"], a=5.5)
+    volume, step = atoms.get_volume(), 1e-4
+
+    def energy(strain):
+        moved = atoms.copy()
+        deformation = np.eye(3)
+        deformation[0, 0] += strain
+        moved.set_cell(atoms.cell @ deformation, scale_atoms=True)
+        return solid_model.predict(moved, "energy").energy
+
+    slope = (energy(step) - energy(-step)) / (2.0 * step * volume)
+    stress = solid_model.predict(atoms, "stress").stress
+    assert stress[0, 0] == pytest.approx(slope, abs=1e-7)
