@@ -66,7 +66,6 @@ def open_teacher(spec: str, *, accept_license: bool = False) -> Teacher:
         return _lesff_teacher(spec, accept_license=accept_license)
     factory = _import(match["module"], match["name"], spec)
     options = _options(match["options"] or "", spec)
-    covers_states = "{charge}" in (match["options"] or "")
 
     def make(structure: Structure) -> BaseCalculator:
         values = {
@@ -83,8 +82,11 @@ def open_teacher(spec: str, *, accept_license: bool = False) -> Teacher:
 
     def check(structures: list[Structure]) -> None:
         states = [(s.total_charge, s.spin_multiplicity) for s in structures]
-        odd = [i for i, (q, m) in enumerate(states) if q or m > 2]
-        if odd and not covers_states:
+        told = [place in options.values() for place in _PLACES]
+        odd = [
+            i for i, (q, m) in enumerate(states) if (q and not told[0]) or (m > 2 and not told[1])
+        ]
+        if odd:
             raise UnsupportedInputError(
                 f"structure {odd[0]} has total charge {states[odd[0]][0]} and spin multiplicity "
                 f"{states[odd[0]][1]}, which teacher {spec!r} would not be told: pass them on, "

@@ -20,10 +20,13 @@ import argparse
 import contextlib
 import functools
 import io
+import json
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.io
@@ -219,15 +222,23 @@ def make(
             return atoms
 
 
+def check_plan(path: Path, plan: dict[str, Any]) -> None:
+    """Parts that are there belong to the same seed and elements, or nothing is done."""
+    if path.exists() and json.loads(path.read_text("utf-8")) != plan:
+        sys.exit(f"{path.parent} was begun with another seed or other elements; use another output")
+    path.write_text(json.dumps(plan) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Write the structures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="npz whose elements are used")
     parser.add_argument("--count", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--parts", default="0/1", help="i/n: only every n-th part, from the i-th")
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
+    if given.count < PART or given.count % PART:
+        parser.error(f"--count must be a multiple of {PART}, got {given.count}")
     warnings.simplefilter("ignore")
     with np.load(given.data, allow_pickle=False) as file:
         elements = [chemical_symbols[int(z)] for z in np.unique(file["numbers"])]
@@ -236,23 +247,20 @@ def main() -> None:
     teacher = Teacher()
     folder = given.output.with_suffix(".parts")
     folder.mkdir(parents=True, exist_ok=True)
+    check_plan(folder / "plan.json", {"seed": given.seed, "elements": elements})
     starts = range(0, given.count, PART)
     paths = [folder / f"{start:06d}.extxyz" for start in starts]
-    first, step = map(int, given.parts.split("/"))
-    for path, start in tqdm(list(zip(paths, starts, strict=True))[first::step], unit="part"):
+    for path, start in tqdm(list(zip(paths, starts, strict=True)), unit="part"):
         if path.exists():
             continue
-        numbers = range(start, min(start + PART, given.count))
+        numbers = range(start, start + PART)
         made = [make(i, given.seed, prototypes, cations, anions, teacher) for i in numbers]
         partial = path.with_suffix(".partial")
         ase.io.write(partial, made, format="extxyz")
         os.replace(partial, path)
-    if all(path.exists() for path in paths):
-        partial = given.output.with_suffix(".partial")
-        ase.io.write(
-            partial, [a for p in paths for a in ase.io.read(p, ":")], format="extxyz"
-        )  # fmt: skip
-        os.replace(partial, given.output)
+    partial = given.output.with_suffix(".partial")
+    ase.io.write(partial, [a for p in paths for a in ase.io.read(p, ":")], format="extxyz")
+    os.replace(partial, given.output)
 
 
 if __name__ == "__main__":

@@ -556,6 +556,10 @@ def test_a_calculator_is_a_baseline():
         find_subject("emt=ase.calculators.emt:Emt")
     with pytest.raises(UnsupportedInputError, match="would not be told"):
         emt.calculator(1)
+    with pytest.raises(UnsupportedInputError, match="would not be told"):
+        emt.calculator(0, 3)
+    with pytest.raises(ConfigError, match="must leave the spin to the calculator"):
+        find_subject("emt=ase.calculators.emt:EMT?asap_cutoff={spin}")
 
 
 def test_lattice_constants_are_compared_with_the_baseline():

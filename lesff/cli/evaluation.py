@@ -35,7 +35,11 @@ from lesff.train.metrics import Errors, errors_by, predict_frames
     is_flag=True,
     help="Net forces on the molecules of each frame instead, by charge and gap.",
 )
-@click.option("--gap", type=float, help="A: what counts as apart for --fragments; the cutoff.")
+@click.option(
+    "--gap",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="A: what counts as apart for --fragments; the cutoff of the model if left out.",
+)
 @click.option("--suite", type=click.Choice(SUITES), help="Run the checks of the suite instead.")
 @click.option(
     "--only",

@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 from tqdm.auto import tqdm
 
-from lesff.errors import MissingDependencyError
+from lesff.errors import ConfigError, MissingDependencyError
 from lesff.inference import symbols
 from lesff.predict import Model, load
 from lesff.structures import Structure
@@ -176,8 +176,11 @@ def calculator_subject(name: str, spec: str) -> CalculatorSubject:
         spec: As for :func:`lesff.teachers.open_teacher`.
 
     Raises:
-        ConfigError: for a specification that cannot be used.
+        ConfigError: for a specification that cannot be used, or that asks for the spin, which
+            checks leave to the method.
     """
+    if "{spin}" in spec:
+        raise ConfigError(f"baseline {spec!r} must leave the spin to the calculator: drop {{spin}}")
     teacher = open_teacher(spec)
 
     def make(charge: int, spin: int | None) -> Any:

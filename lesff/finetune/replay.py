@@ -63,7 +63,7 @@ def _structures(config: ModelConfig, count: int, seed: int, *, half: int) -> lis
         if len(found) == count:
             break
         atoms = _pick(seeds, rng).copy()
-        if attempt % 4 and parts:
+        if attempt % 4 and parts and not atoms.pbc.any():
             atoms = _grown(_pick(parts, rng), parts, int(rng.integers(1, _LARGEST)), rng)
             if attempt % 4 == 3:
                 atoms = _pair(atoms, _pick(parts, rng), rng)
