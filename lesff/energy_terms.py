@@ -23,6 +23,8 @@ class EnergyTerms:
         charges: (n_atoms,) physical charges in e, or None without LES.
         head: All that the heads gave, or None without LES.
         coulomb_energy: (n_systems,) Coulomb energy of the permanent moments in eV, if any.
+        dispersion_energy: (n_systems,) part of ``energy_lr`` in eV, or None without dispersion.
+        dispersion_coefficients: (n_atoms,) ``sqrt(C6)`` of the model's dispersion, if any.
         invariants: One (n_atoms, channels) tensor per layer.
     """
 
@@ -33,7 +35,16 @@ class EnergyTerms:
     charges: Tensor | None
     head: HeadOutput | None = None
     coulomb_energy: Tensor | None = None
+    dispersion_energy: Tensor | None = None
+    dispersion_coefficients: Tensor | None = None
     invariants: list[Tensor] = field(default_factory=list)
+
+    def parts(self) -> dict[str, Tensor]:
+        """Parts of the energy by the names of :data:`lesff.keys.QUANTITIES`."""
+        parts = {"energy_sr": self.energy_sr, "energy_lr": self.energy_lr}
+        if self.dispersion_energy is not None:
+            parts["energy_dispersion"] = self.dispersion_energy
+        return parts
 
     @property
     def dipoles(self) -> Tensor | None:
@@ -50,7 +61,7 @@ def atomic_energies(terms: EnergyTerms, *, create_graph: bool, keep_graph: bool)
     """Energy of every atom without the work of a field, (n_atoms,) in eV, float64.
 
     The Coulomb share of atom i is ``q_i phi_i / 2 = q_i (dE/dq_i) / 2``: E is quadratic in the
-    charges, and likewise in dipoles and quadrupoles.
+    charges, and likewise in dipoles, quadrupoles and coefficients of dispersion.
 
     Args:
         terms: Parts of the energy, with graph.
@@ -58,6 +69,12 @@ def atomic_energies(terms: EnergyTerms, *, create_graph: bool, keep_graph: bool)
         keep_graph: Keep the graph of the Coulomb energy.
     """
     energy = terms.node_energy
+    if terms.dispersion_energy is not None and terms.dispersion_coefficients is not None:
+        c = terms.dispersion_coefficients
+        (slope,) = gradients(
+            terms.dispersion_energy, [c], create_graph=create_graph, keep_graph=keep_graph
+        )
+        energy = energy + (0.5 * c * slope).to(torch.float64)
     if terms.head is None:
         return energy
     if terms.coulomb_energy is not None and terms.head.coulomb is not None:

@@ -41,7 +41,11 @@ _ROWS = (
     ),
     Quantity(
         name="energy_lr", shape=(), unit="eV", level="system",
-        meaning="Part of the energy from the latent Coulomb interaction.",
+        meaning="Part of the energy from the latent Coulomb interaction and from dispersion.",
+    ),
+    Quantity(
+        name="energy_dispersion", shape=(), unit="eV", level="system",
+        meaning="Part of energy_lr from dispersion. Models with such only.",
     ),
     Quantity(
         name="node_energy", shape=(), unit="eV", level="atom",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lesff.architectures import ARCHITECTURES
 from lesff.config import from_dict
+from lesff.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
 from lesff.nn.state_embedding import StateInput
@@ -24,6 +25,7 @@ class ModelConfig:
         reference_energies: Energy of each element in eV, same order; part of ``energy``.
         energy_scale: Factor of the interaction energy, eV.
         long_range: Latent electrostatics, or None for a short-range model.
+        dispersion: Dispersion between all atoms, or None for a model without.
         total_charge: Lowest and highest trained total charge in e.
         spin_multiplicity: Lowest and highest trained multiplicity.
         state_embedding: Whether total charge and spin enter the node features.
@@ -42,6 +44,7 @@ class ModelConfig:
     reference_energies: tuple[float, ...]
     energy_scale: float = 1.0
     long_range: LongRangeConfig | None = None
+    dispersion: DispersionConfig | None = None
     total_charge: tuple[int, int] = (0, 0)
     spin_multiplicity: tuple[int, int] = (1, 1)
     state_embedding: bool = False
@@ -77,6 +80,8 @@ class ModelConfig:
                 "`state_embedding` and `joint_embedding` exclude each other, got both"
             )
         self.architecture_config()
+        if self.dispersion is not None:
+            self.dispersion.of_elements(self.elements)
 
     def architecture_config(self) -> Any:
         """The architecture's own configuration object.

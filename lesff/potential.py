@@ -13,6 +13,7 @@ from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture
 from lesff.architectures.mace import element_rows
 from lesff.derivatives import gradients, strained
+from lesff.dispersion import dispersion_energy
 from lesff.electrostatics.born import CHUNK_ATOMS, BornMode
 from lesff.electrostatics.field import (
     dipole_field_energy,
@@ -22,13 +23,14 @@ from lesff.electrostatics.field import (
     site_potential,
 )
 from lesff.electrostatics.groups import SLAB, plan_coulomb
-from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
+from lesff.electrostatics.latent_ewald import latent_energy
 from lesff.electrostatics.observables import (
     dipole_moment,
     moment_origin,
     neutralised,
     quadrupole_moment,
 )
+from lesff.electrostatics.pair_sum import check_boundaries
 from lesff.electrostatics.settings import EwaldSettings
 from lesff.energy_terms import EnergyTerms, atomic_energies
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
@@ -65,7 +67,7 @@ class Potential(nn.Module):
 
     ``E = sum_i (E0[z_i] + scale * e_i) + E_LES(q)`` with ``e_i`` from the architecture and latent
     charges ``q`` from the charge head (LES, arXiv 2412.15455), and with further moments from the
-    multipole head if the configuration asks for them.
+    multipole head and dispersion if the configuration asks for them.
 
     Args:
         config: The model's configuration.
@@ -93,6 +95,11 @@ class Potential(nn.Module):
         )
         self.element_row: Tensor
         self.reference_energies: Tensor
+        self.dispersion_table: Tensor | None
+        table = None
+        if config.dispersion is not None:
+            table = config.dispersion.of_elements(config.elements)
+        self.register_buffer("dispersion_table", table, persistent=False)
         self.state_embedding = (
             StateEmbedding(n_elements=n_elements, channels=channels)
             if config.state_embedding
@@ -163,7 +170,11 @@ class Potential(nn.Module):
         absent: set[str] = set() if self.uncertainty is not None else set(UNCERTAINTIES)
         if self.charge_head is None:
             short = ("energy", "energy_sr", "node_energy", "forces", "stress", *UNCERTAINTIES)
-            return tuple(n for n in short if n not in absent)
+            if self.config.dispersion is not None:
+                short += ("energy_lr", "energy_dispersion")
+            return tuple(n for n in QUANTITIES if n in short and n not in absent)
+        if self.config.dispersion is None:
+            absent.add("energy_dispersion")
         chosen = None if self.multipole_head is None else self.multipole_head.config
         if not self.responds_to_field:
             absent.add("polarizability")
@@ -265,7 +276,9 @@ class Potential(nn.Module):
         topology = self.architecture.topology(graph)
         topology.prepare(fused=kernels.backend(graph.positions) is not None)
         coulomb = None if self.ewald is None else plan_coulomb(graph, self.ewald)[0]
-        return StepPlan(topology, coulomb)
+        chosen = self.config.dispersion
+        dispersion = None if chosen is None else plan_coulomb(graph, chosen)[0]
+        return StepPlan(topology, coulomb, dispersion)
 
     @property
     def can_plan(self) -> bool:
@@ -309,14 +322,16 @@ class Potential(nn.Module):
             ).detach()
 
     def energy_terms(
-        self, graph: AtomGraph, *, tabulated: bool = False, plan: StepPlan | None = None
-    ) -> EnergyTerms:
+        self, graph: AtomGraph, *, tabulated: bool = False, plan: StepPlan | None = None,
+        dispersion: bool = True,
+    ) -> EnergyTerms:  # fmt: skip
         """Energies and charges, differentiable in positions, cell and parameters.
 
         Args:
             graph: The batch.
             tabulated: Whether radial functions may come from tables: first derivatives only.
             plan: See :meth:`forward`.
+            dispersion: Whether dispersion, which has no parameters, is part of it.
         """
         topology, coulomb_plan = (None, None) if plan is None else (plan.topology, plan.coulomb)
         element = self.element_row[graph.atomic_numbers]
@@ -334,11 +349,15 @@ class Potential(nn.Module):
         if output.state_energy is not None:
             node_energy = node_energy + output.state_energy.to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
+        coefficients, attraction = None, None
+        if dispersion:
+            coefficients, attraction = self._dispersion(graph, element, plan)
         if self.charge_head is None or self.ewald is None:
-            zero = torch.zeros_like(energy_sr)
+            energy_lr = torch.zeros_like(energy_sr) if attraction is None else attraction
             return EnergyTerms(
-                node_energy, energy_sr, zero, None, None, invariants=output.invariants
-            )
+                node_energy, energy_sr, energy_lr, None, None, dispersion_energy=attraction,
+                dispersion_coefficients=coefficients, invariants=output.invariants,
+            )  # fmt: skip
         responds = self.charge_head.responds_to_field
         inputs = HeadInput(
             invariants=output.invariants,
@@ -358,10 +377,25 @@ class Potential(nn.Module):
         if head.response_energy is not None:
             energy_lr = energy_lr + head.response_energy
         energy_lr = energy_lr.to(torch.float64)
+        if attraction is not None:
+            energy_lr = energy_lr + attraction
         return EnergyTerms(
             node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb,
+            dispersion_energy=attraction, dispersion_coefficients=coefficients,
             invariants=output.invariants,
         )  # fmt: skip
+
+    def _dispersion(
+        self, graph: AtomGraph, element: Tensor, plan: StepPlan | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Coefficients of the atoms and dispersion of the systems in eV, float64, or None."""
+        if self.config.dispersion is None or self.dispersion_table is None:
+            return None, None
+        coefficients = self.dispersion_table[element].to(graph.positions.dtype)
+        coefficients.requires_grad_(graph.positions.requires_grad)  # shares of atoms
+        groups = None if plan is None else plan.dispersion
+        energy = dispersion_energy(coefficients, graph, self.config.dispersion, plan=groups)
+        return coefficients, energy.to(torch.float64)
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""
@@ -432,7 +466,12 @@ class Potential(nn.Module):
                 f"this model has no {' and '.join(moments)}: its `long_range.multipoles` do not "
                 f"select them; available: {', '.join(self.available_properties())}"
             )
-        if self.charge_head is not None:
+        if "energy_dispersion" in absent:
+            raise PropertyError(
+                "this model has no energy_dispersion: its configuration has no `dispersion`; "
+                f"available: {', '.join(self.available_properties())}"
+            )
+        if self.charge_head is not None or self.config.dispersion is not None:
             check_boundaries(graph.pbc)
         check_response(
             wanted,
@@ -465,7 +504,7 @@ class Potential(nn.Module):
         energy = terms.energy_sr + terms.energy_lr
         if coupling is not None:
             energy = energy + segment_sum(coupling, graph.batch, graph.n_systems)
-        out = {"energy": energy, "energy_sr": terms.energy_sr, "energy_lr": terms.energy_lr}
+        out = {"energy": energy, **terms.parts()}
         later = coupling is not None or bool(wanted & _LATER)
 
         inputs = [positions] if "forces" in wanted else []

@@ -1,4 +1,4 @@
-"""Another charge head, or further moments, on a pretrained potential: energies stay."""
+"""Another charge head or further moments on a pretrained potential, and dispersion added to it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 from torch import nn
 
+from lesff.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, MultipoleConfig
 from lesff.potential import Potential
@@ -93,6 +94,29 @@ def with_multipoles(potential: Potential, multipoles: MultipoleConfig) -> Potent
     result.config = replace(potential.config, long_range=new)
     result.multipole_head = result.make_multipole_head()
     _adopt(result, result.multipole_head, potential)
+    return result
+
+
+def with_dispersion(potential: Potential, dispersion: DispersionConfig) -> Potential:
+    """A copy with dispersion added; energies change by it until the copy is trained further.
+
+    Args:
+        potential: A potential without dispersion; not modified.
+        dispersion: The dispersion.
+
+    Raises:
+        ConfigError: if there is another dispersion already, or no coefficient for an element.
+    """
+    before = potential.config.dispersion
+    if before not in (None, dispersion):
+        raise ConfigError(
+            f"`dispersion` cannot change from {before} to {dispersion}; start from a model without"
+        )
+    config = replace(potential.config, dispersion=dispersion)
+    result = copy.deepcopy(potential)
+    result.config = config
+    result.dispersion_table = dispersion.of_elements(config.elements).to(potential.device)
+    result.uncertainty = None  # it was calibrated without
     return result
 
 

@@ -8,7 +8,8 @@ from lesff.electrostatics.groups import CoulombPlan
 from lesff.nn.topology import Topology
 
 PLANNED = frozenset(
-    ("energy", "energy_sr", "energy_lr", "forces", "stress", "charges", "latent_charges")
+    ("energy", "energy_sr", "energy_lr", "energy_dispersion", "forces", "stress")
+    + ("charges", "latent_charges")
 )
 """What a planned step computes."""
 
@@ -19,8 +20,10 @@ class StepPlan:
 
     Attributes:
         topology: Index tables.
-        coulomb: Groups of the Coulomb sums, or None without long-range part.
+        coulomb: Groups of the Coulomb sums, or None without latent charges.
+        dispersion: Groups of the sums of dispersion, or None without.
     """
 
     topology: Topology
     coulomb: CoulombPlan | None
+    dispersion: CoulombPlan | None = None

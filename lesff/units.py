@@ -39,3 +39,6 @@ DALTON = 103.64269652680505
 
 CONDUCTIVITY_TO_S_PER_M = 1.602176634e6
 """1 e^2 / (eV A fs) in S / m: e / (1e-10 m x 1e-15 s)."""
+
+JOULE_NM6_PER_MOL = 10.364269656262173
+"""1 J nm^6 / mol in eV A^6, the unit of tables of dispersion coefficients."""

@@ -21,8 +21,10 @@ from scipy.special import erf
 
 from lesff.electrostatics import open_boundary
 from lesff.electrostatics.finite_size import makov_payne_correction
-from lesff.electrostatics.latent_ewald import check_boundaries, latent_energy
-from lesff.electrostatics.open_boundary import gaussian_kernel, kernel_derivatives, open_energy
+from lesff.electrostatics.gaussian_kernel import gaussian_kernel, kernel_derivatives
+from lesff.electrostatics.latent_ewald import latent_energy
+from lesff.electrostatics.open_boundary import open_energy
+from lesff.electrostatics.pair_sum import check_boundaries
 from lesff.electrostatics.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import collate

@@ -19,10 +19,12 @@ from torch._subclasses.fake_tensor import (
 
 from lesff import kernels
 from lesff.calculator import LesffCalculator
-from lesff.electrostatics import open_boundary
+from lesff.dispersion import DispersionConfig
+from lesff.electrostatics import gaussian_kernel
 from lesff.errors import PropertyError, UnsupportedInputError
 from lesff.graph import collate
 from lesff.ops import cell_volume, inverse_cell
+from lesff.rehead import with_dispersion
 from lesff.repeated import RepeatedStep
 from lesff.step_plan import PLANNED
 from lesff.structures import build_graph, to_structure
@@ -53,7 +55,8 @@ BATCHES = {
 def test_planned_step_with_edges_beyond_the_cutoff_changes_nothing(head, batch):
     potential = tiny_potential(head=head)
     narrow, wide = with_skin(potential, *(make() for make in BATCHES[batch]))
-    wanted = PLANNED - {"stress"} if batch != "crystal" else PLANNED
+    absent = {"energy_dispersion"} if batch == "crystal" else {"stress", "energy_dispersion"}
+    wanted = PLANNED - absent
     expected = potential(narrow, wanted)
     got = potential(wide, wanted, plan=potential.plan(wide))
     assert set(got) == wanted
@@ -93,13 +96,16 @@ def run_on_fake_tensors(potential, graph, plan):
 def as_on_a_device(monkeypatch):
     """No compiled kernels, and the branches for tensors that are not in host memory."""
     monkeypatch.setattr(kernels, "is_active", lambda tensor: False)
-    monkeypatch.setattr(open_boundary, "_is_on_host", lambda tensor: False)
+    monkeypatch.setattr(gaussian_kernel, "is_on_host", lambda tensor: False)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("head", HEADS)
-def test_planned_step_asks_for_no_number(head, batch, as_on_a_device):
+@pytest.mark.parametrize("dispersion", [None, DispersionConfig()])
+def test_planned_step_asks_for_no_number(dispersion, head, batch, as_on_a_device):
     potential = tiny_potential(head=head)
+    if dispersion is not None:
+        potential = with_dispersion(potential, dispersion)
     potential.requires_grad_(False)
     _, graph = with_skin(potential, *(make() for make in BATCHES[batch]))
     out = run_on_fake_tensors(potential, graph, potential.plan(graph))
@@ -115,9 +121,9 @@ def test_the_check_sees_what_a_step_without_plan_asks(as_on_a_device):
 
 def test_pair_kernel_without_questions(monkeypatch):
     r2 = torch.tensor([0.0, 1e-12, 1e-3, 0.4, 0.5, 0.51, 3.0, 400.0], dtype=torch.float64)
-    expected = open_boundary.kernel_derivatives(r2, 1.0, 3)
-    monkeypatch.setattr(open_boundary, "_is_on_host", lambda tensor: False)
-    for got, value in zip(open_boundary.kernel_derivatives(r2, 1.0, 3), expected, strict=True):
+    expected = gaussian_kernel.kernel_derivatives(r2, 1.0, 3)
+    monkeypatch.setattr(gaussian_kernel, "is_on_host", lambda tensor: False)
+    for got, value in zip(gaussian_kernel.kernel_derivatives(r2, 1.0, 3), expected, strict=True):
         torch.testing.assert_close(got, value, rtol=1e-15, atol=0)
 
 

@@ -15,7 +15,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 from lesff.checkpoint import load_model
+from lesff.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
+from lesff.rehead import with_dispersion
 from lesff.train.data import batch_indices, fit_reference_energies, make_batch, read_frames
 from lesff.train.dataset import model_config, read_training_data
 from lesff.train.gradients import accumulate_gradients
@@ -75,10 +77,13 @@ def gradient(potential, batch, loss, method):
     return value, {n: p.grad.clone() for n, p in potential.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("dispersion", [None, DispersionConfig()])
 @pytest.mark.parametrize("kind", ["mse", "huber"])
-def test_central_difference_gradient_equals_double_backward(batch, kind):
+def test_central_difference_gradient_equals_double_backward(batch, kind, dispersion):
     """Two routes to one number; the difference is O(h^2) of a displacement of 0.01 A."""
     potential = tiny_potential(head="shifted", hidden_irreps="4x0e+4x1o")
+    if dispersion is not None:
+        potential = with_dispersion(potential, dispersion)
     loss = LossConfig(kind=kind, energy=2.0, forces=1.0, dipole=0.5, total_charge=0.3)
     exact_loss, exact = gradient(potential, batch, loss, "double_backward")
     loss_value, approximate = gradient(potential, batch, loss, "central_difference")
@@ -234,6 +239,29 @@ def test_a_second_stage_goes_on_from_a_model(tmp_path):
     name = "architecture.embedding"
     step = (before[name] - after[name]).abs().max()
     assert 0 < step < 4 * 0.02 * 1.5  # Adam moves a weight by about the rate per step
+
+
+def test_a_recipe_adds_dispersion(tmp_path):
+    """To a new model and to one that it goes on from; a stage that names none keeps it."""
+    write_frames(tmp_path / "train.xyz", 4)
+    text = RECIPE.format(max_steps=2, validate_every=2)
+    head, _, tail = text.partition("[model]")
+    rest = "[data]" + tail.partition("[data]")[2]
+    asked = "[dispersion]\nsigma = 1.2\n"
+    recipes = {
+        "bare": text,
+        "new": text.replace("[model]", asked + "[model]"),
+        "added": head + asked + rest,
+        "kept": head + rest,
+    }
+    starts = {"added": "bare", "kept": "added"}
+    for name, content in recipes.items():
+        (tmp_path / f"{name}.toml").write_text(content)
+        start = tmp_path / starts[name] / "model" if name in starts else None
+        recipe = read_recipe(tmp_path / f"{name}.toml")
+        folder = run_recipe(recipe, tmp_path, tmp_path / name, start=start, progress=False)
+        expected = None if name == "bare" else DispersionConfig(sigma=1.2)
+        assert load_model(folder).config.dispersion == expected
 
 
 def test_resume_with_another_recipe_is_refused(tmp_path):

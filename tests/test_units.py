@@ -35,6 +35,11 @@ def test_debye():
     assert pytest.approx(expected, rel=RELATIVE) == units.EA_TO_DEBYE
 
 
+def test_dispersion_coefficients():
+    expected = c.nano**6 / c.N_A / c.e / c.angstrom**6
+    assert pytest.approx(expected, rel=RELATIVE) == units.JOULE_NM6_PER_MOL
+
+
 def test_pressure():
     assert pytest.approx(c.eV / c.angstrom**3 / 1e9, rel=RELATIVE) == units.EV_PER_A3_TO_GPA
 

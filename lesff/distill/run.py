@@ -23,7 +23,7 @@ from lesff.distill.labelling import (
 )
 from lesff.distill.options import DistillOptions, small_student, with_schedule
 from lesff.distill.report import Result, card_text, write_report
-from lesff.electrostatics.latent_ewald import check_boundaries
+from lesff.electrostatics.pair_sum import check_boundaries
 from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.hub import ResolvedModel
 from lesff.potential import Potential

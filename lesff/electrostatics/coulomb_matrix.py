@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from lesff.electrostatics.ewald import wave_limits, wave_weights
+from lesff.electrostatics.gaussian_kernel import gaussian_kernel
 from lesff.electrostatics.groups import OPEN, SLAB, members_of, system_groups
-from lesff.electrostatics.open_boundary import gaussian_kernel
 from lesff.electrostatics.padding import Padding
 from lesff.electrostatics.settings import EwaldSettings
 from lesff.electrostatics.structure_factor import Grid

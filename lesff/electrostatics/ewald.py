@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lesff.electrostatics.padding import Padding
-from lesff.electrostatics.settings import SPHERE_TOLERANCE, EwaldSettings
+from lesff.electrostatics.settings import SPHERE_TOLERANCE, PairSettings
 from lesff.electrostatics.structure_factor import Grid, Transform, structure_factor
 from lesff.errors import UnsupportedInputError
 from lesff.ops import cell_volume, inverse_cell
@@ -78,7 +78,7 @@ def periodic_energy(
     positions: Tensor,
     cell: Tensor,
     batch: Tensor,
-    settings: EwaldSettings,
+    settings: PairSettings,
     transform: Transform,
     *,
     slab: bool = False,
@@ -119,7 +119,7 @@ def periodic_energy(
 
 
 def weighted_power(
-    structure: Tensor, inverse: Tensor, grid: Grid, settings: EwaldSettings, height: Tensor | None
+    structure: Tensor, inverse: Tensor, grid: Grid, settings: PairSettings, height: Tensor | None
 ) -> Tensor:
     """Sum of weight |S|^2 over the whole sphere, (n_systems,), in blocks along the first axis."""
     n_planes = grid.shape[0]
@@ -136,7 +136,7 @@ def weighted_power(
 
 
 def _power_block(
-    structure: Tensor, inverse: Tensor, start: int, grid: Grid, settings: EwaldSettings,
+    structure: Tensor, inverse: Tensor, start: int, grid: Grid, settings: PairSettings,
     height: Tensor | None,
 ) -> Tensor:  # fmt: skip
     weight = wave_weights(inverse, slice(start, start + structure.shape[1]), grid, settings, height)
@@ -145,7 +145,7 @@ def _power_block(
 
 
 def wave_weights(
-    inverse: Tensor, planes: slice, grid: Grid, settings: EwaldSettings, height: Tensor | None
+    inverse: Tensor, planes: slice, grid: Grid, settings: PairSettings, height: Tensor | None
 ) -> Tensor:
     """Weight of ``|S|^2`` of some planes of the grid, (n_systems, planes, n2, n3), in A^2.
 

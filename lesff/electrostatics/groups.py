@@ -18,7 +18,7 @@ from lesff.electrostatics.ewald import common_grid, wave_limits
 from lesff.electrostatics.mesh import MeshTransform
 from lesff.electrostatics.nufft import NufftTransform, is_installed
 from lesff.electrostatics.padding import Padding
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.electrostatics.settings import PairSettings
 from lesff.electrostatics.slab import auxiliary_cell
 from lesff.electrostatics.structure_factor import Grid
 from lesff.graph import AtomGraph
@@ -75,7 +75,7 @@ class CoulombPlan:
 
 
 def plan_coulomb(
-    graph: AtomGraph, settings: EwaldSettings, evaluator: Evaluator = "auto"
+    graph: AtomGraph, settings: PairSettings, evaluator: Evaluator = "auto"
 ) -> tuple[CoulombPlan, Tensor]:
     """The groups of a batch, and the cells of their sums, (n_systems, 3, 3) in A.
 
@@ -98,7 +98,7 @@ def plan_coulomb(
 
 
 def system_groups(
-    graph: AtomGraph, settings: EwaldSettings, evaluator: Evaluator
+    graph: AtomGraph, settings: PairSettings, evaluator: Evaluator
 ) -> tuple[Tensor, list[tuple[int, str, list[int]]]]:
     """Cells of the sums (auxiliary ones for slabs) and the systems that are computed together.
 
@@ -125,7 +125,7 @@ def members_of(graph: AtomGraph, systems: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _groups(
-    graph: AtomGraph, kind: Tensor, cell: Tensor, settings: EwaldSettings, evaluator: Evaluator
+    graph: AtomGraph, kind: Tensor, cell: Tensor, settings: PairSettings, evaluator: Evaluator
 ) -> list[tuple[int, str, list[int]]]:
     """Systems that are computed together: boundaries, evaluator and members of each group.
 

@@ -8,41 +8,16 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
-from lesff.electrostatics.ewald import periodic_energy
 from lesff.electrostatics.finite_size import makov_payne_correction
-from lesff.electrostatics.groups import (
-    OPEN,
-    SLAB,
-    TRANSFORMS,
-    CoulombPlan,
-    Evaluator,
-    SystemGroup,
-    plan_coulomb,
-)
-from lesff.electrostatics.open_boundary import open_energy
+from lesff.electrostatics.groups import CoulombPlan, Evaluator, plan_coulomb
+from lesff.electrostatics.pair_sum import check_boundaries, pair_sum
 from lesff.electrostatics.settings import EwaldSettings
-from lesff.errors import ConfigError, UnsupportedInputError
+from lesff.errors import ConfigError
 from lesff.graph import AtomGraph
 
 FiniteSizeCorrection = Literal["makov-payne"]
-
-
-def check_boundaries(pbc: Tensor) -> None:
-    """Refuse wires.
-
-    Raises:
-        UnsupportedInputError: if a system is periodic in one direction only.
-    """
-    wires = torch.nonzero(pbc.sum(1) == 1).flatten().tolist()
-    if wires:
-        raise UnsupportedInputError(
-            "`pbc` must be True in three directions (crystal), two (slab) or none (molecule) for a "
-            f"model with long-range electrostatics, got {pbc[wires[0]].tolist()} (structure "
-            f"{wires[0]}); for a wire set atoms.pbc = True with vacuum layers in the cell"
-        )
 
 
 def latent_energy(
@@ -90,33 +65,7 @@ def latent_energy(
     if plan is None:
         check_boundaries(graph.pbc)
         plan, cell = plan_coulomb(graph, settings, evaluator)
-    energy = _grouped_energy(charges, graph, settings, plan, cell)
+    energy = pair_sum(charges, graph, settings, plan, cell)
     if finite_size_correction == "makov-payne":
         energy = energy + makov_payne_correction(charges, graph, settings)
     return energy
-
-
-def _grouped_energy(
-    charges: Tensor, graph: AtomGraph, settings: EwaldSettings, plan: CoulombPlan, cell: Tensor
-) -> Tensor:
-    energy = charges.new_zeros(graph.n_systems)
-    for group in plan.groups:
-        if group.systems is None or group.atoms is None:
-            return _energy(charges, graph.positions, cell, group, settings)
-        q, r = charges[group.atoms], graph.positions[group.atoms]
-        part = _energy(q, r, cell[group.systems], group, settings)
-        energy = energy.index_add(0, group.systems, part)
-    return energy
-
-
-def _energy(
-    q: Tensor, r: Tensor, cell: Tensor, group: SystemGroup, settings: EwaldSettings
-) -> Tensor:
-    batch, padding = group.batch, group.padding
-    if group.boundary == OPEN:
-        return open_energy(q, r, batch, len(cell), settings, padding=padding)
-    is_slab = group.boundary == SLAB
-    transform = TRANSFORMS[group.evaluator]
-    return periodic_energy(
-        q, r, cell, batch, settings, transform, slab=is_slab, padding=padding, grid=group.grid
-    )

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lesff.electrostatics.ewald import wave_limits, weighted_power
+from lesff.electrostatics.gaussian_kernel import kernel_derivatives
 from lesff.electrostatics.groups import (
     OPEN,
     SLAB,
@@ -34,9 +35,8 @@ from lesff.electrostatics.groups import (
     members_of,
     system_groups,
 )
-from lesff.electrostatics.latent_ewald import check_boundaries
-from lesff.electrostatics.open_boundary import kernel_derivatives
 from lesff.electrostatics.padding import Padding
+from lesff.electrostatics.pair_sum import check_boundaries
 from lesff.electrostatics.settings import EwaldSettings
 from lesff.electrostatics.structure_factor import Grid, Transform, structure_factor
 from lesff.graph import AtomGraph

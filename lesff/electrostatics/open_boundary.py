@@ -1,11 +1,12 @@
-r"""Energy of Gaussian charges in open space: a blocked pair sum with analytic derivatives.
+r"""Energy of pairs in open space: a blocked sum with analytic derivatives.
 
-With ``K(u)``, ``u = r^2``, the kernel ``erf(r / (sqrt(2) sigma)) / r`` and d = r_i - r_j,
+With ``K(u)``, ``u = r^2``, the kernel of the settings (of Gaussian charges ``erf(r / (sqrt(2)
+sigma)) / r``), its constant c (``ke``) and d = r_i - r_j,
 
 .. math::
-    E = \frac{k_e}{2} \sum_{i \ne j} q_i q_j K(u_{ij}), \quad
-    \frac{\partial E}{\partial q_i} = k_e \sum_j q_j K, \quad
-    \frac{\partial E}{\partial r_i} = 2 k_e q_i \sum_j q_j K' d .
+    E = \frac{c}{2} \sum_{i \ne j} q_i q_j K(u_{ij}), \quad
+    \frac{\partial E}{\partial q_i} = c \sum_j q_j K, \quad
+    \frac{\partial E}{\partial r_i} = 2 c q_i \sum_j q_j K' d .
 
 First and second derivatives are written by hand, block by block, with nothing of the size of the
 pairs kept; third and higher ones fall back to differentiable operations recomputed per block.
@@ -13,7 +14,6 @@ pairs kept; third and higher ones fall back to differentiable operations recompu
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -22,28 +22,25 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from lesff.electrostatics.padding import Padding
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.electrostatics.settings import PairSettings
 
 _CACHE_VALUES = 2**17
 """Pairs of one block on a CPU, measured: larger ones leave the cache."""
 _DEVICE_VALUES = 2**24
 """The same on a GPU."""
-_SERIES_RADIUS = 0.5
-"""Below this value of r / (sqrt(2) sigma) kernels use their series."""
-_SERIES_TERMS = 14
-"""0.5^28 / (14! 29) = 1e-21."""
 
 
 def open_energy(
-    charges: Tensor, positions: Tensor, batch: Tensor, n_systems: int, settings: EwaldSettings,
+    charges: Tensor, positions: Tensor, batch: Tensor, n_systems: int, settings: PairSettings,
     *, padding: Padding | None = None,
 ) -> Tensor:  # fmt: skip
     """Energy of each isolated system, (n_systems,) in eV, differentiable to any order.
 
-    The self energy ``ke sum q^2 / (sigma sqrt(2 pi))`` is added where the settings keep it.
+    The self energy (of charges ``ke sum q^2 / (sigma sqrt(2 pi))``) is added where the settings
+    keep it.
 
     Args:
-        charges: (n_atoms,) in e.
+        charges: (n_atoms,) in e, or the coefficients of another interaction.
         positions: (n_atoms, 3) in A.
         batch: (n_atoms,) system of each atom, ascending.
         n_systems: Number of systems.
@@ -52,69 +49,20 @@ def open_energy(
     """
     padding = padding or Padding.of(batch, n_systems)
     q, r = padding.pad(charges), padding.pad(positions)
-    energy = settings.coulomb_constant * _PairEnergy.apply(q, r, settings.sigma)  # pyright: ignore[reportOperatorIssue]
+    energy = settings.pair_constant * _PairEnergy.apply(q, r, settings)  # pyright: ignore[reportOperatorIssue]
     if not settings.remove_self_interaction:
         energy = energy + settings.self_energy * (q * q).sum(1)
     return energy
-
-
-def gaussian_kernel(r2: Tensor, sigma: float) -> Tensor:
-    """``erf(r / (sqrt(2) sigma)) / r`` in 1/A from squared distances in A^2, smooth at r = 0."""
-    return kernel_derivatives(r2, sigma, 0)[0]
-
-
-def kernel_derivatives(r2: Tensor, sigma: float, order: int) -> list[Tensor]:
-    """The kernel and its derivatives with respect to r^2 up to ``order``.
-
-    ``K^(m) = ((-a^2)^(m-1) g - (2m - 1) K^(m-1)) / (2u)`` with ``a = 1 / (sqrt(2) sigma)``,
-    ``u = r^2`` and ``g = 2a/sqrt(pi) exp(-a^2 u)``; near zero the series
-    ``2a/sqrt(pi) sum_n (-a^2 u)^n / (n! (2n + 1))`` term by term.
-
-    Args:
-        r2: Squared distances in A^2, any shape.
-        sigma: Gaussian width in A.
-        order: Highest derivative.
-    """
-    a = 1.0 / (math.sqrt(2.0) * sigma)
-    near = r2 < (_SERIES_RADIUS / a) ** 2
-    u = torch.where(near, torch.ones_like(r2), r2)
-    root = u.sqrt()
-    values = [torch.erf(a * root) / root]
-    if order:
-        gauss, half = 2.0 * a / math.sqrt(math.pi) * torch.exp(-(a * a) * u), 0.5 / u
-        for m in range(1, order + 1):
-            values.append(((-a * a) ** (m - 1) * gauss - (2 * m - 1) * values[-1]) * half)
-    if not _is_on_host(r2):  # no question whose answer the host would wait for
-        y = torch.where(near, -a * a * r2, 0.0)
-        return [torch.where(near, _series(y, a, m), v) for m, v in enumerate(values)]
-    if not bool(near.any()):
-        return values
-    y = -a * a * r2[near]  # few pairs: atoms do not overlap
-    return [v.masked_scatter(near, _series(y, a, m)) for m, v in enumerate(values)]
-
-
-def _is_on_host(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
-
-
-def _series(y: Tensor, a: float, order: int) -> Tensor:
-    """Derivative of the series with respect to r^2; y = -a^2 r^2."""
-    terms = range(order, _SERIES_TERMS + order)
-    factors = [1.0 / (math.factorial(n - order) * (2 * n + 1)) for n in terms]
-    total = torch.full_like(y, factors[-1])
-    for factor in factors[-2::-1]:
-        total = total * y + factor
-    return 2.0 * a / math.sqrt(math.pi) * (-a * a) ** order * total
 
 
 class _PairEnergy(Function):
     """``1/2 sum_{i != j} q_i q_j K`` of padded systems; keeps its gradient from the same pass."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, r: Tensor, sigma: float) -> Tensor:
-        ctx.sigma = sigma
+    def forward(ctx: Any, q: Tensor, r: Tensor, settings: PairSettings) -> Tensor:
+        ctx.settings = settings
         with_forces = ctx.needs_input_grad[1]
-        potential, slope = _first_derivatives(q, r, sigma, forces=with_forces)
+        potential, slope = _first_derivatives(q, r, settings, forces=with_forces)
         ctx.save_for_backward(q, r, potential, slope)
         return 0.5 * (q * potential).sum(1)
 
@@ -122,7 +70,7 @@ class _PairEnergy(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, r, potential, slope = ctx.saved_tensors
         if torch.is_grad_enabled():
-            potential, slope = _PairGradient.apply(q, r, ctx.sigma)  # pyright: ignore[reportGeneralTypeIssues]
+            potential, slope = _PairGradient.apply(q, r, ctx.settings)  # pyright: ignore[reportGeneralTypeIssues]
         grad_r = grad[:, None, None] * slope if ctx.needs_input_grad[1] else None
         return grad[:, None] * potential, grad_r, None
 
@@ -131,10 +79,10 @@ class _PairGradient(Function):
     """The gradient as a function; its backward is the product with the Hessian."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, r: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        ctx.sigma = sigma
+    def forward(ctx: Any, q: Tensor, r: Tensor, settings: PairSettings) -> tuple[Tensor, Tensor]:
+        ctx.settings = settings
         ctx.save_for_backward(q, r)
-        return _first_derivatives(q, r, sigma, forces=True)
+        return _first_derivatives(q, r, settings, forces=True)
 
     @staticmethod
     def backward(ctx: Any, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -145,10 +93,10 @@ class _PairGradient(Function):
         for block in blocks:
             if differentiable and len(blocks) > 1:
                 parts.append(
-                    checkpoint(_hessian_rows, block, q, r, a, b, ctx.sigma, use_reentrant=False)
+                    checkpoint(_hessian_rows, block, q, r, a, b, ctx.settings, use_reentrant=False)
                 )
             else:
-                parts.append(_hessian_rows(block, q, r, a, b, ctx.sigma))
+                parts.append(_hessian_rows(block, q, r, a, b, ctx.settings))
         return torch.cat([p for p, _ in parts], 1), torch.cat([p for _, p in parts], 1), None
 
 
@@ -160,12 +108,12 @@ def _row_blocks(q: Tensor) -> list[slice]:
 
 
 def _first_derivatives(
-    q: Tensor, r: Tensor, sigma: float, *, forces: bool
+    q: Tensor, r: Tensor, settings: PairSettings, *, forces: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the pair sum in q, (n_systems, n_atoms), and in r, (..., 3)."""
     potential, slope = torch.empty_like(q), torch.zeros_like(r)
     for block in _row_blocks(q):
-        d, kernels = _pairs(block, r, sigma, int(forces))
+        d, kernels = _pairs(block, r, settings, int(forces))
         potential[:, block] = torch.bmm(kernels[0], q[:, :, None])[..., 0]
         if forces:
             weight = kernels[1] * q[:, None, :] * (2.0 * q[:, block, None])
@@ -174,26 +122,28 @@ def _first_derivatives(
     return potential, slope
 
 
-def _pairs(block: slice, r: Tensor, sigma: float, order: int) -> tuple[list[Tensor], list[Tensor]]:
+def _pairs(
+    block: slice, r: Tensor, settings: PairSettings, order: int
+) -> tuple[list[Tensor], list[Tensor]]:
     """Difference vectors, three of (n_systems, rows, n_atoms), and kernels, zero for i = j."""
     d = [r[:, block, None, axis] - r[:, None, :, axis] for axis in range(3)]
     n_rows, n_atoms = d[0].shape[1:]
     rows = torch.arange(block.start, block.start + n_rows, device=r.device)
     same = rows[:, None] == torch.arange(n_atoms, device=r.device)
     u = d[0].square() + d[1].square() + d[2].square()
-    u = torch.where(same, 4.0 * sigma**2, u)  # any value that needs no series
-    return d, [k.masked_fill(same, 0.0) for k in kernel_derivatives(u, sigma, order)]
+    u = torch.where(same, 4.0 * settings.sigma**2, u)  # any value that needs no series
+    return d, [k.masked_fill(same, 0.0) for k in settings.kernel(u, order)]
 
 
 def _hessian_rows(
-    block: slice, q: Tensor, r: Tensor, a: Tensor, b: Tensor, sigma: float
+    block: slice, q: Tensor, r: Tensor, a: Tensor, b: Tensor, settings: PairSettings
 ) -> tuple[Tensor, Tensor]:
     """Rows of the Hessian of the pair sum times the vector (a, b).
 
     Gradient of ``D = sum_{i != j} a_i q_j K + q_i q_j K' d . (b_i - b_j)``, the derivative of the
     energy along (a, b).
     """
-    d, (k0, k1, k2) = _pairs(block, r, sigma, 2)
+    d, (k0, k1, k2) = _pairs(block, r, settings, 2)
     db = [b[:, block, None, axis] - b[:, None, :, axis] for axis in range(3)]
     along = d[0] * db[0] + d[1] * db[1] + d[2] * db[2]
     charge = torch.bmm(k0, a[:, :, None])[..., 0] + 2.0 * (k1 * along * q[:, None, :]).sum(2)

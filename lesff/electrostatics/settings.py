@@ -1,14 +1,15 @@
-"""Constants of the latent Coulomb energy and the weight of each wave vector."""
+"""Constants of pair interactions that are summed over wave vectors, first of all Coulomb's."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from lesff.electrostatics.gaussian_kernel import kernel_derivatives
 from lesff.errors import ConfigError
 from lesff.units import COULOMB_CONSTANT, EWALD_PREFACTOR
 
@@ -19,6 +20,65 @@ SPHERE_TOLERANCE = 2e-6
 inside in float32 and in float64, whatever the order of summation."""
 TAPER_START = 0.85
 """The smooth cutoff switches off between this fraction of k_max and k_max."""
+
+
+class PairSettings(Protocol):
+    """What the sums ask of an interaction ``c/2 sum_ij q_i q_j K(r_ij^2)``, ``r_ii = 0`` included.
+
+    ``prefactor weight(k^2)`` is half the Fourier transform of ``c K``.
+    """
+
+    @property
+    def sigma(self) -> float:
+        """Width in A below which the kernel is smooth."""
+        ...
+
+    @property
+    def dl(self) -> float:
+        """Resolution in A: wave vectors up to 2 pi / dl are summed."""
+        ...
+
+    @property
+    def prefactor(self) -> float:
+        """Factor of the sum over wave vectors."""
+        ...
+
+    @property
+    def pair_constant(self) -> float:
+        """Factor c of the pair sum."""
+        ...
+
+    @property
+    def remove_self_interaction(self) -> bool:
+        """Whether the terms i = j are left out."""
+        ...
+
+    @property
+    def self_energy(self) -> float:
+        """``c K(0) / 2``."""
+        ...
+
+    @property
+    def slab_vacuum(self) -> float:
+        """Least empty height in A of the auxiliary cell of a slab."""
+        ...
+
+    @property
+    def truncates_images(self) -> bool:
+        """Whether images of a slab are removed by the truncated Coulomb kernel."""
+        ...
+
+    def weight(self, k2: Tensor) -> Tensor:
+        """Weight of wave vectors from their squares in 1/A^2, any shape."""
+        ...
+
+    def kernel(self, r2: Tensor, order: int) -> list[Tensor]:
+        """K and its derivatives with respect to r^2 in A^2 up to ``order``."""
+        ...
+
+
+_TAIL_WIDTHS = 7.0
+"""erfc(7 / sqrt(2)) = 3e-12: reach of a Gaussian pair in units of sigma."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +126,25 @@ class EwaldSettings:
     def coulomb_constant(self) -> float:
         """Ke that belongs to the prefactor."""
         return COULOMB_CONSTANT * (self.prefactor / EWALD_PREFACTOR)
+
+    @property
+    def pair_constant(self) -> float:
+        """That of Coulomb's law."""
+        return self.coulomb_constant
+
+    @property
+    def slab_vacuum(self) -> float:
+        """Tails of the Gaussians on both sides of a slab, A."""
+        return 2.0 * _TAIL_WIDTHS * self.sigma
+
+    @property
+    def truncates_images(self) -> bool:
+        """Images of a slab are removed exactly."""
+        return True
+
+    def kernel(self, r2: Tensor, order: int) -> list[Tensor]:
+        """See :func:`.gaussian_kernel.kernel_derivatives`."""
+        return kernel_derivatives(r2, self.sigma, order)
 
     def weight(self, k2: Tensor) -> Tensor:
         """``exp(-sigma^2 k^2 / 2) / k^2`` inside the sphere in A^2; zero outside and at k = 0.

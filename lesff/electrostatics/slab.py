@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from lesff.electrostatics.padding import Padding
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.electrostatics.settings import PairSettings
 from lesff.errors import UnsupportedInputError
 
-_TAIL_WIDTHS = 7.0
-"""erfc(7 / sqrt(2)) = 3e-12: reach of a Gaussian pair in units of sigma."""
 _GROWTH = 1.25
 """Ratio of successive heights of the auxiliary cell."""
 _WRAPPED_GAP = 6.0
@@ -28,7 +26,7 @@ _WRAPPED_GAP = 6.0
 
 
 def auxiliary_cell(
-    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, settings: EwaldSettings
+    positions: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, settings: PairSettings
 ) -> Tensor:
     """Cells for :func:`periodic_energy` with ``slab``, (n_systems, 3, 3) in A.
 
@@ -53,7 +51,7 @@ def auxiliary_cell(
         thickness, gap = _extent(along, batch, len(cell))
         given = (rows[:, 2] * normal).sum(1).abs().double()
         _check_wrapping(thickness, gap, given)
-        base = 2.0 * _TAIL_WIDTHS * settings.sigma
+        base = settings.slab_vacuum
         steps = torch.floor(torch.log((2.0 * thickness + base) / base) / math.log(_GROWTH)) + 1.0
         height = (base * _GROWTH**steps).to(cell.dtype)
     return torch.stack([rows[:, 0], rows[:, 1], height[:, None] * normal], dim=1)

@@ -56,10 +56,11 @@ def accumulate_gradients(
 
 
 def _outputs(
-    potential: Potential, graph: AtomGraph, config: LossConfig, origin: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+    potential: Potential, graph: AtomGraph, config: LossConfig, origin: Tensor,
+    *, dispersion: bool = True,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """Energy of every system and what else the loss needs of :class:`Prediction`, with graph."""
-    terms = potential.energy_terms(graph)
+    terms = potential.energy_terms(graph, dispersion=dispersion)
     extras: dict[str, Tensor] = {}
     if terms.charges is not None and terms.local_charges is not None:
         charges = neutralised(terms.charges, graph)
@@ -139,7 +140,9 @@ def _central_difference(potential: Potential, batch: LabelledBatch, config: Loss
         if along_strain is not None:
             copy = strained(copy, sign * step[:, None, None] * along_strain)
         copies.append(copy)
-    energy, moved = _outputs(potential, collate(copies), config, torch.cat([origin, origin]))
+    both = collate(copies)  # whose dispersion depends on no parameter
+    origins = torch.cat([origin, origin])
+    energy, moved = _outputs(potential, both, config, origins, dispersion=False)
     slope = (0.5 / step).to(energy.dtype)
     factor = torch.cat([0.5 * d_energy - slope, 0.5 * d_energy + slope])
     surrogate = (factor * energy).sum()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lesff.config import from_dict
+from lesff.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
 from lesff.train.gradients import GradientMethod
@@ -114,6 +115,8 @@ class Recipe:
         name: Name of the run.
         data: Data files.
         model: The model to make; None to go on from another model, given when the run starts.
+        dispersion: Dispersion of the new model, or added to the model to go on from; None leaves
+            that as it is.
         loss: Loss terms.
         optimizer: Optimiser and schedule.
         seed: Seed of initial weights and of the order of the data.
@@ -122,6 +125,7 @@ class Recipe:
     name: str
     data: DataConfig
     model: RecipeModel | None = None
+    dispersion: DispersionConfig | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     seed: int = 0

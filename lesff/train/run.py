@@ -20,6 +20,7 @@ from lesff.digests import sha256_of
 from lesff.errors import ConfigError, DataError
 from lesff.inference import symbols
 from lesff.potential import Potential
+from lesff.rehead import with_dispersion
 from lesff.train.data import make_batch
 from lesff.train.dataset import TrainingData, model_config, read_training_data
 from lesff.train.gradients import accumulate_gradients
@@ -138,11 +139,13 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
             f"recipe {recipe.name} must have a `model` section or be given a model to start from, "
             "and not both"
         )
+    chosen = recipe.dispersion
     if start is not None:
         potential = load_model(start).requires_grad_(requires_grad=True).train()
         potential.uncertainty = None  # it belongs to the weights at the start
-        return potential
+        return potential if chosen is None else with_dispersion(potential, chosen)
     potential = Potential(model_config(recipe.model, data, _software()))  # pyright: ignore[reportArgumentType]
+    potential = potential if chosen is None else with_dispersion(potential, chosen)
     dtypes = {"float32": torch.float32, "float64": torch.float64}
     potential.cast_parameters(dtypes[potential.config.dtype])
     return potential
