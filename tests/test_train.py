@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
-from helpers import tiny_potential, triclinic_ice, two_waters, water
+from helpers import make_graph, tiny_potential, triclinic_ice, two_waters, water
 
 from lesff.checkpoint import load_model
 from lesff.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
+from lesff.graph import collate
 from lesff.rehead import with_dispersion
 from lesff.train.data import batch_indices, fit_reference_energies, make_batch, read_frames
 from lesff.train.dataset import model_config, read_training_data
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loop import Trainer, learning_rate_factor
 from lesff.train.loss import LossConfig
+from lesff.train.molecules import find_molecules
 from lesff.train.recipe import OptimizerConfig, read_recipe
 from lesff.train.run import dry_run, run_recipe
 
@@ -90,6 +92,51 @@ def test_central_difference_gradient_equals_double_backward(batch, kind, dispers
     assert loss_value == pytest.approx(exact_loss, abs=1e-12)
     flat = [torch.cat([g[n].flatten() for n in sorted(exact)]) for g in (exact, approximate)]
     assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 5e-3
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_molecules_and_net_forces(periodic):
+    """Three waters, one cut by the cell: net forces are the sums over each."""
+    atoms = two_waters()
+    third = water()
+    third.translate([0.0, 0.0, 6.0])
+    atoms += third
+    if periodic:
+        atoms.set_cell([9.0, 9.0, 11.0])
+        atoms.pbc = True
+        atoms.positions -= atoms.positions[0]  # the oxygen of the first sits on a corner
+        atoms.wrap()
+        assert np.linalg.norm(atoms.positions[0] - atoms.positions[1:3], axis=1).max() > 8.0
+    graph = collate([make_graph(water(), 3.0), make_graph(atoms, 3.0)])
+    found = find_molecules(graph)
+    forces = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.net(forces), forces.view(4, 3, 3).sum(1))
+    assert found.system.tolist() == [0, 1, 1, 1]
+    assert found.has_others.tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("kind", ["mse", "huber"])
+def test_net_forces_count_and_have_gradients(tmp_path, kind):
+    frames = read_frames(write_frames(tmp_path / "train.xyz", 3))
+    batch = make_batch(frames, 3.0, torch.float64)
+    potential = tiny_potential(head="shifted")
+    loss = LossConfig(kind=kind, energy=1.0, forces=1.0, net_forces=3.0)
+    exact_loss, exact = gradient(potential, batch, loss, "double_backward")
+    loss_value, approximate = gradient(potential, batch, loss, "central_difference")
+    assert loss_value == pytest.approx(exact_loss, abs=1e-12)
+    flat = [torch.cat([g[n].flatten() for n in sorted(exact)]) for g in (exact, approximate)]
+    assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 5e-3
+    without, _ = gradient(potential, batch, replace(loss, net_forces=0.0), "central_difference")
+    predicted = potential(batch.graph, ["forces"])["forces"]
+    error = predicted - batch.forces
+    # two waters, then one, whose net force does not count, then two
+    assert batch.graph.atoms_per_system().tolist() == [6, 3, 6]
+    net = torch.cat([error[:6], error[9:]]).view(4, 3, 3).sum(1)
+    if kind == "mse":
+        assert loss_value - without == pytest.approx(3.0 * float(net.square().mean()), rel=1e-9)
+    else:
+        huber = torch.nn.functional.huber_loss(net, torch.zeros_like(net), delta=0.01) / 0.01
+        assert loss_value - without == pytest.approx(3.0 * float(huber), rel=1e-9)
 
 
 def test_double_backward_gradient_equals_finite_difference(batch):

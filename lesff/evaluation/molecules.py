@@ -6,15 +6,15 @@ import ase
 import numpy as np
 from ase.data import covalent_radii
 
-_STRETCH = 1.25
-"""Atoms closer than this times the sum of their covalent radii are bonded."""
+from lesff.train.molecules import BOND_STRETCH
+
 _CN, _CH, _XH = 1.46, 1.09, 1.0
 
 
 def bond_graph(atoms: ase.Atoms) -> list[list[int]]:
     """Bonded neighbours of each atom of a molecule, by covalent radii."""
     radii = covalent_radii[atoms.numbers]
-    bonded = atoms.get_all_distances() < _STRETCH * (radii[:, None] + radii[None, :])
+    bonded = atoms.get_all_distances() < BOND_STRETCH * (radii[:, None] + radii[None, :])
     np.fill_diagonal(bonded, val=False)
     return [np.flatnonzero(row).tolist() for row in bonded]
 

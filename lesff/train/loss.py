@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lesff.train.data import LabelledBatch
+from lesff.train.molecules import find_molecules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +21,15 @@ class LossConfig:
         kind: ``"huber"`` or ``"mse"``.
         energy: Weight of the energy error per atom.
         forces: Weight of the error of force components.
+        net_forces: Weight of the error of the net force on each molecule of frames with several:
+            forces between molecules, small beside those inside.
         dipole: Weight of the error of dipole components per square root of the atom count.
         stress: Weight of the error of stress components.
         charges: Weight of the error of atomic charges.
         born_effective_charges: Weight of the error of Born charge components; open systems.
         total_charge: Weight of the squared residual of the local charges' sum per atom.
         energy_delta: Huber threshold in eV/atom.
-        forces_delta: Huber threshold in eV/A.
+        forces_delta: Huber threshold in eV/A, also for net forces.
         dipole_delta: Huber threshold in e A.
         stress_delta: Huber threshold in eV/A^3.
         charges_delta: Huber threshold in e; also for Born charges.
@@ -35,6 +38,7 @@ class LossConfig:
     kind: Literal["huber", "mse"] = "huber"
     energy: float = 1.0
     forces: float = 1.0
+    net_forces: float = 0.0
     dipole: float = 0.0
     stress: float = 0.0
     charges: float = 0.0
@@ -104,6 +108,10 @@ def loss_value(
     total = config.energy * term(energy, config.energy_delta, weight)
     error = prediction.forces - batch.forces
     total = total + config.forces * term(error, config.forces_delta, weight[graph.batch])
+    if config.net_forces:
+        molecules = find_molecules(graph)
+        w = weight[molecules.system] * molecules.has_others
+        total = total + config.net_forces * term(molecules.net(error), config.forces_delta, w)
     if config.dipole and prediction.dipole is not None:
         label = batch.dipole - graph.total_charge[:, None] * origin
         error = (prediction.dipole - label) * counts[:, None].rsqrt()
