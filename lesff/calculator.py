@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ase
@@ -12,7 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.electrostatics.groups import SLAB
 from lesff.errors import PropertyError
-from lesff.inference import check_domain, predict_graph
+from lesff.inference import check_caveats, check_domain, predict_graph
 from lesff.keys import INFO_CHARGE, INFO_FIELD, INFO_SPIN, QUANTITIES
 from lesff.neighbors import VerletList
 from lesff.potential import Potential
@@ -54,6 +54,7 @@ class LesffCalculator(Calculator):
         replay: Whether steps are planned once and then repeated, as a CUDA graph on a GPU, until an
             atom has moved half the skin; see :mod:`lesff.repeated`. None: on GPUs, for models that
             can. Steps that cannot (slabs, fields, dipoles) are computed as without it.
+        caveats: Quantities that are not to be trusted, and why; a warning when one is computed.
 
     Raises:
         StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`lesff.Model.predict`,
@@ -70,6 +71,7 @@ class LesffCalculator(Calculator):
         strict: bool = False,
         skin: float = 0.5,
         replay: bool | None = None,
+        caveats: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= skin <= 10.0:
@@ -88,6 +90,7 @@ class LesffCalculator(Calculator):
         self.spin_multiplicity = spin_multiplicity
         self.external_field = external_field
         self.strict = strict
+        self.caveats = dict(caveats or {})
         available = potential.available_properties()
         self.implemented_properties = [a for a, ours in ASE_NAMES.items() if ours in available]
 
@@ -121,6 +124,7 @@ class LesffCalculator(Calculator):
         )
         check_domain(self.potential.config, [structure], strict=self.strict)
         asked = {ASE_NAMES[name] for name in properties or []} | {"forces"}
+        check_caveats("this model", self.caveats, sorted(asked), strict=self.strict)
         if structure.external_field is None or not structure.pbc.all():
             asked |= {"energy"}
         self.results.update(self._to_ase(self._evaluate(structure, sorted(asked))))

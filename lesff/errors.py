@@ -87,6 +87,10 @@ class ExtrapolationWarning(UserWarning):
     """The input lies outside the range the model was trained on."""
 
 
+class CaveatWarning(UserWarning):
+    """A quantity was asked for that this model gives but that is not to be trusted."""
+
+
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -82,12 +82,14 @@ class ResolvedModel:
         version: Version in the manifest, commit of the hub repository, beginning of the digest of
             what is at an address, or None for a folder.
         origin: Where the files came from.
+        caveats: Quantities that are not to be trusted, and why, from the manifest.
     """
 
     folder: Path
     name: str
     version: str | None
     origin: Origin
+    caveats: dict[str, str] = field(default_factory=dict)
 
 
 def resolve(
@@ -292,7 +294,13 @@ def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -
     cached, bundled = _cached(entry, version), _bundled(entry, version)
 
     def found(folder: Path, origin: Origin) -> ResolvedModel:
-        return ResolvedModel(folder=folder, name=entry.name, version=version.version, origin=origin)
+        return ResolvedModel(
+            folder=folder,
+            name=entry.name,
+            version=version.version,
+            origin=origin,
+            caveats=version.caveats,
+        )
 
     is_published = version.sources.published is not None
     damage = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from lesff.errors import ExtrapolationWarning, PropertyError, UnsupportedInputError
+from lesff.errors import CaveatWarning, ExtrapolationWarning, PropertyError, UnsupportedInputError
 from lesff.graph import AtomGraph
 from lesff.keys import QUANTITIES
 from lesff.potential import ModelConfig, Potential
@@ -76,6 +76,23 @@ def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict
             warnings.warn(
                 f"{text}; the result is an extrapolation", ExtrapolationWarning, stacklevel=3
             )
+
+
+def check_caveats(
+    model: str, caveats: Mapping[str, str], properties: Sequence[str], *, strict: bool
+) -> None:
+    """Warn of quantities that a model gives but that are not to be trusted.
+
+    Raises:
+        UnsupportedInputError: instead, with ``strict``.
+    """
+    for name in properties:
+        if name not in caveats:
+            continue
+        text = f"{name} of {model} is not to be trusted: {caveats[name]}"
+        if strict:
+            raise UnsupportedInputError(text)
+        warnings.warn(text, CaveatWarning, stacklevel=3)
 
 
 def symbols(numbers: Sequence[int]) -> str:

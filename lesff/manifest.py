@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lesff.errors import ManifestError
+from lesff.keys import QUANTITIES
 
 SCHEMA = 1
 """Version of the manifest layout."""
@@ -189,6 +190,8 @@ class VersionEntry:
         total_charge: Lowest and highest trained total charge in e.
         spin_multiplicity: Lowest and highest trained multiplicity.
         metrics: Measured accuracy.
+        caveats: Quantities that it gives but that are not to be trusted, by name, and why; asking
+            for one warns.
     """
 
     version: str
@@ -203,6 +206,7 @@ class VersionEntry:
     total_charge: tuple[int, int] = (0, 0)
     spin_multiplicity: tuple[int, int] = (1, 1)
     metrics: tuple[MetricEntry, ...] = ()
+    caveats: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the fields; raises ManifestError."""
@@ -218,6 +222,12 @@ class VersionEntry:
             raise ManifestError(f"`files` of version {self.version} must {expected}")
         # lower case: on some systems names that differ in case only are one file
         check_unique([file.path.lower() for file in self.files], f"files of {self.version}")
+        unknown = sorted(set(self.caveats) - set(QUANTITIES))
+        if unknown or not all(self.caveats.values()):
+            raise ManifestError(
+                f"`caveats` of version {self.version} must map quantities to reasons, got "
+                + (", ".join(unknown) or "an empty reason")
+            )
         for name in ("total_charge", "spin_multiplicity"):
             low, high = getattr(self, name)
             if low > high:

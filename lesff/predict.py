@@ -16,7 +16,7 @@ from lesff.checkpoint import load_model, save_model
 from lesff.errors import DeviceError, PropertyError
 from lesff.graph import collate
 from lesff.hub import ResolvedModel, resolve
-from lesff.inference import check_domain, plan_batches, predict_graph
+from lesff.inference import check_caveats, check_domain, plan_batches, predict_graph
 from lesff.keys import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
 from lesff.manifest import ModelEntry
 from lesff.potential import ModelConfig, Potential, RadialMode, properties_in_order
@@ -259,7 +259,8 @@ class Model:
                 from ``atoms.info``, else none. See :mod:`lesff.electrostatics.field`.
             born: Options of Born effective charges: published stencil, acoustic sum rule.
             batch_size: Structures per batch, or ``"auto"`` for batches of about equal cost.
-            strict: Raise instead of warn for a charge or spin outside the trained range.
+            strict: Raise instead of warn for a charge or spin outside the trained range and for a
+                quantity that the manifest says is not to be trusted.
             progress: Show a progress bar; by default for long work only.
 
         Raises:
@@ -279,6 +280,7 @@ class Model:
             external_field=external_field,
         )
         check_domain(self.config, checked, strict=strict)
+        check_caveats(self.name, self.source.caveats, names, strict=strict)
         sizes = np.array([len(structure) for structure in checked])
         results: list[dict[str, np.ndarray]] = [{} for _ in checked]
         show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
@@ -320,6 +322,7 @@ class Model:
             strict=strict,
             skin=skin,
             replay=replay,
+            caveats=self.source.caveats,
         )
 
     def finetune(self, data: Any, output: str | Path, **options: Any) -> Model:

@@ -51,6 +51,10 @@ def docs(cls: type) -> dict[str, str]:
     return meanings
 
 
+BOUNDS = {"size": {"minimum": 1}, "elements": {"minimum": 1, "maximum": 118}}
+"""Ranges of numbers, by the name of the field."""
+
+
 def table(cls: type) -> dict[str, Any]:
     """Schema of a dataclass: its fields and no other."""
     hints, meanings = get_type_hints(cls), docs(cls)
@@ -80,13 +84,12 @@ def value(hint: Any, name: str) -> dict[str, Any]:
             least = {"minItems": 1} if name in ("elements", "versions") else {}
             return {"type": "array", "items": value(args[0], name), **least}
         return {"type": "array", "items": value(args[0], name), "minItems": 2, "maxItems": 2}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": value(args[1], name)}
     schema: dict[str, Any] = {"type": SCALARS[hint]}
     if name in PATTERNS and hint is str:
         schema["pattern"] = f"^(?:{PATTERNS[name].pattern})$"
-    if name == "size":
-        schema["minimum"] = 1
-    if name == "elements":
-        schema |= {"minimum": 1, "maximum": 118}
+    schema |= BOUNDS.get(name, {})
     if name == "schema":
         schema = {"const": manifest.SCHEMA}
     return schema

@@ -12,6 +12,7 @@ from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 from lesff.calculator import LesffCalculator
 from lesff.errors import (
+    CaveatWarning,
     ChargeSpinError,
     DeviceError,
     ExtrapolationWarning,
@@ -148,6 +149,24 @@ def test_calculator_matches_predict_and_uses_voigt_order(model):
     np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-12)
     np.testing.assert_allclose(atoms.get_potential_energies(), expected.node_energy, atol=1e-12)
     np.testing.assert_allclose(atoms.get_charges(), expected.charges, atol=1e-12)
+
+
+def test_quantities_not_to_be_trusted_warn(tmp_path):
+    caveats = {"charges": "made up", "dipole": "made of them"}
+    source = ResolvedModel(
+        folder=tmp_path, name="tiny", version="1.0.0", origin="folder", caveats=caveats
+    )
+    model = Model(tiny_potential(head="shifted"), source)
+    model.predict(water(), ["energy", "forces"], strict=True)
+    with pytest.warns(CaveatWarning, match=r"charges of tiny@1.0.0 is not to be trusted: made up"):
+        model.predict(water(), ["energy", "charges"])
+    with pytest.raises(UnsupportedInputError, match="dipole of tiny@1.0.0 .* made of them"):
+        model.predict(water(), "dipole", strict=True)
+    atoms = water()
+    atoms.calc = model.calculator()
+    atoms.get_forces()
+    with pytest.warns(CaveatWarning, match="charges of this model"):
+        atoms.get_charges()
 
 
 def test_calculator_dipole_of_a_molecule(model):

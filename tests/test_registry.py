@@ -118,6 +118,11 @@ def test_unknown_names_get_suggestions(
         ({"versions": [version_entry("1.0.0", status="old")]}, "status` must be .*'active'"),
         ({"versions": [version_entry("1.0.0", files=[])]}, "`files` of version 1.0.0"),
         ({"versions": [version_entry("1.0.0", total_charge=[1, 0])]}, "`total_charge` must be"),
+        (
+            {"versions": [version_entry("1.0.0", caveats={"charge": "why"})]},
+            "`caveats` of .* charge",
+        ),
+        ({"versions": [version_entry("1.0.0", caveats={"charges": ""})]}, "an empty reason"),
         ({"versions": [version_entry("1.0.0", sources={})]}, "`sources` must have"),
         (
             {"versions": [version_entry("1.0.0", sources={"hub": {"repo": "a/b", "commit": "x"}})]},

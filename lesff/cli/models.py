@@ -56,6 +56,8 @@ def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
     }
     for key, value in rows.items():
         click.echo(f"{key + ':':20}{value}")
+    for quantity, why in model.source.caveats.items():
+        click.echo(f"{'caveat:':20}{quantity}: {why}")
     click.echo("\n" + model.card.strip())
 
 
