@@ -194,6 +194,12 @@ def _merge_entry(known: ModelEntry, new: ModelEntry) -> ModelEntry:
                 f"the update must not change {known.name}@{version.version}, which is released: "
                 "new bytes are a new version"
             )
+        gone = sorted(set(old.caveats) - set(version.caveats)) if old is not None else []
+        if gone:
+            raise ManifestError(
+                f"the update must keep the caveats of {known.name}@{version.version}, got none for "
+                + ", ".join(gone)
+            )
         versions[version.version] = version
     aliases = (*known.aliases, *(alias for alias in new.aliases if alias not in known.aliases))
     return replace(known, versions=tuple(versions.values()), aliases=aliases)
@@ -201,7 +207,7 @@ def _merge_entry(known: ModelEntry, new: ModelEntry) -> ModelEntry:
 
 def _fixed(version: VersionEntry) -> VersionEntry:
     """A version without what may change after its release."""
-    return replace(version, status="active", status_note="", successor=None)
+    return replace(version, status="active", status_note="", successor=None, caveats={})
 
 
 def _canonical(data: dict[str, object]) -> bytes:

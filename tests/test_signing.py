@@ -15,6 +15,7 @@ from published_site import Site, cut_network, private_site, run
 from test_mirror import hub_model
 
 from lesff.checkpoint import load_model, save_model
+from lesff.config import from_dict
 from lesff.errors import (
     ConfigError,
     IntegrityError,
@@ -24,9 +25,10 @@ from lesff.errors import (
     SignatureError,
 )
 from lesff.hub import bundled_folder, resolve
+from lesff.manifest import ModelEntry
 from lesff.manifest_pull import pull_update
 from lesff.registry import find_model, list_models
-from lesff.updates import installed_update, update_folder
+from lesff.updates import ManifestUpdate, installed_update, merge, update_folder
 from lesff.vouching import check_folder, sign_folder
 
 MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
@@ -229,6 +231,19 @@ def test_an_update_never_changes_what_is_known(
     with pytest.raises(ManifestError, match="names and aliases must be unique, got off-small"):
         pull_update(str(update(tmp_path, keys, taken, serial=3)))
     assert len(list_models()) == 1
+
+
+def test_an_update_adds_caveats_and_removes_none(site: Site, tmp_path: Path, keys: Keys) -> None:
+    known = newer(caveats={"charges": "made up"})
+    pull_update(str(update(tmp_path, keys, known)), public_key=keys.public)
+    assert resolve("off-small@0.1.0").caveats == {"charges": "made up"}
+    both = newer(caveats={"charges": "made up", "dipole": "made of them"})
+    pull_update(str(update(tmp_path, keys, both, serial=2)))
+    assert sorted(resolve("off-small@0.1.0").caveats) == ["charges", "dipole"]
+    without = newer(caveats={"dipole": "made of them"})
+    old, new = (from_dict(ModelEntry, data, "entry") for data in (both, without))
+    with pytest.raises(ManifestError, match=r"keep the caveats of off-small@0.1.0, .* charges"):
+        merge([old], ManifestUpdate(serial=3, date="2026-01-01", models=(new,)))
 
 
 def test_updates_are_never_older(site: Site, tmp_path: Path, keys: Keys) -> None:
