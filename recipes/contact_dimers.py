@@ -1,4 +1,4 @@
-"""Stacked aromatic rings and pairs of hydrocarbons: where the teacher of `off-*` does not bind.
+"""Stacked aromatic rings and pairs of hydrocarbons, which students of the teacher of `off-*` miss.
 
 Two molecules of ``organic_des_mono.npz`` with their labels there, put together, plus the
 interaction energy and its forces from GFN2-xTB (Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput.
