@@ -295,10 +295,11 @@ def test_a_recipe_adds_dispersion(tmp_path):
     head, _, tail = text.partition("[model]")
     rest = "[data]" + tail.partition("[data]")[2]
     asked = "[dispersion]\nsigma = 1.2\n"
+    words = 'training_data = "more"\n'
     recipes = {
         "bare": text,
         "new": text.replace("[model]", asked + "[model]"),
-        "added": head + asked + rest,
+        "added": words + head + asked + rest,
         "kept": head + rest,
     }
     starts = {"added": "bare", "kept": "added"}
@@ -308,7 +309,12 @@ def test_a_recipe_adds_dispersion(tmp_path):
         recipe = read_recipe(tmp_path / f"{name}.toml")
         folder = run_recipe(recipe, tmp_path, tmp_path / name, start=start, progress=False)
         expected = None if name == "bare" else DispersionConfig(sigma=1.2)
-        assert load_model(folder).config.dispersion == expected
+        config = load_model(folder).config
+        assert config.dispersion == expected
+        assert config.training_data == ("more" if name in ("added", "kept") else "unspecified")
+    (tmp_path / "bad.toml").write_text(words + text)
+    with pytest.raises(ConfigError, match="belongs into the `model` section"):
+        run_recipe(read_recipe(tmp_path / "bad.toml"), tmp_path, tmp_path / "bad", progress=False)
 
 
 def test_resume_with_another_recipe_is_refused(tmp_path):

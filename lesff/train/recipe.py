@@ -117,6 +117,8 @@ class Recipe:
         model: The model to make; None to go on from another model, given when the run starts.
         dispersion: Dispersion of the new model, or added to the model to go on from; None leaves
             that as it is.
+        training_data: Where all labels come from, for a stage that adds data to those of the model
+            to go on from; None leaves what that model says.
         loss: Loss terms.
         optimizer: Optimiser and schedule.
         seed: Seed of initial weights and of the order of the data.
@@ -126,6 +128,7 @@ class Recipe:
     data: DataConfig
     model: RecipeModel | None = None
     dispersion: DispersionConfig | None = None
+    training_data: str | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     seed: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,8 @@ def _software() -> dict[str, str]:
 
 def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> Potential:
     """The model of the recipe with random weights, or the one to go on from."""
+    if recipe.model is not None and recipe.training_data is not None:
+        raise ConfigError("`training_data` of a new model belongs into the `model` section")
     if (recipe.model is None) == (start is None):
         raise ConfigError(
             f"recipe {recipe.name} must have a `model` section or be given a model to start from, "
@@ -143,6 +145,8 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
     if start is not None:
         potential = load_model(start).requires_grad_(requires_grad=True).train()
         potential.uncertainty = None  # it belongs to the weights at the start
+        if recipe.training_data is not None:
+            potential.config = replace(potential.config, training_data=recipe.training_data)
         return potential if chosen is None else with_dispersion(potential, chosen)
     potential = Potential(model_config(recipe.model, data, _software()))  # pyright: ignore[reportArgumentType]
     potential = potential if chosen is None else with_dispersion(potential, chosen)
