@@ -8,7 +8,7 @@ import torch
 import torchpme
 from helpers import full_result, make_graph, nacl, random_crystal
 
-from lesff.electrostatics import direct, groups, latent_ewald, mesh, nufft
+from lesff.electrostatics import direct, groups, mesh, nufft, pair_sum
 from lesff.electrostatics.direct import DirectTransform
 from lesff.electrostatics.ewald import periodic_energy
 from lesff.electrostatics.latent_ewald import latent_energy
@@ -264,7 +264,7 @@ def test_auto_switches_by_size():
             return super().sum(q, s, grid)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latent_ewald, "TRANSFORMS", {n: Spy(n) for n in EVALUATORS})
+        patch.setattr(pair_sum, "TRANSFORMS", {n: Spy(n) for n in EVALUATORS})
         for n in (1, 8):
             graph = make_graph(atoms.repeat(n), 0.1)
             latent_energy(torch.tensor(np.tile(charges, n**3)), graph, EwaldSettings())
@@ -308,7 +308,7 @@ def test_a_batch_of_many_crystals_is_cut_into_groups(monkeypatch):
         sizes.append(len(args[2]))
         return inner(*args, **options)
 
-    monkeypatch.setattr(latent_ewald, "periodic_energy", counted)
+    monkeypatch.setattr(pair_sum, "periodic_energy", counted)
     got = latent_energy(q, batch, EwaldSettings())
     torch.testing.assert_close(got, expected, rtol=0, atol=ROUNDING)
     assert sum(sizes) == 7
