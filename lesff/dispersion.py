@@ -28,7 +28,7 @@ from typing import Literal
 
 import torch
 from ase.data import chemical_symbols
-from torch import Tensor
+from torch import Tensor, nn
 
 from lesff.electrostatics.groups import CoulombPlan, plan_coulomb
 from lesff.electrostatics.pair_sum import check_boundaries, pair_sum
@@ -209,3 +209,33 @@ def dispersion_energy(
         check_boundaries(graph.pbc)
         plan, cell = plan_coulomb(graph, config)
     return pair_sum(coefficients, graph, config, plan, cell)
+
+
+class Dispersion(nn.Module):
+    """Dispersion of a model; without parameters.
+
+    Args:
+        config: Constants.
+        elements: Atomic numbers of the model.
+    """
+
+    def __init__(self, config: DispersionConfig, elements: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("table", config.of_elements(elements), persistent=False)
+        self.table: Tensor
+
+    def forward(
+        self, graph: AtomGraph, element: Tensor, plan: CoulombPlan | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Coefficients of the atoms, and the energy of the systems in eV, float64.
+
+        Args:
+            graph: The batch.
+            element: (n_atoms,) rank of each atom's element in the model.
+            plan: See :func:`dispersion_energy`.
+        """
+        coefficients = self.table[element].to(graph.positions.dtype)
+        coefficients.requires_grad_(graph.positions.requires_grad)  # for the shares of atoms
+        energy = dispersion_energy(coefficients, graph, self.config, plan=plan)
+        return coefficients, energy.to(torch.float64)

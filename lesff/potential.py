@@ -13,7 +13,7 @@ from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture
 from lesff.architectures.mace import element_rows
 from lesff.derivatives import gradients, strained
-from lesff.dispersion import dispersion_energy
+from lesff.dispersion import Dispersion
 from lesff.electrostatics.born import CHUNK_ATOMS, BornMode
 from lesff.electrostatics.field import (
     dipole_field_energy,
@@ -95,11 +95,9 @@ class Potential(nn.Module):
         )
         self.element_row: Tensor
         self.reference_energies: Tensor
-        self.dispersion_table: Tensor | None
-        table = None
-        if config.dispersion is not None:
-            table = config.dispersion.of_elements(config.elements)
-        self.register_buffer("dispersion_table", table, persistent=False)
+        self.dispersion = (
+            None if config.dispersion is None else Dispersion(config.dispersion, config.elements)
+        )
         self.state_embedding = (
             StateEmbedding(n_elements=n_elements, channels=channels)
             if config.state_embedding
@@ -350,8 +348,9 @@ class Potential(nn.Module):
             node_energy = node_energy + output.state_energy.to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         coefficients, attraction = None, None
-        if dispersion:
-            coefficients, attraction = self._dispersion(graph, element, plan)
+        if dispersion and self.dispersion is not None:
+            groups = None if plan is None else plan.dispersion
+            coefficients, attraction = self.dispersion(graph, element, groups)
         if self.charge_head is None or self.ewald is None:
             energy_lr = torch.zeros_like(energy_sr) if attraction is None else attraction
             return EnergyTerms(
@@ -384,18 +383,6 @@ class Potential(nn.Module):
             dispersion_energy=attraction, dispersion_coefficients=coefficients,
             invariants=output.invariants,
         )  # fmt: skip
-
-    def _dispersion(
-        self, graph: AtomGraph, element: Tensor, plan: StepPlan | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Coefficients of the atoms and dispersion of the systems in eV, float64, or None."""
-        if self.config.dispersion is None or self.dispersion_table is None:
-            return None, None
-        coefficients = self.dispersion_table[element].to(graph.positions.dtype)
-        coefficients.requires_grad_(graph.positions.requires_grad)  # shares of atoms
-        groups = None if plan is None else plan.dispersion
-        energy = dispersion_energy(coefficients, graph, self.config.dispersion, plan=groups)
-        return coefficients, energy.to(torch.float64)
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from lesff.dispersion import DispersionConfig
+from lesff.dispersion import Dispersion, DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, MultipoleConfig
 from lesff.potential import Potential
@@ -115,7 +115,7 @@ def with_dispersion(potential: Potential, dispersion: DispersionConfig) -> Poten
     config = replace(potential.config, dispersion=dispersion)
     result = copy.deepcopy(potential)
     result.config = config
-    result.dispersion_table = dispersion.of_elements(config.elements).to(potential.device)
+    result.dispersion = Dispersion(dispersion, config.elements).to(potential.device)
     result.uncertainty = None  # it was calibrated without
     return result
 

@@ -165,7 +165,7 @@ def check_student(recipe: Recipe, structures: list[Structure]) -> None:
     """
     if recipe.model is None:
         raise ConfigError(f"recipe {recipe.name} must have a `model` section: a student is new")
-    if recipe.model.long_range is not None:
+    if recipe.model.long_range is not None or recipe.dispersion is not None:
         check_boundaries(torch.from_numpy(np.stack([s.pbc for s in structures])))
     states = sorted({(s.total_charge, s.spin_multiplicity) for s in structures})
     has_radical = any(spin > 2 for _, spin in states)
@@ -195,7 +195,7 @@ def _train(
     )
     software = {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy", "ase")}
     torch.manual_seed(recipe.seed)
-    potential = Potential(model_config(model, data, software))
+    potential = Potential(model_config(model, data, software, recipe.dispersion))
     potential.cast_parameters(_DTYPES[potential.config.dtype])
     trainer = Trainer(recipe, data, potential, folder, progress=progress)
     trainer.train()

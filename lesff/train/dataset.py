@@ -12,6 +12,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from lesff.digests import sha256_of
+from lesff.dispersion import DispersionConfig
 from lesff.errors import DataError
 from lesff.potential import ModelConfig
 from lesff.structures import build_graph
@@ -124,7 +125,12 @@ def _composition(frame: Frame) -> bytes:
     return np.sort(frame.structure.numbers).tobytes()
 
 
-def model_config(model: RecipeModel, data: TrainingData, software: dict[str, str]) -> ModelConfig:
+def model_config(
+    model: RecipeModel,
+    data: TrainingData,
+    software: dict[str, str],
+    dispersion: DispersionConfig | None = None,
+) -> ModelConfig:
     """Model configuration of a recipe, with what is read off the data filled in."""
     elements = sorted({int(z) for frame in data.train for z in np.unique(frame.structure.numbers)})
     architecture = dict(model.architecture)
@@ -142,6 +148,7 @@ def model_config(model: RecipeModel, data: TrainingData, software: dict[str, str
         reference_energies=fit_reference_energies(data.train, elements),
         energy_scale=round(float(np.sqrt(np.mean(forces**2))), 4),
         long_range=model.long_range,
+        dispersion=dispersion,
         total_charge=trained_range(charges),
         spin_multiplicity=trained_range(spins),
         state_embedding=model.state_embedding,

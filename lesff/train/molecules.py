@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from lesff.graph import AtomGraph
+from lesff.heads.edge import edge_vectors
 
 BOND_STRETCH = 1.25
 """Atoms closer than this times the sum of their covalent radii are bonded."""
@@ -40,9 +41,7 @@ class Molecules:
 def find_molecules(graph: AtomGraph) -> Molecules:
     """Connected molecules by covalent radii, across cell boundaries; edges must hold the bonds."""
     sender, receiver = graph.edge_index
-    shift = graph.cell_shifts.to(graph.positions.dtype)
-    moved = torch.einsum("ei,eij->ej", shift, graph.cell[graph.batch[receiver]])
-    length = (graph.positions[receiver] - graph.positions[sender] + moved).detach().norm(dim=1)
+    length = edge_vectors(graph).detach().norm(dim=1)
     radii = torch.from_numpy(covalent_radii).to(length)[graph.atomic_numbers]
     bonds = torch.nonzero(length < BOND_STRETCH * (radii[sender] + radii[receiver])).flatten()
     i, j = sender[bonds].cpu().numpy(), receiver[bonds].cpu().numpy()

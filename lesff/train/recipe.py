@@ -133,6 +133,11 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what would have no effect; raises ConfigError."""
+        if self.model is not None and self.training_data is not None:
+            raise ConfigError("`training_data` of a new model belongs into the `model` section")
+
 
 def read_recipe(path: Path) -> Recipe:
     """Parse a recipe file.

@@ -134,8 +134,6 @@ def _software() -> dict[str, str]:
 
 def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> Potential:
     """The model of the recipe with random weights, or the one to go on from."""
-    if recipe.model is not None and recipe.training_data is not None:
-        raise ConfigError("`training_data` of a new model belongs into the `model` section")
     if (recipe.model is None) == (start is None):
         raise ConfigError(
             f"recipe {recipe.name} must have a `model` section or be given a model to start from, "
@@ -148,8 +146,7 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
         if recipe.training_data is not None:
             potential.config = replace(potential.config, training_data=recipe.training_data)
         return potential if chosen is None else with_dispersion(potential, chosen)
-    potential = Potential(model_config(recipe.model, data, _software()))  # pyright: ignore[reportArgumentType]
-    potential = potential if chosen is None else with_dispersion(potential, chosen)
+    potential = Potential(model_config(recipe.model, data, _software(), chosen))  # pyright: ignore[reportArgumentType]
     dtypes = {"float32": torch.float32, "float64": torch.float64}
     potential.cast_parameters(dtypes[potential.config.dtype])
     return potential
