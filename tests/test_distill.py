@@ -23,6 +23,7 @@ from helpers import tiny_potential, water
 import lesff
 from lesff.checkpoint import save_model, verify_parity
 from lesff.cli.main import main
+from lesff.dispersion import DispersionConfig
 from lesff.distill import DistillOptions, distill, label
 from lesff.distill.labelling import label_structures
 from lesff.distill.options import small_student
@@ -207,8 +208,9 @@ def test_killed_labelling_resumes_to_identical_shards(tmp_path):
 
 def test_a_student_of_emt(tmp_path):
     lines = []
+    recipe = replace(TINY, dispersion=DispersionConfig(sigma=1.2))
     model = distill(
-        EMT_SPEC, clusters(), tmp_path / "run", recipe=TINY, steps=6, progress=False,
+        EMT_SPEC, clusters(), tmp_path / "run", recipe=recipe, steps=6, progress=False,
         say=lines.append, options={"sample": "rattle", "frames": 4, "displacement": [0.01, 0.03]},
     )  # fmt: skip
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -226,7 +228,7 @@ def test_a_student_of_emt(tmp_path):
     assert "Student of ase.calculators.emt:EMT" in model.card
     assert "license: unknown" in model.card
     assert "student against ase.calculators.emt:EMT on 4 frames" in lines[-1]
-    assert np.isfinite(model.predict(clusters()[0]).energy)
+    assert model.predict(clusters()[0], "energy_dispersion").energy_dispersion < 0.0
 
 
 def test_a_student_of_a_lesff_model_by_command(tmp_path):
@@ -291,6 +293,10 @@ def test_structures_that_a_student_cannot_hold(tmp_path):
     with pytest.raises(UnsupportedInputError, match="three directions"):
         distill(EMT_SPEC, [wire, *clusters()], tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+    short = replace(TINY, model=replace(TINY.model, long_range=None))
+    check_student(short, [to_structure(wire)])
+    with pytest.raises(UnsupportedInputError, match="three directions"):
+        check_student(replace(short, dispersion=DispersionConfig()), [to_structure(wire)])
     states = [to_structure(clusters()[0], total_charge=q) for q in (0, 1)]
     with pytest.raises(UnsupportedInputError, match="cannot tell apart"):
         check_student(TINY, states)
