@@ -408,6 +408,12 @@ class Potential(nn.Module):
             )
         )
 
+    def reference_charges(self, graph: AtomGraph) -> Tensor | None:
+        """``long_range.reference_charges`` of the atoms, (n_atoms,) in e, or None without them."""
+        if self.charge_head is None:
+            return None
+        return self.charge_head.element_charges(self.element_row[graph.atomic_numbers])
+
     @property
     def charge_reach(self) -> float:
         """Receptive field of a local charge in A."""

@@ -1,5 +1,7 @@
 """Charge heads in a potential: derivatives, conservation, starts without effect (T24, T33, T41)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from helpers import (
     transformed,
     triclinic_ice,
     two_waters,
+    water,
 )
 
 from lesff.checkpoint import load_model, save_model
@@ -19,6 +22,7 @@ from lesff.graph import collate
 from lesff.heads import HeadInput, LongRangeConfig
 from lesff.heads.edge import transfer_polarization
 from lesff.heads.fukui import fukui_equilibrated
+from lesff.potential import Potential
 from lesff.rehead import with_head
 
 STEP = 2e-5
@@ -480,13 +484,22 @@ def test_transfers_are_antisymmetric_and_fragments_keep_their_charge():
     assert float(charges[:3].sum()) == pytest.approx(0.0, abs=ROUNDING)
 
 
+def test_transfers_start_from_the_reference_charges():
+    """A new model has the charges of its elements, shifted alike to the total charge."""
+    config = tiny_potential(head="edge").config
+    long_range = LongRangeConfig(head="edge", reference_charges=(0.6, -0.9))
+    potential = Potential(replace(config, long_range=long_range)).to(torch.float64)
+    charges = potential(make_graph(water(), total_charge=-1), ["charges"])["charges"]
+    shift = (-1.0 - 2 * 0.6 + 0.9) / 3.0
+    expected = [-0.9 + shift, 0.6 + shift, 0.6 + shift]
+    np.testing.assert_allclose(charges.detach().numpy(), expected, rtol=0, atol=ROUNDING)
+
+
 def test_reference_charges_need_one_value_per_element():
-    potential = tiny_potential(head="edge")
+    config = tiny_potential(head="edge").config
     long_range = LongRangeConfig(head="edge", reference_charges=(1.0,))
     with pytest.raises(ConfigError, match=r"one value per element \(2\), got 1"):
-        type(potential)(
-            type(potential.config)(**{**potential.config.__dict__, "long_range": long_range})
-        )
+        Potential(replace(config, long_range=long_range))
 
 
 # --- T41 ---------------------------------------------------------------------------------------

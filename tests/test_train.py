@@ -18,6 +18,8 @@ from lesff.checkpoint import load_model
 from lesff.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
 from lesff.graph import collate
+from lesff.heads import LongRangeConfig
+from lesff.potential import Potential
 from lesff.rehead import with_dispersion
 from lesff.train.data import batch_indices, fit_reference_energies, make_batch, read_frames
 from lesff.train.dataset import model_config, read_training_data
@@ -156,6 +158,30 @@ def test_double_backward_gradient_equals_finite_difference(batch):
                 parameter.view(-1)[1] -= sign * 1e-5
         expected = (values[0] - values[1]) / 2e-5
         assert float(grads[name].view(-1)[1]) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def test_charge_transfer_is_a_term_of_the_loss(batch):
+    """Mean square of the charges beyond those of the elements; gradients both ways."""
+    config = tiny_potential(head="edge").config
+    references = LongRangeConfig(head="edge", reference_charges=(0.4, -0.8))
+    potential = Potential(replace(config, long_range=references)).to(torch.float64)
+    torch.nn.init.normal_(potential.charge_head.transfers.out)
+    loss = LossConfig(kind="mse", energy=0.1, charge_transfer=3.0)
+    loss_value, exact = gradient(potential, batch, loss, "double_backward")
+    without, _ = gradient(potential, batch, replace(loss, charge_transfer=0.0), "double_backward")
+    change = potential(batch.graph, ["charges"])["charges"].detach()
+    change = (
+        change
+        - torch.tensor([0.4, -0.8], dtype=torch.float64)[(batch.graph.atomic_numbers == 8).long()]
+    )
+    assert float(change.abs().max()) > 1e-3
+    assert loss_value - without == pytest.approx(3.0 * float(change.square().mean()), rel=1e-9)
+    _, approximate = gradient(potential, batch, loss, "central_difference")
+    flat = [torch.cat([g[n].flatten() for n in sorted(exact)]) for g in (exact, approximate)]
+    assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 5e-3
+    free = tiny_potential(head="edge").requires_grad_(True)
+    with pytest.raises(ConfigError, match="must be 0 for a model without `long_range.reference"):
+        accumulate_gradients(free, batch, loss, "central_difference")
 
 
 @pytest.mark.parametrize("forces", [0.0, 1.0])
@@ -315,6 +341,23 @@ def test_a_recipe_adds_dispersion(tmp_path):
     (tmp_path / "bad.toml").write_text(words + text)
     with pytest.raises(ConfigError, match="belongs into the `model` section"):
         run_recipe(read_recipe(tmp_path / "bad.toml"), tmp_path, tmp_path / "bad", progress=False)
+
+
+def test_reference_charges_are_given_by_element(tmp_path):
+    """The charges that a new model starts from; the data hold H and O."""
+    write_frames(tmp_path / "train.xyz", 4)
+    text = RECIPE.format(max_steps=1, validate_every=2).replace('"shifted"', '"edge"')
+    where = "[model.reference_charges]\n{}\n[data]"
+
+    def run(charges, name):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text.replace("[data]", where.format(charges)))
+        return run_recipe(read_recipe(path), tmp_path, tmp_path / name, progress=False)
+
+    model = load_model(run("O = -1.2\nNa = 0.6\nH = 0.6", "run"))
+    assert model.config.long_range.reference_charges == (0.6, -1.2)
+    with pytest.raises(ConfigError, match="missing: O; unknown: Xy"):
+        run("H = 0.6\nXy = 1.0", "bad")
 
 
 def test_resume_with_another_recipe_is_refused(tmp_path):

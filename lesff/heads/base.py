@@ -132,6 +132,10 @@ class ChargeModel(nn.Module, ABC):
     def forward(self, x: HeadInput) -> HeadOutput:
         """Charges and energy of the response."""
 
+    def element_charges(self, element: Tensor) -> Tensor | None:
+        """Reference charges of elements by their index, in e, or None without such charges."""
+        return None
+
 
 class Anchored(nn.Module):
     """Charges of a pretrained free head and the anchor; see the module's text."""

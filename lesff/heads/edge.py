@@ -10,6 +10,10 @@ has one value in any cell, and its derivatives obey the acoustic sum rule exactl
 
 With ``residual`` N_i are the charges of a pretrained free head and transfers start at zero. Then
 charges and energies are those of that head at the start, and the sum stays what that head makes it.
+
+With ``reference_charges`` N_i are those of the elements, shifted alike to the total charge, and
+transfers start at zero: labels of a short-ranged teacher do not tell charges apart from short-range
+interactions, and training goes on from where it starts.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ class EdgeHead(ChargeModel):
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
         self.readouts = make_readouts(config, sizes) if config.residual else None
-        self.transfers = EdgeTransfers(sizes, starts_at_zero=config.residual)
+        starts_at_zero = config.residual or config.reference_charges is not None
+        self.transfers = EdgeTransfers(sizes, starts_at_zero=starts_at_zero)
         given = config.reference_charges or (0.0,) * sizes.n_elements
         if len(given) != sizes.n_elements:
             raise ConfigError(
@@ -50,6 +55,7 @@ class EdgeHead(ChargeModel):
         reference = torch.tensor(given, dtype=torch.float64)
         self.register_buffer("reference", reference, persistent=False)
         self.reference: Tensor
+        self.has_references = config.reference_charges is not None
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
@@ -58,6 +64,10 @@ class EdgeHead(ChargeModel):
         if self.readouts is not None:
             return self.readouts(x.invariants) + moved
         return self.reference.to(moved.dtype).index_select(0, x.element) + moved
+
+    def element_charges(self, element: Tensor) -> Tensor | None:
+        """See :meth:`ChargeModel.element_charges`."""
+        return self.reference.index_select(0, element) if self.has_references else None
 
     def references(self, x: HeadInput) -> Tensor:
         """``N_i`` without ``residual``, summing to the total charge, (n_atoms,) in e."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 
 from lesff.digests import sha256_of
 from lesff.dispersion import DispersionConfig
-from lesff.errors import DataError
+from lesff.errors import ConfigError, DataError
+from lesff.heads import LongRangeConfig
 from lesff.potential import ModelConfig
 from lesff.structures import build_graph
 from lesff.train.data import Frame, batch_indices, fit_reference_energies, read_frames
@@ -147,7 +148,7 @@ def model_config(
         elements=tuple(elements),
         reference_energies=fit_reference_energies(data.train, elements),
         energy_scale=round(float(np.sqrt(np.mean(forces**2))), 4),
-        long_range=model.long_range,
+        long_range=_long_range(model, elements),
         dispersion=dispersion,
         total_charge=trained_range(charges),
         spin_multiplicity=trained_range(spins),
@@ -158,6 +159,27 @@ def model_config(
         training_data=model.training_data,
         software=software,
     )
+
+
+def _long_range(model: RecipeModel, elements: Sequence[int]) -> LongRangeConfig | None:
+    """``long_range`` of a recipe with its reference charges in the order of the elements."""
+    given = model.reference_charges
+    if given is None:
+        return model.long_range
+    if model.long_range is None or model.long_range.reference_charges is not None:
+        raise ConfigError(
+            "`model.reference_charges` need a section `model.long_range` without charges of its own"
+        )
+    symbols = [chemical_symbols[z] for z in elements]
+    missing = [s for s in symbols if s not in given]
+    unknown = [s for s in given if s not in atomic_numbers]
+    if missing or unknown:
+        raise ConfigError(
+            "`model.reference_charges` must have chemical symbols as keys, among them those of all "
+            f"elements of the data; missing: {', '.join(missing) or 'none'}; unknown: "
+            f"{', '.join(unknown) or 'none'}"
+        )
+    return replace(model.long_range, reference_charges=tuple(given[s] for s in symbols))
 
 
 def trained_range(values: Sequence[int]) -> tuple[int, int]:

@@ -41,10 +41,14 @@ def accumulate_gradients(
     Raises:
         ConfigError: if the method or the model cannot give the gradient of a loss term.
     """
-    terms = ("dipole", "charges", "born_effective_charges", "total_charge")
+    terms = ("dipole", "charges", "born_effective_charges", "total_charge", "charge_transfer")
     asked = [f"`loss.{name}`" for name in terms if getattr(config, name)]
     if potential.charge_head is None and asked:
         raise ConfigError(f"{' and '.join(asked)} must be 0 for a model without `long_range`")
+    if config.charge_transfer and potential.reference_charges(batch.graph) is None:
+        raise ConfigError(
+            "`loss.charge_transfer` must be 0 for a model without `long_range.reference_charges`"
+        )
     if method == "double_backward":
         return _double_backward(potential, batch, config)
     if config.born_effective_charges:
@@ -71,6 +75,9 @@ def _outputs(
         if config.total_charge:
             total = segment_sum(terms.local_charges, graph.batch, graph.n_systems)
             extras["charge_excess"] = total - graph.total_charge
+        references = potential.reference_charges(graph) if config.charge_transfer else None
+        if references is not None:
+            extras["charge_transfer"] = terms.local_charges - references
     return terms.energy_sr + terms.energy_lr, extras
 
 

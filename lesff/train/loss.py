@@ -28,6 +28,9 @@ class LossConfig:
         charges: Weight of the error of atomic charges.
         born_effective_charges: Weight of the error of Born charge components; open systems.
         total_charge: Weight of the squared residual of the local charges' sum per atom.
+        charge_transfer: Weight of the squared charge that an atom takes from its neighbours (head
+            ``"edge"`` with ``reference_charges``), e: keeps charges near those of the elements as
+            far as the labels do not ask for others.
         energy_delta: Huber threshold in eV/atom.
         forces_delta: Huber threshold in eV/A, also for net forces.
         dipole_delta: Huber threshold in e A.
@@ -44,6 +47,7 @@ class LossConfig:
     charges: float = 0.0
     born_effective_charges: float = 0.0
     total_charge: float = 0.0
+    charge_transfer: float = 0.0
     energy_delta: float = 0.01
     forces_delta: float = 0.01
     dipole_delta: float = 0.01
@@ -61,6 +65,7 @@ class Prediction:
         dipole: (n_systems, 3) e A about the centre of nuclear charge, or None.
         stress: (n_systems, 3, 3) eV/A^3, or None.
         charge_excess: (n_systems,) sum of the local charges minus the total charge, or None.
+        charge_transfer: (n_atoms,) local charges minus those of the elements, e, or None.
         charges: (n_atoms,) e, summing to the total charge, or None.
         born_effective_charges: (n_atoms, 3, 3) e, or None.
     """
@@ -70,6 +75,7 @@ class Prediction:
     dipole: Tensor | None = None
     stress: Tensor | None = None
     charge_excess: Tensor | None = None
+    charge_transfer: Tensor | None = None
     charges: Tensor | None = None
     born_effective_charges: Tensor | None = None
 
@@ -127,4 +133,8 @@ def loss_value(
     if config.total_charge and prediction.charge_excess is not None:
         squared = prediction.charge_excess.square() / counts
         total = total + config.total_charge * (weight * squared).sum() / weight.sum()
+    if config.charge_transfer and prediction.charge_transfer is not None:
+        w = weight[graph.batch]
+        squared = prediction.charge_transfer.square()
+        total = total + config.charge_transfer * (w * squared).sum() / w.sum()
     return total

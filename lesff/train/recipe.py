@@ -96,10 +96,15 @@ class RecipeModel:
 
     Elements, reference energies, energy scale, average neighbour number and charge range are
     taken from the data.
+
+    Attributes:
+        reference_charges: ``long_range.reference_charges`` by chemical symbol, in e; at least those
+            of the elements of the data.
     """
 
     architecture: dict[str, Any]
     long_range: LongRangeConfig | None = None
+    reference_charges: dict[str, float] | None = None
     state_embedding: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     energy_reference: str = "unspecified"
