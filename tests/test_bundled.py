@@ -1,6 +1,7 @@
 """The bundled models: their cards tell the truth, and they behave as physics demands."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ase.build import molecule
 import lesff
 from lesff.checkpoint import verify_parity
 from lesff.errors import CaveatWarning
-from lesff.evaluation.solids import SOLIDS, crystal
+from lesff.evaluation.solids import BORN, SOLIDS, crystal
 from lesff.evaluation.splits import split_by_molecule
 from lesff.train.data import read_frames
 from lesff.train.metrics import evaluate_frames
@@ -106,10 +107,10 @@ def test_errors_on_dft_frames_are_those_of_the_card(name, held_out_only):
         assert table[subset].energy_mae == pytest.approx(row["energy_mae"], rel=1e-2)
 
 
-@pytest.fixture(scope="module")
-def solid_model():
-    """mat-small in float64."""
-    return lesff.load("mat-small", dtype="float64", offline=True)
+@pytest.fixture(scope="module", params=["mat-small", "mat-medium"])
+def solid_model(request):
+    """A model of solids in float64."""
+    return lesff.load(request.param, dtype="float64", offline=True)
 
 
 def test_golden_values_of_solids_are_reproduced(solid_model):
@@ -122,10 +123,29 @@ def test_born_charges_of_salts_obey_the_sum_rule(solid_model):
     """Transfers between neighbours cancel in a cell: no rule has to be imposed."""
     for name in ("NaCl", "MgO"):
         atoms = crystal(SOLIDS[name], conventional=True)
-        with pytest.warns(CaveatWarning, match="not to be trusted: its teacher is short-ranged"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CaveatWarning)
             z = solid_model.predict(atoms, "born_effective_charges").born_effective_charges
         assert np.abs(z).max() > 1e-3
         np.testing.assert_allclose(z.sum(0), np.zeros((3, 3)), atol=1e-8)
+
+
+def test_charges_of_mat_small_come_with_a_warning():
+    atoms = crystal(SOLIDS["NaCl"])
+    with pytest.warns(CaveatWarning, match="not to be trusted: its teacher is short-ranged"):
+        lesff.load("mat-small", offline=True).predict(atoms, "born_effective_charges")
+
+
+@pytest.mark.parametrize("name", ["NaCl", "MgO"])
+def test_born_charges_of_mat_medium_are_near_those_of_experiment(name):
+    """``Z* = sqrt(eps_inf) Z_latent`` (arXiv 2504.05169) within 25 %; Kittel, polaritons."""
+    atoms = crystal(SOLIDS[name], conventional=True)
+    model = lesff.load("mat-medium", offline=True)
+    z = model.predict(atoms, "born_effective_charges").born_effective_charges
+    reference, eps_inf = BORN[name]
+    cation = atoms.symbols == SOLIDS[name].species[0]
+    found = np.sqrt(eps_inf) * np.trace(z[cation].mean(0)) / 3.0
+    assert found == pytest.approx(reference, rel=0.25)
 
 
 def test_stress_is_the_derivative_of_the_energy(solid_model):
