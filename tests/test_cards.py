@@ -31,7 +31,9 @@ def test_tables_are_those_of_the_results(path):
     assert filled(card, path.stem, path.parent) == card
     for key in blocks(card):
         data = json.loads((path.parent / f"{path.stem}.{key}.json").read_text(encoding="utf-8"))
-        assert data["model"].split("@")[0] == front_matter(card)["name"] == path.stem
+        name = data["model"].split("@")[0]  # another model's table says so in its key
+        assert name == path.stem or key.endswith(f"-{name}")
+    assert front_matter(card)["name"] == path.stem
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)

@@ -356,8 +356,16 @@ def test_reference_charges_are_given_by_element(tmp_path):
 
     model = load_model(run("O = -1.2\nNa = 0.6\nH = 0.6", "run"))
     assert model.config.long_range.reference_charges == (0.6, -1.2)
-    with pytest.raises(ConfigError, match="missing: O; unknown: Xy"):
-        run("H = 0.6\nXy = 1.0", "bad")
+    for charges, message in (
+        ("H = 0.6", "must hold all elements of the data; add O"),
+        ("H = 0.6\nXy = 1.0", "chemical symbols as keys, got Xy"),
+        ("H = nan\nO = -1.2", "must be finite numbers"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(charges, "bad")
+    text = text.replace('long_range = {{ head = "edge" }}'.format(), "")
+    with pytest.raises(ConfigError, match="need a section `model.long_range`"):
+        run("H = 0.6\nO = -1.2", "bad")
 
 
 def test_resume_with_another_recipe_is_refused(tmp_path):

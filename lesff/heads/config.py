@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -138,6 +139,11 @@ class LongRangeConfig:
             raise ConfigError(
                 "`long_range.reference_charges` are for the head 'edge' without `residual`; leave "
                 "them out"
+            )
+        if not all(map(math.isfinite, self.reference_charges or ())):
+            raise ConfigError(
+                "`long_range.reference_charges` must be finite numbers in e, got "
+                f"{self.reference_charges}"
             )
         if self.multipoles is not None and self.head == "qeq":
             raise ConfigError(

@@ -44,7 +44,8 @@ class EdgeHead(ChargeModel):
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
         self.readouts = make_readouts(config, sizes) if config.residual else None
-        starts_at_zero = config.residual or config.reference_charges is not None
+        self.has_references = config.reference_charges is not None
+        starts_at_zero = config.residual or self.has_references
         self.transfers = EdgeTransfers(sizes, starts_at_zero=starts_at_zero)
         given = config.reference_charges or (0.0,) * sizes.n_elements
         if len(given) != sizes.n_elements:
@@ -55,7 +56,6 @@ class EdgeHead(ChargeModel):
         reference = torch.tensor(given, dtype=torch.float64)
         self.register_buffer("reference", reference, persistent=False)
         self.reference: Tensor
-        self.has_references = config.reference_charges is not None
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""

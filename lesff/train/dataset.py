@@ -132,7 +132,11 @@ def model_config(
     software: dict[str, str],
     dispersion: DispersionConfig | None = None,
 ) -> ModelConfig:
-    """Model configuration of a recipe, with what is read off the data filled in."""
+    """Model configuration of a recipe, with what is read off the data filled in.
+
+    Raises:
+        ConfigError: for an element of the data without reference charge, if others have one.
+    """
     elements = sorted({int(z) for frame in data.train for z in np.unique(frame.structure.numbers)})
     architecture = dict(model.architecture)
     rng = np.random.default_rng(0)
@@ -164,20 +168,14 @@ def model_config(
 def _long_range(model: RecipeModel, elements: Sequence[int]) -> LongRangeConfig | None:
     """``long_range`` of a recipe with its reference charges in the order of the elements."""
     given = model.reference_charges
-    if given is None:
+    if given is None or model.long_range is None:
         return model.long_range
-    if model.long_range is None or model.long_range.reference_charges is not None:
-        raise ConfigError(
-            "`model.reference_charges` need a section `model.long_range` without charges of its own"
-        )
     symbols = [chemical_symbols[z] for z in elements]
     missing = [s for s in symbols if s not in given]
-    unknown = [s for s in given if s not in atomic_numbers]
-    if missing or unknown:
+    if missing:
         raise ConfigError(
-            "`model.reference_charges` must have chemical symbols as keys, among them those of all "
-            f"elements of the data; missing: {', '.join(missing) or 'none'}; unknown: "
-            f"{', '.join(unknown) or 'none'}"
+            "`model.reference_charges` must hold all elements of the data; add "
+            f"{', '.join(missing)}"
         )
     return replace(model.long_range, reference_charges=tuple(given[s] for s in symbols))
 

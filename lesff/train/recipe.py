@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ase.data import atomic_numbers
+
 from lesff.config import from_dict
 from lesff.dispersion import DispersionConfig
 from lesff.errors import ConfigError
@@ -110,6 +112,22 @@ class RecipeModel:
     energy_reference: str = "unspecified"
     level_of_theory: str = "unspecified"
     training_data: str = "unspecified"
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for reference charges without meaning."""
+        if self.reference_charges is None:
+            return
+        if self.long_range is None or self.long_range.reference_charges is not None:
+            raise ConfigError(
+                "`model.reference_charges` need a section `model.long_range` without charges of "
+                "its own"
+            )
+        unknown = sorted(set(self.reference_charges) - set(atomic_numbers))
+        if unknown:
+            raise ConfigError(
+                "`model.reference_charges` must have chemical symbols as keys, got "
+                f"{', '.join(unknown)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
