@@ -238,6 +238,15 @@ def test_replay_and_probe_cover_the_model_and_do_not_overlap():
     assert len(formulas[0] - formulas[1]) > 5
 
 
+def test_replay_of_a_model_of_many_elements_holds_crystals():
+    """Those that ASE builds from the element alone; Se and Te are not among them."""
+    config = tiny_potential(elements=tuple(range(1, 87))).config
+    structures = replay_structures(config, 60, seed=5) + probe_structures(config)
+    crystals = [s for s in structures if s.pbc.all()]
+    assert len({int(s.numbers[0]) for s in crystals}) > 5
+    assert all(len(set(s.numbers.tolist())) == 1 for s in crystals)
+
+
 def test_replay_frames_take_part_and_keep_the_probe_nearer(base, tmp_path):
     drift = {}
     for count in (0, 30):

@@ -162,7 +162,8 @@ def _crystals(config: ModelConfig, half: int) -> list[ase.Atoms]:
     found = []
     for z in config.elements:
         state = reference_states[z] or {}
-        if state.get("symmetry") in ("fcc", "bcc", "hcp", "diamond"):
+        is_simple = state.get("symmetry") in ("fcc", "bcc", "hcp", "diamond")
+        if is_simple and "basis" not in state:  # Se and Te need more than a lattice
             found.append(ase.build.bulk(chemical_symbols[z]))
     return [atoms.repeat(2) for atoms in found][half::2]
 
