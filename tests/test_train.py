@@ -22,7 +22,7 @@ from lesff.heads import LongRangeConfig
 from lesff.potential import Potential
 from lesff.rehead import with_dispersion
 from lesff.train.data import batch_indices, fit_reference_energies, make_batch, read_frames
-from lesff.train.dataset import model_config, read_training_data
+from lesff.train.dataset import TrainingData, model_config, read_training_data
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loop import Trainer, learning_rate_factor
 from lesff.train.loss import LossConfig
@@ -466,6 +466,7 @@ def test_learning_rate_schedule():
         (('name = "tiny"', ""), r"lacks the key\(s\) name"),
         (("lr = 0.02", "lr = 'fast'"), "must be float, got 'fast'"),
         (("[data]", "[data"), "must be TOML"),
+        (('"train.xyz" }', '"train.xyz", fraction = 0 }'), "`fraction` of train.xyz must be above"),
     ],
 )
 def test_bad_recipes_are_named(tmp_path, change, text):
@@ -516,13 +517,19 @@ def test_labels_that_are_not_finite_are_named(tmp_path):
         read_frames(tmp_path / "bad.xyz")
 
 
-def run_source(tmp_path, source, **options):
-    """One step with a source; what the run says it came from."""
+def write_recipe(tmp_path, source, *, is_second_stage=False):
+    """A recipe of one step with a source."""
     path = tmp_path / "recipe.toml"
     text = RECIPE.format(max_steps=1, validate_every=1).replace('{ path = "train.xyz" }', source)
-    if "start" in options:
+    if is_second_stage:
         text = text[: text.index("[model]")] + text[text.index("[data]") :]
     path.write_text(text)
+    return path
+
+
+def run_source(tmp_path, source, **options):
+    """One step with a source; what the run says it came from."""
+    path = write_recipe(tmp_path, source, is_second_stage="start" in options)
     run_recipe(read_recipe(path), tmp_path, tmp_path / "run", progress=False, **options)
     return json.loads((tmp_path / "run" / "origin.json").read_text())
 
@@ -547,12 +554,44 @@ def test_sources_are_filtered_and_recorded(tmp_path):
         ('elements = ["Fe"]', "leave no frame"),
         ('without = "train.xyz"', "leave no frame"),
         ('without = "absent.xyz"', "absent.xyz does not exist"),
+        ("energy_states = [[0, 1], [1, 1]]", r"got \(1, 1\) \(total charge, spin multiplicity\)"),
     ],
 )
 def test_bad_filters_are_named(options, text, tmp_path):
     write_frames(tmp_path / "train.xyz")
     with pytest.raises(DataError, match=text):
         run_source(tmp_path, f'{{ path = "train.xyz", {options} }}')
+
+
+def test_energies_of_other_states_do_not_count(tmp_path):
+    """A wrong zero of charged frames changes nothing: not the atomic terms, not the loss."""
+    neutral, ion = labelled(two_waters(), 0), labelled(two_waters(), 1)
+    ion.info["charge"] = 1
+    found = []
+    for shift in (0.0, 10.0):
+        energy = ion.get_potential_energy() + shift
+        ion.calc = SinglePointCalculator(ion, energy=energy, forces=ion.get_forces())
+        ase.io.write(tmp_path / "train.xyz", [neutral, ion])
+        source = '{ path = "train.xyz", energy_states = [[0, 1]] }'
+        path = write_recipe(tmp_path, source)
+        data = read_training_data(read_recipe(path), tmp_path)
+        assert [np.isnan(frame.energy) for frame in data.train] == [False, True]
+        assert np.isfinite(data.train[1].forces).all()
+        found.append(dry_run(read_recipe(path), tmp_path))
+    assert found[0]["loss_of_a_batch"] == found[1]["loss_of_a_batch"]
+
+
+def test_fractions_are_mean_visits_of_an_epoch(tmp_path):
+    frames = read_frames(write_frames(tmp_path / "train.xyz", 2))
+    data = TrainingData(
+        train=frames * 500, validation=[], recipe_hash="", fractions=[2.5, 0.25] * 500
+    )
+    visits = np.bincount(np.concatenate(data.epoch(0, 1, 100)), minlength=1000)
+    assert set(visits[::2]) == {2, 3}
+    assert set(visits[1::2]) == {0, 1}
+    # means of 500 draws: six standard errors
+    assert visits[::2].mean() == pytest.approx(2.5, abs=0.14)
+    assert visits[1::2].mean() == pytest.approx(0.25, abs=0.12)
 
 
 def test_elements_that_the_start_lacks_are_named(tmp_path):

@@ -324,7 +324,11 @@ def batch_indices(
 
 
 def fit_reference_energies(frames: Sequence[Frame], elements: Sequence[int]) -> tuple[float, ...]:
-    """Energy per element in eV that explains the energies best (least squares, tiny ridge)."""
+    """Energy per element in eV that explains the energies best (least squares, tiny ridge).
+
+    Frames without energy are left out.
+    """
+    frames = [frame for frame in frames if not np.isnan(frame.energy)]
     row = {z: i for i, z in enumerate(elements)}
     counts = np.zeros((len(frames), len(elements)))
     for i, frame in enumerate(frames):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ class TrainingData:
     Attributes:
         train: Frames to train on.
         validation: Frames held out.
-        fractions: Share of epochs that each training frame takes part in; all of them if empty.
+        fractions: Mean visits of each training frame in an epoch; one if empty.
         sources: File, its sha256, and how many frames were used and left out, of each source.
         recipe_hash: Names recipe and data; a run resumes only with the same.
     """
@@ -54,7 +55,9 @@ class TrainingData:
     def epoch(self, epoch: int, seed: int, max_atoms: int) -> list[np.ndarray]:
         """Batches of one epoch as arrays of frame indices; a function of epoch and seed only."""
         rng = np.random.default_rng([seed, epoch])
-        chosen = np.flatnonzero(rng.random(len(self.train)) < np.array(self.fractions))
+        often, rest = np.divmod(np.array(self.fractions), 1.0)
+        visits = often.astype(np.int64) + (rng.random(len(self.train)) < rest)
+        chosen = np.repeat(np.arange(len(self.train)), visits)
         batches = batch_indices(self.sizes[chosen], max_atoms=max_atoms, rng=rng)
         return [chosen[batch] for batch in batches]
 
@@ -119,7 +122,21 @@ def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Fra
         raise DataError(
             f"{source.path}: `elements` and `without` leave no frame; widen them or drop the file"
         )
+    if source.energy_states:
+        absent = sorted(set(source.energy_states) - {_state(f) for f in kept})
+        if absent:
+            raise DataError(
+                f"`energy_states` of {source.path} must be states of its frames, got "
+                f"{', '.join(map(str, absent))} (total charge, spin multiplicity)"
+            )
+        kept = [
+            f if _state(f) in source.energy_states else replace(f, energy=math.nan) for f in kept
+        ]
     return kept
+
+
+def _state(frame: Frame) -> tuple[int, int]:
+    return frame.structure.total_charge, frame.structure.spin_multiplicity
 
 
 def _composition(frame: Frame) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +25,14 @@ class SourceConfig:
     Attributes:
         path: File, relative to the data folder of the run.
         weight: Weight of its frames in the loss.
-        fraction: Share of its training frames that one epoch visits, drawn anew each time.
+        fraction: Share of its training frames that one epoch visits, drawn anew each time; above 1
+            frames are visited more than once.
         elements: Symbols; frames with other elements are left out. Empty: all frames.
         without: Another file of the data folder; frames of the same composition as one of its
             frames are left out, so that none of its molecules is trained on.
+        energy_states: Pairs of total charge and spin multiplicity whose energies count, for labels
+            whose energy zero depends on the charge; frames of other states keep their forces and
+            dipoles. Empty: all.
     """
 
     path: str
@@ -35,6 +40,12 @@ class SourceConfig:
     fraction: float = 1.0
     elements: tuple[str, ...] = ()
     without: str | None = None
+    energy_states: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a share that visits nothing."""
+        if not 0.0 < self.fraction < math.inf:
+            raise ConfigError(f"`fraction` of {self.path} must be above 0, got {self.fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
