@@ -6,8 +6,8 @@ the level of theory of the DFT frames: molecules from SMILES (RDKit), moved by s
 GFN2-xTB (tblite), labelled with energies relative to isolated neutral atoms and with forces.
 
 Files: ``anchors.extxyz`` (closed shells) and ``anchors_open.extxyz`` (radicals, triplets) for
-``ions``; ``torsions.extxyz``; ``anchors_validation.extxyz`` (systems not to be trained on) for
-``held_out``.
+``ions``; ``anchors_separated.extxyz``; ``torsions.extxyz``; ``anchors_validation.extxyz`` (systems
+not to be trained on) for ``held_out``.
 
 Needs ``pip install pyscf dftd3 rdkit tblite``. Interrupted runs go on where they stopped.
 
@@ -65,6 +65,12 @@ COMPLEXES = {
     "[OH3+].N": 3, "[SH3+].O": 2,
     "[NH4+].[F-]": 3, "[NH4+].[O-]C=O": 4, "C[NH3+].[Cl-]": 4,
 }  # fmt: skip
+SEPARATED = {
+    "[NH4+].[O-]C=O": 5, "C[NH3+].[Cl-]": 5, "[NH4+].[F-]": 4, "[NH4+].[SH-]": 3, "[OH3+].[Cl-]": 3,
+    "[NH4+].[C-]#N": 2, "[Cl-].CO": 4, "[Cl-].C=O": 2, "[NH4+].O": 4, "[F-].O": 2, "[OH-].O": 2,
+    "[NH4+].N": 2, "[OH3+].O": 2, "[NH4+].C=O": 2,
+}  # fmt: skip
+"""Beyond the cutoffs of models: what only charges can describe."""
 RADICALS = {
     "[H]": 1, "[CH3]": 4, "[NH2]": 3, "[OH]": 3, "[SH]": 3, "C[O]": 3, "C[S]": 3, "O=[N]=O": 2,
     "[C]#N": 2, "O[O]": 3, "[CH]=O": 3, "C[CH2]": 2, "[F]": 1, "[Cl]": 1, "[O]N=O": 3,
@@ -91,6 +97,9 @@ TORSIONS = {
 
 GAP = (1.5, 3.5)
 """Range of the least distance between molecules of a complex before dynamics, A."""
+GAP_OF_SEPARATED = (4.0, 10.0)
+"""The same for separated molecules, without dynamics. At 10 A ions are still the ground state: the
+ionisation energy of NH4 is less than the electron affinities here and 14.4 eV A / 10 A."""
 DYNAMICS = (0, 60, 200)
 """Steps of 0.5 fs, one of these per frame of a complex; the last one for single molecules."""
 DYNAMICS_OF_TORSIONS = 30
@@ -126,6 +135,7 @@ TABLES = {
         (ANIONS, "anions", 1), (CATIONS, "cations", 1), (COMPLEXES, "complexes", 1),
         (RADICALS, "radicals", 2), (TRIPLETS, "triplets", 3), (MOLECULES, "molecules", 1),
     ),
+    "separated": ((SEPARATED, "separated", 1),),
     "torsions": ((TORSIONS, "torsions", 1),),
     "held_out": ((HELD_OUT, "held_out", 1),),
 }  # fmt: skip
@@ -135,6 +145,7 @@ FILES = {
     "cations": "anchors.extxyz",
     "complexes": "anchors.extxyz",
     "molecules": "anchors.extxyz",
+    "separated": "anchors_separated.extxyz",
     "radicals": "anchors_open.extxyz",
     "triplets": "anchors_open.extxyz",
     "torsions": "torsions.extxyz",
@@ -170,6 +181,7 @@ def built(system: System) -> tuple[ase.Atoms, int]:
     seed = zlib.crc32(system.name.encode()) % 2**31
     rng = np.random.default_rng(seed)
     turns = system.part == "torsions"
+    gaps = GAP_OF_SEPARATED if system.part == "separated" else GAP
     whole, total = ase.Atoms(), 0
     for smiles in system.smiles.split("."):
         atoms, charge = embedded(smiles, seed)
@@ -181,10 +193,10 @@ def built(system: System) -> tuple[ase.Atoms, int]:
         atoms = ase.Atoms(atoms.numbers, atoms.positions)
         if turns:
             turn(atoms, smiles, rng)
-        whole += placed(atoms, whole, rng)
+        whole += placed(atoms, whole, gaps, rng)
         total += charge
     steps = DYNAMICS[system.index % 3 if "." in system.smiles else 2]
-    steps = DYNAMICS_OF_TORSIONS if turns else steps
+    steps = {"torsions": DYNAMICS_OF_TORSIONS, "separated": 0}.get(system.part, steps)
     if len(whole) > 1 and steps:
         whole.calc = TBLite(
             method="GFN2-xTB", charge=total, multiplicity=system.multiplicity, verbosity=0
@@ -218,14 +230,16 @@ def turn(atoms: ase.Atoms, smiles: str, rng: np.random.Generator) -> None:
     atoms.positions[list(side)] = part.positions
 
 
-def placed(atoms: ase.Atoms, others: ase.Atoms, rng: np.random.Generator) -> ase.Atoms:
+def placed(
+    atoms: ase.Atoms, others: ase.Atoms, gaps: tuple[float, float], rng: np.random.Generator
+) -> ase.Atoms:
     """A molecule turned at random, at a gap from those that are there."""
     if not len(others):
         return atoms
     turned = Rotation.random(random_state=rng).apply(atoms.positions)
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    gap = rng.uniform(*GAP)
+    gap = rng.uniform(*gaps)
     for distance in np.arange(1.0, 15.0, 0.05):
         positions = others.positions.mean(0) + turned + distance * direction
         nearest = np.linalg.norm(positions[:, None] - others.positions[None], axis=-1).min()

@@ -321,7 +321,7 @@ def test_a_recipe_adds_dispersion(tmp_path):
     head, _, tail = text.partition("[model]")
     rest = "[data]" + tail.partition("[data]")[2]
     asked = "[dispersion]\nsigma = 1.2\n"
-    words = 'training_data = "more"\n'
+    words = 'training_data = "more"\nlevel_of_theory = "higher"\n'
     recipes = {
         "bare": text,
         "new": text.replace("[model]", asked + "[model]"),
@@ -337,10 +337,13 @@ def test_a_recipe_adds_dispersion(tmp_path):
         expected = None if name == "bare" else DispersionConfig(sigma=1.2)
         config = load_model(folder).config
         assert config.dispersion == expected
-        assert config.training_data == ("more" if name in ("added", "kept") else "unspecified")
-    (tmp_path / "bad.toml").write_text(words + text)
-    with pytest.raises(ConfigError, match="belongs into the `model` section"):
-        run_recipe(read_recipe(tmp_path / "bad.toml"), tmp_path, tmp_path / "bad", progress=False)
+        told = name in ("added", "kept")
+        assert config.training_data == ("more" if told else "unspecified")
+        assert config.level_of_theory == ("higher" if told else "unspecified")
+    for line in words.splitlines():
+        (tmp_path / "bad.toml").write_text(f"{line}\n{text}")
+        with pytest.raises(ConfigError, match=rf"`{line.split()[0]}` of a new model belongs into"):
+            read_recipe(tmp_path / "bad.toml")
 
 
 def test_reference_charges_are_given_by_element(tmp_path):

@@ -140,6 +140,8 @@ def check_conformers(subject: Subject, data: Labelled) -> CheckResult:
     _add_mean(result, f"relative energies MAE, all but water ({len(dry)})", dry)
     chosen = [row for row in dry if row["held_out"]]
     _add_mean(result, f"relative energies MAE, all but water, held out ({len(chosen)})", chosen)
+    chosen = [row for row in rows if row["held_out"]]
+    _add_mean(result, f"relative energies MAE, held out ({len(chosen)})", chosen)
     return result
 
 

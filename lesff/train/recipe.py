@@ -153,6 +153,7 @@ class Recipe:
             that as it is.
         training_data: Where all labels come from, for a stage that adds data to those of the model
             to go on from; None leaves what that model says.
+        level_of_theory: Level of theory after such a stage; None leaves what that model says.
         loss: Loss terms.
         optimizer: Optimiser and schedule.
         seed: Seed of initial weights and of the order of the data.
@@ -163,14 +164,21 @@ class Recipe:
     model: RecipeModel | None = None
     dispersion: DispersionConfig | None = None
     training_data: str | None = None
+    level_of_theory: str | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect; raises ConfigError."""
-        if self.model is not None and self.training_data is not None:
-            raise ConfigError("`training_data` of a new model belongs into the `model` section")
+        for name in self.described():
+            if self.model is not None:
+                raise ConfigError(f"`{name}` of a new model belongs into the `model` section")
+
+    def described(self) -> dict[str, str]:
+        """What the recipe says anew of the model to go on from."""
+        given = {name: getattr(self, name) for name in ("training_data", "level_of_theory")}
+        return {name: text for name, text in given.items() if text is not None}
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -143,8 +143,7 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
     if start is not None:
         potential = load_model(start).requires_grad_(requires_grad=True).train()
         potential.uncertainty = None  # it belongs to the weights at the start
-        if recipe.training_data is not None:
-            potential.config = replace(potential.config, training_data=recipe.training_data)
+        potential.config = replace(potential.config, **recipe.described())
         return potential if chosen is None else with_dispersion(potential, chosen)
     potential = Potential(model_config(recipe.model, data, _software(), chosen))  # pyright: ignore[reportArgumentType]
     dtypes = {"float32": torch.float32, "float64": torch.float64}
