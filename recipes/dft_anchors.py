@@ -72,7 +72,7 @@ SEPARATED = {
 }  # fmt: skip
 """Beyond the cutoffs of models: what only charges can describe."""
 RADICALS = {
-    "[H]": 1, "[CH3]": 4, "[NH2]": 3, "[OH]": 3, "[SH]": 3, "C[O]": 3, "C[S]": 3, "O=[N]=O": 2,
+    "[H]": 1, "[CH3]": 4, "[NH2]": 3, "[OH]": 3, "[SH]": 3, "C[O]": 3, "C[S]": 3,
     "[C]#N": 2, "O[O]": 3, "[CH]=O": 3, "C[CH2]": 2, "[F]": 1, "[Cl]": 1, "[O]N=O": 3,
     "[CH2]O": 2, "[CH2]F": 2, "C=[CH]": 2, "[PH2]": 2,
 }  # fmt: skip
