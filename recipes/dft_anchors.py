@@ -277,6 +277,7 @@ def main() -> None:
     parser.add_argument("what", choices=sorted(TABLES))
     parser.add_argument("--atoms", type=Path, required=True, help="energies of isolated atoms, eV")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
+    parser.add_argument("--most", type=int, help="label these first frames of the list only")
     options = parser.parse_args()
     RDLogger.DisableLog("rdApp.*")
     lib.num_threads(1)
@@ -285,7 +286,7 @@ def main() -> None:
     paths = {part: options.output / name for part, name in FILES.items()}
     files = {path: read(path, ":") if path.exists() else [] for path in paths.values()}
     done = {atoms.info["frame"] for frames in files.values() for atoms in frames}
-    for system in tqdm(list(systems(options.what)), unit="frame"):
+    for system in tqdm(list(systems(options.what))[: options.most], unit="frame"):
         if system.name in done:
             continue
         try:
