@@ -39,6 +39,13 @@ DIGEST = digest_of(DATA)
 NAME = "others-small"
 
 
+def first_off_small() -> dict[str, Any]:
+    """The manifest entry of off-small as it was with its first version, 0.1.0."""
+    path = HERE.parent / "checkpoints_manifest" / "off-small.json"
+    entry = json.loads(path.read_text(encoding="utf-8"))
+    return entry | {"versions": entry["versions"][:1]}
+
+
 class Site:
     """A private cache and manifest with one model of others."""
 

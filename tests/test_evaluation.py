@@ -445,7 +445,7 @@ def test_s22_end_to_end(tmp_path):
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     data = json.loads((tmp_path / "off-small.suite.json").read_text())
-    stored = data["results"]["off-small@0.1.0"]["s22"]
+    stored = data["results"][lesff.load("off-small").name]["s22"]
     rows = {row["complex"]: row for row in stored["rows"]}
     assert len(rows) == 22
     atoms, parts, _ = complex_of("Water_dimer")
@@ -498,7 +498,7 @@ def test_labelled_frames_end_to_end(tmp_path):
     assert result.exit_code == 0, result.output
     data = json.loads((tmp_path / "out.json").read_text())
     assert data["data"]["counts"]["water"]["validation_molecules"] == 2
-    found = data["results"]["off-small@0.1.0"]
+    found = data["results"][model.name]
     assert found["frames"]["left_out"] == {"1 frames of data.extxyz": "no Si"}
     values = {q["name"]: q["value"] for q in found["frames"]["quantities"]}
     assert values["forces MAE, water (4)"] == pytest.approx(50.0, rel=1e-3)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from published_site import DATA, DIGEST, NAME, Site, private_site, run
+from published_site import DATA, DIGEST, NAME, Site, first_off_small, private_site, run
 
 from lesff.checkpoint import MODEL_FILES
 from lesff.errors import IntegrityError, LicenseError, OfflineError, UnsupportedInputError
@@ -19,7 +19,6 @@ from lesff.hub_server import running
 from lesff.mirror import mirror_models
 from lesff.store import Store
 
-MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 TERMS = {"license_url": "https://example.org/terms", "license_terms": "Not for sale."}
 
@@ -29,13 +28,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in ("LESFF_HUB", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     with private_site(tmp_path, monkeypatch) as site:
-        shutil.copy(MANIFEST / "off-small.json", site.manifest)
+        (site.manifest / "off-small.json").write_text(json.dumps(first_off_small()))
         yield site
 
 
 def hub_model(commit: str, repo: str = "lesff/off-small") -> dict[str, Any]:
     """A manifest entry of a model that is only on a hub."""
-    data = json.loads((MANIFEST / "off-small.json").read_text())
+    data = first_off_small()
     version = data["versions"][0] | {"sources": {"hub": {"repo": repo, "commit": commit}}}
     return data | {"name": "off-hub", "versions": [version]}
 

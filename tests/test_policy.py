@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from published_site import NAME, Site, private_site, run
+from published_site import NAME, Site, first_off_small, private_site, run
 from test_hub import COMMIT
 
 import lesff
@@ -20,15 +20,13 @@ from lesff.errors import (
 from lesff.hub import bundled_folder, lock_models, resolve
 from lesff.lock import read_lock
 
-MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
-
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in ("LESFF_LICENSES", "LESFF_LOCK"):
         monkeypatch.delenv(name, raising=False)
     with private_site(tmp_path, monkeypatch) as site:
-        shutil.copy(MANIFEST / "off-small.json", site.manifest)
+        (site.manifest / "off-small.json").write_text(json.dumps(first_off_small()))
         yield site
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from published_site import Site, cut_network, private_site, run
+from published_site import Site, cut_network, first_off_small, private_site, run
 from test_mirror import hub_model
 
 from lesff.checkpoint import load_model, save_model
@@ -30,8 +30,6 @@ from lesff.manifest_pull import pull_update
 from lesff.registry import find_model, list_models
 from lesff.updates import ManifestUpdate, installed_update, merge, update_folder
 from lesff.vouching import check_folder, sign_folder
-
-MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
 
 
 class Keys:
@@ -137,12 +135,8 @@ def test_without_the_library(folder: Path, keys: Keys, monkeypatch: pytest.Monke
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     with private_site(tmp_path, monkeypatch) as site:
-        shutil.copy(MANIFEST / "off-small.json", site.manifest)
+        (site.manifest / "off-small.json").write_text(json.dumps(first_off_small()))
         yield site
-
-
-def base() -> dict[str, Any]:
-    return json.loads((MANIFEST / "off-small.json").read_text())
 
 
 def update(folder: Path, keys: Keys, *entries: dict[str, Any], serial: int = 1) -> Path:
@@ -160,7 +154,7 @@ def update(folder: Path, keys: Keys, *entries: dict[str, Any], serial: int = 1) 
 
 def newer(version: str = "0.2.0", **changes: Any) -> dict[str, Any]:
     """off-small with one version more."""
-    data = base()
+    data = first_off_small()
     old = data["versions"][0]
     hub = {"hub": {"repo": "a/b", "commit": "0" * 40}}
     new = copy.deepcopy(old) | {"version": version, "sources": hub}
@@ -227,7 +221,7 @@ def test_an_update_never_changes_what_is_known(
     second["versions"][1]["files"][0]["sha256"] = "0" * 64
     with pytest.raises(ManifestError, match=r"must not change off-small@0.2.0, which is released"):
         pull_update(str(update(tmp_path, keys, second, serial=2)))
-    taken = base() | {"name": "other", "aliases": ["off-small"]}
+    taken = first_off_small() | {"name": "other", "aliases": ["off-small"]}
     with pytest.raises(ManifestError, match="names and aliases must be unique, got off-small"):
         pull_update(str(update(tmp_path, keys, taken, serial=3)))
     assert len(list_models()) == 1
