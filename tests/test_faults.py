@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from published_site import DATA, NAME, private_site
+from published_site import DATA, NAME, first_off_small, private_site
 from published_site import Site as PublishedSite
 
 import lesff
@@ -36,7 +36,6 @@ from lesff.hub_server import HubHandler, HubServer, running
 from lesff.mirror import mirror_models
 from lesff.registry import find_model
 
-MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 SIZE = (SOURCE / "model.safetensors").stat().st_size
 FORKS = multiprocessing.get_context("forkserver")
@@ -115,7 +114,7 @@ class Site:
         self.publish()
 
     def publish(self, *, sha256: str | None = None, versions: tuple[str, ...] = ("1.0.0",)) -> None:
-        data = json.loads((MANIFEST / "off-small.json").read_text())
+        data = first_off_small()
         old = data["versions"][0]
         if sha256 is not None:
             old["files"][1]["sha256"] = sha256
@@ -135,7 +134,7 @@ class Site:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in ("LESFF_OFFLINE", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    (snapshot,) = mirror_models(["off-small"], tmp_path / "mirror")
+    (snapshot,) = mirror_models(["off-small@0.1.0"], tmp_path / "mirror")
     with running(tmp_path / "mirror", handler=FaultyHandler, server=FaultyHub) as server:
         server.faults, server.seen, server.sent = [], [], 0
         site = Site(tmp_path, server, snapshot.commit)
