@@ -1,6 +1,6 @@
 """Cost of dispersion: energy and forces of a model with it and without, in alternation.
 
-    python benchmarks/dispersion.py [--model off-small] [--repeats 5]
+    python benchmarks/dispersion.py [--model off-small@0.1.0] [--repeats 5]
 
 Boxes of water, periodic and as clusters in open space, one thread, CPU time of the process.
 """
@@ -37,7 +37,7 @@ def fastest(potentials: list[Potential], atoms: ase.Atoms, repeats: int) -> list
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="off-small", help="a model without dispersion")
+    parser.add_argument("--model", default="off-small@0.1.0", help="a model without dispersion")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -271,6 +271,20 @@ def labelled(
     return (energy + dispersion) * Hartree - zero, -np.asarray(gradient) * Hartree / Bohr
 
 
+def compared(frames: list[ase.Atoms], isolated: dict[int, float], most: int = 4) -> str:
+    """Differences to the labels of the smallest neutral frames, of one frame per composition."""
+    smallest = {atoms.get_chemical_formula(): atoms for atoms in sorted(frames, key=len)[::-1]}
+    lines = []
+    for name, atoms in sorted(smallest.items(), key=lambda item: len(item[1]))[:most]:
+        energy, forces = labelled(atoms, 0, 1, isolated)
+        energy_error = 1e3 * abs(energy - atoms.get_potential_energy())
+        force_error = 1e3 * np.abs(forces - atoms.get_forces()).max()
+        lines.append(
+            f"{name}: energy {energy_error:.3f} meV, forces {force_error:.2f} meV/A at most"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Label what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -278,10 +292,15 @@ def main() -> None:
     parser.add_argument("--atoms", type=Path, required=True, help="energies of isolated atoms, eV")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
     parser.add_argument("--most", type=int, help="label these first frames of the list only")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FRAMES", help="label small frames of this file again, too"
+    )
     options = parser.parse_args()
     RDLogger.DisableLog("rdApp.*")
     lib.num_threads(1)
     isolated = {int(z): e for z, e in json.loads(options.atoms.read_text()).items()}
+    if options.compare is not None:
+        sys.stdout.write(compared(read(options.compare, ":"), isolated) + "\n")
     failed = []
     paths = {part: options.output / name for part, name in FILES.items()}
     files = {path: read(path, ":") if path.exists() else [] for path in paths.values()}
