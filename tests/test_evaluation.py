@@ -464,6 +464,8 @@ def test_s22_end_to_end(tmp_path):
         (["--only", "s22"], "need --suite"),
         ([], "give labelled FRAMES, or --suite standard"),
         (["x.extxyz", "--suite", "standard"], "labelled frames are given by --data"),
+        (["--suite", "standard", "--energy-state", "0", "1"], "frames are given by --data"),
+        (["x.extxyz", "--fragments", "--energy-state", "0", "1"], "leave out --energy-state"),
         (["--suite", "standard", "--only", "s2"], "no check 's2'"),
         (["--suite", "standard", "--card", "card.md"], "has no place for the table"),
     ],
@@ -506,6 +508,35 @@ def test_labelled_frames_end_to_end(tmp_path):
     rows = {row["molecule"]: row["mae_kcal_per_mol"] for row in found["conformers"]["rows"]}
     assert rows["m0"] == pytest.approx(0.3 * EV_TO_KCAL_PER_MOL, rel=1e-3)
     assert max(rows[f"m{i}"] for i in range(1, 5)) < 0.01
+
+
+def test_energies_of_other_states_are_left_out(tmp_path):
+    """The energy of an ion is labelled 5 eV off: it counts, or only its forces do."""
+    model = lesff.load("off-small")
+    frames = []
+    for charge, atoms in enumerate((molecule("NH3"), add_proton(molecule("NH3"), 0))):
+        atoms.info["charge"] = charge
+        p = model.predict(atoms, ["energy", "forces"])
+        energy = p.energy + 5.0 * charge
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=p.forces + 0.02 * charge)
+        frames.append(atoms)
+    write(tmp_path / "data.extxyz", frames)
+    command = ["evaluate", "off-small", str(tmp_path / "data.extxyz"), "--json"]
+    found = []
+    for name, more in (("all", []), ("neutral", ["--energy-state", "0", "1"])):
+        path = tmp_path / f"{name}.json"
+        result = CliRunner().invoke(main, [*command, str(path), *more])
+        assert result.exit_code == 0, result.output
+        found.append(json.loads(path.read_text()))
+    assert "energy_states" not in found[0]
+    assert found[1]["energy_states"] == [[0, 1]]
+    before, after = (data["errors"]["all"] for data in found)
+    assert before["energy_mae"] == pytest.approx(1e3 * 5.0 / 5 / 2, rel=1e-3)
+    assert after["energy_mae"] < 0.1
+    assert before["forces_mae"] == pytest.approx(20.0 * 5 / 9, rel=1e-3)
+    assert after["forces_mae"] == before["forces_mae"]
+    result = CliRunner().invoke(main, [*command, str(path), "--energy-state", "-1", "1"])
+    assert "got (-1, 1) (total charge, spin multiplicity)" in result.output
 
 
 def test_net_forces_are_those_between_molecules(tmp_path):

@@ -23,6 +23,7 @@ from lesff.evaluation.tables import blocks, filled, number
 from lesff.evaluation.tables import fragment_table as markdown
 from lesff.predict import Model, load
 from lesff.train.data import read_frames
+from lesff.train.dataset import keep_energies
 from lesff.train.metrics import Errors, errors_by, predict_frames
 
 
@@ -39,6 +40,15 @@ from lesff.train.metrics import Errors, errors_by, predict_frames
     "--gap",
     type=click.FloatRange(min=0.0, min_open=True),
     help="A: what counts as apart for --fragments; the cutoff of the model if left out.",
+)
+@click.option(
+    "--energy-state",
+    "energy_states",
+    type=(int, int),
+    multiple=True,
+    metavar="CHARGE MULTIPLICITY",
+    help="Only energies of frames of this state count, again if need be; for labels whose energy "
+    "zero depends on the charge.",
 )
 @click.option("--suite", type=click.Choice(SUITES), help="Run the checks of the suite instead.")
 @click.option(
@@ -70,8 +80,8 @@ from lesff.train.metrics import Errors, errors_by, predict_frames
 def evaluate_command(
     name: str, frames: tuple[Path, ...], suite: str | None, only: tuple[str, ...],
     data: Path | None, baselines: tuple[str, ...], card: Path | None, output: Path | None,
-    label: str | None, gap: float | None, *, validation_only: bool, fragments: bool,
-    restart: bool, accept_license: bool,
+    label: str | None, gap: float | None, energy_states: tuple[tuple[int, int], ...], *,
+    validation_only: bool, fragments: bool, restart: bool, accept_license: bool,
 ) -> None:  # fmt: skip
     """Errors of a model on labelled FRAMES, per subset; or the evaluation suite.
 
@@ -85,14 +95,21 @@ def evaluate_command(
             raise click.UsageError("give labelled FRAMES, or --suite standard")
         if gap is not None and not fragments:
             raise click.UsageError("--gap needs --fragments")
+        if fragments and energy_states:
+            raise click.UsageError("--fragments looks at forces: leave out --energy-state")
         model = load(name, accept_license=accept_license)
         reach = (gap or model.potential.architecture.cutoff) if fragments else None
-        _evaluate_frames(model, label or model.name, frames, validation_only, output, reach)
+        _evaluate_frames(
+            model, label or model.name, frames, validation_only, output, reach, energy_states
+        )
         return
     if fragments or gap is not None:
         raise click.UsageError("--fragments and --gap are for labelled FRAMES, not for --suite")
-    if frames or validation_only:
-        raise click.UsageError("with --suite, labelled frames are given by --data")
+    if frames or validation_only or energy_states:
+        raise click.UsageError(
+            "with --suite, labelled frames are given by --data, without --validation-only and "
+            "--energy-state"
+        )
     checks = find_checks(only)
     _check_card(card)
     labelled = None if data is None else Labelled.read(data)
@@ -144,7 +161,7 @@ def _summary(result: dict[str, Any]) -> str:
 
 def _evaluate_frames(
     model: Model, label: str, paths: tuple[Path, ...], validation_only: bool, output: Path | None,
-    reach: float | None,
+    reach: float | None, energy_states: tuple[tuple[int, int], ...],
 ) -> None:  # fmt: skip
     """Errors per subset, or between molecules if ``reach`` (A) is given."""
     known = set(model.config.elements)
@@ -152,6 +169,7 @@ def _evaluate_frames(
     if validation_only:
         frames = [frame for frame in frames if frame.is_validation]
     covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
+    covered = keep_energies(covered, energy_states, ", ".join(path.name for path in paths))
     predictions = predict_frames(model.potential, covered, progress=True)
     if reach is not None:
         table = fragment_table(predictions, reach)
@@ -169,6 +187,8 @@ def _evaluate_frames(
             "validation_only": validation_only,
             "n_left_out": len(frames) - len(covered),
         }
+        if energy_states:
+            head["energy_states"] = energy_states
         output.write_text(json.dumps(head | result, indent=1) + "\n", encoding="utf-8")
 
 

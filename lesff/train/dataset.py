@@ -122,21 +122,35 @@ def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Fra
         raise DataError(
             f"{source.path}: `elements` and `without` leave no frame; widen them or drop the file"
         )
-    if source.energy_states:
-        absent = sorted(set(source.energy_states) - {_state(f) for f in kept})
-        if absent:
-            raise DataError(
-                f"`energy_states` of {source.path} must be states of its frames, got "
-                f"{', '.join(map(str, absent))} (total charge, spin multiplicity)"
-            )
-        kept = [
-            f if _state(f) in source.energy_states else replace(f, energy=math.nan) for f in kept
-        ]
-    return kept
+    return keep_energies(kept, source.energy_states, source.path)
 
 
-def _state(frame: Frame) -> tuple[int, int]:
-    return frame.structure.total_charge, frame.structure.spin_multiplicity
+def keep_energies(
+    frames: list[Frame], states: Sequence[tuple[int, int]], where: str
+) -> list[Frame]:
+    """Frames with the energies of some states only; all of them if no states are given.
+
+    Args:
+        frames: The frames.
+        states: Pairs of total charge (e) and spin multiplicity.
+        where: Name of the data, for the message.
+
+    Raises:
+        DataError: for a state that no frame has.
+    """
+    if not states:
+        return frames
+    found = [(f.structure.total_charge, f.structure.spin_multiplicity) for f in frames]
+    absent = sorted(set(states) - set(found))
+    if absent:
+        raise DataError(
+            f"states whose energies count must be states of frames of {where}, got "
+            f"{', '.join(map(str, absent))} (total charge, spin multiplicity)"
+        )
+    return [
+        frame if state in states else replace(frame, energy=math.nan)
+        for frame, state in zip(frames, found, strict=True)
+    ]
 
 
 def _composition(frame: Frame) -> bytes:
