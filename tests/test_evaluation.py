@@ -464,6 +464,10 @@ def test_s22_end_to_end(tmp_path):
         (["--only", "s22"], "need --suite"),
         ([], "give labelled FRAMES, or --suite standard"),
         (["x.extxyz", "--suite", "standard"], "labelled frames are given by --data"),
+        (
+            ["--suite", "standard", "--baseline", "off-small"],
+            "more than one model is called off-sm",
+        ),
         (["--suite", "standard", "--energy-state", "0", "1"], "frames are given by --data"),
         (["x.extxyz", "--fragments", "--energy-state", "0", "1"], "leave out --energy-state"),
         (["--suite", "standard", "--only", "s2"], "no check 's2'"),

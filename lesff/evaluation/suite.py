@@ -141,8 +141,18 @@ def run_suite(
 
     Yields:
         Name of the subject, name of the check, its result as in the file.
+
+    Raises:
+        ConfigError: for two subjects of the same name.
     """
     first = subjects[0]
+    names = [subject.name for subject in subjects]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"results go by name, and more than one model is called {', '.join(repeated)}: rename "
+            "a folder, or leave one out"
+        )
     if data is not None:
         _keep_data(file, data, first)
     tasks = [(subject, check) for subject in subjects for check in checks]
