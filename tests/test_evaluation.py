@@ -469,6 +469,7 @@ def test_s22_end_to_end(tmp_path):
             "more than one model is called off-sm",
         ),
         (["--suite", "standard", "--energy-state", "0", "1"], "frames are given by --data"),
+        (["--suite", "standard", "--without", "x.xyz"], "frames are given by --data"),
         (["x.extxyz", "--fragments", "--energy-state", "0", "1"], "leave out --energy-state"),
         (["--suite", "standard", "--only", "s2"], "no check 's2'"),
         (["--suite", "standard", "--card", "card.md"], "has no place for the table"),
@@ -539,6 +540,14 @@ def test_energies_of_other_states_are_left_out(tmp_path):
     assert after["energy_mae"] < 0.1
     assert before["forces_mae"] == pytest.approx(20.0 * 5 / 9, rel=1e-3)
     assert after["forces_mae"] == before["forces_mae"]
+    write(tmp_path / "ion.extxyz", frames[1])
+    more = ["--without", str(tmp_path / "ion.extxyz")]
+    result = CliRunner().invoke(main, [*command, str(path), *more])
+    assert result.exit_code == 0, result.output
+    data = json.loads(path.read_text())
+    assert data["without"] == "ion.extxyz"
+    assert data["errors"]["all"]["n_frames"] == 1
+    assert data["errors"]["all"]["energy_mae"] < 0.1
     result = CliRunner().invoke(main, [*command, str(path), "--energy-state", "-1", "1"])
     assert "got (-1, 1) (total charge, spin multiplicity)" in result.output
 

@@ -23,7 +23,7 @@ from lesff.evaluation.tables import blocks, filled, number
 from lesff.evaluation.tables import fragment_table as markdown
 from lesff.predict import Model, load
 from lesff.train.data import read_frames
-from lesff.train.dataset import keep_energies
+from lesff.train.dataset import keep_energies, without_compositions
 from lesff.train.metrics import Errors, errors_by, predict_frames
 
 
@@ -49,6 +49,11 @@ from lesff.train.metrics import Errors, errors_by, predict_frames
     metavar="CHARGE MULTIPLICITY",
     help="Only energies of frames of this state count, again if need be; for labels whose energy "
     "zero depends on the charge.",
+)
+@click.option(
+    "--without",
+    type=click.Path(path_type=Path),
+    help="Leave out frames of the same composition as a frame of this file.",
 )
 @click.option("--suite", type=click.Choice(SUITES), help="Run the checks of the suite instead.")
 @click.option(
@@ -80,8 +85,9 @@ from lesff.train.metrics import Errors, errors_by, predict_frames
 def evaluate_command(
     name: str, frames: tuple[Path, ...], suite: str | None, only: tuple[str, ...],
     data: Path | None, baselines: tuple[str, ...], card: Path | None, output: Path | None,
-    label: str | None, gap: float | None, energy_states: tuple[tuple[int, int], ...], *,
-    validation_only: bool, fragments: bool, restart: bool, accept_license: bool,
+    label: str | None, gap: float | None, energy_states: tuple[tuple[int, int], ...],
+    without: Path | None, *, validation_only: bool, fragments: bool, restart: bool,
+    accept_license: bool,
 ) -> None:  # fmt: skip
     """Errors of a model on labelled FRAMES, per subset; or the evaluation suite.
 
@@ -100,15 +106,16 @@ def evaluate_command(
         model = load(name, accept_license=accept_license)
         reach = (gap or model.potential.architecture.cutoff) if fragments else None
         _evaluate_frames(
-            model, label or model.name, frames, validation_only, output, reach, energy_states
-        )
+            model, label or model.name, frames, validation_only, output, reach, energy_states,
+            without,
+        )  # fmt: skip
         return
     if fragments or gap is not None:
         raise click.UsageError("--fragments and --gap are for labelled FRAMES, not for --suite")
-    if frames or validation_only or energy_states:
+    if frames or validation_only or energy_states or without:
         raise click.UsageError(
-            "with --suite, labelled frames are given by --data, without --validation-only and "
-            "--energy-state"
+            "with --suite, labelled frames are given by --data; leave out --validation-only, "
+            "--without and --energy-state"
         )
     checks = find_checks(only)
     _check_card(card)
@@ -161,13 +168,15 @@ def _summary(result: dict[str, Any]) -> str:
 
 def _evaluate_frames(
     model: Model, label: str, paths: tuple[Path, ...], validation_only: bool, output: Path | None,
-    reach: float | None, energy_states: tuple[tuple[int, int], ...],
+    reach: float | None, energy_states: tuple[tuple[int, int], ...], without: Path | None,
 ) -> None:  # fmt: skip
     """Errors per subset, or between molecules if ``reach`` (A) is given."""
     known = set(model.config.elements)
     frames = [frame for path in paths for frame in read_frames(path)]
     if validation_only:
         frames = [frame for frame in frames if frame.is_validation]
+    if without is not None:
+        frames = without_compositions(frames, without)
     covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
     covered = keep_energies(covered, energy_states, ", ".join(path.name for path in paths))
     predictions = predict_frames(model.potential, covered, progress=True)
@@ -189,6 +198,8 @@ def _evaluate_frames(
         }
         if energy_states:
             head["energy_states"] = energy_states
+        if without is not None:
+            head["without"] = without.name
         output.write_text(json.dumps(head | result, indent=1) + "\n", encoding="utf-8")
 
 

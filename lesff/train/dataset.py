@@ -116,13 +116,22 @@ def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Fra
         allowed = [atomic_numbers[symbol] for symbol in source.elements]
         kept = [f for f in kept if np.isin(f.structure.numbers, allowed).all()]
     if source.without is not None:
-        held_out = {_composition(f) for f in read_frames(folder / source.without)}
-        kept = [f for f in kept if _composition(f) not in held_out]
+        kept = without_compositions(kept, folder / source.without)
     if not kept:
         raise DataError(
             f"{source.path}: `elements` and `without` leave no frame; widen them or drop the file"
         )
     return keep_energies(kept, source.energy_states, source.path)
+
+
+def without_compositions(frames: list[Frame], path: Path) -> list[Frame]:
+    """Frames of other compositions than those of a file.
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    left_out = {_composition(frame) for frame in read_frames(path)}
+    return [frame for frame in frames if _composition(frame) not in left_out]
 
 
 def keep_energies(
