@@ -1,11 +1,7 @@
-"""Training: parameter gradients, data, overfit, resume."""
+"""Training: parameter gradients, overfit, resume."""
 
-import hashlib
 import json
-import shutil
 from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -13,6 +9,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import make_graph, tiny_potential, triclinic_ice, two_waters, water
+from labelled_frames import RECIPE, labelled, write_frames
 
 from lesff.checkpoint import load_model
 from lesff.dispersion import DispersionConfig
@@ -21,49 +18,14 @@ from lesff.graph import collate
 from lesff.heads import LongRangeConfig
 from lesff.potential import Potential
 from lesff.rehead import with_dispersion
-from lesff.train.data import batch_indices, fit_reference_energies, make_batch, read_frames
-from lesff.train.dataset import TrainingData, model_config, read_training_data
+from lesff.train.data import make_batch, read_frames
+from lesff.train.dataset import model_config, read_training_data
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loop import Trainer, learning_rate_factor
 from lesff.train.loss import LossConfig
 from lesff.train.molecules import find_molecules
 from lesff.train.recipe import OptimizerConfig, read_recipe
-from lesff.train.run import dry_run, run_recipe
-
-RECIPE = """
-name = "tiny"
-[model]
-architecture = {{ type = "mace", cutoff = 3.0, hidden_irreps = "8x0e", max_ell = 2, correlation = 2, radial_mlp = [8] }}
-long_range = {{ head = "shifted" }}
-dtype = "float64"
-[data]
-sources = [{{ path = "train.xyz" }}]
-max_atoms = 9
-[optimizer]
-lr = 0.02
-ema_decay = 0.0
-max_steps = {max_steps}
-warmup_steps = 1
-validate_every = {validate_every}
-"""  # noqa: E501 - one table per line
-
-
-def labelled(atoms, seed, *, energy=None):
-    """Atoms with made-up labels that a potential can fit: any numbers will do."""
-    rng = np.random.default_rng(seed)
-    atoms = atoms.copy()
-    atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
-    energy = float(rng.normal()) if energy is None else energy
-    forces = rng.normal(size=(len(atoms), 3))
-    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-    atoms.info["dipole"] = rng.normal(size=3)
-    return atoms
-
-
-def write_frames(path, count=4):
-    """An extxyz file of labelled waters."""
-    ase.io.write(path, [labelled(water() if i % 2 else two_waters(), i) for i in range(count)])
-    return path
+from lesff.train.run import run_recipe
 
 
 @pytest.fixture
@@ -383,77 +345,6 @@ def test_resume_with_another_recipe_is_refused(tmp_path):
             run_recipe(read_recipe(recipe_file), tmp_path, tmp_path / "run", progress=False)
 
 
-def test_npz_shard_round_trip(tmp_path):
-    path = tmp_path / "shard.npz"
-    numbers = np.array([8, 1, 1, 1, 9], dtype=np.uint8)
-    np.savez(
-        path,
-        n=np.array([3, 2], dtype=np.uint16),
-        numbers=numbers,
-        positions=np.arange(15, dtype=np.float32).reshape(5, 3),
-        forces=np.ones((5, 3), dtype=np.float32),
-        energy=np.array([-1.5, 2.0]),
-        charge=np.array([0, -1], dtype=np.int8),
-        valid=np.array([False, True]),
-        group=np.array([b"water", b"hf"]),
-    )
-    first, second = read_frames(path)
-    assert (first.energy, first.group, first.is_validation) == (-1.5, "water", False)
-    assert (second.structure.total_charge, second.is_validation) == (-1, True)
-    np.testing.assert_array_equal(second.structure.positions, [[9, 10, 11], [12, 13, 14]])
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ({"n": np.array([1])}, r"lacks the array\(s\) numbers, positions, energy, forces"),
-        (
-            {
-                "n": np.array([2]),
-                "numbers": np.ones(1),
-                "positions": np.zeros((1, 3)),
-                "energy": np.zeros(1),
-                "forces": np.zeros((1, 3)),
-            },
-            "`n` sums to 2, but there are 1 atoms",
-        ),
-    ],
-)
-def test_bad_shards_are_named(tmp_path, content, text):
-    np.savez(tmp_path / "bad.npz", **content)
-    with pytest.raises(DataError, match=text):
-        read_frames(tmp_path / "bad.npz")
-
-
-def test_frames_without_labels_are_named(tmp_path):
-    ase.io.write(tmp_path / "plain.xyz", water())
-    with pytest.raises(DataError, match="frame 0: no energy and no forces"):
-        read_frames(tmp_path / "plain.xyz")
-    with pytest.raises(DataError, match="does not exist"):
-        read_frames(tmp_path / "none.xyz")
-
-
-def test_reference_energies_are_recovered(tmp_path):
-    """Energies made of atomic ones are explained exactly."""
-    frames = read_frames(write_frames(tmp_path / "train.xyz", 2))
-    single = {1: -0.5, 8: -75.0}
-    exact = [replace(f, energy=sum(single[z] for z in f.structure.numbers)) for f in frames]
-    hydrogen = replace(
-        exact[0],
-        structure=replace(exact[0].structure, numbers=np.array([1, 1, 1, 1, 1, 1])),
-        energy=-3.0,
-    )
-    fitted = fit_reference_energies([*exact, hydrogen], (1, 8))
-    np.testing.assert_allclose(fitted, (-0.5, -75.0), atol=1e-5)
-
-
-def test_batches_visit_every_frame_once_within_the_limit():
-    sizes = np.array([3, 50, 4, 9, 30, 2, 8, 7])
-    batches = list(batch_indices(sizes, max_atoms=20, rng=np.random.default_rng(0)))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(8))
-    assert all(sizes[b].sum() <= 20 or len(b) == 1 for b in batches)
-
-
 def test_learning_rate_schedule():
     options = OptimizerConfig(warmup_steps=10, final_lr=0.1)
     assert learning_rate_factor(0, 0.0, options) == pytest.approx(0.1)
@@ -512,125 +403,3 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     trainer = Trainer(recipe, data, potential, tmp_path / "run", progress=False)
     with pytest.raises(DataError, match="gradient is not finite at step 1"):
         trainer.train()
-
-
-def test_labels_that_are_not_finite_are_named(tmp_path):
-    ase.io.write(tmp_path / "bad.xyz", [labelled(water(), 0), labelled(water(), 1, energy=np.nan)])
-    with pytest.raises(DataError, match="frame 1, `energy`: labels must be finite"):
-        read_frames(tmp_path / "bad.xyz")
-
-
-def write_recipe(tmp_path, source, *, is_second_stage=False):
-    """A recipe of one step with a source."""
-    path = tmp_path / "recipe.toml"
-    text = RECIPE.format(max_steps=1, validate_every=1).replace('{ path = "train.xyz" }', source)
-    if is_second_stage:
-        text = text[: text.index("[model]")] + text[text.index("[data]") :]
-    path.write_text(text)
-    return path
-
-
-def run_source(tmp_path, source, **options):
-    """One step with a source; what the run says it came from."""
-    path = write_recipe(tmp_path, source, is_second_stage="start" in options)
-    run_recipe(read_recipe(path), tmp_path, tmp_path / "run", progress=False, **options)
-    return json.loads((tmp_path / "run" / "origin.json").read_text())
-
-
-def test_sources_are_filtered_and_recorded(tmp_path):
-    frames = [labelled(water(), 0), labelled(two_waters(), 1)]
-    frames.append(labelled(ase.Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]), 2))
-    ase.io.write(tmp_path / "train.xyz", frames)
-    ase.io.write(tmp_path / "held.xyz", [labelled(water()[[2, 0, 1]], 3)])
-    source = '{ path = "train.xyz", elements = ["H", "O"], without = "held.xyz" }'
-    origin = run_source(tmp_path, source)
-    digest = hashlib.sha256((tmp_path / "train.xyz").read_bytes()).hexdigest()
-    assert origin["data"] == [{"path": "train.xyz", "sha256": digest, "frames": 1, "left_out": 2}]
-    assert origin["recipe"]["seed"] == 0
-    assert origin["software"]["torch"] == version("torch")
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ('elements = ["Q"]', "`elements` of train.xyz must be chemical symbols, got Q"),
-        ('elements = ["Fe"]', "leave no frame"),
-        ('without = "train.xyz"', "leave no frame"),
-        ('without = "absent.xyz"', "absent.xyz does not exist"),
-        ("energy_states = [[0, 1], [1, 1]]", r"got \(1, 1\) \(total charge, spin multiplicity\)"),
-    ],
-)
-def test_bad_filters_are_named(options, text, tmp_path):
-    write_frames(tmp_path / "train.xyz")
-    with pytest.raises(DataError, match=text):
-        run_source(tmp_path, f'{{ path = "train.xyz", {options} }}')
-
-
-def test_energies_of_other_states_do_not_count(tmp_path):
-    """A wrong zero of charged frames changes nothing: not the atomic terms, not the loss."""
-    neutral, ion = labelled(two_waters(), 0), labelled(two_waters(), 1)
-    ion.info["charge"] = 1
-    found = []
-    for shift in (0.0, 10.0):
-        energy = ion.get_potential_energy() + shift
-        ion.calc = SinglePointCalculator(ion, energy=energy, forces=ion.get_forces())
-        ase.io.write(tmp_path / "train.xyz", [neutral, ion])
-        source = '{ path = "train.xyz", energy_states = [[0, 1]] }'
-        path = write_recipe(tmp_path, source)
-        data = read_training_data(read_recipe(path), tmp_path)
-        assert [np.isnan(frame.energy) for frame in data.train] == [False, True]
-        assert np.isfinite(data.train[1].forces).all()
-        found.append(dry_run(read_recipe(path), tmp_path))
-    assert found[0]["loss_of_a_batch"] == found[1]["loss_of_a_batch"]
-
-
-def test_fractions_are_mean_visits_of_an_epoch(tmp_path):
-    frames = read_frames(write_frames(tmp_path / "train.xyz", 2))
-    data = TrainingData(
-        train=frames * 500, validation=[], recipe_hash="", fractions=[2.5, 0.25] * 500
-    )
-    visits = np.bincount(np.concatenate(data.epoch(0, 1, 100)), minlength=1000)
-    assert set(visits[::2]) == {2, 3}
-    assert set(visits[1::2]) == {0, 1}
-    # means of 500 draws: six standard errors
-    assert visits[::2].mean() == pytest.approx(2.5, abs=0.14)
-    assert visits[1::2].mean() == pytest.approx(0.25, abs=0.12)
-
-
-def test_elements_that_the_start_lacks_are_named(tmp_path):
-    write_frames(tmp_path / "train.xyz")
-    run_source(tmp_path, '{ path = "train.xyz" }')
-    (tmp_path / "run" / "model").rename(tmp_path / "start")
-    shutil.rmtree(tmp_path / "run")
-    ase.io.write(tmp_path / "train.xyz", [labelled(ase.Atoms("CH", [[0, 0, 0], [0, 0, 1]]), 2)])
-    with pytest.raises(DataError, match="elements C, which the model to go on from lacks"):
-        run_source(tmp_path, '{ path = "train.xyz" }', start=tmp_path / "start")
-
-
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
-
-
-@pytest.mark.parametrize("path", [p for p in RECIPES if "[model]" in p.read_text()], ids=str)
-def test_recipes_run_dry(path, tmp_path):
-    """Every recipe that starts a model, with two frames for each of its files."""
-    recipe = read_recipe(path)
-    frames = [labelled(water(), 0), labelled(two_waters(), 1)]
-    for source in recipe.data.sources:
-        write_shard(tmp_path / source.path, frames)
-    found = dry_run(recipe, tmp_path)
-    assert found["frames"] == 2 * len(recipe.data.sources)
-    assert found["elements"] == "H O"
-    assert found["parameters"] > 1000
-    assert np.isfinite(found["loss_of_a_batch"])
-    assert {p.name for p in tmp_path.iterdir()} == {s.path for s in recipe.data.sources}
-
-
-def write_shard(path, frames):
-    arrays = {
-        "n": [len(atoms) for atoms in frames],
-        "energy": [atoms.get_potential_energy() for atoms in frames],
-        "numbers": np.concatenate([atoms.numbers for atoms in frames]),
-        "positions": np.concatenate([atoms.positions for atoms in frames]),
-        "forces": np.concatenate([atoms.get_forces() for atoms in frames]),
-    }
-    np.savez(path, **arrays)
