@@ -87,6 +87,8 @@ def test_energies_of_other_states_are_left_out(tmp_path):
     assert data["without"] == "ion.extxyz"
     assert data["errors"]["all"]["n_frames"] == 1
     assert data["errors"]["all"]["energy_mae"] < 0.1
+    result = CliRunner().invoke(main, [*command, str(path), "--validation-only"])
+    assert "no frame of data.extxyz is left" in result.output
     result = CliRunner().invoke(main, [*command, str(path), "--energy-state", "-1", "1"])
     assert "got (-1, 1) (total charge, spin multiplicity)" in result.output
 

@@ -178,7 +178,13 @@ def _evaluate_frames(
     if without is not None:
         frames = without_compositions(frames, without)
     covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
-    covered = keep_energies(covered, energy_states, ", ".join(path.name for path in paths))
+    names = ", ".join(path.name for path in paths)
+    if not covered:
+        raise DataError(
+            f"no frame of {names} is left: elements that are not covered, none marked as held out, "
+            "or all left out by `--without`"
+        )
+    covered = keep_energies(covered, energy_states, names)
     predictions = predict_frames(model.potential, covered, progress=True)
     if reach is not None:
         table = fragment_table(predictions, reach)
