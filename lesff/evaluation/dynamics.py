@@ -109,7 +109,7 @@ def check_drift(subject: Subject, picoseconds: float = 1.0) -> CheckResult:
     return result
 
 
-def check_liquids(subject: Subject, picoseconds: float = 20.0) -> CheckResult:
+def check_liquids(subject: Subject, picoseconds: float = 5.0) -> CheckResult:
     """Densities at 298 K and 1 bar; preliminary: the box is small and the run short."""
     result = CheckResult()
     for name, liquid in LIQUIDS.items():
