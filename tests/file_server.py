@@ -84,8 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if has_length:
             self.send_header("Content-Length", str(len(body)))
+        self.server.sent.append(len(sent))  # before the client sees anything of the answer
         self.end_headers()
-        self.server.sent.append(len(sent))  # before the client can know that it has all
         self.wfile.write(sent)
         self.close_connection = True
 
