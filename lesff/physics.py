@@ -295,21 +295,29 @@ def _total_atomic_dipole(
     return _value(potential, _graph(potential, atoms, field), "atomic_dipoles").sum(0)
 
 
+def _head_potentials(potential: Potential, atoms: ase.Atoms) -> Tensor | None:
+    with torch.no_grad():
+        head = potential.energy_terms(_graph(potential, atoms)).head
+    return None if head is None else head.potentials
+
+
 def _crystal_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
     """``q_i 1 + sum_j (r_j - r_i) dq_j / dr_i + d sum_j u_j / dr_i`` from differences.
 
     In a supercell that holds the receptive field, one atom moves and its images stay; pairs are
     joined by the shortest vector. Independent of the unfolded cluster that the potential uses.
+    Potentials of the charge head stay those of the structure at rest.
     """
     atom, axis = 1, 2
     born = _value(potential, _graph(potential, atoms), "born_effective_charges")[atom, :, axis]
     heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell), axis=0)
     large = atoms.repeat(tuple(np.ceil(2.0 * (potential.charge_reach + 0.1) / heights).astype(int)))
+    potentials = _head_potentials(potential, atoms)
 
     def local(h: float) -> np.ndarray:
         graph = _graph(potential, _displaced(large, atom, axis, h))
         with torch.no_grad():
-            charges = potential.local_charges(graph, potential.node_state(graph))
+            charges = potential.local_charges(graph, potential.node_state(graph), potentials)
         return charges.cpu().numpy()
 
     slope = _difference(local, STEP)
@@ -325,8 +333,9 @@ def _crystal_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, n
 
 
 def _sum_rule(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
-    """``sum_i Z*_i = Q 1 - d Q_local / d strain``."""
+    """``sum_i Z*_i = Q 1 - d Q_local / d strain`` at fixed potentials of the charge head."""
     graph = _graph(potential, atoms)
+    potentials = _head_potentials(potential, atoms)
     total = _value(potential, graph, "born_effective_charges").sum(0)
     charge = float(graph.total_charge[0])
     slope = np.zeros((3, 3))
@@ -339,7 +348,8 @@ def _sum_rule(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, np.nd
                 moved = _graph(potential, _strained(atoms, h * unit))
                 with torch.no_grad():
                     state = potential.node_state(moved)
-                    return potential.local_charges(moved, state).sum().cpu().numpy()
+                    charges = potential.local_charges(moved, state, potentials)
+                    return charges.sum().cpu().numpy()
 
             slope[a, b] = _difference(local, STEP)
     return total, charge * np.eye(3) - slope

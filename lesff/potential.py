@@ -316,7 +316,12 @@ class Potential(nn.Module):
                 raise PropertyError("this model has no charges: it was trained without LES")
             physical = neutralised(terms.charges, graph)
             return born_charges(
-                physical, graph, self._local(graph), options, directions, dipoles=terms.dipoles
+                physical,
+                graph,
+                self._local(graph, terms),
+                options,
+                directions,
+                dipoles=terms.dipoles,
             ).detach()
 
     def energy_terms(
@@ -395,18 +400,29 @@ class Potential(nn.Module):
             element, graph.batch, graph.total_charge, graph.spin_multiplicity
         )
 
-    def local_charges(self, graph: AtomGraph, node_state: Tensor | None) -> Tensor:
-        """Charges before any constraint, (n_atoms,); functions of the receptive field only."""
+    def local_charges(
+        self, graph: AtomGraph, node_state: Tensor | None, potentials: Tensor | None = None
+    ) -> Tensor:
+        """Charges as functions of the receptive field only, (n_atoms,).
+
+        Args:
+            graph: The batch.
+            node_state: From :meth:`node_state`, of this batch or another.
+            potentials: (n_systems, k) of the charge head, see
+                :class:`lesff.heads.base.HeadOutput`; None for charges before any constraint.
+
+        Raises:
+            PropertyError: for a model without charges.
+        """
         if self.charge_head is None or self.ewald is None:
             raise PropertyError("this model has no charges: it was trained without LES")
         tabulated = self.radial == "table"
         output = self.architecture(graph, node_state, tabulated=tabulated)
         element = self.element_row[graph.atomic_numbers]
-        return self.charge_head.local(
-            HeadInput(
-                invariants=output.invariants, element=element, graph=graph, settings=self.ewald
-            )
+        x = HeadInput(
+            invariants=output.invariants, element=element, graph=graph, settings=self.ewald
         )
+        return self.charge_head.at_potentials(x, potentials)
 
     def reference_charges(self, graph: AtomGraph) -> Tensor | None:
         """``long_range.reference_charges`` of the atoms, (n_atoms,) in e, or None without them."""
@@ -420,10 +436,11 @@ class Potential(nn.Module):
         extra = 0 if self.charge_head is None else self.charge_head.extra_hops
         return (self.architecture.n_layers + extra) * self.architecture.cutoff
 
-    def _local(self, graph: AtomGraph) -> LocalCharges:
+    def _local(self, graph: AtomGraph, terms: EnergyTerms) -> LocalCharges:
         return LocalCharges(
             function=self.local_charges,
             node_state=self.node_state(graph),
+            potentials=None if terms.head is None else terms.head.potentials,
             reach=self.charge_reach,
             cutoff=self.architecture.cutoff,
         )
@@ -533,7 +550,7 @@ class Potential(nn.Module):
                 "leave the field out of training on crystals"
             )
         charges = neutralised(terms.charges, graph)
-        return forces + crystal_field_forces(charges, graph, self._local(graph))
+        return forces + crystal_field_forces(charges, graph, self._local(graph, terms))
 
     def _add_uncertainty(
         self, out: dict[str, Tensor], uncertainty: Uncertainty, terms: EnergyTerms,
@@ -573,7 +590,7 @@ class Potential(nn.Module):
             )
         if "born_effective_charges" in wanted:
             out["born_effective_charges"] = born_charges(
-                physical, graph, self._local(graph), born, dipoles=dipoles
+                physical, graph, self._local(graph, terms), born, dipoles=dipoles
             )
 
 

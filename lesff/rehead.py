@@ -15,6 +15,8 @@ from lesff.heads import HeadName, MultipoleConfig
 from lesff.potential import Potential
 
 _RESIDUAL: tuple[HeadName, ...] = ("qeq", "qeq-local", "edge", "fukui")
+_PLAIN = ("shifted", "fukui")
+"""With its equal weights at the start, the second head is the first one without a residual."""
 
 
 def with_head(potential: Potential, name: str) -> Potential:
@@ -51,7 +53,7 @@ def with_head(potential: Potential, name: str) -> Potential:
             "`head` cannot change from 'shifted' to 'edge': that head has no global step and would "
             "change the energies; start from a model with the head 'latent'"
         )
-    new = replace(long_range, head=head, residual=True)
+    new = replace(long_range, head=head, residual=(long_range.head, name) != _PLAIN)
     result = copy.deepcopy(potential)
     result.config = replace(potential.config, long_range=new)
     result.uncertainty = None  # it was calibrated with the other head

@@ -56,14 +56,17 @@ class LocalCharges:
     """Charges before any constraint, as a function of structure.
 
     Attributes:
-        function: Local charges of a graph and a node state.
+        function: Local charges of a graph, a node state and potentials.
         node_state: (n_atoms, channels) charge and spin increment of the node features, or None.
+        potentials: (n_systems, k) of the charge head, see :class:`lesff.heads.base.HeadOutput`, or
+            None.
         reach: Receptive field in A.
         cutoff: Edge cutoff in A.
     """
 
     function: ChargeFunction
     node_state: Tensor | None
+    potentials: Tensor | None
     reach: float
     cutoff: float
 
@@ -142,7 +145,7 @@ def check_crystal_response(wanted: Collection[str], graph: AtomGraph) -> None:
     crystals = graph.pbc.all(1)
     advice = (
         "are not defined for charges that flow between any two atoms of a crystal; use a model "
-        "with the head 'latent', 'shifted' or 'edge' and without induced charges"
+        "with the head 'latent', 'shifted', 'edge' or 'fukui' and without induced charges"
     )
     if "born_effective_charges" in wanted and bool(crystals.any()):
         raise PropertyError(f"`born_effective_charges` {advice}")
@@ -211,6 +214,7 @@ def _crystal(
             graph,
             local.function,
             local.node_state,
+            local.potentials,
             reach=local.reach,
             cutoff=local.cutoff,
             directions=directions,

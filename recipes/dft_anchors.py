@@ -250,8 +250,8 @@ def placed(
 
 def labelled(
     atoms: ase.Atoms, charge: int, multiplicity: int, isolated: dict[int, float]
-) -> tuple[float, np.ndarray]:
-    """Energy relative to isolated neutral atoms (eV) and forces (eV/A), wB97M-D3BJ."""
+) -> dict[str, float | np.ndarray]:
+    """Energy relative to isolated neutral atoms (eV), forces (eV/A), dipole (e A), wB97M-D3BJ."""
     molecule = gto.M(
         atom=[(s, p) for s, p in zip(atoms.get_chemical_symbols(), atoms.positions, strict=True)],
         charge=charge, spin=multiplicity - 1, basis="def2-tzvppd", verbose=0,
@@ -268,7 +268,11 @@ def labelled(
     if len(atoms) > 1:
         gradient = gradient + field.nuc_grad_method().kernel()
     zero = sum(isolated[int(z)] for z in atoms.numbers)
-    return (energy + dispersion) * Hartree - zero, -np.asarray(gradient) * Hartree / Bohr
+    return {
+        "energy": (energy + dispersion) * Hartree - zero,
+        "forces": -np.asarray(gradient) * Hartree / Bohr,
+        "dipole": field.dip_moment(unit="AU", origin=np.zeros(3), verbose=0) * Bohr,
+    }
 
 
 def compared(frames: list[ase.Atoms], isolated: dict[int, float], most: int = 4) -> str:
@@ -276,9 +280,9 @@ def compared(frames: list[ase.Atoms], isolated: dict[int, float], most: int = 4)
     smallest = {atoms.get_chemical_formula(): atoms for atoms in sorted(frames, key=len)[::-1]}
     lines = []
     for name, atoms in sorted(smallest.items(), key=lambda item: len(item[1]))[:most]:
-        energy, forces = labelled(atoms, 0, 1, isolated)
-        energy_error = 1e3 * abs(energy - atoms.get_potential_energy())
-        force_error = 1e3 * np.abs(forces - atoms.get_forces()).max()
+        labels = labelled(atoms, 0, 1, isolated)
+        energy_error = 1e3 * abs(labels["energy"] - atoms.get_potential_energy())
+        force_error = 1e3 * np.abs(labels["forces"] - atoms.get_forces()).max()
         lines.append(
             f"{name}: energy {energy_error:.3f} meV, forces {force_error:.2f} meV/A at most"
         )
@@ -310,7 +314,7 @@ def main() -> None:
             continue
         try:
             atoms, charge = built(system)
-            energy, forces = labelled(atoms, charge, system.multiplicity, isolated)
+            labels = labelled(atoms, charge, system.multiplicity, isolated)
         except RuntimeError as error:  # also of xTB
             failed.append(f"{system.name}: {error}")
             continue
@@ -318,7 +322,7 @@ def main() -> None:
             "charge": charge, "spin_multiplicity": system.multiplicity, "subset": system.part,
             "molecule": system.smiles, "frame": system.name,
         }  # fmt: skip
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        atoms.calc = SinglePointCalculator(atoms, **labels)
         path = paths[system.part]
         files[path].append(atoms)
         write(path.with_suffix(".partial"), files[path], format="extxyz")

@@ -21,7 +21,8 @@ from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.graph import collate
 from lesff.heads import HeadInput, LongRangeConfig
 from lesff.heads.edge import transfer_polarization
-from lesff.heads.fukui import fukui_equilibrated
+from lesff.heads.fukui import fukui_potentials
+from lesff.physics import check_physics
 from lesff.potential import Potential
 from lesff.rehead import with_head
 
@@ -182,6 +183,7 @@ def test_a_new_head_changes_nothing(source, name, charge):
     old = tiny_potential(head=source, state_embedding=True)
     new = with_head(old, name)
     assert new.config.long_range.head == name
+    assert new.config.long_range.residual is not ((source, name) == ("shifted", "fukui"))
     for structure in (two_waters, triclinic_ice, slab):
         graph = make_graph(structure(), total_charge=charge)
         names = ["energy", "forces", "latent_charges", "node_energy"]
@@ -324,7 +326,7 @@ def test_dipole_and_polarizability_from_the_field(residual):
         torch.testing.assert_close(alpha[:, axis], numeric, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["qeq", "qeq-local", "fukui"])
+@pytest.mark.parametrize("name", ["qeq", "qeq-local"])
 def test_born_charges_of_crystals_with_flowing_charges_raise(name):
     with pytest.raises(PropertyError, match="are not defined for charges that flow"):
         tiny_potential(head=name)(make_graph(triclinic_ice()), [BEC])
@@ -517,7 +519,8 @@ def test_fukui_targets(scale, generator):
     p = torch.randn(12, 2, dtype=torch.float64, generator=generator)
     f = scale * torch.rand(12, 2, dtype=torch.float64, generator=generator)
     targets = torch.tensor([[1.0, 0.0], [0.0, -2.0]], dtype=torch.float64)  # Q, S = 1, 1; -2, 2
-    found = fukui_equilibrated(p, f, targets, graph)
+    weights = f + 1e-10
+    found = p + weights * fukui_potentials(p, weights, targets, graph)[graph.batch]
     sums = torch.zeros_like(targets).index_add(0, graph.batch, found)
     torch.testing.assert_close(sums, targets, rtol=0, atol=1e-12)
 
@@ -528,3 +531,29 @@ def test_fukui_head_populations():
     populations = potential.charge_head.populations(head_input(potential, graph))
     # Q = -1, S = 1
     np.testing.assert_allclose(populations.sum(0), [0.0, -1.0], atol=ROUNDING)
+
+
+@pytest.mark.parametrize("charge", [0, 1])
+def test_equal_fukui_weights_are_the_uniform_shift(charge):
+    """Also in Born effective charges of crystals, where neither shift nor potentials respond."""
+    shifted = tiny_potential(head="shifted", state_embedding=True)
+    graph = make_graph(triclinic_ice(), total_charge=charge)
+    names = ["charges", BEC]
+    before, after = shifted(graph, names), with_head(shifted, "fukui")(graph, names)
+    for key in names:
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_fukui_born_charges_of_crystals_are_differences(residual):
+    """At fixed potentials; independent of the size of the cell."""
+    potential = randomised(make("fukui", residual=residual))
+    found = {c.quantity: c for c in check_physics(potential) if c.structure == "triclinic"}
+    for quantity in ("Born charges", "sum of Born charges"):
+        assert found[quantity].error < 0.1 * found[quantity].tolerance
+    atoms = triclinic_ice()
+    born = potential(make_graph(atoms), [BEC])[BEC]
+    double = potential(make_graph(atoms.repeat((2, 1, 1))), [BEC])[BEC]
+    torch.testing.assert_close(double, born.repeat(2, 1, 1), rtol=0, atol=1e-8)
+    shifted = tiny_potential(head="shifted")(make_graph(atoms), [BEC])[BEC]
+    assert float((born - shifted).abs().max()) > 1e-3

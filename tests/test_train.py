@@ -308,6 +308,36 @@ def test_a_recipe_adds_dispersion(tmp_path):
             read_recipe(tmp_path / "bad.toml")
 
 
+def test_a_recipe_changes_the_charge_head(tmp_path):
+    """Of a model that it goes on from; a stage that names none keeps it."""
+    write_frames(tmp_path / "train.xyz", 4)
+    text = RECIPE.format(max_steps=2, validate_every=2)
+    top, _, tail = text.partition("[model]")
+    stage = top + "[data]" + tail.partition("[data]")[2]
+    start = None
+    for name, content, head in (
+        ("first", text, "shifted"),
+        ("second", 'head = "fukui"\n' + stage, "fukui"),
+        ("third", stage, "fukui"),
+    ):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(content)
+        folder = run_recipe(
+            read_recipe(path), tmp_path, tmp_path / name, start=start, progress=False
+        )
+        assert load_model(folder).config.long_range.head == head
+        start = folder
+    weights = "charge_head.weights.0.layers.1.weight_2"
+    assert float(load_model(start).state_dict()[weights].abs().max()) > 0
+    for head, config, message in (
+        ("fukui", text, r"`head` of a new model belongs into the `model.long_range` section"),
+        ("fuki", stage, r"head"),
+    ):
+        (tmp_path / "bad.toml").write_text(f'head = "{head}"\n{config}')
+        with pytest.raises(ConfigError, match=message):
+            read_recipe(tmp_path / "bad.toml")
+
+
 def test_reference_charges_are_given_by_element(tmp_path):
     """The charges that a new model starts from; the data hold H and O."""
     write_frames(tmp_path / "train.xyz", 4)

@@ -28,7 +28,7 @@ BornMode = Literal["exact", "sine"]
 CHUNK_ATOMS = 4096
 """Home atoms whose charges are evaluated at a time, by default."""
 
-ChargeFunction = Callable[[AtomGraph, Tensor | None], Tensor]
+ChargeFunction = Callable[[AtomGraph, Tensor | None, Tensor | None], Tensor]
 
 
 def periodic_born_charges(
@@ -36,6 +36,7 @@ def periodic_born_charges(
     graph: AtomGraph,
     charge_function: ChargeFunction,
     node_state: Tensor | None,
+    potentials: Tensor | None,
     *,
     reach: float,
     cutoff: float,
@@ -44,14 +45,16 @@ def periodic_born_charges(
 ) -> Tensor:
     """Born effective charges, (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj.
 
-    A uniform shift of the charges to the total charge enters through ``charges`` only: in a
-    periodic cell the dipole of its derivative is not defined.
+    A uniform shift of the charges to the total charge enters through ``charges`` only, and the
+    potentials of a head stay as they are: in a periodic cell the dipole of the derivative of either
+    is not defined.
 
     Args:
         charges: (n_atoms,) charges that sum to the total charge of each system.
         graph: The batch; rows of systems that are not periodic stay zero.
-        charge_function: Local charges of a graph.
+        charge_function: Local charges of a graph, a node state and potentials.
         node_state: (n_atoms, channels) charge and spin increment of the node features, or None.
+        potentials: (n_systems, k), see :class:`lesff.heads.base.HeadOutput`, or None.
         reach: Receptive field of a charge in A.
         cutoff: Edge cutoff in A.
         directions: (n_systems, m, 3); row m of the result is then ``sum_i d_mi dP_i / dr_aj``.
@@ -73,7 +76,10 @@ def periodic_born_charges(
                 graph, system, atoms, reach=reach, cutoff=cutoff, members=members
             )
             state = None if node_state is None else node_state.detach()[atoms][home]
-            parts = _charge_response(cluster, len(members), charge_function, state, along)
+            common = None if potentials is None else potentials.detach()[system : system + 1]
+            parts = _charge_response(
+                cluster, len(members), lambda g, s=state, c=common: charge_function(g, s, c), along
+            )
             total = total.index_add(0, home, parts)
         rows.append(total if is_periodic[system] else torch.zeros_like(total))
     return torch.cat(rows)
@@ -125,13 +131,12 @@ def sine_born_charges(charges: Tensor, positions: Tensor, cell: Tensor, batch: T
 
 
 def _charge_response(
-    cluster: AtomGraph, n_home: int, charge_function: ChargeFunction, state: Tensor | None,
-    along: Tensor,
-) -> Tensor:  # fmt: skip
+    cluster: AtomGraph, n_home: int, charges_of: Callable[[AtomGraph], Tensor], along: Tensor
+) -> Tensor:
     """Share of every cluster atom in the response of the first ``n_home`` charges."""
     with torch.enable_grad():
         positions = cluster.positions.detach().requires_grad_()
-        local = charge_function(cluster.replace(positions=positions), state)[:n_home]
+        local = charges_of(cluster.replace(positions=positions))[:n_home]
         work = positions.detach() @ along.T  # (n_cluster, m)
         moment = (work[:n_home] * local[:, None]).sum(0)  # (m,)
         (d_total,) = gradients(local, [positions], create_graph=False, keep_graph=True)

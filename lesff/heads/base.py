@@ -89,6 +89,8 @@ class HeadOutput:
         coulomb_energy: (n_systems,) in eV, where it is known already.
         dipoles: (n_atoms, 3) in e A, all parts, or None.
         quadrupoles: (n_atoms, 3, 3) traceless primitive second moments in e A^2, or None.
+        potentials: (n_systems, k) numbers by which charges depend on their whole system, other than
+            a uniform shift, or None.
     """
 
     local: Tensor
@@ -101,6 +103,7 @@ class HeadOutput:
     coulomb_energy: Tensor | None = None
     dipoles: Tensor | None = None
     quadrupoles: Tensor | None = None
+    potentials: Tensor | None = None
 
 
 class ChargeModel(nn.Module, ABC):
@@ -113,7 +116,8 @@ class ChargeModel(nn.Module, ABC):
     Attributes:
         responds_to_field: Whether charges depend on the site potential.
         is_local: Whether charges, apart from a uniform shift to the total charge, are functions of
-            the receptive field: only then are Born effective charges of crystals defined.
+            the receptive field at given ``potentials``: only then are Born effective charges of
+            crystals defined.
         extra_hops: Edges by which charges reach further than the invariants.
         asks_host: Whether the host has to see numbers of each step: whether a matrix is positive
             definite, an iteration converged.
@@ -131,6 +135,13 @@ class ChargeModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: HeadInput) -> HeadOutput:
         """Charges and energy of the response."""
+
+    def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
+        """Charges at given :attr:`HeadOutput.potentials`, (n_atoms,), without a uniform shift.
+
+        Functions of the receptive field if ``is_local``; a head without potentials ignores them.
+        """
+        return self.local(x)
 
     def element_charges(self, element: Tensor) -> Tensor | None:
         """Reference charges of elements by their index, in e, or None without such charges."""

@@ -5,14 +5,21 @@ the spin population, are brought to their targets ``(Q + S) / 2`` and ``(Q - S) 
 of unpaired electrons:
 
 .. math::
-    p_i^\sigma \leftarrow p_i^\sigma + \frac{f_i^\sigma}{\sum_j f_j^\sigma}
-        \Bigl(T^\sigma - \sum_j p_j^\sigma\Bigr)
+    p_i^\sigma \leftarrow p_i^\sigma + f_i^\sigma \lambda^\sigma, \qquad
+    \lambda^\sigma = \frac{T^\sigma - \sum_j p_j^\sigma}{\sum_j f_j^\sigma}
 
 (AIMNet-NSE, arXiv 2009.13265; MACE-POLAR-1, arXiv 2602.19411). Linear cost and no equations to
-solve. The weights are normalised over the system: not size consistent for distant fragments.
+solve. The weights are normalised over the system: distant fragments are size consistent only as far
+as the weights say which of them has the charge.
+
+At given potentials ``lambda`` charges are functions of the receptive field. Born effective charges
+of crystals are those at fixed potentials: like that of a uniform shift, the dipole of a change of
+the potentials is not defined in a periodic cell.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +30,14 @@ from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadS
 from lesff.heads.config import LongRangeConfig
 from lesff.ops import segment_sum
 
-_TINY = 1e-30
+_TINY = 1e-10
 """Added to every weight: without any susceptible atom the rest is shared equally."""
 
 
 class FukuiHead(ChargeModel):
     """``"fukui"``: see the module's text. The weights start out equal, the spin channel at zero."""
+
+    is_local: ClassVar[bool] = True
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
@@ -45,37 +54,51 @@ class FukuiHead(ChargeModel):
 
     def populations(self, x: HeadInput) -> Tensor:
         """Both channels, (n_atoms, 2) in e, each with its target as the sum."""
-        half, spin = 0.5 * self.local(x), 0.5 * self.spin_readouts(x.invariants)
-        channels = torch.stack([half + spin, half - spin], dim=1)
-        weights = torch.stack(
-            [functional.softplus(readout(x.invariants)) for readout in self.weights], dim=1
-        )
-        graph = x.graph
-        unpaired = (graph.spin_multiplicity - 1).to(channels.dtype)
-        targets = torch.stack([graph.total_charge + unpaired, graph.total_charge - unpaired], 1)
-        return fukui_equilibrated(channels, weights, 0.5 * targets, graph)
+        channels, weights = self._local(x)
+        return channels + weights * self._potentials(channels, weights, x.graph)[x.graph.batch]
+
+    def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
+        """See :meth:`ChargeModel.at_potentials`; (n_systems, 2) potentials in e."""
+        channels, weights = self._local(x)
+        if potentials is None:
+            return channels.sum(1)
+        return (channels + weights * potentials[x.graph.batch]).sum(1)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
-        local, charges = self.local(x), self.populations(x).sum(1)
-        latent = charges
+        channels, weights = self._local(x)
+        potentials = self._potentials(channels, weights, x.graph)
+        charges = (channels + weights * potentials[x.graph.batch]).sum(1)
+        local, latent = channels.sum(1), charges
         if self.anchored is not None:
             latent = charges + self.anchored(local, x.graph)[1]
-        return HeadOutput(local=local, charges=charges, latent=latent, coulomb=latent)
+        return HeadOutput(
+            local=local, charges=charges, latent=latent, coulomb=latent, potentials=potentials
+        )
+
+    def _local(self, x: HeadInput) -> tuple[Tensor, Tensor]:
+        """Populations before any constraint, in e, and weights, both (n_atoms, 2)."""
+        half, spin = 0.5 * self.local(x), 0.5 * self.spin_readouts(x.invariants)
+        weights = [functional.softplus(readout(x.invariants)) for readout in self.weights]
+        return torch.stack([half + spin, half - spin], dim=1), torch.stack(weights, dim=1) + _TINY
+
+    @staticmethod
+    def _potentials(channels: Tensor, weights: Tensor, graph: AtomGraph) -> Tensor:
+        unpaired = (graph.spin_multiplicity - 1).to(channels.dtype)
+        targets = torch.stack([graph.total_charge + unpaired, graph.total_charge - unpaired], 1)
+        return fukui_potentials(channels, weights, 0.5 * targets, graph)
 
 
-def fukui_equilibrated(
+def fukui_potentials(
     populations: Tensor, weights: Tensor, targets: Tensor, graph: AtomGraph
 ) -> Tensor:
-    """Populations with the targets as their sums, (n_atoms, channels).
+    """``lambda`` with which ``p + f lambda`` have the targets as their sums, (n_systems, channels).
 
     Args:
         populations: (n_atoms, channels) in e.
-        weights: (n_atoms, channels), f >= 0; equal shares where all of a system are zero.
+        weights: (n_atoms, channels), f > 0.
         targets: (n_systems, channels) in e.
         graph: The batch.
     """
-    f = weights + _TINY
     missing = targets - segment_sum(populations, graph.batch, graph.n_systems)
-    share = f / segment_sum(f, graph.batch, graph.n_systems)[graph.batch]
-    return populations + share * missing[graph.batch]
+    return missing / segment_sum(weights, graph.batch, graph.n_systems)

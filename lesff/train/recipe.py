@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 from lesff.config import from_dict
 from lesff.dispersion import DispersionConfig
 from lesff.errors import ConfigError
-from lesff.heads import LongRangeConfig
+from lesff.heads import HeadName, LongRangeConfig
 from lesff.train.gradients import GradientMethod
 from lesff.train.loss import LossConfig
 
@@ -151,6 +151,8 @@ class Recipe:
         model: The model to make; None to go on from another model, given when the run starts.
         dispersion: Dispersion of the new model, or added to the model to go on from; None leaves
             that as it is.
+        head: Another charge head for the model to go on from, see
+            :func:`lesff.rehead.with_head`; None leaves its head as it is.
         training_data: Where all labels come from, for a stage that adds data to those of the model
             to go on from; None leaves what that model says.
         level_of_theory: Level of theory after such a stage; None leaves what that model says.
@@ -163,6 +165,7 @@ class Recipe:
     data: DataConfig
     model: RecipeModel | None = None
     dispersion: DispersionConfig | None = None
+    head: HeadName | None = None
     training_data: str | None = None
     level_of_theory: str | None = None
     loss: LossConfig = field(default_factory=LossConfig)
@@ -171,9 +174,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect; raises ConfigError."""
+        if self.model is None:
+            return
         for name in self.described():
-            if self.model is not None:
-                raise ConfigError(f"`{name}` of a new model belongs into the `model` section")
+            raise ConfigError(f"`{name}` of a new model belongs into the `model` section")
+        if self.head is not None:
+            raise ConfigError("`head` of a new model belongs into the `model.long_range` section")
 
     def described(self) -> dict[str, str]:
         """What the recipe says anew of the model to go on from."""

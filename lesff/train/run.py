@@ -20,7 +20,7 @@ from lesff.digests import sha256_of
 from lesff.errors import ConfigError, DataError
 from lesff.inference import symbols
 from lesff.potential import Potential
-from lesff.rehead import with_dispersion
+from lesff.rehead import with_dispersion, with_head
 from lesff.train.data import make_batch
 from lesff.train.dataset import TrainingData, model_config, read_training_data
 from lesff.train.gradients import accumulate_gradients
@@ -144,6 +144,8 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
         potential = load_model(start).requires_grad_(requires_grad=True).train()
         potential.uncertainty = None  # it belongs to the weights at the start
         potential.config = replace(potential.config, **recipe.described())
+        if recipe.head is not None:
+            potential = with_head(potential, recipe.head)
         return potential if chosen is None else with_dispersion(potential, chosen)
     potential = Potential(model_config(recipe.model, data, _software(), chosen))  # pyright: ignore[reportArgumentType]
     dtypes = {"float32": torch.float32, "float64": torch.float64}
