@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import two_waters, water
 from labelled_frames import RECIPE, labelled, write_frames
 
-from lesff.errors import DataError
+from lesff.errors import ConfigError, DataError
 from lesff.train.data import batch_indices, fit_reference_energies, read_frames
 from lesff.train.dataset import TrainingData, read_training_data
 from lesff.train.recipe import read_recipe
@@ -160,6 +160,18 @@ def test_energies_of_other_states_do_not_count(tmp_path):
         assert np.isfinite(data.train[1].forces).all()
         found.append(dry_run(read_recipe(path), tmp_path))
     assert found[0]["loss_of_a_batch"] == found[1]["loss_of_a_batch"]
+
+
+def test_sources_without_energies(tmp_path):
+    frames = read_frames(write_frames(tmp_path / "train.xyz", 3))
+    path = write_recipe(tmp_path, '{ path = "train.xyz", energies = false }')
+    data = read_training_data(read_recipe(path), tmp_path)
+    assert all(np.isnan(frame.energy) for frame in data.train)
+    for frame, label in zip(data.train, frames, strict=True):
+        np.testing.assert_array_equal(frame.forces, label.forces)
+    write_recipe(tmp_path, '{ path = "train.xyz", energies = false, energy_states = [[0, 1]] }')
+    with pytest.raises(ConfigError, match="`energy_states` of train.xyz must be left out where"):
+        read_recipe(path)
 
 
 def test_fractions_are_mean_visits_of_an_epoch(tmp_path):

@@ -121,6 +121,8 @@ def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Fra
         raise DataError(
             f"{source.path}: `elements` and `without` leave no frame; widen them or drop the file"
         )
+    if not source.energies:
+        return [replace(frame, energy=math.nan) for frame in kept]
     return keep_energies(kept, source.energy_states, source.path)
 
 

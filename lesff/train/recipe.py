@@ -33,6 +33,7 @@ class SourceConfig:
         energy_states: Pairs of total charge and spin multiplicity whose energies count, for labels
             whose energy zero depends on the charge; frames of other states keep their forces and
             dipoles. Empty: all.
+        energies: Whether energies count at all; forces and dipoles do.
     """
 
     path: str
@@ -41,9 +42,14 @@ class SourceConfig:
     elements: tuple[str, ...] = ()
     without: str | None = None
     energy_states: tuple[tuple[int, int], ...] = ()
+    energies: bool = True
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a share that visits nothing."""
+        """Raise ConfigError for a share that visits nothing and options that exclude each other."""
+        if self.energy_states and not self.energies:
+            raise ConfigError(
+                f"`energy_states` of {self.path} must be left out where `energies` is false"
+            )
         if not 0.0 < self.fraction < math.inf:
             raise ConfigError(f"`fraction` of {self.path} must be above 0, got {self.fraction}")
 
