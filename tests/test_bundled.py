@@ -80,6 +80,22 @@ def test_anions_are_bound_to_a_proton_donor(model):
     assert binding == pytest.approx(14.7, rel=0.5)
 
 
+def test_an_ion_far_from_a_molecule_keeps_its_charge(model):
+    """Limit of molecules that do not touch, 15 A apart: all of the charge is on the ion."""
+    atoms = add_proton(molecule("NH3"), 0)
+    far = molecule("H2O")
+    far.translate([15.0, 0.0, 0.0])
+    charges = model.predict(atoms + far, "charges", total_charge=1).charges
+    assert charges[:5].sum() == pytest.approx(1.0, abs=0.1)
+
+
+def test_separated_ions_have_charges(model):
+    """NH4+ and Cl- 15 A apart: unit charges, within half of it; the cards have the values."""
+    atoms = add_proton(molecule("NH3"), 0) + ase.Atoms("Cl", [[15.0, 0.0, 0.0]])
+    charges = model.predict(atoms, "charges").charges
+    assert charges[:5].sum() == pytest.approx(1.0, abs=0.5)
+
+
 def test_proton_affinity_has_no_offset(model):
     """Ammonia at 298 K, 204.0 kcal/mol (Hunter, Lias, J. Phys. Chem. Ref. Data 27, 413 (1998)): the
     energy zero of ions is that of neutral molecules. Within 5 kcal/mol."""
