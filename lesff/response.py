@@ -214,9 +214,9 @@ def _crystal(
             graph,
             local.function,
             local.node_state,
-            local.potentials,
             reach=local.reach,
             cutoff=local.cutoff,
+            potentials=local.potentials,
             directions=directions,
             chunk_atoms=options.chunk_atoms,
         )

@@ -59,13 +59,17 @@ def transfers(graph: AtomGraph) -> tuple[torch.Tensor, torch.Tensor]:
     return 0.05 * (z[receiver] - z[sender]) * (1 - r2).clamp(min=0) ** 3, vector
 
 
-def conserving_charges(graph: AtomGraph, state: torch.Tensor | None) -> torch.Tensor:
+def conserving_charges(
+    graph: AtomGraph, state: torch.Tensor | None, potentials: torch.Tensor | None = None
+) -> torch.Tensor:
     """q_i = sum_j t_ij, t_ij = -t_ji: the sum of all charges is zero whatever the positions."""
     transfer, _ = transfers(graph)
     return graph.positions.new_zeros(graph.n_atoms).index_add(0, graph.edge_index[1], transfer)
 
 
-def element_charges(graph: AtomGraph, state: torch.Tensor | None) -> torch.Tensor:
+def element_charges(
+    graph: AtomGraph, state: torch.Tensor | None, potentials: torch.Tensor | None = None
+) -> torch.Tensor:
     return graph.atomic_numbers.to(graph.positions.dtype) * 0.1 - 0.3
 
 
@@ -497,11 +501,11 @@ def saved_for_backward(potential, atoms, chunk_atoms):
 
     local = potential.local_charges
 
-    def counted(graph, state):
+    def counted(graph, state, potentials):
         nonlocal most
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            charges = local(graph, state)
+            charges = local(graph, state, potentials)
         most = max(most, sum(kept.values()))
         return charges
 

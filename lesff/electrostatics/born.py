@@ -36,10 +36,10 @@ def periodic_born_charges(
     graph: AtomGraph,
     charge_function: ChargeFunction,
     node_state: Tensor | None,
-    potentials: Tensor | None,
     *,
     reach: float,
     cutoff: float,
+    potentials: Tensor | None = None,
     directions: Tensor | None = None,
     chunk_atoms: int = CHUNK_ATOMS,
 ) -> Tensor:
@@ -54,9 +54,9 @@ def periodic_born_charges(
         graph: The batch; rows of systems that are not periodic stay zero.
         charge_function: Local charges of a graph, a node state and potentials.
         node_state: (n_atoms, channels) charge and spin increment of the node features, or None.
-        potentials: (n_systems, k), see :class:`lesff.heads.base.HeadOutput`, or None.
         reach: Receptive field of a charge in A.
         cutoff: Edge cutoff in A.
+        potentials: (n_systems, k), see :class:`lesff.heads.base.HeadOutput`, or None.
         directions: (n_systems, m, 3); row m of the result is then ``sum_i d_mi dP_i / dr_aj``.
         chunk_atoms: Home atoms whose charges are evaluated at a time.
     """
