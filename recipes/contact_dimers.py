@@ -13,18 +13,18 @@ out.
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ase
 import numpy as np
+from composed import Row, write_shard
 from scipy.spatial.transform import Rotation
 from tblite.ase import TBLite
 from tqdm.auto import tqdm
 
-from lesff.train.shards import read_shard, write_npz
+from lesff.train.shards import read_shard
 
 STACKED, TOUCHING = 1600, 700
 """Numbers of pairs."""
@@ -34,7 +34,6 @@ GAP = (2.1, 4.0)
 """Least distance of two hydrocarbons in A."""
 LEAST = 2.1
 """Pairs with closer atoms are left out, A."""
-HELD_OUT = 0.04
 IN_S22 = {
     frozenset(pair)
     for pair in (
@@ -140,11 +139,6 @@ def label(pair: Sequence[Labelled]) -> tuple[float, np.ndarray]:
     return energy, forces + np.concatenate([m.forces for m in pair])
 
 
-def is_held_out(name: str) -> bool:
-    """Whether a pair of molecules is for validation."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32
-
-
 def main() -> None:
     """Write the shard."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -158,8 +152,7 @@ def main() -> None:
     by_name = {name: [m for m in everything if m.smiles == name] for name in names}
     rings = [name for name in names if "c1" in name]
     carbons = [name for name in names if set(by_name[name][0].numbers.tolist()) == {1, 6}]
-    rows: dict[str, list] = {key: [] for key in ("numbers", "positions", "forces", "energy")}
-    groups = []
+    rows = []
     plan = [(rings, stacked)] * STACKED + [(carbons, touching)] * TOUCHING
     for choice, place in tqdm(plan, unit="pair"):
         while True:
@@ -170,25 +163,10 @@ def main() -> None:
             if nearest(*pair) >= LEAST:
                 break
         energy, forces = label(pair)
-        rows["numbers"].append(np.concatenate([m.numbers for m in pair]))
-        rows["positions"].append(np.concatenate([m.positions for m in pair]))
-        rows["forces"].append(forces)
-        rows["energy"].append(energy)
-        groups.append(".".join(sorted(chosen)))
-    write_npz(
-        options.output,
-        {
-            "n": np.array([len(z) for z in rows["numbers"]], dtype=np.uint16),
-            "numbers": np.concatenate(rows["numbers"]).astype(np.uint8),
-            "positions": np.concatenate(rows["positions"]).astype(np.float32),
-            "forces": np.concatenate(rows["forces"]).astype(np.float32),
-            "energy": np.array(rows["energy"]),
-            "charge": np.zeros(len(groups), dtype=np.int8),
-            "group": np.array([g.encode() for g in groups]),
-            "valid": np.array([is_held_out(g) for g in groups]),
-        },
-        np.savez_compressed,
-    )
+        numbers = np.concatenate([m.numbers for m in pair])
+        positions = np.concatenate([m.positions for m in pair])
+        rows.append(Row(".".join(sorted(chosen)), numbers, positions, energy, forces))
+    write_shard(options.output, rows)
 
 
 if __name__ == "__main__":

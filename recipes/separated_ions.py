@@ -13,7 +13,6 @@ these out.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from pathlib import Path
 
 import ase
 import numpy as np
+from composed import Row, write_shard
 from scipy.spatial.transform import Rotation
 from tblite.ase import TBLite
 from tqdm.auto import tqdm
 
-from lesff.train.shards import read_shard, write_npz
+from lesff.train.shards import read_shard
 
 BESIDE_MOLECULES, BESIDE_IONS = 1500, 400
 """Numbers of pairs of an ion and a neutral molecule, and of a cation and an anion."""
@@ -34,7 +34,6 @@ GAP = (4.5, 12.0)
 CHARGE_TRANSFER = 0.1
 """Pairs for which GFN2-xTB moves more charge between the molecules are left out, e."""
 MOST_ATOMS = 40
-HELD_OUT = 0.04
 
 
 @dataclass(frozen=True)
@@ -144,11 +143,6 @@ def label(pair: Sequence[Labelled]) -> Labels | None:
     )
 
 
-def is_held_out(name: str) -> bool:
-    """Whether a pair of molecules is for validation."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32
-
-
 def main() -> None:
     """Write the shard."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -160,7 +154,7 @@ def main() -> None:
     by_charge: dict[int, dict[str, list[Labelled]]] = {}
     for m in read_molecules(options.data):
         by_charge.setdefault(m.charge, {}).setdefault(m.smiles, []).append(m)
-    rows: list[tuple[list[Labelled], Labels]] = []
+    rows = []
     left_out = 0
     plan = [(1, 0), (-1, 0)] * (BESIDE_MOLECULES // 2) + [(1, -1)] * BESIDE_IONS
     for charges in tqdm(plan, unit="pair"):
@@ -177,25 +171,18 @@ def main() -> None:
             if labels is not None:
                 break
             left_out += 1
-        rows.append((pair, labels))
-    numbers = [np.concatenate([m.numbers for m in pair]) for pair, _ in rows]
-    groups = [".".join(sorted(m.smiles for m in pair)) for pair, _ in rows]
-    positions = np.concatenate([m.positions for pair, _ in rows for m in pair])
-    write_npz(
-        options.output,
-        {
-            "n": np.array([len(z) for z in numbers], dtype=np.uint16),
-            "numbers": np.concatenate(numbers).astype(np.uint8),
-            "positions": positions.astype(np.float32),
-            "forces": np.concatenate([labels.forces for _, labels in rows]).astype(np.float32),
-            "energy": np.array([labels.energy for _, labels in rows]),
-            "dipole": np.array([labels.dipole for _, labels in rows]).astype(np.float32),
-            "charge": np.array([sum(m.charge for m in pair) for pair, _ in rows], dtype=np.int8),
-            "group": np.array([g.encode() for g in groups]),
-            "valid": np.array([is_held_out(g) for g in groups]),
-        },
-        np.savez_compressed,
-    )
+        rows.append(
+            Row(
+                ".".join(sorted(m.smiles for m in pair)),
+                np.concatenate([m.numbers for m in pair]),
+                np.concatenate([m.positions for m in pair]),
+                labels.energy,
+                labels.forces,
+                sum(m.charge for m in pair),
+                labels.dipole,
+            )
+        )
+    write_shard(options.output, rows)
     sys.stdout.write(f"{len(rows)} pairs; {left_out} left out\n")
 
 

@@ -12,7 +12,6 @@ with their atoms. The molecules of the torsion scans of `lesff evaluate` are lef
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,13 @@ from pathlib import Path
 import ase
 import numpy as np
 from ase.data import covalent_radii
+from composed import Row, write_shard
 from scipy.spatial.transform import Rotation
 from tblite.ase import TBLite
 from tqdm.auto import tqdm
 
 from lesff.evaluation.molecules import bond_graph, side_of
-from lesff.train.shards import read_shard, write_npz
+from lesff.train.shards import read_shard
 
 FRAMES = 3000
 TWO_TURNS = 0.4
@@ -35,7 +35,6 @@ DOUBLE = 0.93
 shorter, those of amides are not."""
 HIGHEST = 1.5
 """Frames are left out in which atoms clash: GFN2-xTB energies above the start, eV."""
-HELD_OUT = 0.04
 IN_SCANS = ("CCCC", "CNC(=O)C", "c1ccc(cc1)c1ccccc1")
 """Butane, N-methylacetamide, biphenyl."""
 
@@ -123,11 +122,6 @@ def label(
     return molecule.energy + energy - start, forces + moved
 
 
-def is_held_out(name: str) -> bool:
-    """Whether a molecule is for validation."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32
-
-
 def main() -> None:
     """Write the shard."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -140,7 +134,7 @@ def main() -> None:
     for molecule in read_molecules(options.data):
         by_name.setdefault(molecule.smiles, []).append(molecule)
     names = sorted(name for name in by_name if any(turnable(by_name[name][0].atoms)))
-    rows: list[tuple[str, ase.Atoms, float, np.ndarray]] = []
+    rows: list[Row] = []
     with tqdm(total=FRAMES, unit="frame") as bar:
         while len(rows) < FRAMES:
             frames = by_name[names[rng.integers(len(names))]]
@@ -153,25 +147,9 @@ def main() -> None:
             atoms, rotations = turned(molecule, chosen, rng)
             labels = label(molecule, atoms, rotations)
             if labels is not None:
-                rows.append((molecule.smiles, atoms, *labels))
+                rows.append(Row(molecule.smiles, atoms.numbers, atoms.positions, *labels))
                 bar.update()
-    groups = [name for name, *_ in rows]
-    write_npz(
-        options.output,
-        {
-            "n": np.array([len(atoms) for _, atoms, *_ in rows], dtype=np.uint16),
-            "numbers": np.concatenate([atoms.numbers for _, atoms, *_ in rows]).astype(np.uint8),
-            "positions": np.concatenate([atoms.positions for _, atoms, *_ in rows]).astype(
-                np.float32
-            ),
-            "forces": np.concatenate([forces for *_, forces in rows]).astype(np.float32),
-            "energy": np.array([energy for _, _, energy, _ in rows]),
-            "charge": np.zeros(len(rows), dtype=np.int8),
-            "group": np.array([name.encode() for name in groups]),
-            "valid": np.array([is_held_out(name) for name in groups]),
-        },
-        np.savez_compressed,
-    )
+    write_shard(options.output, rows)
 
 
 if __name__ == "__main__":
