@@ -21,6 +21,7 @@ from lesff.electrostatics.field import (
     has_field,
     polarizability,
     site_potential,
+    with_field_leaf,
 )
 from lesff.electrostatics.groups import SLAB, plan_coulomb
 from lesff.electrostatics.latent_ewald import latent_energy
@@ -315,13 +316,9 @@ class Potential(nn.Module):
             if terms.charges is None:
                 raise PropertyError("this model has no charges: it was trained without LES")
             physical = neutralised(terms.charges, graph)
+            local = self._local(graph, terms)
             return born_charges(
-                physical,
-                graph,
-                self._local(graph, terms),
-                options,
-                directions,
-                dipoles=terms.dipoles,
+                physical, graph, local, options, directions, dipoles=terms.dipoles
             ).detach()
 
     def energy_terms(
@@ -405,14 +402,8 @@ class Potential(nn.Module):
     ) -> Tensor:
         """Charges as functions of the receptive field only, (n_atoms,).
 
-        Args:
-            graph: The batch.
-            node_state: From :meth:`node_state`, of this batch or another.
-            potentials: (n_systems, k) of the charge head, see
-                :class:`lesff.heads.base.HeadOutput`; None for charges before any constraint.
-
-        Raises:
-            PropertyError: for a model without charges.
+        At given (n_systems, k) ``potentials`` of :class:`lesff.heads.base.HeadOutput`, or before
+        any constraint. Raises PropertyError for a model without charges.
         """
         if self.charge_head is None or self.ewald is None:
             raise PropertyError("this model has no charges: it was trained without LES")
@@ -503,7 +494,7 @@ class Potential(nn.Module):
             if not (create_graph and positions.requires_grad):
                 positions = positions.detach().requires_grad_()
             graph = graph.replace(positions=positions)
-        graph = _with_field_leaf(graph) if "polarizability" in wanted else graph
+        graph = with_field_leaf(graph) if "polarizability" in wanted else graph
         moved = graph
         if "stress" in wanted:
             strain.requires_grad_()
@@ -592,13 +583,6 @@ class Potential(nn.Module):
             out["born_effective_charges"] = born_charges(
                 physical, graph, self._local(graph, terms), born, dipoles=dipoles
             )
-
-
-def _with_field_leaf(graph: AtomGraph) -> AtomGraph:
-    """The graph with a field that has a gradient of its own; zero if there was none."""
-    field = graph.external_field
-    field = torch.zeros_like(graph.cell[:, 0]) if field is None else field.detach()
-    return graph.replace(external_field=field.requires_grad_())
 
 
 def _field_coupling(terms: EnergyTerms, graph: AtomGraph) -> Tensor | None:

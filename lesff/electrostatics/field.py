@@ -127,3 +127,10 @@ NO_RESPONSE = (
     "use a model with charge equilibration or induced dipoles"
 )
 """What a model without response answers."""
+
+
+def with_field_leaf(graph: AtomGraph) -> AtomGraph:
+    """The graph with a field that has a gradient of its own; zero if there was none."""
+    field = graph.external_field
+    field = torch.zeros_like(graph.cell[:, 0]) if field is None else field.detach()
+    return graph.replace(external_field=field.requires_grad_())
