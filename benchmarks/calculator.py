@@ -18,8 +18,8 @@ from ase.units import fs
 from inference import water_box
 from scaling import model
 
+from lesff.atoms.structure import build_graph, to_structure
 from lesff.calculator import LesffCalculator
-from lesff.structures import build_graph, to_structure
 
 
 def milliseconds(action: Callable[[], object]) -> float:

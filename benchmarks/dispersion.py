@@ -14,11 +14,11 @@ import torch
 from ase.build import molecule
 
 import lesff
-from lesff.dispersion import DispersionConfig
-from lesff.evaluation.dynamics import liquid_box
-from lesff.potential import Potential
-from lesff.rehead import with_dispersion
-from lesff.structures import build_graph, to_structure
+from lesff.atoms.structure import build_graph, to_structure
+from lesff.electrostatics.dispersion import DispersionConfig
+from lesff.evaluation.checks.dynamics import liquid_box
+from lesff.potential.edit import with_dispersion
+from lesff.potential.potential import Potential
 
 
 def fastest(potentials: list[Potential], atoms: ase.Atoms, repeats: int) -> list[float]:

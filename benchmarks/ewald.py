@@ -19,9 +19,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.electrostatics.settings import EwaldSettings
-from lesff.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph
+from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.sums.settings import EwaldSettings
 
 DENSITY = 0.1
 SETTINGS = EwaldSettings()

@@ -5,7 +5,7 @@
 
 Milliseconds of energy and forces on the device, medians; "plain" is plain PyTorch, "fused" uses
 Triton kernels, "repeated" is the calculator's step with everything decided before
-(:mod:`lesff.repeated`), a CUDA graph on a GPU. Boxes have side^3 molecules.
+(:mod:`lesff.potential.replay`), a CUDA graph on a GPU. Boxes have side^3 molecules.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from inference import water_box
 from scaling import model
 
 from lesff import kernels
-from lesff.repeated import RepeatedStep
-from lesff.structures import build_graph, to_structure
+from lesff.atoms.structure import build_graph, to_structure
+from lesff.potential.replay import RepeatedStep
 
 WANTED = ("energy", "forces")
 

@@ -17,8 +17,8 @@ import threading
 import time
 from pathlib import Path
 
-from lesff.mirror import mirror_models
-from lesff.store import Snapshot
+from lesff.hub.mirror.copy import mirror_models
+from lesff.hub.mirror.store import Snapshot
 
 
 class Client(threading.Thread):

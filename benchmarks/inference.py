@@ -14,7 +14,7 @@ import ase.io
 from ase.build import molecule
 from workers import compare
 
-from lesff.evaluation.dynamics import liquid_box
+from lesff.evaluation.checks.dynamics import liquid_box
 
 
 def water_box(n_side: int | tuple[int, int, int], seed: int = 0) -> ase.Atoms:

@@ -20,14 +20,14 @@ from inference import water_box
 from workers import Worker
 
 from lesff import kernels
-from lesff.architectures.mace import element_rows
+from lesff.architectures.mace.model import element_rows
+from lesff.atoms.structure import build_graph, to_structure
 from lesff.nn import radial_table
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
+from lesff.nn.edge_tables import build_topology
 from lesff.nn.radial import BesselBasis, RadialNetwork
 from lesff.nn.radial_table import RadialTabulator, TableSource
-from lesff.nn.topology import build_topology
-from lesff.structures import build_graph, to_structure
 
 CUTOFF = 4.5
 CASES = {

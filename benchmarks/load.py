@@ -24,10 +24,10 @@ import torch
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file, save_file
 
-from lesff import registry
-from lesff.hub import bundled_folder, resolve
-from lesff.hub_server import running
-from lesff.store import Store
+from lesff.hub.manifest import names as registry
+from lesff.hub.mirror.server import running
+from lesff.hub.mirror.store import Store
+from lesff.hub.resolve import bundled_folder, resolve
 
 FIRST = """
 import time

@@ -16,10 +16,10 @@ import torch
 from ase.neighborlist import neighbor_list
 from inference import water_box
 
-from lesff.architectures.mace import element_rows
-from lesff.neighbors import VerletList, find_neighbors
-from lesff.nn.topology import build_topology
-from lesff.structures import build_graph, to_structure
+from lesff.architectures.mace.model import element_rows
+from lesff.atoms.neighbors import VerletList, find_neighbors
+from lesff.atoms.structure import build_graph, to_structure
+from lesff.nn.edge_tables import build_topology
 
 try:
     from matscipy.neighbours import neighbour_list as matscipy_list

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from workers import compare
 
-from lesff.convert.mace import convert_mace
+from lesff.atoms.structure import build_graph, to_structure
+from lesff.autograd import jacobian_rows
+from lesff.convert.mace.model import convert_mace
 from lesff.convert.reader import read_checkpoint
-from lesff.derivatives import jacobian_rows
-from lesff.electrostatics.born import sine_born_charges
-from lesff.structures import build_graph, to_structure
-from lesff.train.data import read_frames
+from lesff.electrostatics.moments.born import sine_born_charges
+from lesff.train.frames import read_frames
 from lesff.train.metrics import evaluate_frames
 
 HEADER = """# Parity of converted checkpoints

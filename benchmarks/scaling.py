@@ -16,12 +16,12 @@ import torch
 from inference import water_box
 from workers import memory
 
-from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.atoms.neighbors import find_neighbors
+from lesff.atoms.structure import build_graph, to_structure
+from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.heads import LongRangeConfig
-from lesff.neighbors import find_neighbors
-from lesff.potential import ModelConfig, Potential
-from lesff.structures import build_graph, to_structure
+from lesff.potential.potential import ModelConfig, Potential
 
 
 def model(hidden: str, cutoff: float) -> Potential:

@@ -8,10 +8,10 @@
 (3,)
 """
 
-from lesff.hub import ResolvedModel, resolve
-from lesff.potential import ModelConfig, Potential
-from lesff.predict import Model, Prediction, load
-from lesff.registry import list_models
+from lesff.hub.manifest.names import list_models
+from lesff.hub.resolve import ResolvedModel, resolve
+from lesff.model import Model, Prediction, load
+from lesff.potential.potential import ModelConfig, Potential
 
 __version__ = "0.1.0"
 

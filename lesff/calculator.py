@@ -10,15 +10,15 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from lesff.electrostatics.groups import SLAB
+from lesff.atoms.neighbors import VerletList
+from lesff.atoms.structure import Structure, build_graph, to_structure
+from lesff.electrostatics.sums.plan import SLAB
 from lesff.errors import PropertyError
-from lesff.inference import check_caveats, check_domain, predict_graph
-from lesff.keys import INFO_CHARGE, INFO_FIELD, INFO_SPIN, QUANTITIES
-from lesff.neighbors import VerletList
-from lesff.potential import Potential
-from lesff.repeated import RepeatedStep
-from lesff.step_plan import PLANNED
-from lesff.structures import Structure, build_graph, to_structure
+from lesff.potential.batches import check_caveats, check_domain, predict_graph
+from lesff.potential.plan import PLANNED
+from lesff.potential.potential import Potential
+from lesff.potential.replay import RepeatedStep
+from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN, QUANTITIES
 
 ASE_NAMES = {
     "energy": "energy",
@@ -41,7 +41,7 @@ class LesffCalculator(Calculator):
     multiplicity come from the arguments, else from ``atoms.info`` (``charge``,
     ``spin_multiplicity``, ``external_field``); changing them there invalidates stored results. In
     an external field the energy is the electric enthalpy; a crystal in a field has forces, but no
-    energy and no stress (asking raises), see :mod:`lesff.electrostatics.field`.
+    energy and no stress (asking raises), see :mod:`lesff.electrostatics.moments.field`.
 
     Args:
         potential: The model.
@@ -52,8 +52,8 @@ class LesffCalculator(Calculator):
         skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
             results do not depend on it. 0 searches at each call.
         replay: Whether steps are planned once and then repeated, as a CUDA graph on a GPU, until an
-            atom has moved half the skin; see :mod:`lesff.repeated`. None: on GPUs, for models that
-            can. Steps that cannot (slabs, fields, dipoles) are computed as without it.
+            atom has moved half the skin; see :mod:`lesff.potential.replay`. None: on GPUs, for
+            models that can. Steps that cannot (slabs, fields, dipoles) are computed as without it.
         caveats: Quantities that are not to be trusted, and why; a warning when one is computed.
 
     Raises:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from lesff.checkpoint import load_model, save_model
 from lesff.errors import ConfigError
-from lesff.rehead import with_head
+from lesff.model_folder.folder import load_model, save_model
+from lesff.potential.edit import with_head
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,8 +12,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lesff import manifest
-from lesff.manifest import ModelEntry
+from lesff.hub.manifest import entries as manifest
+from lesff.hub.manifest.entries import ModelEntry
 
 TARGET = Path(__file__).parents[1] / "docs" / "manifest.schema.json"
 

@@ -15,9 +15,9 @@ import numpy as np
 from ase.data import atomic_numbers
 
 import lesff
-from lesff.config import write_json
 from lesff.evaluation.tables import error_table
-from lesff.train.data import Frame, read_frames
+from lesff.plain_data import write_json
+from lesff.train.frames import Frame, read_frames
 from lesff.train.metrics import errors_by, predict_frames
 from lesff.train.recipe import read_recipe
 

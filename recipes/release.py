@@ -17,10 +17,10 @@ import json
 import sys
 from pathlib import Path
 
-from lesff.cards import front_matter
-from lesff.checkpoint import MODEL_FILES, load_model, save_model, verify_parity
 from lesff.evaluation.tables import filled
-from lesff.manifest import PERMISSIVE_LICENSES
+from lesff.hub.manifest.entries import PERMISSIVE_LICENSES
+from lesff.model_folder.card import front_matter
+from lesff.model_folder.folder import MODEL_FILES, load_model, save_model, verify_parity
 
 ROOT = Path(__file__).parents[1]
 SPDX = {name.lower(): name for name in PERMISSIVE_LICENSES}

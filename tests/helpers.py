@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesff.derivatives import strained
-from lesff.electrostatics.direct import DirectTransform
-from lesff.electrostatics.ewald import periodic_energy
-from lesff.electrostatics.latent_ewald import Evaluator, latent_energy
-from lesff.electrostatics.settings import EwaldSettings
-from lesff.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph
+from lesff.atoms.structure import build_graph, to_structure
+from lesff.autograd import strained
+from lesff.electrostatics.coulomb import Evaluator, latent_energy
+from lesff.electrostatics.sums.direct import DirectTransform
+from lesff.electrostatics.sums.ewald import periodic_energy
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.heads import LongRangeConfig
-from lesff.potential import ModelConfig, Potential
-from lesff.structures import build_graph, to_structure
+from lesff.potential.potential import ModelConfig, Potential
 
 CUTOFF = 3.2
 """Edge cutoff of the tiny potentials in A."""

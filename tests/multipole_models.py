@@ -8,10 +8,10 @@ from helpers import (
     triclinic_ice,
 )
 
-from lesff.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph
 from lesff.heads import MultipoleConfig
-from lesff.potential import Potential
-from lesff.rehead import with_multipoles
+from lesff.potential.edit import with_multipoles
+from lesff.potential.potential import Potential
 
 STEP = 2e-4
 """A, V/A and strain of central differences: h^2 f''' / 6 with f''' up to 1, rounding 1e-14 / h."""

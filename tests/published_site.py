@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner
 from file_server import FileServer, running_server
 
-from lesff import download, published, registry
 from lesff.cli import main
-from lesff.published import Digest, digest_file
+from lesff.hub.manifest import names as registry
+from lesff.hub.sources import download
+from lesff.hub.sources import foreign as published
+from lesff.hub.sources.foreign import Digest, digest_file
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent / "docs" / "examples" / "acetamide_water.xyz"
@@ -109,7 +111,7 @@ def private_site(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("HF_TOKEN", "hf_not_for_strangers")
     monkeypatch.setenv("LESFF_CACHE", str(root / "cache"))
     monkeypatch.setattr(registry, "manifest_folder", lambda: root / "manifest")
-    monkeypatch.setattr("lesff.citations.manifest_folder", lambda: root / "manifest")
+    monkeypatch.setattr("lesff.hub.manifest.citations.manifest_folder", lambda: root / "manifest")
     monkeypatch.setattr(download, "_BACKOFF_S", 0.0)
     with running_server() as server:
         yield Site(root, server)

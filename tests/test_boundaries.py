@@ -19,15 +19,15 @@ from helpers import (
 )
 from scipy.special import erf
 
-from lesff.electrostatics import open_boundary
-from lesff.electrostatics.finite_size import makov_payne_correction
-from lesff.electrostatics.gaussian_kernel import gaussian_kernel, kernel_derivatives
-from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.electrostatics.open_boundary import open_energy
-from lesff.electrostatics.pair_sum import check_boundaries
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.atoms.graph import collate
+from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.sums import open_boundary
+from lesff.electrostatics.sums.finite_size import makov_payne_correction
+from lesff.electrostatics.sums.gaussian_kernel import gaussian_kernel, kernel_derivatives
+from lesff.electrostatics.sums.open_boundary import open_energy
+from lesff.electrostatics.sums.pair_sum import check_boundaries
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
-from lesff.graph import collate
 from lesff.units import COULOMB_CONSTANT as KE
 from lesff.units import VACUUM_PERMITTIVITY
 

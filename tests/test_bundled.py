@@ -11,14 +11,14 @@ import torch
 from ase.build import molecule
 
 import lesff
-from lesff.checkpoint import verify_parity
 from lesff.errors import CaveatWarning
-from lesff.evaluation.molecules import add_proton
-from lesff.evaluation.relaxation import relaxed, zero_point_energy
-from lesff.evaluation.solids import BORN, SOLIDS, crystal
-from lesff.evaluation.splits import split_by_molecule
-from lesff.evaluation.states import HYDROGEN_ATOM, at_donor
-from lesff.train.data import read_frames
+from lesff.evaluation.checks.molecules import add_proton
+from lesff.evaluation.checks.relaxation import relaxed, zero_point_energy
+from lesff.evaluation.checks.solids import BORN, SOLIDS, crystal
+from lesff.evaluation.checks.states import HYDROGEN_ATOM, at_donor
+from lesff.model_folder.folder import verify_parity
+from lesff.train.composition_splits import split_by_molecule
+from lesff.train.frames import read_frames
 from lesff.train.metrics import evaluate_frames
 from lesff.units import BOLTZMANN, EA_TO_DEBYE, EV_TO_KCAL_PER_MOL
 

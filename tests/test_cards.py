@@ -7,9 +7,9 @@ import jsonschema
 import pytest
 from huggingface_hub import ModelCard
 
-from lesff.cards import front_matter
 from lesff.errors import DataError
 from lesff.evaluation.tables import blocks, error_table, filled, suite_table, table_of
+from lesff.model_folder.card import front_matter
 
 CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*.md"))
 SECTIONS = (

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lesff import checkpoint
-from lesff.checkpoint import MODEL_FILES, load_model, save_model, verify_parity
+from lesff.atoms.structure import build_graph, to_structure
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
 from lesff.heads import LongRangeConfig
-from lesff.potential import ModelConfig, Potential
-from lesff.structures import build_graph, to_structure
+from lesff.model_folder import folder as checkpoint
+from lesff.model_folder.folder import MODEL_FILES, load_model, save_model, verify_parity
+from lesff.potential.potential import ModelConfig, Potential
 
 
 def tiny_potential(seed: int = 0, **changes) -> Potential:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from lesff.checkpoint import load_model, save_model
-from lesff.convert.mace import convert_mace
+from lesff.atoms.structure import build_graph, to_structure
+from lesff.autograd import jacobian_rows
+from lesff.convert.mace.model import convert_mace
 from lesff.convert.reader import read_checkpoint
-from lesff.derivatives import jacobian_rows
-from lesff.electrostatics.born import sine_born_charges
+from lesff.electrostatics.moments.born import sine_born_charges
 from lesff.errors import UnsupportedInputError
-from lesff.structures import build_graph, to_structure
+from lesff.model_folder.folder import load_model, save_model
 
 UPSTREAM = Path(__file__).parents[2] / "shared" / "upstream"
 NAMES = (

@@ -14,15 +14,15 @@ import torch
 from click.testing import CliRunner
 from references.synthetic import EXAMPLE, MIN_SIZE, structures, weights
 
-from lesff.checkpoint import load_model, save_model, verify_parity
+from lesff.atoms.structure import build_graph, to_structure
 from lesff.cli import main
-from lesff.convert.folder import convert_checkpoint
-from lesff.convert.mace import convert_mace, mace_heads
+from lesff.convert.checkpoint import convert_checkpoint
+from lesff.convert.mace.model import convert_mace, mace_heads
 from lesff.convert.reader import read_checkpoint
 from lesff.convert.record import Record
 from lesff.errors import ModelNotFoundError, UnsupportedInputError
-from lesff.predict import load
-from lesff.structures import build_graph, to_structure
+from lesff.model import load
+from lesff.model_folder.folder import load_model, save_model, verify_parity
 
 HERE = Path(__file__).parent / "references"
 HEADS = {"heads": ("omat", "omol", "spice"), "mh_1": ("omat", "omol", "spice")}

@@ -13,7 +13,7 @@ from helpers import (
     water,
 )
 
-from lesff.derivatives import gradients, jacobian_rows, strained
+from lesff.autograd import gradients, jacobian_rows, strained
 
 STEP = 2e-5
 """A: truncation h^2 E''' / 6 with E''' up to 1000 eV/A^3, rounding 1e-14 / h."""

@@ -6,15 +6,15 @@ import torch
 from helpers import make_graph, tiny_potential, water
 
 from lesff import kernels
-from lesff.architectures.mace import element_rows
+from lesff.architectures.mace.model import element_rows
+from lesff.atoms.graph import collate
 from lesff.errors import KernelError
-from lesff.graph import collate
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
-from lesff.nn.topology import build_topology
+from lesff.nn.edge_tables import build_topology
 
 pytest.importorskip("triton")
-device_kernels = pytest.importorskip("lesff.kernels.device")
+device_kernels = pytest.importorskip("lesff.kernels.gpu")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ELEMENTS = (1, 6, 8)

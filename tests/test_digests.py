@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lesff import digests
-from lesff.digests import forget, git_blob_of, sha256_of
+from lesff import files as digests
 from lesff.environment import state_folder
+from lesff.files import forget, git_blob_of, sha256_of
 
 
 @pytest.fixture

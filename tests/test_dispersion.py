@@ -12,11 +12,11 @@ from ase.build import bulk, fcc111, molecule
 from helpers import make_graph, tiny_potential, triclinic_ice, two_waters
 from scipy.integrate import quad
 
-from lesff.checkpoint import load_model, save_model
-from lesff.dispersion import C6_D2, DispersionConfig, dispersion_energy
+from lesff.atoms.graph import collate
+from lesff.electrostatics.dispersion import C6_D2, DispersionConfig, dispersion_energy
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
-from lesff.graph import collate
-from lesff.rehead import with_dispersion
+from lesff.model_folder.folder import load_model, save_model
+from lesff.potential.edit import with_dispersion
 from lesff.units import JOULE_NM6_PER_MOL
 
 CONFIG = DispersionConfig()

@@ -21,18 +21,18 @@ from click.testing import CliRunner
 from helpers import tiny_potential, water
 
 import lesff
-from lesff.checkpoint import save_model, verify_parity
+from lesff.atoms.structure import to_structure
 from lesff.cli.main import main
-from lesff.dispersion import DispersionConfig
 from lesff.distill import DistillOptions, distill, label
 from lesff.distill.labelling import label_structures
 from lesff.distill.options import small_student
 from lesff.distill.run import check_student
 from lesff.distill.sampling import langevin, plan_tasks
+from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
-from lesff.structures import to_structure
-from lesff.teachers import open_teacher
-from lesff.train.data import read_frames
+from lesff.methods import open_teacher
+from lesff.model_folder.folder import save_model, verify_parity
+from lesff.train.frames import read_frames
 
 HERE = __name__
 EMT_SPEC = "ase.calculators.emt:EMT"
@@ -169,8 +169,8 @@ def test_killed_labelling_resumes_to_identical_shards(tmp_path):
         "import sys, ase.io, time\n"
         "from pathlib import Path\n"
         "from lesff.distill import DistillOptions, labelling\n"
-        "from lesff.teachers import open_teacher\n"
-        "from lesff.structures import to_structure\n"
+        "from lesff.methods import open_teacher\n"
+        "from lesff.atoms.structure import to_structure\n"
         "slow = labelling.label\n"
         "def label(*a):\n    time.sleep(0.05)\n    return slow(*a)\n"
         "labelling.label = label\n"

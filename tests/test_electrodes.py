@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers import make_graph
 
-from lesff.electrostatics.electrodes import constant_potential
-from lesff.electrostatics.qeq import coulomb_potential
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.electrostatics.charges.electrodes import constant_potential
+from lesff.electrostatics.charges.qeq import coulomb_potential
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import UnsupportedInputError
 from lesff.units import COULOMB_CONSTANT, EWALD_PREFACTOR
 

@@ -19,7 +19,7 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesff.graph import collate, split_rows
+from lesff.atoms.graph import collate, split_rows
 from lesff.units import COULOMB_CONSTANT
 
 FP64 = 1e-11

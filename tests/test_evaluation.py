@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from helpers import tiny_potential
 
 import lesff
-from lesff.checkpoint import save_model
+from lesff.atoms.structure import to_structure
 from lesff.cli import main
 from lesff.errors import (
     ConfigError,
@@ -24,28 +24,28 @@ from lesff.errors import (
     MissingDependencyError,
     UnsupportedInputError,
 )
-from lesff.evaluation.dynamics import density_of, liquid_box
-from lesff.evaluation.frames import relative_errors
-from lesff.evaluation.interactions import complex_of
-from lesff.evaluation.long_range import aligned_pair, tail_exponent
-from lesff.evaluation.molecules import add_proton, molecules_of
-from lesff.evaluation.relaxation import relaxed, zero_point_energy
-from lesff.evaluation.results import CheckResult, SuiteFile
-from lesff.evaluation.solids import (
+from lesff.evaluation.checks.dynamics import density_of, liquid_box
+from lesff.evaluation.checks.frames import relative_errors
+from lesff.evaluation.checks.interactions import complex_of
+from lesff.evaluation.checks.long_range import aligned_pair, tail_exponent
+from lesff.evaluation.checks.molecules import add_proton, molecules_of
+from lesff.evaluation.checks.relaxation import relaxed, zero_point_energy
+from lesff.evaluation.checks.solids import (
     SOLIDS,
     check_born,
     compare_solids,
     crystal,
     equation_of_state,
 )
-from lesff.evaluation.splits import split_by_molecule
-from lesff.evaluation.states import at_donor, formate
+from lesff.evaluation.checks.states import at_donor, formate
+from lesff.evaluation.checks.torsions import TORSIONS, roughness
+from lesff.evaluation.checks.water_clusters import HEXAMERS, build, dimer, hydrogen_bonds
+from lesff.evaluation.results import CheckResult, SuiteFile
 from lesff.evaluation.subjects import ModelSubject, find_subject
 from lesff.evaluation.suite import CHECKS, Check, find_checks, run_suite
-from lesff.evaluation.torsions import TORSIONS, roughness
-from lesff.evaluation.water_clusters import HEXAMERS, build, dimer, hydrogen_bonds
-from lesff.structures import to_structure
-from lesff.train.data import Frame
+from lesff.model_folder.folder import save_model
+from lesff.train.composition_splits import split_by_molecule
+from lesff.train.frames import Frame
 from lesff.train.metrics import FramePrediction
 from lesff.units import COULOMB_CONSTANT, DALTON, EV_PER_A3_TO_GPA, EV_TO_KCAL_PER_MOL, HBAR
 

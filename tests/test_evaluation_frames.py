@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from helpers import tiny_potential
 
 import lesff
-from lesff.checkpoint import save_model
 from lesff.cli import main
+from lesff.evaluation.checks.long_range import aligned_pair
+from lesff.evaluation.checks.molecules import add_proton
 from lesff.evaluation.fragments import fragment_table
-from lesff.evaluation.long_range import aligned_pair
-from lesff.evaluation.molecules import add_proton
 from lesff.evaluation.tables import table_of
-from lesff.train.data import read_frames
+from lesff.model_folder.folder import save_model
+from lesff.train.frames import read_frames
 from lesff.train.metrics import predict_frames
 from lesff.units import COULOMB_CONSTANT, EV_TO_KCAL_PER_MOL
 

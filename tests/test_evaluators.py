@@ -8,16 +8,17 @@ import torch
 import torchpme
 from helpers import full_result, make_graph, nacl, random_crystal
 
-from lesff.electrostatics import direct, groups, mesh, nufft, pair_sum
-from lesff.electrostatics.direct import DirectTransform
-from lesff.electrostatics.ewald import periodic_energy
-from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.electrostatics.mesh import MeshTransform
-from lesff.electrostatics.nufft import NufftTransform
-from lesff.electrostatics.settings import EwaldSettings
-from lesff.electrostatics.structure_factor import Grid, structure_factor
+from lesff.atoms.graph import collate
+from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.sums import direct, mesh, nufft, pair_sum
+from lesff.electrostatics.sums import plan as groups
+from lesff.electrostatics.sums.direct import DirectTransform
+from lesff.electrostatics.sums.ewald import periodic_energy
+from lesff.electrostatics.sums.mesh import MeshTransform
+from lesff.electrostatics.sums.nufft import NufftTransform
+from lesff.electrostatics.sums.settings import EwaldSettings
+from lesff.electrostatics.sums.structure_factor import Grid, structure_factor
 from lesff.errors import ConfigError, UnsupportedInputError
-from lesff.graph import collate
 from lesff.units import COULOMB_CONSTANT as KE
 
 EVALUATORS = ("direct", "nufft", "mesh")

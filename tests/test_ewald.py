@@ -20,10 +20,10 @@ from helpers import (
 )
 from scipy.special import erfc
 
-from lesff.electrostatics import ewald
-from lesff.electrostatics.ewald import wave_limits
-from lesff.electrostatics.open_boundary import open_energy
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.electrostatics.sums import ewald
+from lesff.electrostatics.sums.ewald import wave_limits
+from lesff.electrostatics.sums.open_boundary import open_energy
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.units import COULOMB_CONSTANT as KE
 

@@ -21,8 +21,6 @@ from published_site import DATA, NAME, first_off_small, private_site
 from published_site import Site as PublishedSite
 
 import lesff
-from lesff import published, registry, repositories
-from lesff.checkpoint import MODEL_FILES, load_model
 from lesff.errors import (
     CacheError,
     ConfigError,
@@ -31,10 +29,14 @@ from lesff.errors import (
     ModelNotFoundError,
     OfflineError,
 )
-from lesff.hub import bundled_folder, find_damage, resolve
-from lesff.hub_server import HubHandler, HubServer, running
-from lesff.mirror import mirror_models
-from lesff.registry import find_model
+from lesff.hub.manifest import names as registry
+from lesff.hub.manifest.names import find_model
+from lesff.hub.mirror.copy import mirror_models
+from lesff.hub.mirror.server import HubHandler, HubServer, running
+from lesff.hub.resolve import bundled_folder, find_damage, resolve
+from lesff.hub.sources import foreign as published
+from lesff.hub.sources import huggingface as repositories
+from lesff.model_folder.folder import MODEL_FILES, load_model
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 SIZE = (SOURCE / "model.safetensors").stat().st_size
@@ -272,7 +274,7 @@ def _load(environment: dict[str, str], manifest: Path, queue: Any) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _preloaded() -> None:
-    FORKS.set_forkserver_preload(["lesff", "huggingface_hub", "lesff.published"])
+    FORKS.set_forkserver_preload(["lesff", "huggingface_hub", "lesff.hub.sources.foreign"])
 
 
 @pytest.mark.slow

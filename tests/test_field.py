@@ -14,12 +14,12 @@ from helpers import (
     water,
 )
 
-from lesff.electrostatics.field import field_energy, polarizability
-from lesff.electrostatics.observables import moment_origin
+from lesff.atoms.graph import AtomGraph, collate
+from lesff.electrostatics.moments.field import field_energy, polarizability
+from lesff.electrostatics.moments.totals import moment_origin
 from lesff.errors import PropertyError, UnsupportedInputError
-from lesff.graph import AtomGraph, collate
 from lesff.heads import HeadOutput
-from lesff.potential import EnergyTerms
+from lesff.potential.potential import EnergyTerms
 from lesff.units import COULOMB_CONSTANT
 
 ROUNDING = 1e-10

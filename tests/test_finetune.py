@@ -20,17 +20,17 @@ from click.testing import CliRunner
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 import lesff
-from lesff.checkpoint import load_model, save_model, verify_parity
-from lesff.cli.finetuning import parse_settings
+from lesff.cli.finetune import parse_settings
 from lesff.cli.main import main
 from lesff.errors import ConfigError, DataError, IntegrityError
 from lesff.finetune import FinetuneOptions, finetune
-from lesff.finetune.base import EnergyShift, make_trainables, part_of, with_shift
 from lesff.finetune.options import SplitConfig, options_from, read_options
-from lesff.finetune.replay import probe_structures, replay_structures
-from lesff.finetune.splits import make_split, structure_hash
+from lesff.finetune.rehearsal import probe_structures, replay_structures
+from lesff.finetune.start import EnergyShift, make_trainables, part_of, with_shift
 from lesff.heads import MultipoleConfig
-from lesff.train.data import make_batch, read_labelled
+from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.train.frames import make_batch, read_labelled
+from lesff.train.splits import make_split, structure_hash
 
 TINY = {
     "optimizer": {"max_steps": 12, "validate_every": 4, "warmup_steps": 1, "ema_decay": 0.5},
@@ -543,7 +543,7 @@ def test_a_full_disk_keeps_the_last_resume_point(base, tmp_path, monkeypatch):
     def no_space(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lesff.train.state.save_file", no_space)
+    monkeypatch.setattr("lesff.train.resume.save_file", no_space)
     with pytest.raises(DataError, match="resume point .* cannot be written .*No space left"):
         finetune(lesff.load(base), labelled_frames(6), tmp_path / "run", progress=False, **TINY)
     assert not (tmp_path / "run" / "model").exists()

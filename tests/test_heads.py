@@ -15,16 +15,16 @@ from helpers import (
     water,
 )
 
-from lesff.checkpoint import load_model, save_model
-from lesff.electrostatics.latent_ewald import latent_energy
+from lesff.atoms.graph import collate
+from lesff.electrostatics.coulomb import latent_energy
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
-from lesff.graph import collate
 from lesff.heads import HeadInput, LongRangeConfig
 from lesff.heads.edge import transfer_polarization
 from lesff.heads.fukui import fukui_potentials
-from lesff.physics import check_physics
-from lesff.potential import Potential
-from lesff.rehead import with_head
+from lesff.model_folder.folder import load_model, save_model
+from lesff.potential.edit import with_head
+from lesff.potential.potential import Potential
+from lesff.potential.verify import check_physics
 
 STEP = 2e-5
 """A: truncation h^2 E''' / 6 with E''' up to 1000 eV/A^3, rounding 1e-14 / h."""

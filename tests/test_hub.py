@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from lesff import environment, hub, registry, repositories
-from lesff.checkpoint import MODEL_FILES
+from lesff import environment
 from lesff.errors import (
     ConfigError,
     IntegrityError,
@@ -22,7 +21,11 @@ from lesff.errors import (
     ModelNotFoundError,
     OfflineError,
 )
-from lesff.hub import find_damage, resolve
+from lesff.hub import resolve as hub
+from lesff.hub.manifest import names as registry
+from lesff.hub.resolve import find_damage, resolve
+from lesff.hub.sources import huggingface as repositories
+from lesff.model_folder.folder import MODEL_FILES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "lesff-org/off-small"

@@ -22,12 +22,12 @@ from huggingface_hub.errors import (
 )
 
 import lesff
-from lesff import hub_server
-from lesff.checkpoint import MODEL_FILES
 from lesff.errors import IntegrityError, ManifestError, ModelNotFoundError
-from lesff.hub import bundled_folder
-from lesff.hub_server import HubServer, running
-from lesff.store import Snapshot, Store
+from lesff.hub.mirror import server as hub_server
+from lesff.hub.mirror.server import HubServer, running
+from lesff.hub.mirror.store import Snapshot, Store
+from lesff.hub.resolve import bundled_folder
+from lesff.model_folder.folder import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 REPO = "lesff/off-small"

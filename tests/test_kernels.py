@@ -20,20 +20,20 @@ from helpers import (
 
 import lesff
 from lesff import kernels
-from lesff.architectures.mace import element_rows
+from lesff.architectures.mace.model import element_rows
+from lesff.atoms.graph import AtomGraph, collate
+from lesff.atoms.structure import build_graph, read_structures, to_structure
 from lesff.cli import main
 from lesff.errors import ConfigError, KernelError
-from lesff.graph import AtomGraph, collate
-from lesff.kernels import loading
+from lesff.kernels import library as loading
 from lesff.nn import harmonics as harmonics_module
 from lesff.nn import radial_table
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
+from lesff.nn.edge_tables import build_topology
 from lesff.nn.harmonics import pair_harmonics, plain_harmonics
 from lesff.nn.radial import BesselBasis, RadialNetwork
 from lesff.nn.radial_table import RadialTabulator, TableSource
-from lesff.nn.topology import build_topology
-from lesff.structures import build_graph, read_structures, to_structure
 
 needs_kernels = pytest.mark.skipif(
     kernels.kernel_status().instruction_set is None, reason=kernels.kernel_status().reason

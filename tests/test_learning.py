@@ -16,9 +16,9 @@ from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from helpers import make_graph, nacl, tiny_potential
 
-from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.electrostatics.settings import EwaldSettings
-from lesff.graph import collate
+from lesff.atoms.graph import collate
+from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.units import COULOMB_CONSTANT as KE
 
 

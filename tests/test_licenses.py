@@ -11,9 +11,9 @@ import pytest
 from published_site import DIGEST, EXAMPLE, NAME, Site, private_site, run
 
 import lesff
-from lesff import registry
 from lesff.errors import LicenseError, ManifestError
-from lesff.hub import resolve
+from lesff.hub.manifest import names as registry
+from lesff.hub.resolve import resolve
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_cache_without_room_for_the_acceptance(
     site.publish(**NOT_FREE)
     resolve(NAME, accept_license=True)
     shutil.rmtree(site.cache / "licenses")
-    monkeypatch.setattr("lesff.licenses.write_json", read_only)
+    monkeypatch.setattr("lesff.hub.licenses.write_json", read_only)
     assert resolve(NAME, accept_license=True).origin == "cache"
     with pytest.raises(LicenseError, match="is under the licence"):
         resolve(NAME)

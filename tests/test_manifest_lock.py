@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from lesff.config import from_dict
 from lesff.errors import ConfigError, ManifestError
-from lesff.manifest import ModelEntry, VersionEntry
-from lesff.registry import list_models
+from lesff.hub.manifest.entries import ModelEntry, VersionEntry
+from lesff.hub.manifest.names import list_models
+from lesff.plain_data import from_dict
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "docs" / "manifest.schema.json").read_text("utf-8"))

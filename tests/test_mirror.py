@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from published_site import DATA, DIGEST, NAME, Site, first_off_small, private_site, run
 
-from lesff.checkpoint import MODEL_FILES
 from lesff.errors import IntegrityError, LicenseError, OfflineError, UnsupportedInputError
-from lesff.hub import bundled_folder, resolve
-from lesff.hub_server import running
-from lesff.mirror import mirror_models
-from lesff.store import Store
+from lesff.hub.mirror.copy import mirror_models
+from lesff.hub.mirror.server import running
+from lesff.hub.mirror.store import Store
+from lesff.hub.resolve import bundled_folder, resolve
+from lesff.model_folder.folder import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 TERMS = {"license_url": "https://example.org/terms", "license_terms": "Not for sale."}

@@ -34,16 +34,16 @@ from multipole_models import (
     slab,
 )
 
-from lesff.electrostatics import multipoles as multipoles_module
-from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.electrostatics.observables import dipole_moment, moment_origin, quadrupole_moment
+from lesff.atoms.graph import AtomGraph, collate
+from lesff.atoms.segments import segment_sum
+from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.moments import multipoles as multipoles_module
+from lesff.electrostatics.moments.totals import dipole_moment, moment_origin, quadrupole_moment
 from lesff.errors import PropertyError
-from lesff.graph import AtomGraph, collate
 from lesff.heads import HeadInput, MultipoleConfig
-from lesff.ops import segment_sum
-from lesff.physics import check_physics
-from lesff.potential import Potential
-from lesff.rehead import with_multipoles
+from lesff.potential.edit import with_multipoles
+from lesff.potential.potential import Potential
+from lesff.potential.verify import check_physics
 
 # --- start without effect, training ------------------------------------------------------------
 

@@ -12,12 +12,12 @@ from helpers import (
 from multipole_models import BEC, FIELD, HIDDEN, KINDS, bare, filled, in_field, make
 
 from lesff.calculator import LesffCalculator
-from lesff.checkpoint import load_model, save_model, verify_parity
-from lesff.config import from_dict
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.heads import LongRangeConfig, MultipoleConfig
-from lesff.rehead import with_head, with_multipoles
-from lesff.response import BornOptions
+from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.plain_data import from_dict
+from lesff.potential.edit import with_head, with_multipoles
+from lesff.potential.response import BornOptions
 
 # --- files, configuration, bad input -----------------------------------------------------------
 

@@ -16,18 +16,18 @@ from helpers import (
 )
 from torch.autograd import gradcheck, gradgradcheck
 
-from lesff.derivatives import strained
-from lesff.electrostatics.induction import induce, interact, potential_and_field
-from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.electrostatics.multipoles import (
+from lesff.atoms.graph import collate
+from lesff.autograd import strained
+from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.moments.induction import induce, interact, potential_and_field
+from lesff.electrostatics.moments.multipoles import (
     Multipoles,
     multipole_energy,
     self_energies,
     total_dipole,
 )
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import UnsupportedInputError
-from lesff.graph import collate
 from lesff.units import COULOMB_CONSTANT
 
 SETTINGS = EwaldSettings()

@@ -11,7 +11,7 @@ from helpers import left_handed, triclinic_ice, water
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesff.neighbors import VerletList, find_neighbors
+from lesff.atoms.neighbors import VerletList, find_neighbors
 
 
 def skewed() -> ase.Atoms:

@@ -11,13 +11,14 @@ from e3nn import o3
 from helpers import double_default, make_graph, random_rotation, triclinic_ice, two_waters
 from torch.func import functional_call
 
-from lesff.architectures.mace import element_rows
+from lesff.architectures.mace.model import element_rows
 from lesff.nn import contraction as contraction_module
-from lesff.nn import topology as topology_module
+from lesff.nn import edge_tables as topology_module
 from lesff.nn.charge_heads import ChargeHead
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
 from lesff.nn.coupling import contraction_basis, lm_slice, monomials
+from lesff.nn.edge_tables import build_topology
 from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
 from lesff.nn.radial import (
     BesselBasis,
@@ -27,7 +28,6 @@ from lesff.nn.radial import (
     polynomial_cutoff,
 )
 from lesff.nn.readout import GatedReadout, LinearReadout, ReadoutConfig
-from lesff.nn.topology import build_topology
 
 ROUNDING = 1e-12
 """Float64 sums of some hundred terms of order one."""

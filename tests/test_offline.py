@@ -13,10 +13,10 @@ from file_server import running_server
 from published_site import DATA, DIGEST, NAME, Site, private_site
 from test_hub import COMMIT
 
-from lesff.checkpoint import MODEL_FILES
-from lesff.hub import bundled_folder, resolve
-from lesff.licenses import require_license
-from lesff.registry import find_model
+from lesff.hub.licenses import require_license
+from lesff.hub.manifest.names import find_model
+from lesff.hub.resolve import bundled_folder, resolve
+from lesff.model_folder.folder import MODEL_FILES
 
 MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
 SCRIPT = """

@@ -6,10 +6,10 @@ import torch
 from click.testing import CliRunner
 from helpers import tiny_potential
 
-from lesff import potential as potential_module
 from lesff.cli import main
-from lesff.physics import TOLERANCE, check_physics, check_structures
-from lesff.potential import Potential
+from lesff.potential import potential as potential_module
+from lesff.potential.potential import Potential
+from lesff.potential.verify import TOLERANCE, check_physics, check_structures
 
 
 def results(potential):

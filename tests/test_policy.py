@@ -17,8 +17,8 @@ from lesff.errors import (
     ModelNotFoundError,
     UnsupportedInputError,
 )
-from lesff.hub import bundled_folder, lock_models, resolve
-from lesff.lock import read_lock
+from lesff.hub.lockfile import read_lock
+from lesff.hub.resolve import bundled_folder, lock_models, resolve
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
+from lesff.atoms.structure import build_graph, to_structure
 from lesff.calculator import LesffCalculator
 from lesff.errors import (
     CaveatWarning,
@@ -20,10 +21,9 @@ from lesff.errors import (
     StructureError,
     UnsupportedInputError,
 )
-from lesff.hub import ResolvedModel
-from lesff.inference import plan_batches
-from lesff.predict import Model, load
-from lesff.structures import build_graph, to_structure
+from lesff.hub.resolve import ResolvedModel
+from lesff.model import Model, load
+from lesff.potential.batches import plan_batches
 
 
 @pytest.fixture

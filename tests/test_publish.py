@@ -12,11 +12,11 @@ from file_server import running_server
 from published_site import run
 
 import lesff
-from lesff.checkpoint import MODEL_FILES
 from lesff.errors import ConfigError, IntegrityError, ManifestError, OfflineError, PublishError
-from lesff.hub import bundled_folder
-from lesff.hub_server import HubHandler, HubServer, running
-from lesff.publish import check_publication, publish_folder
+from lesff.hub.mirror.server import HubHandler, HubServer, running
+from lesff.hub.publish import check_publication, publish_folder
+from lesff.hub.resolve import bundled_folder
+from lesff.model_folder.folder import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 TOKEN = "hf_test"  # noqa: S105 - of no one

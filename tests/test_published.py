@@ -28,9 +28,7 @@ from published_site import (
 )
 
 import lesff
-from lesff import download, published, registry
-from lesff.convert.folder import convert_checkpoint
-from lesff.download import Download
+from lesff.convert.checkpoint import convert_checkpoint
 from lesff.errors import (
     CacheError,
     IntegrityError,
@@ -39,7 +37,11 @@ from lesff.errors import (
     UnsupportedInputError,
     UnverifiedWarning,
 )
-from lesff.hub import pull, resolve
+from lesff.hub.manifest import names as registry
+from lesff.hub.resolve import pull, resolve
+from lesff.hub.sources import download
+from lesff.hub.sources import foreign as published
+from lesff.hub.sources.download import Download
 
 
 @pytest.fixture

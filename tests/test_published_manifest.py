@@ -14,11 +14,11 @@ from file_server import running_server
 from published_site import EXAMPLE, checkpoint, digest_of
 
 import lesff
-from lesff.citations import bibtex, read_citations
 from lesff.cli import main
 from lesff.errors import LicenseError
-from lesff.published import digest_file
-from lesff.registry import list_models, manifest_folder
+from lesff.hub.manifest.citations import bibtex, read_citations
+from lesff.hub.manifest.names import list_models, manifest_folder
+from lesff.hub.sources.foreign import digest_file
 
 ROOT = Path(__file__).parents[1]
 BLOB_IDS = UPSTREAM / "blob-ids.md"
@@ -132,7 +132,7 @@ def served(name, data, tmp_path, monkeypatch):
     monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("LESFF_ACCEPT_LICENSE", raising=False)
-    monkeypatch.setattr("lesff.download._BACKOFF_S", 0.0)
+    monkeypatch.setattr("lesff.hub.sources.download._BACKOFF_S", 0.0)
     text = (manifest_folder() / f"{name}.json").read_text(encoding="utf-8")
     with running_server() as server:
         server.files["file"] = data
@@ -141,7 +141,7 @@ def served(name, data, tmp_path, monkeypatch):
         manifest = tmp_path / "manifest"
         manifest.mkdir()
         (manifest / f"{name}.json").write_text(text, encoding="utf-8")
-        monkeypatch.setattr("lesff.registry.manifest_folder", lambda: manifest)
+        monkeypatch.setattr("lesff.hub.manifest.names.manifest_folder", lambda: manifest)
         yield server
 
 

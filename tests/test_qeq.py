@@ -7,21 +7,21 @@ import torch
 from helpers import left_handed, make_graph, random_rotation, transformed, triclinic_ice, two_waters
 from torch.autograd import gradcheck, gradgradcheck
 
-from lesff.electrostatics import equilibration
-from lesff.electrostatics.coulomb_matrix import coulomb_matrix
-from lesff.electrostatics.equilibration import Fragments
-from lesff.electrostatics.finite_size import makov_payne_correction
-from lesff.electrostatics.latent_ewald import latent_energy
-from lesff.electrostatics.padding import Padding
-from lesff.electrostatics.qeq import coulomb_potential, equilibrate, equilibrate_locally
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.atoms.graph import AtomGraph, collate
+from lesff.electrostatics.charges import equations as equilibration
+from lesff.electrostatics.charges.coulomb_matrix import coulomb_matrix
+from lesff.electrostatics.charges.equations import Fragments
+from lesff.electrostatics.charges.qeq import coulomb_potential, equilibrate, equilibrate_locally
+from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.sums.finite_size import makov_payne_correction
+from lesff.electrostatics.sums.padding import Padding
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import (
     ConfigError,
     ConvergenceError,
     NotPositiveDefiniteError,
     UnsupportedInputError,
 )
-from lesff.graph import AtomGraph, collate
 
 SETTINGS = EwaldSettings()
 KEPT_SELF = EwaldSettings(remove_self_interaction=False)

@@ -26,7 +26,7 @@ from checkpoints import (
 from torch import nn
 
 from lesff.convert import archive as zip_archive
-from lesff.convert import machine
+from lesff.convert import unpickler as machine
 from lesff.convert.reader import Record, read_checkpoint
 from lesff.errors import IntegrityError, ModelNotFoundError
 

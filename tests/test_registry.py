@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lesff import registry
 from lesff.errors import ManifestError, ModelNotFoundError
-from lesff.registry import find_model, list_models
+from lesff.hub.manifest import names as registry
+from lesff.hub.manifest.names import find_model, list_models
 
 SHA = "0123456789abcdef" * 4
 

@@ -18,16 +18,16 @@ from torch._subclasses.fake_tensor import (
 )
 
 from lesff import kernels
+from lesff.atoms.graph import collate
+from lesff.atoms.segments import cell_volume, inverse_cell
+from lesff.atoms.structure import build_graph, to_structure
 from lesff.calculator import LesffCalculator
-from lesff.dispersion import DispersionConfig
-from lesff.electrostatics import gaussian_kernel
+from lesff.electrostatics.dispersion import DispersionConfig
+from lesff.electrostatics.sums import gaussian_kernel
 from lesff.errors import PropertyError, UnsupportedInputError
-from lesff.graph import collate
-from lesff.ops import cell_volume, inverse_cell
-from lesff.rehead import with_dispersion
-from lesff.repeated import RepeatedStep
-from lesff.step_plan import PLANNED
-from lesff.structures import build_graph, to_structure
+from lesff.potential.edit import with_dispersion
+from lesff.potential.plan import PLANNED
+from lesff.potential.replay import RepeatedStep
 
 ROUNDING = 1e-11
 """eV, eV/A: other order of float64 sums."""

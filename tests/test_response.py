@@ -18,17 +18,17 @@ from helpers import (
     water,
 )
 
-from lesff.derivatives import gradients
-from lesff.electrostatics.born import periodic_born_charges, sine_born_charges
-from lesff.electrostatics.observables import (
+from lesff.atoms.graph import AtomGraph, collate
+from lesff.autograd import gradients
+from lesff.electrostatics.moments.born import periodic_born_charges, sine_born_charges
+from lesff.electrostatics.moments.totals import (
     dipole_moment,
     moment_origin,
     neutralised,
     quadrupole_moment,
 )
 from lesff.errors import PropertyError
-from lesff.graph import AtomGraph, collate
-from lesff.response import BornOptions
+from lesff.potential.response import BornOptions
 
 ROUNDING = 1e-10
 """Sums of some hundred float64 products of order one."""
@@ -538,7 +538,7 @@ def test_backward_passes_of_born_charges_do_not_grow_with_the_atoms(monkeypatch)
         calls.append(output.numel())
         return gradients(output, inputs, **options)
 
-    monkeypatch.setattr("lesff.electrostatics.born.gradients", counted)
+    monkeypatch.setattr("lesff.electrostatics.moments.born.gradients", counted)
     for repeat in ((1, 1, 1), (2, 2, 2)):
         calls.clear()
         potential.born_effective_charges(make_graph(triclinic_ice().repeat(repeat)))

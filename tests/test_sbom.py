@@ -4,7 +4,7 @@ import json
 import runpy
 from pathlib import Path
 
-from lesff.registry import list_models
+from lesff.hub.manifest.names import list_models
 
 ROOT = Path(__file__).parents[1]
 RECIPE = runpy.run_path(str(ROOT / "recipes" / "sbom.py"))

@@ -14,8 +14,6 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from published_site import Site, cut_network, first_off_small, private_site, run
 from test_mirror import hub_model
 
-from lesff.checkpoint import load_model, save_model
-from lesff.config import from_dict
 from lesff.errors import (
     ConfigError,
     IntegrityError,
@@ -24,12 +22,14 @@ from lesff.errors import (
     OfflineError,
     SignatureError,
 )
-from lesff.hub import bundled_folder, resolve
-from lesff.manifest import ModelEntry
-from lesff.manifest_pull import pull_update
-from lesff.registry import find_model, list_models
-from lesff.updates import ManifestUpdate, installed_update, merge, update_folder
-from lesff.vouching import check_folder, sign_folder
+from lesff.hub.manifest.entries import ModelEntry
+from lesff.hub.manifest.names import find_model, list_models
+from lesff.hub.manifest.pull import pull_update
+from lesff.hub.manifest.updates import ManifestUpdate, installed_update, merge, update_folder
+from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.vouching import check_folder, sign_folder
+from lesff.model_folder.folder import load_model, save_model
+from lesff.plain_data import from_dict
 
 
 class Keys:

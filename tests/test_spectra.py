@@ -11,19 +11,18 @@ from click.testing import CliRunner
 from helpers import cscl, tiny_potential, triclinic_ice, water
 
 from lesff.cli import main
-from lesff.electrostatics.direct import DirectTransform
-from lesff.electrostatics.ewald import periodic_energy
-from lesff.electrostatics.settings import EwaldSettings
+from lesff.electrostatics.sums.direct import DirectTransform
+from lesff.electrostatics.sums.ewald import periodic_energy
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import DataError
-from lesff.hub import ResolvedModel
-from lesff.predict import Model
+from lesff.hub.resolve import ResolvedModel
+from lesff.model import Model
 from lesff.spectra.correlation import (
     WAVENUMBER_PER_ANGULAR,
     autocorrelation,
     cosine_spectrum,
     peaks,
 )
-from lesff.spectra.lines import density_of_states, infrared, polarisation_current, raman
 from lesff.spectra.lo_to import non_analytic_term, write_born
 from lesff.spectra.series import property_series
 from lesff.spectra.trajectory import as_trajectory, read_trajectory
@@ -34,6 +33,7 @@ from lesff.spectra.transport import (
     integrated,
     mean_squared_displacement,
 )
+from lesff.spectra.vibrations import density_of_states, infrared, polarisation_current, raman
 from lesff.units import BOLTZMANN, CONDUCTIVITY_TO_S_PER_M, COULOMB_CONSTANT, DALTON
 
 KT = BOLTZMANN * 300.0
@@ -421,7 +421,7 @@ def moving_molecule(n_frames=24):
 
 
 def test_series_resume_and_refuse_other_input(tmp_path, saved, monkeypatch):
-    from lesff.predict import load
+    from lesff.model import load
 
     model, frames = load(saved), moving_molecule()
     name, folder = "born_effective_charges", tmp_path / "series"

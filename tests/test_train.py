@@ -11,21 +11,21 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import make_graph, tiny_potential, triclinic_ice, two_waters, water
 from labelled_frames import RECIPE, labelled, write_frames
 
-from lesff.checkpoint import load_model
-from lesff.dispersion import DispersionConfig
+from lesff.atoms.graph import collate
+from lesff.atoms.molecules import find_molecules
+from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
-from lesff.graph import collate
 from lesff.heads import LongRangeConfig
-from lesff.potential import Potential
-from lesff.rehead import with_dispersion
-from lesff.train.data import make_batch, read_frames
-from lesff.train.dataset import model_config, read_training_data
+from lesff.model_folder.folder import load_model
+from lesff.potential.edit import with_dispersion
+from lesff.potential.potential import Potential
+from lesff.train.frames import make_batch, read_frames
 from lesff.train.gradients import accumulate_gradients
-from lesff.train.loop import Trainer, learning_rate_factor
 from lesff.train.loss import LossConfig
-from lesff.train.molecules import find_molecules
 from lesff.train.recipe import OptimizerConfig, read_recipe
 from lesff.train.run import run_recipe
+from lesff.train.trainer import Trainer, learning_rate_factor
+from lesff.train.training_data import model_config, read_training_data
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def trained_weights(tmp_path, run, *, stops):
 
 
 def _potential(recipe, data):
-    from lesff.potential import Potential
+    from lesff.potential.potential import Potential
 
     return Potential(model_config(recipe.model, data, {})).double()
 

@@ -15,10 +15,10 @@ from helpers import two_waters, water
 from labelled_frames import RECIPE, labelled, write_frames
 
 from lesff.errors import ConfigError, DataError
-from lesff.train.data import batch_indices, fit_reference_energies, read_frames
-from lesff.train.dataset import TrainingData, read_training_data
+from lesff.train.frames import batch_indices, fit_reference_energies, read_frames
 from lesff.train.recipe import read_recipe
 from lesff.train.run import dry_run, run_recipe
+from lesff.train.training_data import TrainingData, read_training_data
 
 
 def test_npz_shard_round_trip(tmp_path):

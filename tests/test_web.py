@@ -11,9 +11,6 @@ from file_server import FileServer, running_server
 from published_site import cut_network
 
 import lesff
-from lesff import download
-from lesff.checkpoint import MODEL_FILES, UNCERTAINTY_FILE
-from lesff.digests import folder_digest, sha256_of
 from lesff.errors import (
     CacheError,
     IntegrityError,
@@ -21,7 +18,10 @@ from lesff.errors import (
     OfflineError,
     UnverifiedWarning,
 )
-from lesff.hub import bundled_folder, resolve
+from lesff.files import folder_digest, sha256_of
+from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.sources import download
+from lesff.model_folder.folder import MODEL_FILES, UNCERTAINTY_FILE
 
 BUNDLED = bundled_folder() / "off-small" / "0.1.0"
 DIGEST = folder_digest((name, sha256_of(BUNDLED / name)) for name in MODEL_FILES)
@@ -105,7 +105,7 @@ def test_the_first_fetch_is_recorded(server: FileServer, tmp_path: Path) -> None
 
 
 def test_missing_and_oversized_files(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lesff.web._SMALL_BYTES", 1000)
+    monkeypatch.setattr("lesff.hub.sources.address._SMALL_BYTES", 1000)
     with pytest.raises(IntegrityError, match="config.json of .* must have at most 1000 bytes"):
         resolve(server.url("m/"))
     del server.files["m/config.json"]

@@ -11,11 +11,11 @@ import ase.io
 import torch
 from report import serve
 
-from lesff.convert.mace import convert_mace
+from lesff.atoms.structure import build_graph, to_structure
+from lesff.convert.mace.model import convert_mace
 from lesff.convert.reader import read_checkpoint
 from lesff.heads import LongRangeConfig
-from lesff.potential import ModelConfig, Potential
-from lesff.structures import build_graph, to_structure
+from lesff.potential.potential import ModelConfig, Potential
 
 
 def build(hidden: str, cutoff: float, elements: tuple[int, ...]) -> Potential:

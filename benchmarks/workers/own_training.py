@@ -11,8 +11,8 @@ import torch
 from report import serve
 
 from lesff.heads import LongRangeConfig
-from lesff.potential import ModelConfig, Potential
-from lesff.train.data import make_batch, read_frames
+from lesff.potential.potential import ModelConfig, Potential
+from lesff.train.frames import make_batch, read_frames
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loss import LossConfig
 

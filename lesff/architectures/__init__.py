@@ -1,8 +1,8 @@
 """Short-range architectures: one file each, listed by name in ``ARCHITECTURES``."""
 
 from lesff.architectures.base import Architecture, ArchitectureOutput
-from lesff.architectures.mace import MACE
-from lesff.architectures.mace_config import MACEConfig
+from lesff.architectures.mace.config import MACEConfig
+from lesff.architectures.mace.model import MACE
 
 ARCHITECTURES: dict[str, tuple[type[MACEConfig], type[MACE]]] = {"mace": (MACEConfig, MACE)}
 """Name in ``config.json`` -> (configuration class, module class)."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lesff.graph import AtomGraph
-from lesff.nn.topology import Topology
+from lesff.atoms.graph import AtomGraph
+from lesff.nn.edge_tables import Topology
 
 
 @dataclass(frozen=True)

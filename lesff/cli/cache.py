@@ -6,7 +6,7 @@ import click
 
 from lesff.environment import cache_folder
 from lesff.errors import IntegrityError
-from lesff.housekeeping import CacheEntry, find_cache_damage, list_cache, prune_cache
+from lesff.hub.cache_contents import CacheEntry, find_cache_damage, list_cache, prune_cache
 
 
 @click.group("cache")

@@ -11,9 +11,9 @@ import torch
 
 import lesff
 from lesff.errors import KernelError
-from lesff.hub import cache_folder, is_offline
+from lesff.hub.resolve import cache_folder, is_offline
 from lesff.kernels import kernel_status
-from lesff.kernels.loading import VARIABLE, device_kernels_wanted
+from lesff.kernels.library import VARIABLE, device_kernels_wanted
 
 _PACKAGES = ("torch", "e3nn", "ase", "numpy", "vesin", "safetensors")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from lesff import hub_server
-from lesff.cli.published import accept_license_option
+from lesff.cli.catalogue import accept_license_option
 from lesff.environment import own_mirror
-from lesff.hub import lock_models
-from lesff.manifest_pull import pull_update
-from lesff.mirror import mirror_models
-from lesff.registry import read_entry
-from lesff.updates import remove_update, write_update
+from lesff.hub.manifest.names import read_entry
+from lesff.hub.manifest.pull import pull_update
+from lesff.hub.manifest.updates import remove_update, write_update
+from lesff.hub.mirror import server as hub_server
+from lesff.hub.mirror.copy import mirror_models
+from lesff.hub.resolve import lock_models
 
 
 @click.group("hub")

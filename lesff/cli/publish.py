@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from lesff.config import write_json
-from lesff.publish import check_publication, publish_folder
+from lesff.hub.publish import check_publication, publish_folder
+from lesff.plain_data import write_json
 
 
 @click.command("publish")

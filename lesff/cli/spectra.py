@@ -8,18 +8,18 @@ from typing import Any
 import click
 import numpy as np
 
-from lesff.cli.published import accept_license_option
-from lesff.electrostatics.born import BornMode
+from lesff.atoms.structure import to_structure
+from lesff.cli.catalogue import accept_license_option
+from lesff.electrostatics.moments.born import BornMode
 from lesff.errors import DataError
-from lesff.predict import Model, load
-from lesff.response import BornOptions
+from lesff.model import Model, load
+from lesff.potential.response import BornOptions
+from lesff.reports.spectrum import draw_curves, write_csv, write_json
 from lesff.spectra.correlation import Spectrum, peaks
-from lesff.spectra.lines import density_of_states, infrared, polarisation_current, raman
-from lesff.spectra.report import draw_curves, write_csv, write_json
 from lesff.spectra.series import property_series
 from lesff.spectra.trajectory import Trajectory, read_trajectory
 from lesff.spectra.transport import dielectric_constant, green_kubo, helfand, integrated
-from lesff.structures import to_structure
+from lesff.spectra.vibrations import density_of_states, infrared, polarisation_current, raman
 
 _TRAJECTORY = click.argument("trajectory", type=click.Path(path_type=Path))
 _MODEL = click.option("-m", "--model", "name", required=True, help="Model name.")

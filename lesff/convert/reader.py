@@ -23,8 +23,8 @@ from lesff.convert.archive import (
     check_members,
     read_member,
 )
-from lesff.convert.machine import Machine
 from lesff.convert.record import RESAVE, Record, RefusedError, describe
+from lesff.convert.unpickler import Machine
 from lesff.errors import IntegrityError, ModelNotFoundError
 
 __all__ = ["Record", "read_checkpoint"]

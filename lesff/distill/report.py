@@ -10,14 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lesff.finetune.page import (
-    curve_figure,
-    document,
-    error_table,
-    image,
-    parity_figure,
-    table,
-)
 from lesff.finetune.report import (
     charge_summary,
     dipole_r2,
@@ -26,7 +18,8 @@ from lesff.finetune.report import (
     worst_frames,
     write_text,
 )
-from lesff.potential import ModelConfig
+from lesff.potential.potential import ModelConfig
+from lesff.reports.page import curve_figure, document, error_table, image, parity_figure, table
 from lesff.train.metrics import FramePrediction, errors_by
 
 HELD_OUT = "held out"

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lesff.checkpoint import load_model, save_model
-from lesff.config import from_dict
+from lesff.atoms.structure import Structure, to_structures
 from lesff.distill.labelling import (
     LABELS_FILE,
     SHARDS,
@@ -23,17 +22,18 @@ from lesff.distill.labelling import (
 )
 from lesff.distill.options import DistillOptions, small_student, with_schedule
 from lesff.distill.report import Result, card_text, write_report
-from lesff.electrostatics.pair_sum import check_boundaries
+from lesff.electrostatics.sums.pair_sum import check_boundaries
 from lesff.errors import ConfigError, UnsupportedInputError
-from lesff.hub import ResolvedModel
-from lesff.potential import Potential
-from lesff.predict import Model
-from lesff.structures import Structure, to_structures
-from lesff.teachers import Teacher, open_teacher
-from lesff.train.dataset import model_config, read_training_data
-from lesff.train.loop import Trainer
+from lesff.hub.resolve import ResolvedModel
+from lesff.methods import Teacher, open_teacher
+from lesff.model import Model
+from lesff.model_folder.folder import load_model, save_model
+from lesff.plain_data import from_dict
+from lesff.potential.potential import Potential
 from lesff.train.metrics import predict_frames
 from lesff.train.recipe import Recipe, SourceConfig
+from lesff.train.trainer import Trainer
+from lesff.train.training_data import model_config, read_training_data
 
 MODEL_FOLDER = "model"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -60,7 +60,7 @@ def distill(
     cut short. Frames of held-out structures are only reported on: they choose nothing.
 
     Args:
-        teacher: lesff model or calculator, see :func:`lesff.teachers.open_teacher`.
+        teacher: lesff model or calculator, see :func:`lesff.methods.open_teacher`.
         structures: Atoms, a list of them, or the path of a structure file; at least two different.
         output: Folder of the run.
         recipe: The student, its loss and optimiser; a small one if not given.

@@ -10,10 +10,10 @@ import numpy as np
 from ase import units
 from ase.calculators.calculator import BaseCalculator
 
+from lesff.atoms.structure import Structure
 from lesff.distill.options import DistillOptions
 from lesff.errors import DataError
-from lesff.structures import Structure
-from lesff.train.data import structure_hash, unlabelled
+from lesff.train.frames import structure_hash, unlabelled
 
 
 @dataclass(frozen=True, kw_only=True)

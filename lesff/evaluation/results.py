@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import lesff
-from lesff.config import read_json, write_json
 from lesff.errors import ConfigError, DataError
+from lesff.plain_data import read_json, write_json
 
 FORMAT = 1
 

@@ -12,12 +12,12 @@ from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 from tqdm.auto import tqdm
 
+from lesff.atoms.structure import Structure
 from lesff.errors import ConfigError, MissingDependencyError
-from lesff.inference import symbols
-from lesff.predict import Model, load
-from lesff.structures import Structure
-from lesff.teachers import open_teacher
-from lesff.train.data import Frame
+from lesff.methods import open_teacher
+from lesff.model import Model, load
+from lesff.potential.batches import symbols
+from lesff.train.frames import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
 
 XTB = "gfn2-xtb"
@@ -173,7 +173,7 @@ def calculator_subject(name: str, spec: str) -> CalculatorSubject:
 
     Args:
         name: Name in results and tables.
-        spec: As for :func:`lesff.teachers.open_teacher`.
+        spec: As for :func:`lesff.methods.open_teacher`.
 
     Raises:
         ConfigError: for a specification that cannot be used, or that asks for the spin, which

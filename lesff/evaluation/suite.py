@@ -11,13 +11,17 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 
 from lesff.errors import ConfigError
-from lesff.evaluation.dipoles import DIPOLE_SOURCES, check_dipoles
-from lesff.evaluation.dynamics import DRIFT_SOURCES, LIQUID_SOURCES, check_drift, check_liquids
-from lesff.evaluation.frames import FRAME_SOURCES, Labelled, check_conformers, check_frames
-from lesff.evaluation.interactions import S22_SOURCES, check_s22
-from lesff.evaluation.long_range import LONG_RANGE_SOURCES, check_long_range
-from lesff.evaluation.results import CheckResult, NotCoveredError, SuiteFile
-from lesff.evaluation.solids import (
+from lesff.evaluation.checks.dipoles import DIPOLE_SOURCES, check_dipoles
+from lesff.evaluation.checks.dynamics import (
+    DRIFT_SOURCES,
+    LIQUID_SOURCES,
+    check_drift,
+    check_liquids,
+)
+from lesff.evaluation.checks.frames import FRAME_SOURCES, Labelled, check_conformers, check_frames
+from lesff.evaluation.checks.interactions import S22_SOURCES, check_s22
+from lesff.evaluation.checks.long_range import LONG_RANGE_SOURCES, check_long_range
+from lesff.evaluation.checks.solids import (
     BORN_SOURCES,
     SOLID_SOURCES,
     SOLIDS,
@@ -26,10 +30,11 @@ from lesff.evaluation.solids import (
     compare_solids,
     crystal,
 )
-from lesff.evaluation.states import STATE_SOURCES, check_states
+from lesff.evaluation.checks.states import STATE_SOURCES, check_states
+from lesff.evaluation.checks.torsions import TORSION_SOURCES, check_torsions
+from lesff.evaluation.checks.water import WATER_SOURCES, check_water
+from lesff.evaluation.results import CheckResult, NotCoveredError, SuiteFile
 from lesff.evaluation.subjects import XTB, Subject, missing, require
-from lesff.evaluation.torsions import TORSION_SOURCES, check_torsions
-from lesff.evaluation.water import WATER_SOURCES, check_water
 
 Rows = Sequence[dict[str, Any]]
 Family = Literal["data", "organic", "inorganic"]

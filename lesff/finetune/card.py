@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from lesff.finetune.report import Outcome
-from lesff.predict import Model
+from lesff.model import Model
 
 _CARD = """---
 name: {name}

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lesff.config import from_dict
 from lesff.errors import ConfigError
 from lesff.heads import MultipoleConfig
+from lesff.plain_data import from_dict
 from lesff.train.loss import LossConfig
 from lesff.train.recipe import OptimizerConfig
 
@@ -103,8 +103,8 @@ class FinetuneOptions:
         optimizer: Optimiser and schedule.
         random_start: Draw all weights anew: what the same frames give without the base model.
         max_atoms: Atoms per batch and process.
-        uncertainty: Whether the result is calibrated (:mod:`lesff.calibration`) on the training and
-            validation frames.
+        uncertainty: Whether the result is calibrated (:mod:`lesff.uncertainty.calibration`) on the
+            training and validation frames.
         checks_units: Whether labels in other units than the base model's answers stop the run; not
             looked at if ``random_start``.
         seed: Seed of split, order and low-rank updates.

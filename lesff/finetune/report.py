@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from lesff.finetune.base import EnergyShift
-from lesff.finetune.page import page_html
-from lesff.train.data import Frame
+from lesff.finetune.start import EnergyShift
+from lesff.reports.page import page_html
+from lesff.train.frames import Frame
 from lesff.train.metrics import Errors, FramePrediction, errors_by, errors_of, labelled_values
 from lesff.units import EA_TO_DEBYE
 

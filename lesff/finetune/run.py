@@ -14,10 +14,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lesff.calibration import calibrate
-from lesff.checkpoint import load_model, save_model
 from lesff.errors import DataError
-from lesff.finetune.base import (
+from lesff.finetune.card import card_text
+from lesff.finetune.options import FinetuneOptions, options_from
+from lesff.finetune.rehearsal import own_frames, probe_structures, replay_structures, shifted
+from lesff.finetune.report import Outcome, write_report
+from lesff.finetune.start import (
     EnergyShift,
     check_elements,
     check_start,
@@ -27,22 +29,20 @@ from lesff.finetune.base import (
     untrained,
     with_shift,
 )
-from lesff.finetune.card import card_text
-from lesff.finetune.options import FinetuneOptions, options_from
-from lesff.finetune.replay import own_frames, probe_structures, replay_structures, shifted
-from lesff.finetune.report import Outcome, write_report
-from lesff.finetune.splits import Split, make_split
-from lesff.finetune.units import check_units
-from lesff.potential import Potential
-from lesff.predict import Model
-from lesff.rehead import with_head, with_multipoles
-from lesff.train.data import Frame, Source, read_labelled
-from lesff.train.dataset import TrainingData
+from lesff.finetune.unit_check import check_units
+from lesff.model import Model
+from lesff.model_folder.folder import load_model, save_model
+from lesff.potential.edit import with_head, with_multipoles
+from lesff.potential.potential import Potential
+from lesff.train.frames import Frame, Source, read_labelled
 from lesff.train.labels import LabelSummary
-from lesff.train.loop import Trainer, TrainingPlan
 from lesff.train.loss import LossConfig
 from lesff.train.metrics import Errors, FramePrediction, errors_of, predict_frames
 from lesff.train.recipe import DataConfig, Recipe
+from lesff.train.splits import Split, make_split
+from lesff.train.trainer import Trainer, TrainingPlan
+from lesff.train.training_data import TrainingData
+from lesff.uncertainty.calibration import calibrate
 
 MODEL_FOLDER = "model"
 """Name of the model folder inside the output folder."""

@@ -21,12 +21,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lesff.electrostatics.multipoles import Multipoles
-from lesff.electrostatics.settings import EwaldSettings
-from lesff.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph
+from lesff.atoms.segments import shift_to_total
+from lesff.electrostatics.moments.multipoles import Multipoles
+from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.heads.config import LongRangeConfig
 from lesff.nn.readout import LayerReadouts, LinearReadout
-from lesff.ops import shift_to_total
 
 
 @dataclass(frozen=True, kw_only=True)

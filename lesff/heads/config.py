@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lesff.electrostatics.settings import Cutoff, EwaldSettings
+from lesff.electrostatics.sums.settings import Cutoff, EwaldSettings
 from lesff.errors import ConfigError
 from lesff.nn.readout import ReadoutConfig
 from lesff.units import EWALD_PREFACTOR

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lesff.atoms.graph import AtomGraph
+from lesff.atoms.segments import segment_sum, shift_to_total
 from lesff.errors import ConfigError
-from lesff.graph import AtomGraph
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
 from lesff.nn.radial import BesselBasis
-from lesff.ops import segment_sum, shift_to_total
 
 _HIDDEN, _N_RADIAL, _POWER = 16, 8, 5
 """Hidden units, radial functions, and power of their cutoff: two smooth derivatives at least."""

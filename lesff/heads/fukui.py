@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lesff.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph
+from lesff.atoms.segments import segment_sum
 from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
-from lesff.ops import segment_sum
 
 _TINY = 1e-10
 """Added to every weight: without any susceptible atom the rest is shared equally."""

@@ -11,8 +11,8 @@ invariants, and one gate ``g`` per kind that starts at zero; its slope there is 
 that training can open it. Anisotropic: ``|g| s (1 + T)^2`` with a traceless symmetric ``T`` from
 features of order 2, never negative. A new head thus changes no energy, and has a gradient.
 
-The energy is that of :mod:`lesff.electrostatics.multipoles` and
-:mod:`lesff.electrostatics.induction`, with the charges that the charge head lets interact.
+The energy is that of :mod:`lesff.electrostatics.moments.multipoles` and
+:mod:`lesff.electrostatics.moments.induction`, with the charges that the charge head lets interact.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lesff.electrostatics.induction import Response, interact, respond, with_external
-from lesff.electrostatics.multipoles import Multipoles, multipole_energy
+from lesff.atoms.segments import segment_sum
+from lesff.electrostatics.moments.induction import Response, interact, respond, with_external
+from lesff.electrostatics.moments.multipoles import Multipoles, multipole_energy
 from lesff.errors import ConfigError
 from lesff.heads.base import HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig, MultipoleConfig
 from lesff.nn.coupling import wigner_3j
-from lesff.ops import segment_sum
 
 _SOFTNESS = 0.07
 """e^2 / eV at gate 1 before training: the inverse of an atom's hardness, some 14 eV / e^2."""

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lesff.electrostatics.qeq import coulomb_potential, equilibrate, equilibrate_locally
+from lesff.atoms.segments import segment_sum
+from lesff.electrostatics.charges.qeq import coulomb_potential, equilibrate, equilibrate_locally
 from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
-from lesff.ops import segment_sum
 
 _START_HARDNESS = 15.0
 """eV / e^2 of all elements at the start: between hydrogen (12.8) and oxygen (13.4) of Rappe and

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from lesff.kernels.calls import (
+from lesff.kernels.cpu import (
     ContractionTerms,
     ConvolutionEdges,
     ConvolutionPath,
@@ -17,7 +17,7 @@ from lesff.kernels.calls import (
     harmonics,
     harmonics_backward,
 )
-from lesff.kernels.loading import (
+from lesff.kernels.library import (
     TABLE_BLOCK,
     KernelStatus,
     device_kernels_wanted,
@@ -43,11 +43,11 @@ __all__ = [
 def backend(tensor: Tensor) -> ModuleType | None:
     """Module whose ``convolve`` and ``contract`` compute on a tensor's device and type.
 
-    :mod:`lesff.kernels.calls` on CPUs, :mod:`lesff.kernels.device` on CUDA devices where Triton is
+    :mod:`lesff.kernels.cpu` on CPUs, :mod:`lesff.kernels.gpu` on CUDA devices where Triton is
     installed, None for plain PyTorch.
     """
     if is_active(tensor):
-        return import_module("lesff.kernels.calls")
+        return import_module("lesff.kernels.cpu")
     if tensor.is_cuda and tensor.is_floating_point() and device_kernels_wanted():
         return _device_module()
     return None
@@ -55,4 +55,4 @@ def backend(tensor: Tensor) -> ModuleType | None:
 
 @cache
 def _device_module() -> ModuleType | None:
-    return None if find_spec("triton") is None else import_module("lesff.kernels.device")
+    return None if find_spec("triton") is None else import_module("lesff.kernels.gpu")

@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lesff.atoms.segments import shift_to_total
 from lesff.nn.readout import LayerReadouts, ReadoutConfig
-from lesff.ops import shift_to_total
 
 ChargeHeadName = Literal["latent", "shifted"]
 CHARGE_HEADS: tuple[ChargeHeadName, ...] = ("latent", "shifted")

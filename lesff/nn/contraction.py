@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from lesff import kernels
 from lesff.nn.coupling import monomials
-from lesff.nn.second_order import recorded_gradients
-from lesff.nn.topology import Topology
+from lesff.nn.double_backward import recorded_gradients
+from lesff.nn.edge_tables import Topology
 
 _BLOCK_VALUES = 250_000
 """Values per (nodes x terms x channels) block: a few such blocks fit a core's level-2 cache."""

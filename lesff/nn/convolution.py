@@ -18,9 +18,9 @@ from torch.autograd.function import FunctionCtx
 
 from lesff import kernels
 from lesff.nn.coupling import convolution_paths, lm_slice, wigner_3j
+from lesff.nn.double_backward import recorded_gradients
+from lesff.nn.edge_tables import Chunk, Topology
 from lesff.nn.radial_table import TabulatedWeights
-from lesff.nn.second_order import recorded_gradients
-from lesff.nn.topology import Chunk, Topology
 
 
 @dataclass(frozen=True)

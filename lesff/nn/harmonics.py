@@ -9,7 +9,7 @@ from e3nn import o3
 from torch import Tensor
 
 from lesff import kernels
-from lesff.nn.second_order import recorded_gradients
+from lesff.nn.double_backward import recorded_gradients
 
 
 def pair_harmonics(vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lesff.nn.coupling import lm_slice
-from lesff.nn.topology import Topology
+from lesff.nn.edge_tables import Topology
 
 
 class OrderLinear(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lesff.atoms.segments import segment_sum
 from lesff.errors import ConfigError, UnsupportedInputError
-from lesff.ops import segment_sum
 
 _N_STATES = 3
 

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lesff.errors import DataError
-from lesff.potential import Potential
-from lesff.predict import Model
-from lesff.response import BornOptions
+from lesff.model import Model
+from lesff.potential.potential import Potential
+from lesff.potential.response import BornOptions
 
 CHUNK_FRAMES = 10
 """Frames per file."""
@@ -39,7 +39,7 @@ def property_series(
     Args:
         model: The model.
         frames: The structures, all of the same atoms.
-        name: A quantity of :data:`lesff.keys.QUANTITIES`.
+        name: A quantity of :data:`lesff.quantities.QUANTITIES`.
         folder: Where the chunks are.
         born: Options of Born effective charges.
         progress: Show a progress bar.

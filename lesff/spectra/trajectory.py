@@ -9,8 +9,8 @@ import ase
 import numpy as np
 from ase import units
 
+from lesff.atoms.structure import read_structures
 from lesff.errors import DataError
-from lesff.structures import read_structures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lesff.derivatives import gradients, strained
-from lesff.electrostatics.observables import dipole_moment, moment_origin, neutralised
+from lesff.atoms.graph import AtomGraph, collate
+from lesff.atoms.segments import cell_volume, segment_sum
+from lesff.autograd import gradients, strained
+from lesff.electrostatics.moments.totals import dipole_moment, moment_origin, neutralised
 from lesff.errors import ConfigError
-from lesff.graph import AtomGraph, collate
-from lesff.ops import cell_volume, segment_sum
-from lesff.potential import Potential
-from lesff.train.data import LabelledBatch
+from lesff.potential.potential import Potential
+from lesff.train.frames import LabelledBatch
 from lesff.train.loss import LossConfig, Prediction, loss_value
 
 GradientMethod = Literal["central_difference", "double_backward"]

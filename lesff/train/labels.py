@@ -15,7 +15,7 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from lesff.errors import ConfigError, DataError
-from lesff.keys import INFO_CHARGE, INFO_SPIN
+from lesff.quantities import INFO_CHARGE, INFO_SPIN
 
 PREFIXES = ("ref_", "dft_", "qm_", "target_", "true_")
 """Prefixes that a key may have, such as ``REF_energy``."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lesff.train.data import LabelledBatch
-from lesff.train.molecules import find_molecules
+from lesff.atoms.molecules import find_molecules
+from lesff.train.frames import LabelledBatch
 
 
 @dataclass(frozen=True, kw_only=True)

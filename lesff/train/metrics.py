@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from lesff.potential import Potential
-from lesff.train.data import Frame, make_batch
+from lesff.potential.potential import Potential
+from lesff.train.frames import Frame, make_batch
 from lesff.units import EA_TO_DEBYE
 
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from ase.data import atomic_numbers
 
-from lesff.config import from_dict
-from lesff.dispersion import DispersionConfig
+from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, LongRangeConfig
+from lesff.plain_data import from_dict
 from lesff.train.gradients import GradientMethod
 from lesff.train.loss import LossConfig
 
@@ -111,7 +111,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeModel:
-    """The model to train; see :class:`lesff.potential.ModelConfig`.
+    """The model to train; see :class:`lesff.potential.potential.ModelConfig`.
 
     Elements, reference energies, energy scale, average neighbour number and charge range are
     taken from the data.
@@ -158,7 +158,7 @@ class Recipe:
         dispersion: Dispersion of the new model, or added to the model to go on from; None leaves
             that as it is.
         head: Another charge head for the model to go on from, see
-            :func:`lesff.rehead.with_head`; None leaves its head as it is.
+            :func:`lesff.potential.edit.with_head`; None leaves its head as it is.
         training_data: Where all labels come from, for a stage that adds data to those of the model
             to go on from; None leaves what that model says.
         level_of_theory: Level of theory after such a stage; None leaves what that model says.

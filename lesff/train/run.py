@@ -14,18 +14,18 @@ import torch
 import torch.distributed as dist
 from ase.data import chemical_symbols
 
-from lesff.checkpoint import load_model, save_model
-from lesff.config import write_json
-from lesff.digests import sha256_of
 from lesff.errors import ConfigError, DataError
-from lesff.inference import symbols
-from lesff.potential import Potential
-from lesff.rehead import with_dispersion, with_head
-from lesff.train.data import make_batch
-from lesff.train.dataset import TrainingData, model_config, read_training_data
+from lesff.files import sha256_of
+from lesff.model_folder.folder import load_model, save_model
+from lesff.plain_data import write_json
+from lesff.potential.batches import symbols
+from lesff.potential.edit import with_dispersion, with_head
+from lesff.potential.potential import Potential
+from lesff.train.frames import make_batch
 from lesff.train.gradients import accumulate_gradients
-from lesff.train.loop import Trainer
 from lesff.train.recipe import Recipe
+from lesff.train.trainer import Trainer
+from lesff.train.training_data import TrainingData, model_config, read_training_data
 
 _CARD = """# {name}
 

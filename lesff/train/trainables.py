@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lesff.potential import Potential
+from lesff.potential.potential import Potential
 
 
 class Trainables(Protocol):

@@ -1,0 +1,1 @@
+"""MACE: configuration, layers, model."""

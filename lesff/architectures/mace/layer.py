@@ -1,0 +1,290 @@
+"""Layers of the MACE architecture: interaction (messages) and product (many-body features)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lesff.architectures.mace.config import MACEConfig
+from lesff.atoms.segments import segment_sum
+from lesff.nn.contraction import SymmetricContraction
+from lesff.nn.convolution import Convolution
+from lesff.nn.coupling import convolution_paths
+from lesff.nn.edge_tables import Topology
+from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
+from lesff.nn.radial import EdgePerceptron, RadialNetwork
+from lesff.nn.radial_table import RadialTabulator, TableSource
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """Radial functions of undirected pairs.
+
+    Attributes:
+        basis: (n_pairs, n_radial) radial functions.
+        envelope: (n_pairs, 1) cutoff that is still to be multiplied, or None.
+        source: Where tables of radial weights are looked up, or None for exact weights.
+    """
+
+    basis: Tensor
+    envelope: Tensor | None
+    source: TableSource | None = None
+
+    def enveloped(self, values: Tensor) -> Tensor:
+        """(n_pairs, k), or (2 n_pairs, k) for both directions, times the envelope if any."""
+        if self.envelope is None:
+            return values
+        n_pairs = len(self.envelope)
+        if len(values) == n_pairs:
+            return values * self.envelope
+        return values * torch.cat([self.envelope, self.envelope])
+
+
+class MACELayer(nn.Module):
+    """Interaction block and product block of one layer; the message is linear in its inputs."""
+
+    def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
+        super().__init__()
+        is_first, is_last = index == 0, index == config.n_layers - 1
+        self.l_in = 0 if is_first else config.feature_l
+        self.l_out = 0 if is_last else config.feature_l
+        self.max_ell = config.max_ell
+        self.channels = channels = config.channels
+        self.is_residual = config.first_residual or not is_first
+        self.scale = 1.0 / config.avg_num_neighbors
+        edge_channels = config.first_edge_channels if is_first else config.edge_channels
+        self.edge_channels = edge_channels or channels
+        same = (channels,)
+        self.linear_up = OrderLinear(
+            channels_in=same * (self.l_in + 1), channels_out=(self.edge_channels,) * (self.l_in + 1)
+        )
+        self.convolution = Convolution(
+            channels=self.edge_channels, feature_l=self.l_in, max_ell=config.max_ell
+        )
+        edge_l = max(self.l_in, 0 if is_first else config.edge_l or 0)
+        counted = [path.l3 for path in convolution_paths(edge_l, config.max_ell)]
+        self.message_channels = tuple(
+            n * self.edge_channels for n in self.convolution.blocks_per_order
+        )
+        self.message_fan_in = tuple(
+            counted.count(order) * self.edge_channels for order in range(config.max_ell + 1)
+        )
+        self.contractions = nn.ModuleList(
+            SymmetricContraction(
+                channels=channels,
+                max_ell=config.max_ell,
+                l_out=order,
+                correlation=config.correlation,
+                n_elements=1 if config.agnostic_product else n_elements,
+                stores_basis=config.stores_couplings,
+                n_paths=config.coupling_paths[order] if config.coupling_paths else None,
+            )
+            for order in range(self.l_out + 1)
+        )
+        self.product_linear = OrderLinear(
+            channels_in=same * (self.l_out + 1), channels_out=same * (self.l_out + 1)
+        )
+        self.tabulator: RadialTabulator | None = None
+        self._make_interaction(config, n_elements)
+
+    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
+        """Modules of :meth:`message` and :meth:`residual`."""
+        n_weights = self.convolution.n_paths * self.edge_channels
+        self.radial = RadialNetwork(sizes=(config.n_radial, *config.radial_mlp, n_weights))
+        self.tabulator = RadialTabulator(
+            n_paths=self.convolution.n_paths, channels=self.edge_channels
+        )
+        self.density = (
+            RadialNetwork(sizes=(config.n_radial, 1))
+            if config.message_normalization == "density"
+            else None
+        )
+        self.linear = self._message_linear()
+        self.self_connection = ElementLinear(
+            channels=self.channels,
+            channels_out=self.channels,
+            n_elements=n_elements,
+            max_l=min(self.l_in, self.l_out) if self.is_residual else config.max_ell,
+        )
+
+    def _message_linear(self) -> OrderLinear:
+        return OrderLinear(
+            channels_in=self.message_channels,
+            channels_out=(self.channels,) * (self.max_ell + 1),
+            fan_in=self.message_fan_in,
+        )
+
+    def forward(
+        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
+    ) -> Tensor:
+        """(n_nodes, (l_in + 1)^2, c) to (n_nodes, (l_out + 1)^2, c), element order."""
+        message = self.message(features, harmonics, pairs, topology)
+        products = [contraction(message, topology) for contraction in self.contractions]
+        mixed = self.product_linear(products)
+        if not self.is_residual:
+            return mixed
+        residual = self.residual(features, topology)
+        n_residual = residual.shape[1]
+        if n_residual == mixed.shape[1]:
+            return mixed + residual
+        return torch.cat([mixed[:, :n_residual] + residual, mixed[:, n_residual:]], dim=1)
+
+    def message(
+        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
+    ) -> Tensor:
+        """Input of the contraction, (n_nodes, (max_ell + 1)^2, c)."""
+        up = self.linear_up(split_orders(features, self.l_in))
+        if self.tabulator is not None and pairs.source is not None:
+            weights = self.tabulator.weights(pairs.source, self.radial)
+        else:
+            weights = pairs.enveloped(self.radial_weights(features, pairs, topology))
+        messages = self.convolution(up, harmonics, weights, topology)
+        message = self.linear(messages) * self._normalization(pairs, topology)
+        return message if self.is_residual else self.self_connection(message, topology)
+
+    def radial_weights(self, features: Tensor, pairs: PairFeatures, topology: Topology) -> Tensor:
+        """Weights of the convolution before the envelope, one row per pair."""
+        return self.radial(pairs.basis)
+
+    def residual(self, features: Tensor, topology: Topology) -> Tensor:
+        """Self-connection of the node features."""
+        return self.self_connection(features, topology)
+
+    def _normalization(self, pairs: PairFeatures, topology: Topology) -> Tensor | float:
+        """Factor of the summed messages, (n_nodes, 1, 1) or one number."""
+        if self.density is None:
+            return self.scale
+        values = pairs.enveloped(torch.tanh(self.density(pairs.basis).square()))
+        return 1.0 / (1.0 + sum_pairs(values, topology)[:, None])
+
+
+class AttentionLayer(MACELayer):
+    """The radial network reads invariants of both atoms too."""
+
+    _REDUCED = 64
+    _SIZES = (256, 256, 256)
+
+    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
+        n_weights = self.convolution.n_paths * self.edge_channels
+        n_inputs = config.n_radial + 2 * self._REDUCED
+        self.density = None
+        self.linear_down = OrderLinear(channels_in=(self.channels,), channels_out=(self._REDUCED,))
+        self.radial = RadialNetwork(sizes=(n_inputs, *self._SIZES, n_weights))
+        self.linear = self._message_linear()
+        self.self_connection = _plain_connection(self)
+
+    def radial_weights(self, features: Tensor, pairs: PairFeatures, topology: Topology) -> Tensor:
+        """Weights of the convolution, one row per directed edge."""
+        down = self.linear_down([features[:, :1]])[:, 0]
+        sender, receiver = directed_edges(topology)
+        basis = torch.cat([pairs.basis, pairs.basis])
+        return self.radial(torch.cat([basis, down[sender], down[receiver]], dim=1))
+
+    def residual(self, features: Tensor, topology: Topology) -> Tensor:
+        """Self-connection of the node features."""
+        return self.self_connection(split_orders(features, self.l_in))
+
+
+class GatedLayer(MACELayer):
+    """Gated nonlinearity on the message, radial networks that know both elements.
+
+    ``m = W2 gate(W1 sum_j R(r, z_j, z_i) (h_j x Y) / (alpha + beta rho_i) + Wr h_i)`` with the
+    learned density ``rho`` (MACE-OMOL and MACE-MH, arXiv 2510.25380).
+    """
+
+    _DENSITY_SIZE = 64
+
+    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
+        channels, n_basis = self.channels, config.n_radial
+        gates = (channels * (1 + self.max_ell), *(channels,) * self.max_ell)
+        n_weights = self.convolution.n_paths * self.edge_channels
+        self.source = nn.Parameter(torch.empty(n_elements, channels).uniform_(-1e-3, 1e-3))
+        self.target = nn.Parameter(torch.empty(n_elements, channels).uniform_(-1e-3, 1e-3))
+        self.radial = EdgePerceptron(
+            n_basis=n_basis, channels=channels, sizes=(*config.radial_mlp, n_weights)
+        )
+        self.density = EdgePerceptron(
+            n_basis=n_basis, channels=channels, sizes=(self._DENSITY_SIZE, 1)
+        )
+        self.alpha = nn.Parameter(torch.tensor(20.0))
+        self.beta = nn.Parameter(torch.tensor(0.0))
+        self.linear_residual = OrderLinear(
+            channels_in=(self.edge_channels,) * (min(self.l_in, self.max_ell) + 1),
+            channels_out=gates,
+        )
+        self.linear_1 = OrderLinear(
+            channels_in=self.message_channels, channels_out=gates, fan_in=self.message_fan_in
+        )
+        self.linear_2 = OrderLinear(
+            channels_in=(channels,) * (self.max_ell + 1),
+            channels_out=(channels,) * (self.max_ell + 1),
+        )
+        self.self_connection = _plain_connection(self)
+        self.gate_norms = config.gate_norms
+
+    def message(
+        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
+    ) -> Tensor:
+        """Input of the contraction, (n_nodes, (max_ell + 1)^2, c)."""
+        up = self.linear_up(split_orders(features, self.l_in))
+        sender, receiver = directed_edges(topology)
+        element = topology.node_element
+        edge = element[sender], element[receiver]
+        basis = torch.cat([pairs.basis, pairs.basis])
+        scale = len(self.source) ** -0.5
+        tables = self.source * scale, self.target * scale
+        weights = pairs.enveloped(self.radial(basis, *tables, edge))
+        messages = self.convolution(up, harmonics, weights, topology)
+        rho = pairs.enveloped(torch.tanh(self.density(basis, *tables, edge).square()))
+        rho = segment_sum(rho, receiver, len(features))[:, None]
+        factor = 1.0 / (rho * self.beta + self.alpha)
+        blocks = [block * factor for block in self.linear_1.blocks(messages)]
+        for order, block in enumerate(
+            self.linear_residual.blocks(split_orders(up, self.linear_residual.max_l))
+        ):
+            blocks[order] = blocks[order] + block
+        return self.linear_2(self._gate(blocks))
+
+    def _gate(self, blocks: list[Tensor]) -> list[Tensor]:
+        """Silu on scalars, orders above times the sigmoid of a scalar each."""
+        silu_norm, sigmoid_norm = self.gate_norms
+        scalars, *gates = torch.split(blocks[0], self.channels, dim=2)
+        out = [functional.silu(scalars) * silu_norm]
+        for block, gate in zip(blocks[1:], gates, strict=True):
+            out.append(block * (torch.sigmoid(gate) * sigmoid_norm))
+        return out
+
+    def residual(self, features: Tensor, topology: Topology) -> Tensor:
+        """Self-connection of the node features."""
+        return self.self_connection(split_orders(features, self.l_in))
+
+
+LAYERS: dict[str, type[MACELayer]] = {
+    "linear": MACELayer,
+    "attention": AttentionLayer,
+    "gated": GatedLayer,
+}
+"""``MACEConfig.interaction`` -> layer."""
+
+
+def _plain_connection(layer: MACELayer) -> OrderLinear:
+    same = (layer.channels,) * (min(layer.l_in, layer.l_out) + 1)
+    return OrderLinear(channels_in=same, channels_out=same)
+
+
+def directed_edges(topology: Topology) -> tuple[Tensor, Tensor]:
+    """Sender and receiver (element order) of every pair along its edge, then against it."""
+    first = topology.node_rank[topology.pair_sender]
+    second = topology.node_rank[topology.pair_receiver]
+    return torch.cat([first, second]), torch.cat([second, first])
+
+
+def sum_pairs(values: Tensor, topology: Topology) -> Tensor:
+    """Sum (n_pairs, k) over the pairs of each node, element order, (n_nodes, k)."""
+    n_nodes = len(topology.node_rank)
+    total = segment_sum(values, topology.pair_sender, n_nodes)
+    total = total + segment_sum(values, topology.pair_receiver, n_nodes)
+    return total[topology.node_order]

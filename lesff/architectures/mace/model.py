@@ -1,0 +1,188 @@
+"""MACE (Batatia et al., arXiv 2206.07697): two-body messages, many-body products, few layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lesff.architectures.base import Architecture, ArchitectureOutput
+from lesff.architectures.mace.config import MACEConfig
+from lesff.architectures.mace.layer import LAYERS, PairFeatures
+from lesff.atoms.graph import AtomGraph
+from lesff.atoms.segments import segment_sum
+from lesff.nn.coupling import lm_slice
+from lesff.nn.edge_tables import Topology, build_topology
+from lesff.nn.harmonics import pair_harmonics
+from lesff.nn.radial import (
+    AgnesiTransform,
+    BesselBasis,
+    ChebyshevBasis,
+    GaussianBasis,
+    RadialBasis,
+    ScreenedRepulsion,
+    SoftTransform,
+)
+from lesff.nn.radial_table import TableSource
+from lesff.nn.readout import LayerReadouts, LinearReadout
+
+
+class MACE(Architecture):
+    """The short-range model.
+
+    Args:
+        config: Hyper-parameters.
+        elements: Atomic numbers covered, ascending; their position is the element table row.
+    """
+
+    def __init__(self, config: MACEConfig, elements: tuple[int, ...]) -> None:
+        super().__init__()
+        self.config = config
+        self.cutoff = config.cutoff
+        self.n_layers = config.n_layers
+        self.channels = config.channels
+        # the last layer keeps only invariants
+        self.equivariant_layers = (config.n_layers - 1,) * (
+            config.feature_l if config.n_layers > 1 else 0
+        )
+        n_elements = len(elements)
+        self.register_buffer("element_row", element_rows(elements), persistent=False)
+        self.element_row: Tensor
+        self.embedding = nn.Parameter(torch.randn(n_elements, config.channels))
+        self.radial_basis = _radial_basis(config)
+        self.transform = _transform(config)
+        layer_class = LAYERS[config.interaction]
+        self.layers = nn.ModuleList(
+            layer_class(config, n_elements=n_elements, index=index)
+            for index in range(config.n_layers)
+        )
+        self.readouts = LayerReadouts(
+            channels=config.channels, n_layers=config.n_layers, config=config.readouts
+        )
+        self.state_readout = (
+            LinearReadout(channels=config.channels) if config.state_readout else None
+        )
+        self.repulsion = ScreenedRepulsion(p=config.cutoff_power) if config.repulsion else None
+
+    def topology(self, graph: AtomGraph) -> Topology:
+        """See :class:`Architecture`."""
+        return build_topology(graph, self.element_row)
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        node_state: Tensor | None,
+        *,
+        tabulated: bool = False,
+        topology: Topology | None = None,
+        max_order: int = 0,
+    ) -> ArchitectureOutput:
+        """See :class:`Architecture`."""
+        topology = topology or self.topology(graph)
+        vectors = pair_vectors(graph, topology)
+        distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
+        pairs = self._pair_features(graph, topology, distance, tabulated=tabulated)
+
+        features = (
+            self.embedding.index_select(0, topology.node_element) * self.embedding.shape[0] ** -0.5
+        )
+        if node_state is not None:
+            features = features + node_state[topology.node_order]
+        state_energy = None
+        if self.state_readout is not None:
+            state_energy = self.state_readout(features)[topology.node_rank]
+        features = features[:, None, :]
+        invariants, inner = [], []
+        for layer in self.layers:
+            features = layer(features, harmonics, pairs, topology)
+            invariants.append(features[:, 0])
+            inner.append(features)
+        node_energy = self.readouts(invariants).index_select(0, topology.node_rank)
+        if self.repulsion is not None:
+            node_energy = node_energy + self._repulsion_energy(graph, topology, distance)
+        return ArchitectureOutput(
+            node_energy=node_energy,
+            invariants=[x.index_select(0, topology.node_rank) for x in invariants],
+            state_energy=state_energy,
+            equivariants=[
+                [x[:, lm_slice(order)].index_select(0, topology.node_rank) for x in inner[:-1]]
+                for order in range(1, max_order + 1)
+            ],
+        )
+
+    @property
+    def n_features(self) -> int:
+        """See :class:`Architecture`."""
+        return self.readouts.n_features
+
+    def last_layer_features(self, invariants: list[Tensor]) -> Tensor:
+        """See :class:`Architecture`; the inputs of the readouts' last linear maps."""
+        return self.readouts.features(invariants)
+
+    def _pair_features(
+        self, graph: AtomGraph, topology: Topology, distance: Tensor, *, tabulated: bool
+    ) -> PairFeatures:
+        x, source = distance, None
+        if self.transform is not None:
+            z = graph.atomic_numbers
+            x = self.transform(distance, z[topology.pair_sender], z[topology.pair_receiver])
+        elif tabulated:  # a table knows the distance only, not the elements of a transform
+            source = TableSource.of(distance, self.radial_basis, self.cutoff)
+        basis = self.radial_basis
+        envelope = None if basis.has_envelope else basis.envelope(distance)
+        return PairFeatures(basis=basis(x, distance), envelope=envelope, source=source)
+
+    def _repulsion_energy(self, graph: AtomGraph, topology: Topology, distance: Tensor) -> Tensor:
+        z = graph.atomic_numbers
+        pair = self.repulsion(distance, z[topology.pair_sender], z[topology.pair_receiver])  # pyright: ignore[reportOptionalCall]
+        half = 0.5 * pair
+        return segment_sum(half, topology.pair_sender, graph.n_atoms) + segment_sum(
+            half, topology.pair_receiver, graph.n_atoms
+        )
+
+
+def _radial_basis(config: MACEConfig) -> RadialBasis:
+    common: dict[str, Any] = {
+        "cutoff": config.cutoff,
+        "p": config.cutoff_power,
+        "has_envelope": config.envelope_on == "basis",
+    }
+    if config.radial_centers is not None and config.radial_exponent is not None:
+        return GaussianBasis(
+            centers=config.radial_centers, exponent=config.radial_exponent, **common
+        )
+    if config.radial_basis == "chebyshev":
+        return ChebyshevBasis(n_basis=config.n_radial, **common)
+    return BesselBasis(
+        n_basis=config.n_radial,
+        frequencies=config.radial_frequencies,
+        prefactor=config.radial_prefactor,
+        **common,
+    )
+
+
+def _transform(config: MACEConfig) -> nn.Module | None:
+    if config.agnesi is not None:
+        return AgnesiTransform(*config.agnesi)
+    return None if config.soft_transform is None else SoftTransform(config.soft_transform)
+
+
+def element_rows(elements: tuple[int, ...]) -> Tensor:
+    """(119,) int64 table row of each atomic number; -1 where the model has none."""
+    rows = torch.full((119,), -1, dtype=torch.int64)
+    rows[list(elements)] = torch.arange(len(elements))
+    return rows
+
+
+def pair_vectors(graph: AtomGraph, topology: Topology) -> Tensor:
+    """Edge vectors sender to receiver of every undirected pair, (n_pairs, 3) in A."""
+    # index_select: the gradient of plain indexing is slow
+    first, second = (
+        graph.positions.index_select(0, k) for k in (topology.pair_sender, topology.pair_receiver)
+    )
+    shift = topology.pair_shift.to(first.dtype)
+    if graph.n_systems == 1:
+        return second - first + shift @ graph.cell[0]
+    cell = graph.cell.index_select(0, graph.batch[topology.pair_sender])
+    return second - first + (shift[:, :, None] * cell).sum(1)

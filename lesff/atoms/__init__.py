@@ -1,0 +1,1 @@
+"""Atoms become numbers: structures, their checks, neighbours and graphs."""

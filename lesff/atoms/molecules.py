@@ -1,0 +1,53 @@
+"""Which atoms of a batch belong to one molecule, and net forces on molecules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase.data import covalent_radii
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from lesff.atoms.graph import AtomGraph
+from lesff.heads.edge import edge_vectors
+
+BOND_STRETCH = 1.25
+"""Atoms closer than this times the sum of their covalent radii are bonded."""
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """Molecules of a batch.
+
+    Attributes:
+        of_atom: (n_atoms,) molecule of each atom.
+        system: (n_molecules,) system of each molecule.
+        has_others: (n_molecules,) whether its system has further molecules.
+    """
+
+    of_atom: Tensor
+    system: Tensor
+    has_others: Tensor
+
+    def net(self, forces: Tensor) -> Tensor:
+        """Sum of the forces on each molecule, (n_molecules, 3)."""
+        total = forces.new_zeros(len(self.system), 3)
+        return total.index_add(0, self.of_atom, forces)
+
+
+def find_molecules(graph: AtomGraph) -> Molecules:
+    """Connected molecules by covalent radii, across cell boundaries; edges must hold the bonds."""
+    sender, receiver = graph.edge_index
+    length = edge_vectors(graph).detach().norm(dim=1)
+    radii = torch.from_numpy(covalent_radii).to(length)[graph.atomic_numbers]
+    bonds = torch.nonzero(length < BOND_STRETCH * (radii[sender] + radii[receiver])).flatten()
+    i, j = sender[bonds].cpu().numpy(), receiver[bonds].cpu().numpy()
+    n = graph.n_atoms
+    links = coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(n, n))
+    count, labels = connected_components(links, directed=False)
+    of_atom = torch.from_numpy(labels.astype(np.int64)).to(graph.batch.device)
+    system = graph.batch.new_zeros(count).index_copy(0, of_atom, graph.batch)
+    return Molecules(of_atom, system, torch.bincount(system)[system] > 1)

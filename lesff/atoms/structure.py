@@ -1,0 +1,349 @@
+"""Atoms in any form -> checked ``Structure`` -> ``AtomGraph``. Input is judged here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+import torch
+from ase.io.formats import UnknownFileTypeError
+
+from lesff.atoms.graph import AtomGraph
+from lesff.atoms.neighbors import Neighbors, find_neighbors
+from lesff.errors import ChargeSpinError, StructureError
+from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
+
+MIN_DISTANCE = 0.2
+"""Atoms closer than this (A) are taken for a mistake."""
+_MIN_VOLUME = 1e-3
+"""Smallest volume (A^3) of a cell periodic in three directions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """One checked structure.
+
+    Attributes:
+        numbers: (n_atoms,) int64 atomic numbers.
+        positions: (n_atoms, 3) in A, float64.
+        cell: (3, 3) in A, rows are lattice vectors.
+        pbc: (3,) bool.
+        total_charge: e.
+        spin_multiplicity: 2S + 1.
+        external_field: (3,) in V/A, or None without a field.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    total_charge: int
+    spin_multiplicity: int
+    external_field: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Number of atoms."""
+        return len(self.numbers)
+
+
+def to_structure(
+    source: Any,
+    *,
+    total_charge: int | None = None,
+    spin_multiplicity: int | None = None,
+    external_field: Any = None,
+    where: str = "structure",
+) -> Structure:
+    """Check one ASE Atoms object (or anything with ``to_ase_atoms()``) and settle charge and spin.
+
+    Charge and spin come from the arguments, else from ``atoms.info`` (``charge`` or
+    ``total_charge``; ``spin_multiplicity`` or ``spin``), else neutral and the lowest multiplicity
+    that the number of electrons allows. The external field comes from the argument, else from
+    ``atoms.info["external_field"]``, else there is none.
+
+    Args:
+        source: The atoms.
+        total_charge: e.
+        spin_multiplicity: 2S + 1.
+        external_field: (3,) in V/A.
+        where: Name of the structure in error messages.
+
+    Raises:
+        StructureError: for a wrong type, no atoms, positions that are not finite, a periodic cell
+            without volume, a field that is not three finite numbers.
+        ChargeSpinError: for values that are not integers, contradict each other or the number of
+            electrons.
+    """
+    atoms = _as_atoms(source, where)
+    if len(atoms) == 0:
+        raise StructureError(f"{where} must have at least one atom, got none")
+    positions = np.array(atoms.positions, dtype=np.float64)  # a copy: atoms may move later
+    if not np.isfinite(positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
+        raise StructureError(
+            f"{where}: positions must be finite, atom {bad} is at {positions[bad]}"
+        )
+    if np.any(atoms.numbers < 1) or np.any(atoms.numbers > 118):
+        raise StructureError(f"{where}: atomic numbers must be 1..118, got {set(atoms.numbers)}")
+    cell, pbc = np.array(atoms.cell, dtype=np.float64), np.array(atoms.pbc, dtype=bool)
+    _check_cell(cell, pbc, where)
+    field = atoms.info.get(INFO_FIELD) if external_field is None else external_field
+    charge, spin = total_charge, spin_multiplicity
+    if charge is None:
+        charge = _from_info(atoms, INFO_CHARGE, "total charge", where)
+    if spin is None:
+        spin = _from_info(atoms, INFO_SPIN, "spin multiplicity", where)
+    charge, spin = _settle_state(int(atoms.numbers.sum()), charge, spin, where)
+    return Structure(
+        numbers=atoms.numbers.astype(np.int64),
+        positions=positions,
+        cell=cell,
+        pbc=pbc,
+        total_charge=charge,
+        spin_multiplicity=spin,
+        external_field=_settle_field(field, where),
+    )
+
+
+def _settle_field(field: Any, where: str) -> np.ndarray | None:
+    """Three finite numbers in V/A; None where there is no field or it is zero."""
+    if field is None:
+        return None
+    try:
+        values = np.asarray(field, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.array(np.nan)
+    if values.shape != (3,) or not np.isfinite(values).all():
+        raise StructureError(
+            f"{where}: `external_field` must be three finite numbers in V/A, got {field!r}"
+        )
+    return values if values.any() else None
+
+
+def _as_atoms(source: Any, where: str) -> ase.Atoms:
+    if isinstance(source, ase.Atoms):
+        return source
+    convert = getattr(source, "to_ase_atoms", None)  # pymatgen structures and molecules
+    if callable(convert):
+        return _as_atoms(convert(), where)
+    if callable(getattr(source, "GetConformer", None)):
+        return _from_rdkit(source, where)
+    raise StructureError(
+        f"{where} must be an ASE Atoms object, an RDKit molecule, a pymatgen structure, a list of "
+        f"them or the path of a structure file, got {type(source).__name__}"
+    )
+
+
+def _is_structure(source: Any) -> bool:
+    return isinstance(source, ase.Atoms) or any(
+        callable(getattr(source, name, None)) for name in ("to_ase_atoms", "GetConformer")
+    )
+
+
+def _from_rdkit(molecule: Any, where: str) -> ase.Atoms:
+    """RDKit molecule with one 3D conformer and explicit hydrogens; formal charges are kept."""
+    if molecule.GetNumConformers() == 0 or any(a.GetTotalNumHs() for a in molecule.GetAtoms()):
+        raise StructureError(
+            f"{where}: an RDKit molecule needs explicit hydrogens and a conformer; "
+            "use Chem.AddHs and AllChem.EmbedMolecule"
+        )
+    members = list(molecule.GetAtoms())
+    atoms = ase.Atoms(
+        [atom.GetAtomicNum() for atom in members], molecule.GetConformer().GetPositions()
+    )
+    atoms.info["charge"] = sum(atom.GetFormalCharge() for atom in members)
+    atoms.info["spin_multiplicity"] = 1 + sum(a.GetNumRadicalElectrons() for a in members)
+    return atoms
+
+
+def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
+    if not pbc.any():
+        return
+    if not np.isfinite(cell).all():
+        raise StructureError(f"{where}: the cell must be finite, got {cell.tolist()}")
+    rows = cell[pbc]
+    measure = np.sqrt(np.linalg.det(rows @ rows.T).clip(min=0.0))
+    if measure < _MIN_VOLUME:
+        raise StructureError(
+            f"{where}: pbc is {pbc.tolist()}, so these rows of the cell must span a volume, "
+            f"got {rows.tolist()}; give a cell or set atoms.pbc = False"
+        )
+
+
+def _from_info(atoms: ase.Atoms, names: Sequence[str], what: str, where: str) -> int | None:
+    found = {n: _integer(atoms.info[n], what, where) for n in names if n in atoms.info}
+    if len(set(found.values())) > 1:
+        raise ChargeSpinError(f"{where}: atoms.info has contradictory values {found}")
+    return next(iter(found.values()), None)
+
+
+def _settle_state(n_protons: int, charge: Any, spin: Any, where: str) -> tuple[int, int]:
+    charge = 0 if charge is None else _integer(charge, "total charge", where)
+    n_electrons = n_protons - charge
+    if n_electrons < 0:
+        raise ChargeSpinError(f"{where}: total charge {charge} exceeds the {n_protons} electrons")
+    if spin is None:
+        return charge, 1 + n_electrons % 2
+    spin = _integer(spin, "spin multiplicity", where)
+    unpaired = spin - 1
+    if spin < 1 or unpaired > n_electrons or (n_electrons - unpaired) % 2:
+        parity = "odd" if n_electrons % 2 == 0 else "even"
+        raise ChargeSpinError(
+            f"{where}: {n_electrons} electrons (total charge {charge}) need an {parity} spin "
+            f"multiplicity 2S+1 of at most {n_electrons + 1}, got {spin}"
+        )
+    return charge, spin
+
+
+def _integer(value: Any, name: str, where: str) -> int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if number != np.round(number) or not np.isfinite(number):
+        raise ChargeSpinError(f"{where}: {name} must be an integer, got {value!r}")
+    return int(number)
+
+
+def read_structures(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
+    """Structures of a file in any format ASE knows, with the atoms they came from.
+
+    Raises:
+        StructureError: if the file is missing, unreadable or empty.
+    """
+    if not path.is_file():
+        raise StructureError(f"structure file {path} does not exist")
+    try:
+        images = ase.io.read(path, index=":")
+    except (UnknownFileTypeError, ValueError, KeyError, IndexError, OSError) as error:
+        raise StructureError(f"structure file {path} cannot be read: {error}") from error
+    if not images:
+        raise StructureError(f"structure file {path} holds no structures")
+    for index, atoms in enumerate(images if isinstance(images, list) else [images]):
+        yield to_structure(atoms, where=f"{path.name}, frame {index}"), atoms
+
+
+def to_structures(
+    source: Any,
+    *,
+    total_charge: int | Sequence[int] | None = None,
+    spin_multiplicity: int | Sequence[int] | None = None,
+    external_field: Any = None,
+) -> tuple[list[Structure], bool]:
+    """Check one or many structures.
+
+    Args:
+        source: Atoms, a sequence of them, or the path of a structure file.
+        total_charge: One value for all, or one per structure.
+        spin_multiplicity: One value for all, or one per structure.
+        external_field: (3,) in V/A for all, or (n_structures, 3).
+
+    Returns:
+        The structures, and whether ``source`` was a single one.
+
+    Raises:
+        StructureError: see :func:`to_structure`; also for an empty list.
+        ChargeSpinError: see :func:`to_structure`; also for a wrong number of values.
+    """
+    if isinstance(source, (str, Path)):
+        items: list[Any] = [atoms for _, atoms in read_structures(Path(source))]
+        is_single = False
+    elif isinstance(source, Iterable) and not _is_structure(source):
+        items, is_single = list(source), False
+    else:
+        items, is_single = [source], True
+    if not items:
+        raise StructureError("at least one structure must be given, got an empty list")
+    charges = _spread(total_charge, len(items), "total_charge")
+    spins = _spread(spin_multiplicity, len(items), "spin_multiplicity")
+    fields = _spread_field(external_field, len(items))
+    structures = [
+        to_structure(
+            item,
+            total_charge=charge,
+            spin_multiplicity=spin,
+            external_field=field,
+            where="structure" if is_single else f"structure {index}",
+        )
+        for index, (item, charge, spin, field) in enumerate(
+            zip(items, charges, spins, fields, strict=True)
+        )
+    ]
+    return structures, is_single
+
+
+def _spread(value: Any, count: int, name: str) -> list[Any]:
+    if value is None or np.ndim(value) == 0:
+        return [value] * count
+    values = list(value)
+    if len(values) != count:
+        raise ChargeSpinError(
+            f"`{name}` must be one value or one per structure ({count}), got {len(values)}"
+        )
+    return values
+
+
+def _spread_field(field: Any, count: int) -> list[Any]:
+    if field is None or np.ndim(field) != 2:
+        return [field] * count
+    if len(field) != count:
+        raise StructureError(
+            f"`external_field` must be three numbers or one row per structure ({count}), "
+            f"got {len(field)} rows"
+        )
+    return list(field)
+
+
+def build_graph(
+    structure: Structure, cutoff: float, neighbors: Neighbors | None = None
+) -> AtomGraph:
+    """Graph of one structure, float64.
+
+    Args:
+        structure: The structure.
+        cutoff: Edge cutoff in A.
+        neighbors: Its neighbours, if they are known.
+
+    Raises:
+        StructureError: if two atoms are closer than ``MIN_DISTANCE``.
+    """
+    found = neighbors
+    if found is None:
+        found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
+    if found.min_distance < MIN_DISTANCE:
+        raise _overlap(structure, found.edge_index, found.cell_shifts)
+    cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))
+    tensor = torch.from_numpy
+    return AtomGraph(
+        positions=tensor(np.ascontiguousarray(structure.positions)),
+        atomic_numbers=tensor(structure.numbers),
+        batch=torch.zeros(len(structure), dtype=torch.int64),
+        cell=tensor(np.ascontiguousarray(cell))[None],
+        pbc=tensor(structure.pbc)[None],
+        total_charge=torch.tensor([float(structure.total_charge)], dtype=torch.float64),
+        spin_multiplicity=torch.tensor([structure.spin_multiplicity]),
+        edge_index=tensor(found.edge_index),
+        cell_shifts=tensor(found.cell_shifts),
+        reverse_edge=tensor(found.reverse_edge),
+        external_field=None
+        if structure.external_field is None
+        else tensor(structure.external_field)[None],
+    )
+
+
+def _overlap(structure: Structure, edges: np.ndarray, shifts: np.ndarray) -> StructureError:
+    """Error that names the closest pair."""
+    vectors = structure.positions[edges[1]] - structure.positions[edges[0]]
+    if structure.pbc.any():
+        vectors = vectors + shifts @ structure.cell
+    distances = np.linalg.norm(vectors, axis=1)
+    edge = int(distances.argmin())
+    return StructureError(
+        f"atoms {edges[0, edge]} and {edges[1, edge]} overlap: they must be at least "
+        f"{MIN_DISTANCE} A apart, got {distances[edge]:.3f} A"
+    )

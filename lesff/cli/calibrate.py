@@ -1,0 +1,141 @@
+"""Commands on uncertainty: calibrate, select."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import ase
+import click
+import numpy as np
+from ase.io import write
+
+from lesff.atoms.structure import read_structures
+from lesff.cli.catalogue import accept_license_option
+from lesff.errors import ConfigError, PropertyError
+from lesff.model import Model, load
+from lesff.potential.batches import check_domain
+from lesff.train.frames import Frame, read_labelled, unlabelled
+from lesff.uncertainty.calibration import DIRECTIONS, calibrate_model, evaluate_uncertainty
+from lesff.uncertainty.selection import select_frames
+
+
+@click.command("calibrate")
+@click.argument("name")
+@click.option(
+    "--train", multiple=True, required=True, type=click.Path(path_type=Path),
+    help="Frames like those the model was trained on; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--validation", multiple=True, required=True, type=click.Path(path_type=Path),
+    help="Labelled frames it was not trained on. For a file given to both, its own split counts.",
+)  # fmt: skip
+@click.option("--test", type=click.Path(path_type=Path), help="Labelled frames to report on.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder.")
+@click.option("--max-frames", type=int, help="Draw at most this many frames of each file and part.")
+@click.option(
+    "--directions", type=int, default=DIRECTIONS, show_default=True,
+    help="Backward passes of a force uncertainty; all last-layer features: exact.",
+)  # fmt: skip
+@click.option("--json", "table", type=click.Path(path_type=Path), help="Write the numbers as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace a model folder that is there.")
+@accept_license_option
+def calibrate_command(
+    name: str, train: tuple[Path, ...], validation: tuple[Path, ...], test: Path | None,
+    output: Path, max_frames: int | None, directions: int, table: Path | None, *,
+    overwrite: bool, accept_license: bool,
+) -> None:  # fmt: skip
+    """Give a model uncertainties: write it as a folder that predicts them.
+
+    The scale is set on the validation frames; --test frames are only reported on.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise ConfigError(f"`--max-frames` must be at least 1, got {max_frames}")
+    model = load(name, accept_license=accept_license)
+    both = set(train) & set(validation)
+    parts = {
+        part: [f for path in paths for f in _frames(path, path in both, part, max_frames, model)]
+        for part, paths in (("train", train), ("validation", validation))
+    }
+    click.echo(f"{len(parts['train'])} training, {len(parts['validation'])} validation frames")
+    calibrated, result = calibrate_model(
+        model, parts["train"], parts["validation"], output, directions=directions,
+        overwrite=overwrite, progress=True,
+    )  # fmt: skip
+    reports = {"validation": result}
+    if test is not None:
+        frames = _frames(test, False, "test", None, model)
+        reports["test"] = evaluate_uncertainty(calibrated.potential, frames, progress=True)
+    for part, report in reports.items():
+        click.echo(f"{part} ({report.n_frames} frames)")
+        for line in report.lines():
+            click.echo(f"  {line}")
+    if table is not None:
+        data = {part: asdict(report) for part, report in reports.items()}
+        table.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    click.echo(f"lesff.load({str(output)!r}).predict(atoms, ['energy', 'uncertainty'])")
+
+
+def _frames(
+    path: Path, is_split: bool, part: str, max_frames: int | None, model: Model
+) -> list[Frame]:
+    """Frames of a file that the model covers; of a file with its own split, the part's."""
+    required = () if part == "train" else ("energy", "forces")
+    frames, _ = read_labelled(path, required=required)
+    if is_split:
+        frames = [frame for frame in frames if frame.is_validation == (part == "validation")]
+    known = set(model.config.elements)
+    covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
+    if len(covered) < len(frames):
+        click.echo(f"{path.name}: {len(frames) - len(covered)} frames left out (elements)")
+    if max_frames is not None and len(covered) > max_frames:
+        order = np.random.default_rng(0).permutation(len(covered))
+        covered = [covered[i] for i in sorted(order[:max_frames])]
+    return covered
+
+
+@click.command("select")
+@click.argument("structures", type=click.Path(path_type=Path))
+@click.option("-n", "count", type=int, required=True, help="How many frames to choose.")
+@click.option("-m", "--model", "name", required=True, help="A calibrated model.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="extxyz file to write."
+)
+@click.option(
+    "--without-calibration", is_flag=True,
+    help="Judge by the frames alone, for a model without calibration.",
+)  # fmt: skip
+@accept_license_option
+def select_command(
+    structures: Path, count: int, name: str, output: Path, *, without_calibration: bool,
+    accept_license: bool,
+) -> None:  # fmt: skip
+    """Choose the most informative frames of a file, labels and all, most informative first."""
+    if output.suffix not in (".xyz", ".extxyz"):
+        raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")
+    pairs = list(read_structures(structures))
+    model = load(name, accept_license=accept_license)
+    known = set(model.config.elements)
+    covered = [i for i, (s, _) in enumerate(pairs) if set(s.numbers.tolist()) <= known]
+    if len(covered) < len(pairs):
+        click.echo(f"{len(pairs) - len(covered)} frames left out (elements not covered)")
+    candidates = [pairs[i][0] for i in covered]
+    check_domain(model.config, candidates, strict=False)
+    found = select_frames(
+        model.potential, [unlabelled(structure) for structure in candidates], count,
+        without_calibration=without_calibration, progress=True,
+    )  # fmt: skip
+    chosen = [covered[i] for i in found.chosen]
+    write(output, [_marked(pairs[i][1], i) for i in chosen], format="extxyz")
+    lower = 100.0 * (1.0 - found.mean_after / found.mean_before)
+    click.echo(
+        f"{count} of {len(covered)} frames ({found.n_different} different) written to {output}; "
+        f"knowing them lowers the mean predicted variance of all by {lower:.3g} %"
+    )
+
+
+def _marked(atoms: ase.Atoms, index: int) -> ase.Atoms:
+    """The atoms with all that they carry, and their place in the file."""
+    atoms.info["selected_frame"] = index
+    return atoms

@@ -1,0 +1,227 @@
+"""Evaluation: errors on labelled frames, and the suite of physical and chemical checks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from lesff.cli.catalogue import accept_license_option
+from lesff.errors import DataError
+from lesff.evaluation.checks.frames import Labelled
+from lesff.evaluation.fragments import fragment_table
+from lesff.evaluation.results import SuiteFile
+from lesff.evaluation.subjects import ModelSubject, find_subject
+from lesff.evaluation.suite import CHECKS, SUITES, find_checks, run_suite
+from lesff.evaluation.tables import blocks, filled, number
+from lesff.evaluation.tables import fragment_table as markdown
+from lesff.files import sha256_of
+from lesff.model import Model, load
+from lesff.model_folder.folder import WEIGHTS_FILE
+from lesff.train.frames import read_frames
+from lesff.train.metrics import Errors, errors_by, predict_frames
+from lesff.train.training_data import keep_energies, without_compositions
+
+
+@click.command("evaluate")
+@click.argument("name")
+@click.argument("frames", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--validation-only", is_flag=True, help="Only frames the data mark as held out.")
+@click.option(
+    "--fragments",
+    is_flag=True,
+    help="Net forces on the molecules of each frame instead, by charge and gap.",
+)
+@click.option(
+    "--gap",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="A: what counts as apart for --fragments; the cutoff of the model if left out.",
+)
+@click.option(
+    "--energy-state",
+    "energy_states",
+    type=(int, int),
+    multiple=True,
+    metavar="CHARGE MULTIPLICITY",
+    help="Only energies of frames of this state count, again if need be; for labels whose energy "
+    "zero depends on the charge.",
+)
+@click.option(
+    "--without",
+    type=click.Path(path_type=Path),
+    help="Leave out frames of the same composition as a frame of this file.",
+)
+@click.option("--suite", type=click.Choice(SUITES), help="Run the checks of the suite instead.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="CHECK",
+    help="Run this check of the suite, again if need be: "
+    + ", ".join(c.name for c in CHECKS)
+    + ".",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Labelled frames for the suite, divided by molecule as by `lesff split`.",
+)
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="NAME",
+    help="Run the suite for this too: gfn2-xtb (needs tblite), another model, or "
+    "NAME=module:callable of an ASE calculator.",
+)
+@click.option("--card", type=click.Path(path_type=Path), help="Model card to fill with the tables.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write results as JSON.")
+@click.option("--as", "label", metavar="NAME", help="Name in results, for models to be released.")
+@click.option("--restart", is_flag=True, help="Forget results of the suite in an older file.")
+@accept_license_option
+def evaluate_command(
+    name: str, frames: tuple[Path, ...], suite: str | None, only: tuple[str, ...],
+    data: Path | None, baselines: tuple[str, ...], card: Path | None, output: Path | None,
+    label: str | None, gap: float | None, energy_states: tuple[tuple[int, int], ...],
+    without: Path | None, *, validation_only: bool, fragments: bool, restart: bool,
+    accept_license: bool,
+) -> None:  # fmt: skip
+    """Errors of a model on labelled FRAMES, per subset; or the evaluation suite.
+
+    With --suite, a JSON file holds the results, beside the card if one is given; run again to go on
+    where a run was stopped. Frames with elements that the model does not cover are left out.
+    """
+    if suite is None:
+        if only or data or baselines or card or restart:
+            raise click.UsageError("--only, --data, --baseline, --card, --restart need --suite")
+        if not frames:
+            raise click.UsageError("give labelled FRAMES, or --suite standard")
+        if gap is not None and not fragments:
+            raise click.UsageError("--gap needs --fragments")
+        if fragments and energy_states:
+            raise click.UsageError("--fragments looks at forces: leave out --energy-state")
+        model = load(name, accept_license=accept_license)
+        reach = (gap or model.potential.architecture.cutoff) if fragments else None
+        _evaluate_frames(
+            model, label or model.name, frames, validation_only, output, reach, energy_states,
+            without,
+        )  # fmt: skip
+        return
+    if fragments or gap is not None:
+        raise click.UsageError("--fragments and --gap are for labelled FRAMES, not for --suite")
+    if frames or validation_only or energy_states or without:
+        raise click.UsageError(
+            "with --suite, labelled frames are given by --data; leave out --validation-only, "
+            "--without and --energy-state"
+        )
+    checks = find_checks(only)
+    _check_card(card)
+    labelled = None if data is None else Labelled.read(data)
+    subject = ModelSubject(name, label=label, accept_license=accept_license)
+    others = [find_subject(other, accept_license=accept_license) for other in baselines]
+    weights = sha256_of(subject.precise.source.folder / WEIGHTS_FILE)
+    path = output or _beside(card, subject.name)
+    file = SuiteFile.open(path, subject.name, weights, restart=restart)
+    for who, check, result in run_suite(
+        [subject, *others], checks, file, suite=suite, data=labelled, again=bool(only)
+    ):
+        click.echo(f"{who} {check}" + _summary(result))
+    click.echo(f"results in {path}")
+    if card is not None:
+        text = filled(card.read_text(encoding="utf-8"), card.stem, card.parent)
+        card.write_text(text, encoding="utf-8")
+        click.echo(f"tables of {card} made from the results beside it")
+
+
+def _check_card(card: Path | None) -> None:
+    """Refuse a card that the table has no place in, before anything is computed."""
+    if card is None:
+        return
+    if not card.is_file():
+        raise DataError(f"card {card} does not exist")
+    if "suite" not in blocks(card.read_text(encoding="utf-8")):
+        raise DataError(
+            f"{card} has no place for the table: put the lines <!-- begin suite --> and "
+            "<!-- end suite --> where it should be"
+        )
+
+
+def _beside(card: Path | None, name: str) -> Path:
+    if card is not None:
+        return card.with_name(f"{card.stem}.suite.json")
+    return Path(f"{Path(name.split('@')[0]).name}.suite.json")
+
+
+def _summary(result: dict[str, Any]) -> str:
+    if result["status"] != "done":
+        return f": not covered ({result['reason']})"
+    lines = []
+    for q in result["quantities"]:
+        reference = "" if q["reference"] is None else f"  (reference {number(q['reference'])})"
+        lines.append(f"\n  {q['name']}: {number(q['value'])} {q['unit']}{reference}")
+    left_out = len(result["left_out"])
+    return "".join(lines) + (f"\n  {left_out} items left out" if left_out else "")
+
+
+def _evaluate_frames(
+    model: Model, label: str, paths: tuple[Path, ...], validation_only: bool, output: Path | None,
+    reach: float | None, energy_states: tuple[tuple[int, int], ...], without: Path | None,
+) -> None:  # fmt: skip
+    """Errors per subset, or between molecules if ``reach`` (A) is given."""
+    known = set(model.config.elements)
+    frames = [frame for path in paths for frame in read_frames(path)]
+    if validation_only:
+        frames = [frame for frame in frames if frame.is_validation]
+    if without is not None:
+        frames = without_compositions(frames, without)
+    covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
+    names = ", ".join(path.name for path in paths)
+    if not covered:
+        raise DataError(
+            f"no frame of {names} is left: elements that are not covered, none marked as held out, "
+            "or all left out by `--without`"
+        )
+    covered = keep_energies(covered, energy_states, names)
+    predictions = predict_frames(model.potential, covered, progress=True)
+    if reach is not None:
+        table = fragment_table(predictions, reach)
+        result = {"fragments": table}
+        click.echo(markdown(table))
+    else:
+        errors = errors_by(predictions, lambda frame: frame.subset)
+        result = {"errors": {key: asdict(value) for key, value in errors.items()}}
+        click.echo(_table(errors))
+    click.echo(f"{len(frames) - len(covered)} frames left out (elements not covered)")
+    if output is not None:
+        head = {
+            "model": label,
+            "data": [path.name for path in paths],
+            "validation_only": validation_only,
+            "n_left_out": len(frames) - len(covered),
+        }
+        if energy_states:
+            head["energy_states"] = energy_states
+        if without is not None:
+            head["without"] = without.name
+        output.write_text(json.dumps(head | result, indent=1) + "\n", encoding="utf-8")
+
+
+def _table(table: dict[str, Errors]) -> str:
+    head = (
+        f"{'subset':32}{'frames':>7}{'E MAE':>9}{'E RMSE':>9}{'F MAE':>9}{'F RMSE':>9}{'mu MAE':>9}"
+    )
+    units = f"{'':32}{'':>7}{'meV/atom':>9}{'meV/atom':>9}{'meV/A':>9}{'meV/A':>9}{'D':>9}"
+    rows = [
+        f"{key:32}{e.n_frames:7d}{e.energy_mae:9.2f}{e.energy_rmse:9.2f}"
+        f"{e.forces_mae:9.1f}{e.forces_rmse:9.1f}{e.dipole_mae:9.3f}"
+        for key, e in table.items()
+    ]
+    parts = [e for key, e in table.items() if key != "all"]
+    mean = (
+        f"{'mean over subsets':32}{'':7}{np.mean([e.energy_mae for e in parts]):9.2f}{'':9}"
+        f"{np.mean([e.forces_mae for e in parts]):9.1f}"
+    )
+    return "\n".join([head, units, *rows, mean])

@@ -1,0 +1,92 @@
+"""Dividing labelled frames by molecule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+from ase.io import write
+
+from lesff.atoms.structure import read_structures
+from lesff.errors import DataError
+from lesff.files import sha256_of
+from lesff.train.composition_splits import (
+    VALIDATION_FRACTION,
+    MoleculeSplit,
+    shard_groups,
+    split_by_molecule,
+)
+from lesff.train.shards import read_shard, write_npz
+
+
+@click.command("split")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--by", "key", default="molecule", show_default=True,
+    help="Key of info to group by; of npz shards an array, or composition for reduced formulas.",
+)  # fmt: skip
+@click.option(
+    "--validation", "fraction", default=VALIDATION_FRACTION, show_default=True,
+    help="Share of the molecules of each subset to hold out.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder.")
+def split_command(files: tuple[Path, ...], key: str, fraction: float, output: Path) -> None:
+    """Divide labelled frames by molecule into train.extxyz and validation.extxyz.
+
+    The division depends on the names of the molecules only (their SHA-256): the same file gives the
+    same parts everywhere. Of every subset (`info["subset"]`) the same share of molecules is held
+    out. split.json records the file, its SHA-256 and the molecules that are held out.
+
+    Of npz shards, one or several, copies are written whose array `valid` marks the frames that are
+    held out, the same groups in all of them: `lesff split a.npz b.npz --by composition -o DATA`.
+    """
+    shards = [path.suffix == ".npz" for path in files]
+    if all(shards):
+        split = _split_shards(files, key, fraction, output)
+    elif len(files) == 1:
+        split = _split_file(files[0], key, fraction, output)
+    else:
+        raise click.UsageError("give one file, or npz shards only")
+    record = {
+        "file": [path.name for path in files] if all(shards) else files[0].name,
+        "sha256": [sha256_of(path) for path in files] if all(shards) else sha256_of(files[0]),
+        "by": key,
+        "validation_fraction": split.fraction,
+        "counts": split.counts,
+        "validation": list(split.validation),
+    }
+    (output / "split.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _split_file(file: Path, key: str, fraction: float, output: Path) -> MoleculeSplit:
+    frames = [atoms for _, atoms in read_structures(file)]
+    lacking = [index for index, atoms in enumerate(frames) if key not in atoms.info]
+    if lacking:
+        raise DataError(f"{file}, frame {lacking[0]}: no info[{key!r}] to group by")
+    labels = [(str(a.info.get("subset", file.stem)), str(a.info[key])) for a in frames]
+    split = split_by_molecule(labels, fraction)
+    output.mkdir(parents=True, exist_ok=True)
+    held_out = [split.holds_out(molecule) for _, molecule in labels]
+    for name, wanted in (("train", False), ("validation", True)):
+        part = [atoms for atoms, out in zip(frames, held_out, strict=True) if out is wanted]
+        write(output / f"{name}.extxyz", part)
+        click.echo(f"{len(part)} frames written to {output / name}.extxyz")
+    return split
+
+
+def _split_shards(
+    files: tuple[Path, ...], key: str, fraction: float, output: Path
+) -> MoleculeSplit:
+    shards = {path: read_shard(path) for path in files}
+    if len({path.name for path in files}) < len(files) or output in {p.parent for p in files}:
+        raise DataError("shards must have different names and be in another folder than the output")
+    names = {path: shard_groups(path, arrays, key) for path, arrays in shards.items()}
+    split = split_by_molecule([("shards", n) for group in names.values() for n in group], fraction)
+    output.mkdir(parents=True, exist_ok=True)
+    for path, arrays in shards.items():
+        valid = np.array([split.holds_out(name) for name in names[path]])
+        write_npz(output / path.name, arrays | {"valid": valid}, np.savez_compressed)
+        click.echo(f"{valid.sum()} of {len(valid)} frames of {output / path.name} are held out")
+    return split

@@ -1,0 +1,1 @@
+"""MACE checkpoints: what shape they have, which weights go where."""

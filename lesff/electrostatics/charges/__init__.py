@@ -1,0 +1,1 @@
+"""Charges that equilibrate: equations, their solution, electrodes."""

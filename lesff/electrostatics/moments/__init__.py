@@ -1,0 +1,1 @@
+"""Multipoles, induction, fields, and what follows from moving charges."""

@@ -1,0 +1,1 @@
+"""Sums over point and Gaussian sources: crystals, slabs, molecules."""

@@ -1,0 +1,155 @@
+r"""Energy of pairs in open space: a blocked sum with analytic derivatives.
+
+With ``K(u)``, ``u = r^2``, the kernel of the settings (of Gaussian charges ``erf(r / (sqrt(2)
+sigma)) / r``), its constant c (``ke``) and d = r_i - r_j,
+
+.. math::
+    E = \frac{c}{2} \sum_{i \ne j} q_i q_j K(u_{ij}), \quad
+    \frac{\partial E}{\partial q_i} = c \sum_j q_j K, \quad
+    \frac{\partial E}{\partial r_i} = 2 c q_i \sum_j q_j K' d .
+
+First and second derivatives are written by hand, block by block, with nothing of the size of the
+pairs kept; third and higher ones fall back to differentiable operations recomputed per block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+from lesff.electrostatics.sums.padding import Padding
+from lesff.electrostatics.sums.settings import PairSettings
+
+_CACHE_VALUES = 2**17
+"""Pairs of one block on a CPU, measured: larger ones leave the cache."""
+_DEVICE_VALUES = 2**24
+"""The same on a GPU."""
+
+
+def open_energy(
+    charges: Tensor, positions: Tensor, batch: Tensor, n_systems: int, settings: PairSettings,
+    *, padding: Padding | None = None,
+) -> Tensor:  # fmt: skip
+    """Energy of each isolated system, (n_systems,) in eV, differentiable to any order.
+
+    The self energy (of charges ``ke sum q^2 / (sigma sqrt(2 pi))``) is added where the settings
+    keep it.
+
+    Args:
+        charges: (n_atoms,) in e, or the coefficients of another interaction.
+        positions: (n_atoms, 3) in A.
+        batch: (n_atoms,) system of each atom, ascending.
+        n_systems: Number of systems.
+        settings: Constants.
+        padding: That of ``batch``, if it is known.
+    """
+    padding = padding or Padding.of(batch, n_systems)
+    q, r = padding.pad(charges), padding.pad(positions)
+    energy = settings.pair_constant * _PairEnergy.apply(q, r, settings)  # pyright: ignore[reportOperatorIssue]
+    if not settings.remove_self_interaction:
+        energy = energy + settings.self_energy * (q * q).sum(1)
+    return energy
+
+
+class _PairEnergy(Function):
+    """``1/2 sum_{i != j} q_i q_j K`` of padded systems; keeps its gradient from the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, r: Tensor, settings: PairSettings) -> Tensor:
+        ctx.settings = settings
+        with_forces = ctx.needs_input_grad[1]
+        potential, slope = _first_derivatives(q, r, settings, forces=with_forces)
+        ctx.save_for_backward(q, r, potential, slope)
+        return 0.5 * (q * potential).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, r, potential, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            potential, slope = _PairGradient.apply(q, r, ctx.settings)  # pyright: ignore[reportGeneralTypeIssues]
+        grad_r = grad[:, None, None] * slope if ctx.needs_input_grad[1] else None
+        return grad[:, None] * potential, grad_r, None
+
+
+class _PairGradient(Function):
+    """The gradient as a function; its backward is the product with the Hessian."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, r: Tensor, settings: PairSettings) -> tuple[Tensor, Tensor]:
+        ctx.settings = settings
+        ctx.save_for_backward(q, r)
+        return _first_derivatives(q, r, settings, forces=True)
+
+    @staticmethod
+    def backward(ctx: Any, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, r = ctx.saved_tensors
+        blocks = _row_blocks(q)
+        differentiable = torch.is_grad_enabled()
+        parts = []
+        for block in blocks:
+            if differentiable and len(blocks) > 1:
+                parts.append(
+                    checkpoint(_hessian_rows, block, q, r, a, b, ctx.settings, use_reentrant=False)
+                )
+            else:
+                parts.append(_hessian_rows(block, q, r, a, b, ctx.settings))
+        return torch.cat([p for p, _ in parts], 1), torch.cat([p for _, p in parts], 1), None
+
+
+def _row_blocks(q: Tensor) -> list[slice]:
+    n_systems, n_atoms = q.shape
+    limit = _CACHE_VALUES if q.device.type == "cpu" else _DEVICE_VALUES
+    step = max(limit // (n_systems * n_atoms), 1)
+    return [slice(start, min(start + step, n_atoms)) for start in range(0, n_atoms, step)]
+
+
+def _first_derivatives(
+    q: Tensor, r: Tensor, settings: PairSettings, *, forces: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the pair sum in q, (n_systems, n_atoms), and in r, (..., 3)."""
+    potential, slope = torch.empty_like(q), torch.zeros_like(r)
+    for block in _row_blocks(q):
+        d, kernels = _pairs(block, r, settings, int(forces))
+        potential[:, block] = torch.bmm(kernels[0], q[:, :, None])[..., 0]
+        if forces:
+            weight = kernels[1] * q[:, None, :] * (2.0 * q[:, block, None])
+            for axis in range(3):
+                slope[:, block, axis] = (weight * d[axis]).sum(2)
+    return potential, slope
+
+
+def _pairs(
+    block: slice, r: Tensor, settings: PairSettings, order: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Difference vectors, three of (n_systems, rows, n_atoms), and kernels, zero for i = j."""
+    d = [r[:, block, None, axis] - r[:, None, :, axis] for axis in range(3)]
+    n_rows, n_atoms = d[0].shape[1:]
+    rows = torch.arange(block.start, block.start + n_rows, device=r.device)
+    same = rows[:, None] == torch.arange(n_atoms, device=r.device)
+    u = d[0].square() + d[1].square() + d[2].square()
+    u = torch.where(same, 4.0 * settings.sigma**2, u)  # any value that needs no series
+    return d, [k.masked_fill(same, 0.0) for k in settings.kernel(u, order)]
+
+
+def _hessian_rows(
+    block: slice, q: Tensor, r: Tensor, a: Tensor, b: Tensor, settings: PairSettings
+) -> tuple[Tensor, Tensor]:
+    """Rows of the Hessian of the pair sum times the vector (a, b).
+
+    Gradient of ``D = sum_{i != j} a_i q_j K + q_i q_j K' d . (b_i - b_j)``, the derivative of the
+    energy along (a, b).
+    """
+    d, (k0, k1, k2) = _pairs(block, r, settings, 2)
+    db = [b[:, block, None, axis] - b[:, None, :, axis] for axis in range(3)]
+    along = d[0] * db[0] + d[1] * db[1] + d[2] * db[2]
+    charge = torch.bmm(k0, a[:, :, None])[..., 0] + 2.0 * (k1 * along * q[:, None, :]).sum(2)
+    product = q[:, block, None] * q[:, None, :]
+    mixed = a[:, block, None] * q[:, None, :] + q[:, block, None] * a[:, None, :]
+    radial = 2.0 * k1 * mixed + 4.0 * k2 * along * product
+    parallel = 2.0 * k1 * product
+    point = [(radial * d[axis] + parallel * db[axis]).sum(2) for axis in range(3)]
+    return charge, torch.stack(point, -1)

@@ -1,0 +1,1 @@
+"""The checks of the suite, one topic a file."""

@@ -1,0 +1,105 @@
+"""Digests of files and folders; files that have not changed since are not read again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lesff.environment import always_rehash, state_folder
+from lesff.errors import ConfigError
+from lesff.plain_data import from_dict, read_json, write_json
+
+ALWAYS_HASHED = 2**20
+"""Files up to this many bytes are read each time: that takes less than asking for a record."""
+
+_SETTLED_S = 2.0
+"""A file that changed less than this ago may change again without a new time stamp."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """A digest and the state of the file that it was taken from.
+
+    Attributes:
+        path: Absolute path.
+        state: Size, times of the last change of content and of anything, inode and device.
+        sha256: Hexadecimal digest.
+    """
+
+    path: str
+    state: tuple[int, ...]
+    sha256: str
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file.
+
+    A file above :data:`ALWAYS_HASHED` that has the size, times, inode and device that it had when
+    this user last read it whole is not read again. The record is in :func:`state_folder`, not in
+    the cache: who can write into a shared cache cannot vouch for what is there. ``LESFF_REHASH=1``
+    reads it in any case.
+    """
+    before = _state(path)
+    is_small = before[0] <= ALWAYS_HASHED
+    if not (is_small or always_rehash()):
+        known = _read(path)
+        if known is not None and known.path == str(path.resolve()) and known.state == before:
+            return known.sha256
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    # times ahead of the clock never count as settled: such files are read each time
+    is_settled = time.time() - max(before[1], before[2]) / 1e9 > _SETTLED_S
+    if not is_small and is_settled and _state(path) == before:
+        record = _Record(path=str(path.resolve()), state=before, sha256=digest)
+        with contextlib.suppress(OSError):  # without a place for it, the next load reads again
+            write_json(_record_path(path), asdict(record))
+    return digest
+
+
+def forget(path: Path) -> None:
+    """Have a file read again by the next :func:`sha256_of`."""
+    _record_path(path).unlink(missing_ok=True)
+
+
+def folder_digest(rows: Iterable[tuple[str, str]]) -> str:
+    """One sha256 for a folder: that of what ``sha256sum`` prints for its files, sorted by name.
+
+    In a shell: ``LC_ALL=C sha256sum LICENSE README.md config.json model.safetensors
+    parity.safetensors | sha256sum``, with ``uncertainty.safetensors`` last where there is one.
+
+    Args:
+        rows: Path and sha256 of every file.
+    """
+    lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(rows))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def git_blob_of(path: Path) -> str:
+    """Git's id of a file: sha1 of "blob", its size, a zero byte and its bytes."""
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            blob.update(chunk)
+    return blob.hexdigest()
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    stat = os.stat(path)
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
+
+
+def _record_path(path: Path) -> Path:
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    return state_folder() / "verified" / f"{key}.json"
+
+
+def _read(path: Path) -> _Record | None:
+    try:
+        return from_dict(_Record, read_json(_record_path(path)), "record")
+    except (OSError, ConfigError):  # absent or damaged: read the file
+        return None

@@ -1,0 +1,210 @@
+"""From the base model to the model to train: elements, reference energies, what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+from torch import nn
+
+from lesff.errors import ConfigError, DataError
+from lesff.finetune.options import FinetuneOptions
+from lesff.potential.potential import Potential
+from lesff.train.frames import Frame
+from lesff.train.metrics import FramePrediction, predict_frames
+from lesff.train.trainables import DirectTrainables, LowRankTrainables, Trainables
+
+_ENERGY_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
+_FORCE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
+
+
+def check_elements(potential: Potential, frames: Sequence[Frame]) -> None:
+    """Refuse frames with elements that the model does not cover.
+
+    Raises:
+        DataError: naming elements and frames.
+    """
+    known = set(potential.config.elements)
+    bad = [i for i, f in enumerate(frames) if not set(f.structure.numbers.tolist()) <= known]
+    if bad:
+        z = sorted({int(z) for i in bad for z in frames[i].structure.numbers} - known)
+        names, covered = (
+            " ".join(chemical_symbols[i] for i in part) for part in (z, sorted(known))
+        )
+        raise DataError(
+            f"{len(bad)} of {len(frames)} frames (the first is frame {bad[0]}) have element(s) "
+            f"{names}, which the base model does not know (it covers {covered}): leave these "
+            "frames out or choose a base with these elements (`lesff list`)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyShift:
+    """Change of the reference energies.
+
+    Attributes:
+        by_element: eV per atom, by atomic number.
+    """
+
+    by_element: dict[int, float]
+
+    def of(self, numbers: np.ndarray) -> float:
+        """Change of the energy of a structure, eV."""
+        return float(sum(self.by_element.get(int(z), 0.0) for z in numbers))
+
+    def text(self) -> str:
+        """For people."""
+        moved = [f"{chemical_symbols[z]} {v:+.4f}" for z, v in self.by_element.items() if v]
+        return ", ".join(moved) + " eV" if moved else "none"
+
+
+def energy_shift(
+    potential: Potential, base: Sequence[FramePrediction], options: FinetuneOptions
+) -> EnergyShift:
+    """Change of the reference energies that the options ask for.
+
+    A refit explains the difference of labels and base model by composition, with every frame
+    counting alike per atom; of the many solutions for few compositions it is the smallest.
+
+    Args:
+        potential: The base model.
+        base: Its predictions for the training frames.
+        options: The options.
+
+    Raises:
+        ConfigError: for given energies of unknown elements.
+        DataError: for a refit without energies.
+    """
+    elements = potential.config.elements
+    if options.energies == "keep":
+        return EnergyShift(by_element=dict.fromkeys(elements, 0.0))
+    if options.energies == "given":
+        return _given_shift(potential, options)
+    known = [p for p in base if np.isfinite(p.frame.energy)]
+    if not known:
+        return EnergyShift(by_element=dict.fromkeys(elements, 0.0))
+    return _refit(elements, known)
+
+
+def _refit(elements: Sequence[int], known: Sequence[FramePrediction]) -> EnergyShift:
+    counts = composition([p.frame for p in known], elements)
+    size = counts.sum(1)
+    difference = np.array([p.frame.energy - p.energy for p in known])
+    shift, *_ = np.linalg.lstsq(counts / size[:, None], difference / size, rcond=1e-6)
+    return EnergyShift(by_element={z: float(v) for z, v in zip(elements, shift, strict=True)})
+
+
+def _given_shift(potential: Potential, options: FinetuneOptions) -> EnergyShift:
+    given = {}
+    for symbol, value in options.given_energies.items():
+        z = atomic_numbers.get(symbol)
+        if z not in potential.config.elements:
+            covered = " ".join(chemical_symbols[i] for i in potential.config.elements)
+            raise ConfigError(f"`given_energies` must name elements of {covered}, got {symbol!r}")
+        given[z] = value
+    now = dict(zip(potential.config.elements, potential.config.reference_energies, strict=True))
+    return EnergyShift(by_element={z: given.get(z, old) - old for z, old in now.items()})
+
+
+def composition(frames: Sequence[Frame], elements: Sequence[int]) -> np.ndarray:
+    """(n_frames, n_elements) number of atoms of each element."""
+    return np.array([[(f.structure.numbers == z).sum() for z in elements] for f in frames], float)
+
+
+def with_shift(potential: Potential, shift: EnergyShift) -> Potential:
+    """The same weights with moved reference energies, ready to train."""
+    config = potential.config
+    energies = tuple(
+        old + shift.by_element[z]
+        for z, old in zip(config.elements, config.reference_energies, strict=True)
+    )
+    with torch.random.fork_rng(devices=[]):
+        moved = Potential(replace(config, reference_energies=energies))
+    moved.cast_parameters(potential.dtype)
+    moved.load_state_dict(potential.state_dict())
+    return moved.to(device=potential.device).train()
+
+
+def untrained(potential: Potential, seed: int) -> Potential:
+    """A model of the same configuration with weights drawn anew."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = Potential(potential.config)
+    fresh.cast_parameters(potential.dtype)
+    return fresh.to(device=potential.device).requires_grad_(requires_grad=False).eval()
+
+
+def check_start(
+    base: Sequence[FramePrediction], potential: Potential, shift: EnergyShift
+) -> dict[str, float]:
+    """Largest differences between the base model and the model to train, before training.
+
+    Args:
+        base: Predictions of the base model for some frames.
+        potential: The model to train.
+        shift: Change of the reference energies, which is taken off.
+
+    Returns:
+        ``energy`` in eV/atom and ``forces`` in eV/A.
+
+    Raises:
+        ConfigError: if they exceed rounding.
+    """
+    start = predict_frames(potential, [p.frame for p in base])
+    energy = max(
+        abs(s.energy - b.energy - shift.of(b.frame.structure.numbers)) / len(b.frame.structure)
+        for s, b in zip(start, base, strict=True)
+    )
+    forces = max(float(np.abs(s.forces - b.forces).max()) for s, b in zip(start, base, strict=True))
+    allowed = _ENERGY_TOLERANCE[potential.dtype], _FORCE_TOLERANCE[potential.dtype]
+    if not (energy <= allowed[0] and forces <= allowed[1]):
+        raise ConfigError(
+            "the model to train must give the base model's answers before training, but differs by "
+            f"{energy:.1e} eV/atom and {forces:.1e} eV/A (allowed: {allowed[0]:.0e} and "
+            f"{allowed[1]:.0e})"
+        )
+    return {"energy": energy, "forces": forces}
+
+
+def part_of(name: str) -> str:
+    """Part of the model that a parameter belongs to; one of ``PARTS``.
+
+    >>> part_of("architecture.readouts.layers.0.weight")
+    'readout'
+    """
+    if name.startswith(("charge_head", "multipole_head")):
+        return "charges"
+    if name.startswith(("architecture.readouts", "architecture.state_readout")):
+        return "readout"
+    if name.startswith(("architecture.embedding", "state_embedding", "joint_embedding")):
+        return "embedding"
+    return "trunk"
+
+
+def make_trainables(potential: Potential, options: FinetuneOptions) -> Trainables:
+    """Freeze what the strategy freezes; returns what the optimiser moves."""
+    last = f"architecture.layers.{potential.architecture.n_layers - 1}."
+    adapted: dict[str, nn.Parameter] = {}
+    for name, parameter in potential.named_parameters():
+        part = part_of(name)
+        is_head = part in ("readout", "charges")
+        trained = {
+            "full": True,
+            "head": is_head,
+            "last_layer": is_head or name.startswith(last),
+            "lora": is_head,
+        }[options.strategy]
+        if options.strategy == "lora" and not is_head and _can_adapt(parameter, options.lora_rank):
+            adapted[name] = parameter
+            trained = True
+        parameter.requires_grad_(trained)
+    if options.strategy == "lora":
+        return LowRankTrainables(potential, adapted, options.lora_rank, options.seed)
+    return DirectTrainables(potential)
+
+
+def _can_adapt(weight: nn.Parameter, rank: int) -> bool:
+    return weight.ndim in (2, 3) and min(weight.shape[0], weight.shape[-1]) > rank

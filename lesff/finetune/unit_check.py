@@ -1,0 +1,100 @@
+"""Labels in other units than the model's, recognised by comparing them with its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lesff.errors import DataError
+from lesff.finetune.start import composition
+from lesff.train.metrics import FramePrediction, labelled_values
+from lesff.units import EA_TO_DEBYE
+
+_HARTREE, _BOHR, _KCAL, _KJ = 27.211386, 0.529177, 0.0433641, 0.0103643
+
+_ENERGY_UNITS: Mapping[str, float] = {
+    "Hartree": _HARTREE,
+    "kcal/mol": _KCAL,
+    "kJ/mol": _KJ,
+    "Rydberg": _HARTREE / 2,
+    "meV": 1e-3,
+}
+_FORCE_UNITS: Mapping[str, float] = {
+    "Hartree/bohr": _HARTREE / _BOHR,
+    "Hartree/A": _HARTREE,
+    "kcal/mol/A": _KCAL,
+    "kJ/mol/A": _KJ,
+    "eV/bohr": 1.0 / _BOHR,
+    "Rydberg/bohr": _HARTREE / 2 / _BOHR,
+    "meV/A": 1e-3,
+    "gradients (the sign is reversed), eV/A": -1.0,
+    "gradients (the sign is reversed), Hartree/bohr": -_HARTREE / _BOHR,
+}
+_DIPOLE_UNITS: Mapping[str, float] = {"Debye": 1.0 / EA_TO_DEBYE, "e bohr": _BOHR}
+
+_DECISIVE = 0.4
+"""Another unit is named if it leaves at most this share of the disagreement."""
+
+
+def check_units(predictions: Sequence[FramePrediction], *, dipole: bool) -> None:
+    """Refuse labels that agree with the model in another unit, and not in the expected one.
+
+    Args:
+        predictions: Answers of the base model for labelled frames.
+        dipole: Whether dipole labels matter.
+
+    Raises:
+        DataError: naming label and unit.
+    """
+    _check_energies(predictions)
+    with_forces = [p for p in predictions if np.isfinite(p.frame.forces).all()]
+    if with_forces:
+        label = np.concatenate([p.frame.forces.ravel() for p in with_forces])
+        model = np.concatenate([p.forces.ravel() for p in with_forces])
+        _compare(label, model, "forces", "eV/A", _FORCE_UNITS)
+    label, model = labelled_values(predictions, "dipole")
+    if dipole and len(label):
+        _compare(label, model, "dipole", "e A", _DIPOLE_UNITS)
+
+
+def _compare(
+    label: np.ndarray, model: np.ndarray, name: str, unit: str, others: Mapping[str, float]
+) -> None:
+    disagreement = float(np.linalg.norm(label - model))
+    rest = {other: float(np.linalg.norm(f * label - model)) for other, f in others.items()}
+    best = min(rest, key=lambda other: rest[other])
+    if rest[best] < _DECISIVE * disagreement and rest[best] < 0.7 * float(np.linalg.norm(model)):
+        raise _wrong(name, unit, best)
+
+
+def _check_energies(predictions: Sequence[FramePrediction]) -> None:
+    """What composition does not explain must agree in eV better than in another unit."""
+    known = [p for p in predictions if np.isfinite(p.frame.energy)]
+    elements = sorted({int(z) for p in known for z in p.frame.structure.numbers})
+    if len(known) < len(elements) + 5:
+        return  # composition would explain almost anything
+    counts = composition([p.frame for p in known], elements)
+    size = counts.sum(1)
+    label = np.array([p.frame.energy for p in known])
+    model = np.array([p.energy for p in known])
+
+    def unexplained(energy: np.ndarray) -> float:
+        difference, design = (energy - model) / size, counts / size[:, None]
+        shift, *_ = np.linalg.lstsq(design, difference, rcond=1e-8)
+        return float(np.linalg.norm(difference - design @ shift))
+
+    disagreement = unexplained(label)
+    rest = {other: unexplained(factor * label) for other, factor in _ENERGY_UNITS.items()}
+    rest["eV per atom"] = unexplained(size * label)
+    best = min(rest, key=lambda other: rest[other])
+    # energies that do not vary at all (tiny units) leave what the model itself says
+    if rest[best] < _DECISIVE * disagreement and rest[best] < 0.7 * unexplained(0.0 * label):
+        raise _wrong("energy", "eV", best)
+
+
+def _wrong(name: str, unit: str, best: str) -> DataError:
+    return DataError(
+        f"{name} labels must be in {unit}, but they agree with the base model only if read as "
+        f"{best}: convert them, or pass checks_units=False if they are right"
+    )

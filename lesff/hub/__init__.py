@@ -1,0 +1,1 @@
+"""From a name to checked files: manifest, cache, sources, mirror, publishing."""

@@ -1,0 +1,142 @@
+"""Lockfiles: which version and which bytes every name of a project stands for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
+from lesff.files import sha256_of
+from lesff.hub.cache import file_damage
+from lesff.hub.manifest.entries import FileEntry
+from lesff.hub.manifest.names import find_model
+from lesff.model_folder.folder import MODEL_FILES, model_files, unlisted_file
+from lesff.plain_data import from_dict, read_json, write_json
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedModel:
+    """What a name stands for.
+
+    Attributes:
+        spec: What to load, with a full version or commit.
+        files: Size and sha256 of the files of the model folder.
+    """
+
+    spec: str
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lockfile:
+    """All names of a project.
+
+    Attributes:
+        models: By name without version, ``hf:org/repo`` or address.
+        schema: Version of this layout.
+    """
+
+    models: dict[str, LockedModel]
+    schema: int = _SCHEMA
+
+
+def lock_path(path: Path | None) -> Path | None:
+    """``path``, else ``$LESFF_LOCK``, else None: a lockfile is never found by accident."""
+    value = os.environ.get("LESFF_LOCK", "").strip()
+    return path if path is not None else Path(value).expanduser() if value else None
+
+
+def read_lock(path: Path) -> Lockfile:
+    """Read a lockfile.
+
+    Raises:
+        ModelNotFoundError: if there is none.
+        ConfigError: if it is malformed.
+    """
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"lockfile {path} does not exist; make it with `lesff hub lock NAMES`, or unset "
+            "LESFF_LOCK"
+        )
+    try:
+        lock = from_dict(Lockfile, read_json(path), path.name)
+    except ManifestError as error:
+        raise ConfigError(f"lockfile {path} is malformed: {error}") from error
+    if lock.schema != _SCHEMA:
+        raise ConfigError(f"`schema` of {path} must be {_SCHEMA}, got {lock.schema}; update lesff")
+    return lock
+
+
+def write_lock(path: Path, lock: Lockfile) -> None:
+    """Write a lockfile; it appears complete or not at all."""
+    write_json(path, asdict(lock))
+
+
+def lock_key(spec: str) -> str:
+    """What a name is listed under, whatever version it asks for."""
+    if spec.startswith(("https://", "http://")):
+        return spec.partition("#")[0]
+    return spec.partition("@")[0] if spec.startswith("hf:") else find_model(spec)[0].name
+
+
+def find_locked(lock: Lockfile, spec: str, path: Path) -> LockedModel:
+    """What a name stands for.
+
+    Raises:
+        ModelNotFoundError: if it is not in the lockfile, or there in another version.
+    """
+    key = lock_key(spec)
+    locked = lock.models.get(key)
+    if locked is None:
+        raise ModelNotFoundError(
+            f"{spec} is not in the lockfile {path}; add it with `lesff hub lock {key} -o {path}`"
+        )
+    is_name = not spec.startswith(("hf:", "https://", "http://"))
+    wanted = find_model(spec)[1].version if is_name and "@" in spec else None
+    differs = (
+        wanted is not None and wanted != locked.spec.partition("@")[2]
+        if is_name
+        else spec != key and spec != locked.spec
+    )
+    if differs:
+        raise ModelNotFoundError(
+            f"{spec} contradicts the lockfile {path}, which has {locked.spec}; leave out the "
+            "version, or lock another one"
+        )
+    return locked
+
+
+def describe(folder: Path, spec: str) -> LockedModel:
+    """What a model folder holds, for a lockfile."""
+    files = tuple(
+        FileEntry(path=name, size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
+        for name in model_files(folder)
+    )
+    return LockedModel(spec=spec, files=files)
+
+
+def check_locked(folder: Path, locked: LockedModel, path: Path) -> None:
+    """Make sure that a model folder is the locked one.
+
+    Raises:
+        IntegrityError: naming the first file that differs.
+    """
+    absent = sorted(set(MODEL_FILES) - {file.path for file in locked.files})
+    if absent:
+        raise IntegrityError(f"lockfile {path} must list {', '.join(absent)} of {locked.spec}")
+    extra = unlisted_file(folder, [file.path for file in locked.files])
+    if extra is not None:
+        raise IntegrityError(
+            f"{locked.spec} has {extra}, which the lockfile {path} does not list; lock it again if "
+            "it is meant to be there"
+        )
+    for file in locked.files:
+        damage = file_damage(folder / file.path, file)
+        if damage is not None:
+            raise IntegrityError(
+                f"{locked.spec} is not what the lockfile {path} says: {damage}; if the change is "
+                "meant, lock it again"
+            )

@@ -1,0 +1,1 @@
+"""The manifest: its entries, names, signed updates and citations."""

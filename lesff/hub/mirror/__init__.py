@@ -1,0 +1,1 @@
+"""A mirror of models for other machines: its store, copying, serving."""

@@ -1,0 +1,343 @@
+"""A read-only hub: serves a mirror to lesff and to plain huggingface_hub.
+
+Speaks what their clients use: model information, file trees, references, and files with ranges,
+entity tags (their sha256) and the headers that name commit and size.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from lesff.errors import IntegrityError, ModelNotFoundError
+from lesff.hub.manifest.entries import FileEntry
+from lesff.hub.mirror.store import Snapshot, Store
+
+MAX_CLIENTS = 256
+"""Connections at a time; further ones are told to come back."""
+
+UPDATE_FILES = ("manifest.json", "manifest.json.sig")
+"""Manifest update and its signature, served from the root of the mirror if they are there."""
+
+_IDLE_S = 30.0
+"""A client that neither asks nor takes anything for so long is disconnected."""
+_MAX_UPDATE_BYTES = 25_000_000
+_API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|refs)(?:/([^/]+)(?:/(.*))?)?)?")
+_RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+
+_log = logging.getLogger(__name__)
+
+
+class HubServer(ThreadingHTTPServer):
+    """Serves a mirror; closing waits for the answers that are under way.
+
+    Args:
+        folder: The mirror.
+        host: Address to listen at; ``"0.0.0.0"`` for all.
+        port: Port to listen at; 0 for any free one.
+        handler: Class that answers.
+
+    Raises:
+        ModelNotFoundError: if the folder does not exist.
+        OSError: if the address cannot be listened at.
+    """
+
+    daemon_threads = False
+    block_on_close = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        handler: type[HubHandler] | None = None,
+    ) -> None:
+        self.store = Store(folder)
+        self.is_closing = False
+        self._clients: set[socket.socket] = set()
+        self._guard = threading.Lock()
+        super().__init__((host, port), handler or HubHandler)
+
+    @property
+    def url(self) -> str:
+        """Address for ``LESFF_HUB`` and ``HF_ENDPOINT`` on this machine."""
+        host = str(self.server_address[0])
+        return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.server_port}"  # noqa: S104
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread of its own."""
+        with self._guard:
+            is_full = len(self._clients) >= MAX_CLIENTS
+            if not is_full:
+                self._clients.add(request)
+        if is_full:
+            request.sendall(_BUSY)
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection."""
+        with self._guard:
+            self._clients.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are no error of ours; the rest goes to the log."""
+        _log.info("connection of %s ended early", client_address, exc_info=True)
+
+    def server_close(self) -> None:
+        """Stop listening, let answers finish, close."""
+        self.is_closing = True
+        with self._guard:
+            clients = list(self._clients)
+        for client in clients:  # those that wait for a next request see the end of it
+            try:
+                client.shutdown(socket.SHUT_RD)
+            except OSError:
+                _log.debug("client was gone already")
+        super().server_close()
+
+
+S = TypeVar("S", bound=HubServer)
+
+
+@contextmanager
+def running(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    handler: type[HubHandler] | None = None,
+    server: type[S] = HubServer,
+) -> Iterator[S]:
+    """A server in a thread of its own, until the block is left.
+
+    Args:
+        folder: The mirror.
+        host: Address to listen at.
+        port: Port to listen at; 0 for any free one.
+        handler: Class that answers.
+        server: Class of the server.
+    """
+    running_one = server(folder, host=host, port=port, handler=handler)
+    thread = threading.Thread(target=running_one.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield running_one
+    finally:
+        running_one.shutdown()
+        thread.join()
+        running_one.server_close()
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: HubServer
+    protocol_version = "HTTP/1.1"
+    server_version = "lesff"
+    sys_version = ""
+    timeout = _IDLE_S
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - name of the base
+        """Requests go to the log, not to the terminal."""
+        _log.info("%s %s", self.client_address[0], format % args)
+
+    def do_GET(self) -> None:
+        """Answer with headers and body."""
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        """Answer with headers."""
+        self._answer()
+
+    def _answer(self) -> None:
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # a body that is not read would be taken for a request
+            self._refuse(400, "BadRequest", "requests must not have a body")
+            return
+        if self.server.is_closing:
+            self.close_connection = True
+        parts = urlsplit(self.path)
+        try:
+            self._route(parts.path, parse_qs(parts.query))
+        except ModelNotFoundError as error:
+            self._refuse(404, "RepoNotFound", str(error))
+        except IntegrityError as error:
+            _log.error("%s", error)  # noqa: TRY400 - the traceback says no more
+            self._refuse(500, "Damaged", "the mirror is damaged; see its log")
+
+    def _route(self, path: str, query: dict[str, list[str]]) -> None:
+        if path.lstrip("/") in UPDATE_FILES:
+            self._send_update(path.lstrip("/"))
+        elif path == "/api/models":
+            rows = (self._find(repo, "main") for repo in self.server.store.repositories())
+            self._send_json([_information(row) for row in rows if row is not None])
+        elif match := _API.fullmatch(path):
+            self._send_api(match, is_recursive=query.get("recursive", [""])[0].lower() == "true")
+        elif match := _RESOLVE.fullmatch(path):
+            repo, revision, name = (unquote(group) for group in match.groups())
+            snapshot = self._find(repo, revision)
+            if snapshot is not None:
+                self._send_entry(snapshot, name)
+        else:
+            self._refuse(404, "EntryNotFound", "this server has mirrored models only")
+
+    def _send_api(self, match: re.Match[str], *, is_recursive: bool) -> None:
+        repo, kind, revision, inner = (unquote(group or "") for group in match.groups())
+        if kind == "refs":
+            refs = self.server.store.references(repo)
+            rows = [_reference(name, commit) for name, commit in refs.items()]
+            branches = [row for row in rows if row["name"] == "main"]
+            tags = [row for row in rows if row["name"] != "main"]
+            self._send_json({"branches": branches, "tags": tags, "converts": []})
+            return
+        snapshot = self._find(repo, revision or "main")
+        if snapshot is None:
+            return
+        if kind == "tree":
+            prefix = f"{inner.rstrip('/')}/" if inner else ""
+            files = [file for file in snapshot.files if file.path.startswith(prefix)]
+            if not is_recursive:
+                files = [file for file in files if "/" not in file.path[len(prefix) :]]
+            self._send_json([_tree_row(file) for file in files])
+        else:
+            self._send_json(_information(snapshot))
+
+    def _find(self, repo: str, revision: str) -> Snapshot | None:
+        """The snapshot, or None after an answer that it is not there."""
+        snapshot = self.server.store.snapshot(repo, revision)
+        if snapshot is None:
+            self._refuse(404, "RevisionNotFound", f"{repo} has no revision {revision}")
+        return snapshot
+
+    def _send_entry(self, snapshot: Snapshot, name: str) -> None:
+        file = next((file for file in snapshot.files if file.path == name), None)
+        common = {"X-Repo-Commit": snapshot.commit, "Accept-Ranges": "bytes"}
+        if file is None:
+            self._refuse(404, "EntryNotFound", f"{snapshot.repo} has no such file", common)
+            return
+        tag = f'"{file.sha256}"'
+        common |= {"ETag": tag, "X-Linked-ETag": tag, "X-Linked-Size": str(file.size)}
+        if tag in self.headers.get("If-None-Match", ""):
+            self._send_headers(304, common, 0)
+            return
+        span = _span(self.headers.get("Range"), file.size)
+        if self.headers.get("If-Range", tag) != tag:
+            span = None
+        if span is not None and span[0] >= span[1]:
+            self._refuse(416, "Range", "no such range", {"Content-Range": f"bytes */{file.size}"})
+            return
+        start, end = span or (0, file.size)
+        if span is not None:
+            common["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
+        with self.server.store.open(snapshot, file) as stream:
+            content = {"Content-Type": "application/octet-stream"}
+            self._send_headers(200 if span is None else 206, common | content, end - start)
+            if self.command != "HEAD":
+                self.connection.sendfile(stream, offset=start, count=end - start)
+
+    def _send_update(self, name: str) -> None:
+        path = self.server.store.folder / name
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_UPDATE_BYTES:
+            self._refuse(404, "EntryNotFound", f"this mirror has no {name}")
+            return
+        self._send_bytes(path.read_bytes(), "application/octet-stream")
+
+    def _send_json(self, data: Any) -> None:
+        self._send_bytes(json.dumps(data).encode(), "application/json")
+
+    def _send_bytes(self, body: bytes, kind: str) -> None:
+        self._send_headers(200, {"Content-Type": kind}, len(body))
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _refuse(
+        self, status: int, code: str, message: str, headers: dict[str, str] | None = None
+    ) -> None:
+        body = json.dumps({"error": message}).encode()
+        text = message.encode("ascii", "replace").decode().replace("\n", " ").replace("\r", " ")
+        extra = {"X-Error-Code": code, "X-Error-Message": text, "Content-Type": "application/json"}
+        self._send_headers(status, extra | (headers or {}), len(body))
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _send_headers(self, status: int, headers: dict[str, str], length: int) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if status != 304:
+            self.send_header("Content-Length", str(length))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+
+
+def _span(header: str | None, size: int) -> tuple[int, int] | None:
+    """First byte and byte after the last of a range, or None for the whole file."""
+    match = _RANGE.fullmatch(header or "")
+    if match is None or not any(match.groups()):
+        return None
+    first, last = match.groups()
+    if not first:
+        return max(size - int(last), 0), size
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+def _information(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "_id": snapshot.commit[:24],
+        "id": snapshot.repo,
+        "modelId": snapshot.repo,
+        "author": snapshot.repo.split("/")[0],
+        "sha": snapshot.commit,
+        "lastModified": f"{snapshot.date}T00:00:00.000Z",
+        "createdAt": f"{snapshot.date}T00:00:00.000Z",
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "library_name": "lesff",
+        "tags": ["lesff"],
+        "siblings": [
+            {"rfilename": file.path, "size": file.size, "lfs": _large(file)}
+            for file in snapshot.files
+        ],
+    }
+
+
+def _large(file: FileEntry) -> dict[str, Any]:
+    """How the hub describes a file that is known by its sha256."""
+    return {"oid": file.sha256, "sha256": file.sha256, "size": file.size, "pointerSize": 134}
+
+
+def _tree_row(file: FileEntry) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "path": file.path,
+        "size": file.size,
+        "oid": file.sha256[:40],
+        "lfs": _large(file),
+    }
+
+
+def _reference(name: str, commit: str) -> dict[str, str]:
+    kind = "heads" if name == "main" else "tags"
+    return {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit}

@@ -1,0 +1,255 @@
+"""Publishing: checks of a model folder, its manifest entry, and the upload to a hub."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lesff.environment import hub_endpoint, is_offline
+from lesff.errors import ConfigError, OfflineError, PublishError
+from lesff.files import sha256_of
+from lesff.hub.manifest.entries import (
+    PERMISSIVE_LICENSES,
+    FileEntry,
+    HubSource,
+    ModelEntry,
+    Sources,
+    VersionEntry,
+    is_safe_url,
+)
+from lesff.model_folder.card import front_matter, read_card
+from lesff.model_folder.folder import (
+    LICENSE_FILE,
+    MODEL_FILES,
+    OPTIONAL_FILES,
+    SIGNATURE_FILE,
+    load_model,
+    model_files,
+    verify_parity,
+)
+from lesff.potential.potential import ModelConfig
+
+_CODE = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".model", ".py", ".so"}
+"""Endings of files that can hold code."""
+_MIN_LICENSE = 40
+_MIN_CARD = 200
+"""Fewer characters say nothing."""
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_REQUIRED = ("license", "description", "citation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """A model folder that may be published.
+
+    Attributes:
+        folder: The folder.
+        files: Size and sha256 of every file.
+        config: Its configuration.
+        facts: What the top of the card says.
+        license: SPDX expression.
+    """
+
+    folder: Path
+    files: tuple[FileEntry, ...]
+    config: ModelConfig
+    facts: dict[str, str]
+    license: str
+
+    def entry(self, name: str, version: str, repo: str, commit: str) -> ModelEntry:
+        """Manifest entry.
+
+        Raises:
+            ManifestError: for a name or version that a manifest cannot hold.
+        """
+        return ModelEntry(
+            name=name,
+            description=self.facts["description"],
+            license=self.license,
+            elements=tuple(sorted(self.config.elements)),
+            citation=self.facts["citation"],
+            license_url=self.facts.get("license_url", ""),
+            license_terms=self.facts.get("license_terms", ""),
+            versions=(
+                VersionEntry(
+                    version=version,
+                    date=datetime.date.today().isoformat(),
+                    files=self.files,
+                    sources=Sources(hub=HubSource(repo=repo, commit=commit)),
+                    min_lesff=_release(importlib.metadata.version("lesff")),
+                    level_of_theory=self.config.level_of_theory,
+                    total_charge=self.config.total_charge,
+                    spin_multiplicity=self.config.spin_multiplicity,
+                ),
+            ),
+        )
+
+
+def check_publication(folder: Path) -> Publication:
+    """Make sure that a model folder may be published.
+
+    It must have card, licence, configuration, weights and golden values, and nothing else; the card
+    must state ``license``, ``description`` and ``citation`` at its top; the golden values must be
+    reproduced here.
+
+    Raises:
+        PublishError: naming what is missing or wrong.
+        IntegrityError: if a file is damaged.
+        ConfigError: for a bad ``config.json``.
+    """
+    _check_names(folder)
+    text = (folder / LICENSE_FILE).read_text(encoding="utf-8", errors="replace")
+    if len(text.split()) < _MIN_LICENSE // 5:
+        raise PublishError(f"{folder / LICENSE_FILE} must be the full text of the licence")
+    card = read_card(folder)
+    facts = front_matter(card)
+    absent = [name for name in _REQUIRED if not facts.get(name)]
+    if absent:
+        raise PublishError(
+            f"the card of {folder} must state {', '.join(absent)} between the --- lines at its top"
+        )
+    if len(card) < _MIN_CARD:
+        raise PublishError(
+            f"the card of {folder} must say what the model is for and how accurate it is, in at "
+            f"least {_MIN_CARD} characters"
+        )
+    config = load_model(folder).config
+    report = verify_parity(folder)
+    if not report.ok:
+        raise PublishError(
+            f"{folder} must reproduce its golden values, got errors of {report.energy_error:.1e} "
+            f"eV/atom and {report.force_error:.1e} eV/A; save the model again"
+        )
+    names = [n for n in (*model_files(folder), SIGNATURE_FILE) if (folder / n).is_file()]
+    files = tuple(
+        FileEntry(path=name, size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
+        for name in names
+    )
+    return Publication(
+        folder=folder, files=files, config=config, facts=facts, license=_spdx(facts["license"])
+    )
+
+
+def publish_folder(
+    folder: Path,
+    repo: str,
+    *,
+    version: str,
+    private: bool = False,
+    token: str | None = None,
+) -> ModelEntry:
+    """Check a model folder and upload it to a hub as one commit with a tag.
+
+    The token goes to the endpoint of the hub (``LESFF_HUB``, ``HF_ENDPOINT`` or the public hub) and
+    nowhere else, and never over plain http to another machine.
+
+    Args:
+        folder: The model folder.
+        repo: ``"organisation/name"``; made if need be.
+        version: ``"major.minor.patch"``; a version that the repository has is never replaced.
+        private: Make a new repository private.
+        token: Access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+
+    Returns:
+        Entry for a manifest, pinned to the commit.
+
+    Raises:
+        PublishError: if the folder may not be published, the version exists or the hub refuses.
+        ConfigError: for a malformed version or an endpoint that a token must not be sent to.
+        OfflineError: if the session is offline.
+    """
+    if is_offline():
+        raise OfflineError("publishing needs the network, but LESFF_OFFLINE or HF_HUB_OFFLINE is 1")
+    if not _VERSION.fullmatch(version):
+        raise ConfigError(f"`version` must be 'major.minor.patch', got {version!r}")
+    endpoint = hub_endpoint()
+    if endpoint is not None and not is_safe_url(endpoint):
+        raise ConfigError(
+            f"a token must not be sent to {endpoint}: it must start with https:// (http:// for "
+            "this machine only) and have no credentials"
+        )
+    publication = check_publication(folder)
+    name = publication.facts.get("name") or repo.split("/")[-1].lower()
+    publication.entry(name, version, repo, "0" * 40)  # refuses bad names before the upload
+    commit = _upload(publication, repo, version, endpoint=endpoint, token=token, private=private)
+    return publication.entry(name, version, repo, commit)
+
+
+def _upload(
+    publication: Publication,
+    repo: str,
+    version: str,
+    *,
+    endpoint: str | None,
+    token: str | None,
+    private: bool,
+) -> str:
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or httpx2
+    )
+
+    api = HfApi(endpoint=endpoint, token=token)
+    operations = [
+        CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=publication.folder / file.path)
+        for file in publication.files
+    ]
+
+    def run() -> str:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if version in {tag.name for tag in api.list_repo_refs(repo).tags}:
+            raise PublishError(
+                f"{repo} has version {version}, whose bytes never change; publish a new version"
+            )
+        info = api.create_commit(repo, operations, commit_message=f"Version {version}")
+        api.create_tag(repo, tag=version, revision=info.oid)
+        return info.oid
+
+    return _explained(run, repo, (HfHubHTTPError, HFValidationError, HTTPError, OSError))
+
+
+def _explained(action: Callable[[], str], repo: str, errors: tuple[type[Exception], ...]) -> str:
+    try:
+        return action()
+    except PublishError:
+        raise
+    except errors as error:
+        first = str(error).strip().splitlines()[0]
+        raise PublishError(
+            f"the hub did not take {repo}: {first}; check its name, your token (`hf auth login`) "
+            "and its rights"
+        ) from error
+
+
+def _check_names(folder: Path) -> None:
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    missing = [name for name in MODEL_FILES if name not in found]
+    if missing:
+        raise PublishError(f"{folder} must have {', '.join(missing)} to be published")
+    own = {*MODEL_FILES, *OPTIONAL_FILES, SIGNATURE_FILE}
+    foreign = [name for name in found if name not in own]
+    if foreign:
+        code = [name for name in foreign if Path(name).suffix in _CODE]
+        why = f"; {code[0]} can hold code, which a model never does" if code else ""
+        raise PublishError(f"{folder} must hold nothing but a model, got {foreign[0]}{why}")
+    for name in found:
+        if (folder / name).is_symlink() or not (folder / name).is_file():
+            raise PublishError(f"{folder / name} must be a plain file to be published")
+
+
+def _spdx(text: str) -> str:
+    """Licence id with the capital letters of SPDX; hubs write them small."""
+    known = {name.lower(): name for name in PERMISSIVE_LICENSES}
+    return known.get(text.lower(), text)
+
+
+def _release(version: str) -> str:
+    """First three numbers of a version."""
+    match = re.match(r"\d+\.\d+\.\d+", version)
+    return match[0] if match else "0.1.0"

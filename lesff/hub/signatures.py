@@ -1,0 +1,150 @@
+"""Ed25519 signatures, made and checked with the cryptography library (extra ``lesff[sign]``).
+
+Keys are PEM files as OpenSSL writes them: ``openssl genpkey -algorithm ed25519 -out private.pem``
+and ``openssl pkey -in private.pem -pubout -out public.pem``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lesff.errors import ConfigError, MissingDependencyError, SignatureError
+from lesff.plain_data import from_dict, read_json, write_json
+
+_SCHEMA = 1
+_MAX_KEY_BYTES = 10_000
+
+Purpose = Literal["model folder", "manifest update"]
+"""What is signed; a signature for one purpose is none for another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """A signature and what it was made with.
+
+    Attributes:
+        key: Beginning of the sha256 of the public key, to tell keys apart.
+        signature: Base64.
+        algorithm: Always Ed25519.
+        schema: Version of this layout.
+    """
+
+    key: str
+    signature: str
+    algorithm: Literal["ed25519"] = "ed25519"
+    schema: int = _SCHEMA
+
+
+def sign(data: bytes, purpose: Purpose, private_key: Path) -> Signature:
+    """Sign data.
+
+    Args:
+        data: What to sign.
+        purpose: What it is.
+        private_key: PEM file, without a password.
+
+    Raises:
+        ConfigError: if the key cannot be read.
+        MissingDependencyError: without the cryptography library.
+    """
+    serialization, ed25519 = _library()
+    try:
+        key = serialization.load_pem_private_key(_read_key(private_key), password=None)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{private_key} must be an Ed25519 private key in PEM, without a password: {error}"
+        ) from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise ConfigError(f"{private_key} must be an Ed25519 private key, got another kind of key")
+    signature = base64.b64encode(key.sign(_message(data, purpose))).decode("ascii")
+    return Signature(key=_key_id(key.public_key()), signature=signature)
+
+
+def check(data: bytes, purpose: Purpose, signature: Signature, public_key: Path) -> None:
+    """Make sure that a signature is of these data and by this key.
+
+    Raises:
+        SignatureError: if it is not.
+        ConfigError: if the key cannot be read.
+        MissingDependencyError: without the cryptography library.
+    """
+    key = _load_public(public_key)
+    from cryptography.exceptions import InvalidSignature
+
+    if signature.key != _key_id(key):
+        raise SignatureError(
+            f"the {purpose} is signed with the key {signature.key}, not with {public_key} "
+            f"(key {_key_id(key)}); it is not trusted"
+        )
+    try:
+        key.verify(base64.b64decode(signature.signature, validate=True), _message(data, purpose))
+    except (InvalidSignature, binascii.Error, ValueError) as error:
+        raise SignatureError(
+            f"the signature of the {purpose} does not fit it: it was changed after it was signed, "
+            "or the signature was; it is not trusted"
+        ) from error
+
+
+def read_signature(path: Path) -> Signature:
+    """Read a signature file.
+
+    Raises:
+        SignatureError: if there is none or it is malformed.
+    """
+    if not path.is_file():
+        raise SignatureError(f"{path} does not exist: there is no signature")
+    try:
+        signature = from_dict(Signature, read_json(path), path.name)
+    except ConfigError as error:
+        raise SignatureError(f"{path} must be a signature: {error}") from error
+    if signature.schema != _SCHEMA:
+        raise SignatureError(f"`schema` of {path} must be {_SCHEMA}, got {signature.schema}")
+    return signature
+
+
+def write_signature(path: Path, signature: Signature) -> None:
+    """Write a signature file; it appears complete or not at all."""
+    write_json(path, asdict(signature))
+
+
+def _message(data: bytes, purpose: Purpose) -> bytes:
+    return f"lesff {purpose} {_SCHEMA}\n".encode() + data
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise MissingDependencyError(
+            'signatures need the cryptography library; install it with `pip install "lesff[sign]"`'
+        ) from error
+    return serialization, ed25519
+
+
+def _read_key(path: Path) -> bytes:
+    if not path.is_file() or path.stat().st_size > _MAX_KEY_BYTES:
+        raise ConfigError(
+            f"{path} must be a PEM file with a key, of at most {_MAX_KEY_BYTES} bytes"
+        )
+    return path.read_bytes()
+
+
+def _load_public(path: Path) -> Any:
+    serialization, ed25519 = _library()
+    try:
+        key = serialization.load_pem_public_key(_read_key(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} must be an Ed25519 public key in PEM: {error}") from error
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise ConfigError(f"{path} must be an Ed25519 public key, got another kind of key")
+    return key
+
+
+def _key_id(public_key: Any) -> str:
+    return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Where bytes come from: the package, hubs, addresses, the authors of a model."""

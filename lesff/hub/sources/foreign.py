@@ -1,0 +1,354 @@
+"""Models that others publish: fetched from their site, verified, converted once, kept."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lesff.convert.checkpoint import Attribution, convert_checkpoint
+from lesff.environment import cache_folder, is_offline, own_mirror
+from lesff.errors import (
+    CacheError,
+    ConfigError,
+    IntegrityError,
+    ManifestError,
+    ModelNotFoundError,
+    OfflineError,
+    UnverifiedWarning,
+)
+from lesff.hub.cache import DISK_ERRORS, Workspace, file_damage, install
+from lesff.hub.manifest.entries import FileEntry, ModelEntry, PublishedSource, VersionEntry
+from lesff.hub.sources.download import Download
+from lesff.model_folder.folder import MODEL_FILES, unlisted_file
+from lesff.plain_data import from_dict, read_json, write_json
+
+RECORD_FILE = "source.json"
+"""File of a converted folder that says what it was made from."""
+
+_SCHEMA = 1
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digest:
+    """What identifies a checkpoint file.
+
+    Attributes:
+        size: Bytes.
+        sha256: Hexadecimal digest.
+        git_blob: Git's id of the file.
+    """
+
+    size: int
+    sha256: str
+    git_blob: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRecord:
+    """What a converted folder was made from, and what it must hold since.
+
+    Attributes:
+        url: Where the checkpoint came from, or its manifest address if it was given as a file.
+        filename: What its authors call it.
+        head: Which head was converted, if it has several.
+        source: Digests of the checkpoint.
+        lesff: Version that converted it.
+        date: Day of the conversion.
+        files: Size and sha256 of every file of the folder.
+        schema: Version of this layout.
+    """
+
+    url: str
+    filename: str
+    head: str | None
+    source: Digest
+    lesff: str
+    date: str
+    files: tuple[FileEntry, ...]
+    schema: int = _SCHEMA
+
+
+def find_published_damage(folder: Path, entry: ModelEntry, version: VersionEntry) -> str | None:
+    """First reason not to use a converted folder as text, or None if there is none."""
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return f"{path} is missing"
+    try:
+        record = from_dict(SourceRecord, read_json(path), RECORD_FILE)
+    except (ConfigError, ManifestError) as error:
+        return f"{path} is not a record of a conversion: {error}"
+    source = _source(version)
+    if record.schema != _SCHEMA or record.head != source.head:
+        return f"{path} is of another conversion"
+    difference = _difference(record.source, source, _pin(entry, version))
+    if difference is not None:
+        return f"{path} is of another checkpoint: {difference}"
+    absent = sorted(set(MODEL_FILES) - {file.path for file in record.files})
+    if absent:
+        return f"{path} does not list {', '.join(absent)}"
+    extra = unlisted_file(folder, [file.path for file in record.files])
+    if extra is not None:
+        return f"{path} does not list {extra}"
+    damages = (file_damage(folder / file.path, file) for file in record.files)
+    return next((damage for damage in damages if damage is not None), None)
+
+
+def make_published(
+    entry: ModelEntry, version: VersionEntry, cached: Path, *, checkpoint: Path | None = None
+) -> None:
+    """Fetch (or take), verify and convert a published checkpoint, and put it into the cache.
+
+    Processes that want the same file wait for each other; the ones that waited find it done.
+
+    Args:
+        entry: The model.
+        version: Its version; must have a published source.
+        cached: Model folder to write.
+        checkpoint: File to take instead of fetching it.
+
+    Raises:
+        IntegrityError: if the bytes are not those that the manifest or an earlier fetch names, or
+            the file covers other elements than the manifest says.
+        ModelNotFoundError: if the file does not exist, here or there.
+        OfflineError: if the site cannot be reached.
+        UnsupportedInputError: if this version cannot represent the checkpoint.
+        CacheError: if the cache cannot be written.
+    """
+    source = _source(version)
+    label = f"{entry.name}@{version.version}"
+    downloads = _downloads(entry, version)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise ModelNotFoundError(f"checkpoint {checkpoint} does not exist; check the path")
+    with _locked(downloads[-1], label):
+        if checkpoint is not None:
+            digest = digest_file(checkpoint)
+            _verify(digest, source, _pin(entry, version), f"{checkpoint} for {label}")
+            _convert(checkpoint, digest, entry, version, cached)
+        elif find_published_damage(cached, entry, version) is not None:
+            _fetch_and_convert(downloads, entry, version, cached)
+
+
+def fetch_original(
+    entry: ModelEntry, version: VersionEntry, target: Path, *, offline: bool | None = None
+) -> None:
+    """Fetch and verify a published checkpoint as it is, without converting it.
+
+    Args:
+        entry: The model.
+        version: Its version; must have a published source.
+        target: File to write.
+        offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
+
+    Raises:
+        OfflineError: if the session is offline.
+        LesffError: as :func:`make_published` does.
+    """
+    label = f"{entry.name}@{version.version}"
+    if is_offline() if offline is None else offline:
+        raise OfflineError(f"the original file of {label} must be fetched, but this is offline")
+    downloads = _downloads(entry, version)
+    with _locked(downloads[-1], label):
+        download, digest = _fetch(downloads, _source(version), _pin(entry, version))
+        _record_pin(entry, version, digest)
+        shutil.copyfile(download.path, target)
+        download.discard()
+
+
+def attribution_of(entry: ModelEntry, version: VersionEntry) -> Attribution:
+    """Whose model it is."""
+    source = _source(version)
+    return Attribution(
+        title=entry.name,
+        filename=source.filename,
+        url=source.url,
+        home=source.home,
+        level_of_theory=version.level_of_theory,
+        license=entry.license,
+        license_terms=entry.license_terms,
+        license_url=entry.license_url,
+        citation=entry.citation,
+    )
+
+
+@contextmanager
+def _locked(download: Download, label: str) -> Iterator[None]:
+    """One process at a time; errors of the disk become errors of the cache."""
+    from huggingface_hub.utils import WeakFileLock
+
+    try:
+        download.lock_path.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(download.lock_path):
+            yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise CacheError(
+                f"the cache {cache_folder()} must be writable to hold {label} "
+                f"({error.strerror}); LESFF_CACHE names another place"
+            ) from error
+        raise
+
+
+def _downloads(entry: ModelEntry, version: VersionEntry) -> list[Download]:
+    """Where to ask for the file: the mirror of this site if there is one, then its authors."""
+    source, mirror = _source(version), own_mirror()
+    addresses = [source.url]
+    if mirror is not None:
+        path = f"published/{entry.name}/resolve/{version.version}/{source.filename}"
+        addresses.insert(0, f"{mirror}/{path}")
+    what = f"{source.filename} of {entry.name}@{version.version}"
+    folder = cache_folder() / "downloads"
+    return [Download(address, folder, what=what, size=source.size) for address in addresses]
+
+
+def digest_file(path: Path) -> Digest:
+    """Size, sha256 and git blob id of a file."""
+    size = path.stat().st_size
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            sha256.update(chunk)
+            blob.update(chunk)
+    return Digest(size=size, sha256=sha256.hexdigest(), git_blob=blob.hexdigest())
+
+
+def _source(version: VersionEntry) -> PublishedSource:
+    if version.sources.published is None:
+        raise ManifestError(f"version {version.version} must have a published source, got none")
+    return version.sources.published
+
+
+def _fetch(
+    downloads: Sequence[Download], source: PublishedSource, pin: Digest | None
+) -> tuple[Download, Digest]:
+    """A verified file, from the first place that has it."""
+    for download in downloads[:-1]:
+        with contextlib.suppress(ModelNotFoundError):  # then the authors have it
+            return _fetch_one(download, source, pin)
+    return _fetch_one(downloads[-1], source, pin)
+
+
+def _fetch_one(
+    download: Download, source: PublishedSource, pin: Digest | None
+) -> tuple[Download, Digest]:
+    """A file that was put together from parts gets a second chance in one piece."""
+    while True:
+        path = download.run()
+        digest = digest_file(path)
+        try:
+            _verify(digest, source, pin, f"{source.filename} from {download.url}")
+        except IntegrityError:
+            download.discard()
+            if not download.resumed:
+                raise
+        else:
+            return download, digest
+
+
+def _fetch_and_convert(
+    downloads: Sequence[Download], entry: ModelEntry, version: VersionEntry, cached: Path
+) -> None:
+    download, digest = _fetch(downloads, _source(version), _pin(entry, version))
+    try:
+        _convert(download.path, digest, entry, version, cached)
+    except IntegrityError as error:  # other errors keep the verified file, for a newer lesff
+        download.discard()
+        name = _source(version).filename
+        raise IntegrityError(f"{name} from {download.url} is no use: {error}") from error
+    download.discard()
+
+
+def _difference(digest: Digest, source: PublishedSource, pin: Digest | None) -> str | None:
+    """How a digest differs from the ones that are known, as text, or None."""
+    expected = [
+        ("size", source.size, "the manifest"),
+        ("git_blob", source.git_blob, "the manifest"),
+        ("sha256", source.sha256, "the manifest"),
+        ("sha256", None if pin is None else pin.sha256, "the first fetch"),
+    ]
+    for name, wanted, origin in expected:
+        found = getattr(digest, name)
+        if wanted is not None and found != wanted:
+            return f"its {name} must be {wanted} ({origin}), got {found}"
+    return None
+
+
+def _verify(digest: Digest, source: PublishedSource, pin: Digest | None, what: str) -> None:
+    difference = _difference(digest, source, pin)
+    if difference is not None:
+        raise IntegrityError(
+            f"{what} is not the published file: {difference}; it was not used. Try again, or ask "
+            f"the authors at {source.home}"
+        )
+
+
+def _pin_path(entry: ModelEntry, version: VersionEntry) -> Path:
+    return cache_folder() / "published" / f"{entry.name}@{version.version}.json"
+
+
+def _pin(entry: ModelEntry, version: VersionEntry) -> Digest | None:
+    """Digest recorded by the first fetch of a file that the manifest has no hash for."""
+    path = _pin_path(entry, version)
+    if _source(version).has_hash or not path.is_file():
+        return None
+    try:
+        return from_dict(Digest, read_json(path), path.name)
+    except ConfigError as error:
+        raise IntegrityError(
+            f"{path} must hold the digest of the first fetch: {error}; remove it to trust the "
+            "next fetch"
+        ) from error
+
+
+def _record_pin(entry: ModelEntry, version: VersionEntry, digest: Digest) -> None:
+    path = _pin_path(entry, version)
+    if _source(version).has_hash or path.is_file():
+        return
+    write_json(path, asdict(digest))
+    warnings.warn(
+        f"no hash of {_source(version).filename} ({entry.name}@{version.version}) is known, so its "
+        f"bytes could not be verified; their sha256 {digest.sha256} is now recorded in {path} and "
+        "later fetches must match it",
+        UnverifiedWarning,
+        stacklevel=2,
+    )
+
+
+def _convert(
+    checkpoint: Path, digest: Digest, entry: ModelEntry, version: VersionEntry, cached: Path
+) -> None:
+    source, attribution = _source(version), attribution_of(entry, version)
+    with Workspace(cached) as work:
+        new = work / "new"
+        config = convert_checkpoint(checkpoint, new, head=source.head, attribution=attribution)
+        if sorted(config.elements) != list(entry.elements):
+            raise IntegrityError(
+                f"{source.filename} must cover the elements {list(entry.elements)} of "
+                f"{entry.name}, got {sorted(config.elements)}; it was not used"
+            )
+        record = SourceRecord(
+            url=source.url,
+            filename=source.filename,
+            head=source.head,
+            source=digest,
+            lesff=importlib.metadata.version("lesff"),
+            date=datetime.date.today().isoformat(),
+            files=tuple(_file_entry(new, name) for name in MODEL_FILES),
+        )
+        write_json(new / RECORD_FILE, asdict(record))
+        _record_pin(entry, version, digest)
+        install(new, cached, work / "old", is_intact=lambda: False)
+
+
+def _file_entry(folder: Path, name: str) -> FileEntry:
+    digest = digest_file(folder / name)
+    return FileEntry(path=name, size=digest.size, sha256=digest.sha256)

@@ -1,0 +1,390 @@
+"""``load`` and ``Model``: a name becomes a model, atoms become numbers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from lesff.atoms.graph import collate
+from lesff.atoms.structure import build_graph, to_structures
+from lesff.calculator import LesffCalculator
+from lesff.errors import DeviceError, PropertyError
+from lesff.hub.manifest.entries import ModelEntry
+from lesff.hub.publish import publish_folder
+from lesff.hub.resolve import ResolvedModel, resolve
+from lesff.model_folder.folder import load_model, save_model
+from lesff.potential.batches import check_caveats, check_domain, plan_batches, predict_graph
+from lesff.potential.potential import ModelConfig, Potential, RadialMode, properties_in_order
+from lesff.potential.response import BornOptions
+from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_PROGRESS_ATOMS = 20_000
+"""From this many atoms on, predict shows a progress bar unless told otherwise."""
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: Literal["float32", "float64"] | None = None,
+    radial: RadialMode | None = None,
+    offline: bool | None = None,
+    accept_license: bool = False,
+    licenses: Literal["any", "permissive"] | None = None,
+    lock: str | Path | None = None,
+) -> Model:
+    """Load a model by name.
+
+    Args:
+        name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"``,
+            ``"https://host/path/#sha256=..."`` or a model folder.
+        device: Where to compute.
+        dtype: Floating-point type to compute in; the model's own if not given.
+        radial: ``"table"``: radial functions are interpolated where that is faster (on CPUs with
+            compiled kernels; error below 1e-6 eV/A); ``"exact"``: they are evaluated. If not given,
+            tables in float32, exact in float64.
+        offline: Never use the network; taken from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if not
+            given.
+        accept_license: Accept the licence of a model that is not free for any use; needed once
+            per model and user, and recorded in the cache.
+        licenses: ``"permissive"`` refuses models that are not free for any use; taken from
+            ``LESFF_LICENSES`` if not given.
+        lock: Lockfile (``lesff hub lock``) that says what the name stands for; taken from
+            ``LESFF_LOCK`` if not given.
+
+    Raises:
+        LicenseError: if the licence must be accepted first, or is refused; the message shows it.
+        ModelNotFoundError: if no model has this name; near names are suggested.
+        IntegrityError: if the model's files are damaged and cannot be fetched again.
+        OfflineError: if a download is needed but not allowed.
+        DeviceError: if the device does not exist here.
+        ConfigError: for a bad ``radial``.
+    """
+    resolved = resolve(
+        name,
+        offline=offline,
+        accept_license=accept_license,
+        licenses=licenses,
+        lock=None if lock is None else Path(lock),
+    )
+    if dtype is not None and dtype not in _DTYPES:
+        raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
+    _check_device(device)
+    torch_dtype = None if dtype is None else _DTYPES[dtype]
+    potential = load_model(resolved.folder, dtype=torch_dtype, device=device, radial=radial)
+    return Model(potential, resolved)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(
+            f"`device` must be one that PyTorch can use here, such as 'cpu', got {str(device)!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+class Prediction(Mapping[str, np.ndarray]):
+    """Results for one structure or for a list of them.
+
+    Attribute and item access give numpy arrays for one structure (scalars as float), and lists of
+    them for a list of structures; ``repr`` shows the units. Shapes and units, as in
+    :data:`lesff.quantities.QUANTITIES`: energy, energy_sr, energy_lr () eV; node_energy
+    (n_atoms,) eV; forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3; latent_charges, charges
+    (n_atoms,) e;
+    dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e;
+    polarizability (3, 3) e A^2/V; atomic_dipoles (n_atoms, 3) e A, atomic_quadrupoles
+    (n_atoms, 3, 3) e A^2; energy_uncertainty () eV; forces_uncertainty (n_atoms,) eV/A; novelty
+    (n_atoms,), without unit.
+
+    Args:
+        values: Results by property, one entry per structure.
+        is_single: Whether a single structure was given.
+        model: Resolved name of the model.
+        reasons: Why each structure is out of the domain, see :attr:`out_of_domain`.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, list[Any]],
+        *,
+        is_single: bool,
+        model: str,
+        reasons: Sequence[tuple[str, ...]] = (),
+    ) -> None:
+        self._values = values
+        self._is_single = is_single
+        self.model = model
+        self._reasons = list(reasons)
+
+    @property
+    def out_of_domain(self) -> Any:
+        """Why a structure is unlike what the model's uncertainty was calibrated on.
+
+        One tuple of reasons (element, charge, spin, pbc or geometry never seen) for one structure,
+        empty if there is none; a list of them for a list of structures.
+
+        Raises:
+            PropertyError: if novelty (or ``"uncertainty"``) was not asked for.
+        """
+        if "novelty" not in self._values:
+            raise PropertyError("`out_of_domain` needs predict(..., properties=['novelty'])")
+        return self._reasons[0] if self._is_single else self._reasons
+
+    def __getitem__(self, name: str) -> Any:
+        """Results of a property."""
+        if name not in self._values:
+            raise KeyError(self._absent(name))
+        return self._values[name][0] if self._is_single else self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        """Results of a property."""
+        if name.startswith("_") or name not in self._values:
+            raise AttributeError(self._absent(name))
+        return self[name]
+
+    def _absent(self, name: str) -> str:
+        if name in QUANTITIES:
+            return f"{name!r} was not asked for; use predict(..., properties=[{name!r}])"
+        return f"no result {name!r}; this prediction has {', '.join(self._values)}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def n_structures(self) -> int:
+        """Number of structures predicted."""
+        return len(next(iter(self._values.values())))
+
+    def per_structure(self) -> list[dict[str, Any]]:
+        """One dictionary of results per structure."""
+        names = list(self._values)
+        columns = zip(*self._values.values(), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in columns]
+
+    def __repr__(self) -> str:
+        count = "1 structure" if self._is_single else f"{self.n_structures} structures"
+        lines = [f"Prediction of {self.model} for {count}"]
+        for name, column in self._values.items():
+            first = column[0]
+            unit = QUANTITIES[name].unit
+            if self._is_single and np.ndim(first) == 0:
+                lines.append(f"  {name} = {first:.6f} {unit}")
+            elif self._is_single and np.size(first) <= 3:
+                lines.append(f"  {name} = {np.array2string(first, precision=4)} {unit}")
+            else:
+                lines.append(f"  {name}: {_shape_text(name)} {unit}")
+        if self._is_single and self._reasons:
+            lines += [f"  out of domain: {reason}" for reason in self._reasons[0]]
+        return "\n".join(lines)
+
+
+def _shape_text(name: str) -> str:
+    row = QUANTITIES[name]
+    lead = ("n_atoms",) if row.level == "atom" else ()
+    parts = [*lead, *map(str, row.shape)]
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+class Model:
+    """A loaded model: predicts, gives an ASE calculator, saves.
+
+    Args:
+        potential: The model itself.
+        source: Where it came from.
+    """
+
+    def __init__(self, potential: Potential, source: ResolvedModel) -> None:
+        self.potential = potential
+        self.source = source
+
+    @property
+    def name(self) -> str:
+        """Resolved name, ``name@version`` for models of the manifest."""
+        version = self.source.version
+        return self.source.name if version is None else f"{self.source.name}@{version}"
+
+    @property
+    def config(self) -> ModelConfig:
+        """Configuration."""
+        return self.potential.config
+
+    @property
+    def card(self) -> str:
+        """The model card as Markdown text."""
+        return (self.source.folder / "README.md").read_text(encoding="utf-8")
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"Model({self.name}, elements {list(config.elements)}, "
+            f"charge {config.total_charge[0]:+d}..{config.total_charge[1]:+d}, "
+            f"{config.level_of_theory})"
+        )
+
+    def predict(
+        self,
+        structures: Any,
+        properties: Sequence[str] | str = DEFAULT_PROPERTIES,
+        *,
+        total_charge: int | Sequence[int] | None = None,
+        spin_multiplicity: int | Sequence[int] | None = None,
+        external_field: Sequence[float] | np.ndarray | None = None,
+        born: BornOptions | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+        strict: bool = False,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict properties of one or many structures.
+
+        Args:
+            structures: ASE Atoms, a pymatgen structure, a list of them, or the path of a file.
+            properties: Names from the table in :mod:`lesff.quantities`: energy (eV), forces (eV/A),
+                stress (eV/A^3), charges (e), dipole (e A), born_effective_charges (e), ...;
+                ``"uncertainty"`` stands for all uncertainties of a calibrated model.
+            total_charge: Total charge in e, one for all or one per structure; else from
+                ``atoms.info``, else 0.
+            spin_multiplicity: 2S+1 likewise; else the lowest that the electrons allow.
+            external_field: Uniform electric field in V/A, (3,) for all or (n_structures, 3); else
+                from ``atoms.info``, else none. See :mod:`lesff.electrostatics.moments.field`.
+            born: Options of Born effective charges: published stencil, acoustic sum rule.
+            batch_size: Structures per batch, or ``"auto"`` for batches of about equal cost.
+            strict: Raise instead of warn for a charge or spin outside the trained range and for a
+                quantity that the manifest says is not to be trusted.
+            progress: Show a progress bar; by default for long work only.
+
+        Raises:
+            StructureError: for input that is not a usable structure.
+            UnsupportedInputError: for elements (always) or charge and spin (``strict``) that the
+                model does not cover; for a field without a defined effect.
+            PropertyError: for an unknown property or one the model cannot give here.
+        """
+        given = [properties] if isinstance(properties, str) else list(properties)
+        names = [n for g in given for n in (UNCERTAINTIES if g == "uncertainty" else (g,))]
+        if not names:
+            raise PropertyError(f"`properties` must name at least one of {', '.join(QUANTITIES)}")
+        checked, is_single = to_structures(
+            structures,
+            total_charge=total_charge,
+            spin_multiplicity=spin_multiplicity,
+            external_field=external_field,
+        )
+        check_domain(self.config, checked, strict=strict)
+        check_caveats(self.name, self.source.caveats, names, strict=strict)
+        sizes = np.array([len(structure) for structure in checked])
+        results: list[dict[str, np.ndarray]] = [{} for _ in checked]
+        show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
+        bar = tqdm(total=len(checked), disable=not show, unit="structure", desc="predict")
+        for chosen in plan_batches(sizes, batch_size):
+            graph = collate(
+                [build_graph(checked[i], self.potential.architecture.cutoff) for i in chosen]
+            )
+            found = predict_graph(self.potential, graph, names, born)
+            for index, row in zip(chosen, found, strict=True):
+                results[index] = row
+            bar.update(len(chosen))
+        bar.close()
+        columns = {
+            name: [_plain(row[name]) for row in results] for name in properties_in_order(names)
+        }
+        uncertainty, reasons = self.potential.uncertainty, []
+        if uncertainty is not None and "novelty" in columns:
+            pairs = zip(checked, results, strict=True)
+            reasons = [uncertainty.reasons(s, np.asarray(row["novelty"])) for s, row in pairs]
+        return Prediction(columns, is_single=is_single, model=self.name, reasons=reasons)
+
+    def calculator(
+        self,
+        *,
+        total_charge: int | None = None,
+        spin_multiplicity: int | None = None,
+        external_field: Sequence[float] | np.ndarray | None = None,
+        strict: bool = False,
+        skin: float = 0.5,
+        replay: bool | None = None,
+    ) -> LesffCalculator:
+        """An ASE calculator; see :class:`lesff.calculator.LesffCalculator` for the options."""
+        return LesffCalculator(
+            self.potential,
+            total_charge=total_charge,
+            spin_multiplicity=spin_multiplicity,
+            external_field=external_field,
+            strict=strict,
+            skin=skin,
+            replay=replay,
+            caveats=self.source.caveats,
+        )
+
+    def finetune(self, data: Any, output: str | Path, **options: Any) -> Model:
+        """Train further on labelled frames; returns the better of the result and this model.
+
+        Args:
+            data: A file or database that ASE reads, an npz shard, or a list of Atoms.
+            output: Folder of the run: report, resume point and the model folder ``model``.
+            **options: See :func:`lesff.finetune.finetune`.
+        """
+        from lesff.finetune import finetune
+
+        return finetune(self, data, output, **options)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model as a folder that :func:`lesff.load` reads; returns the folder."""
+        license_file = self.source.folder / "LICENSE"
+        save_model(
+            self.potential,
+            Path(folder),
+            card=self.card,
+            license_text=license_file.read_text(encoding="utf-8"),
+            overwrite=overwrite,
+        )
+        return Path(folder)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        version: str,
+        card: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> ModelEntry:
+        """Save, check and upload the model; see :func:`lesff.hub.publish.publish_folder`.
+
+        Args:
+            repo: ``"organisation/name"``; made if need be.
+            version: ``"major.minor.patch"``, new for this repository.
+            card: Model card as Markdown; the one the model came with if None.
+            private: Make a new repository private.
+            token: Access token; the one of ``hf auth login`` or ``HF_TOKEN`` if None.
+
+        Returns:
+            Entry for a manifest, pinned to the commit.
+
+        Raises:
+            PublishError: without licence or card, if the version exists or the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work) / "model"
+            license_file = self.source.folder / "LICENSE"
+            save_model(
+                self.potential,
+                folder,
+                card=self.card if card is None else card,
+                license_text=license_file.read_text(encoding="utf-8"),
+            )
+            return publish_folder(folder, repo, version=version, private=private, token=token)
+
+
+def _plain(value: np.ndarray) -> Any:
+    return float(value) if value.ndim == 0 else value

@@ -1,0 +1,1 @@
+"""A model is a folder: configuration, weights, card, licence, golden values."""

@@ -1,0 +1,39 @@
+"""Model cards: the ``key: value`` lines at their top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lesff.errors import IntegrityError
+from lesff.model_folder.folder import CARD_FILE
+
+_MAX_BYTES = 1_000_000
+
+
+def read_card(folder: Path) -> str:
+    """Text of the card of a model folder.
+
+    Raises:
+        IntegrityError: if there is none, or it is not UTF-8 text of at most 1 MB.
+    """
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing: a model folder must have a card")
+    if path.stat().st_size > _MAX_BYTES:
+        raise IntegrityError(
+            f"{path} must have at most {_MAX_BYTES} bytes, got {path.stat().st_size}"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{path} must be UTF-8 text: {error}") from error
+
+
+def front_matter(card: str) -> dict[str, str]:
+    """``key: value`` lines between the ``---`` lines at the top of a card; empty without them."""
+    parts = card.split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return {}
+    lines = [line for line in parts[1].splitlines() if ":" in line and not line.startswith(" ")]
+    pairs = (line.split(":", 1) for line in lines)
+    return {key.strip(): value.strip().strip("\"'") for key, value in pairs}

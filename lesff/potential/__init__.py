@@ -1,0 +1,1 @@
+"""One energy and all that follows from it: assembly, properties, responses, checks."""

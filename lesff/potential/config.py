@@ -1,0 +1,107 @@
+"""``ModelConfig``: everything that defines a potential apart from its weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from lesff.architectures import ARCHITECTURES
+from lesff.electrostatics.dispersion import DispersionConfig
+from lesff.errors import ConfigError
+from lesff.heads import LongRangeConfig
+from lesff.nn.state_embedding import StateInput
+from lesff.plain_data import from_dict
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that defines a potential apart from its weights; ``config.json`` of a model.
+
+    Attributes:
+        architecture: Short-range model: ``type`` and its hyper-parameters.
+        elements: Atomic numbers covered, ascending.
+        reference_energies: Energy of each element in eV, same order; part of ``energy``.
+        energy_scale: Factor of the interaction energy, eV.
+        long_range: Latent electrostatics, or None for a short-range model.
+        dispersion: Dispersion between all atoms, or None for a model without.
+        total_charge: Lowest and highest trained total charge in e.
+        spin_multiplicity: Lowest and highest trained multiplicity.
+        state_embedding: Whether total charge and spin enter the node features.
+        joint_embedding: Inputs of the embedding of published models with charge and spin states,
+            instead of ours.
+        dtype: Type of the stored weights.
+        energy_reference: What energy zero means.
+        level_of_theory: Reference method.
+        training_data: Where the labels come from.
+        software: Versions that made the weights.
+        format_version: Version of this layout.
+    """
+
+    architecture: dict[str, Any]
+    elements: tuple[int, ...]
+    reference_energies: tuple[float, ...]
+    energy_scale: float = 1.0
+    long_range: LongRangeConfig | None = None
+    dispersion: DispersionConfig | None = None
+    total_charge: tuple[int, int] = (0, 0)
+    spin_multiplicity: tuple[int, int] = (1, 1)
+    state_embedding: bool = False
+    joint_embedding: tuple[StateInput, ...] = ()
+    dtype: Literal["float32", "float64"] = "float32"
+    energy_reference: str = "unspecified"
+    level_of_theory: str = "unspecified"
+    training_data: str = "unspecified"
+    software: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Check ranges and agreement of fields; raises ConfigError naming the field."""
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(
+                f"`format_version` must be {FORMAT_VERSION}, got {self.format_version}; "
+                "install the lesff version that the model asks for"
+            )
+        z = self.elements
+        if not z or list(z) != sorted(set(z)) or z[0] < 1 or z[-1] > 118:
+            raise ConfigError(f"`elements` must be ascending atomic numbers 1..118, got {z}")
+        if len(self.reference_energies) != len(z):
+            raise ConfigError(
+                f"`reference_energies` must have one value per element ({len(z)}), "
+                f"got {len(self.reference_energies)}"
+            )
+        for name in ("total_charge", "spin_multiplicity"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(f"`{name}` must be [lowest, highest], got {[low, high]}")
+        if self.state_embedding and self.joint_embedding:
+            raise ConfigError(
+                "`state_embedding` and `joint_embedding` exclude each other, got both"
+            )
+        self.architecture_config()
+        if self.dispersion is not None:
+            self.dispersion.of_elements(self.elements)
+
+    def architecture_config(self) -> Any:
+        """The architecture's own configuration object.
+
+        Raises:
+            ConfigError: for an unknown architecture or hyper-parameter.
+        """
+        options = dict(self.architecture)
+        name = options.pop("type", None)
+        if name not in ARCHITECTURES:
+            raise ConfigError(
+                f"`architecture.type` must be one of {', '.join(ARCHITECTURES)}, got {name!r}"
+            )
+        return from_dict(ARCHITECTURES[name][0], options, "architecture")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, every hyper-parameter spelled out."""
+        data = asdict(self)
+        data["architecture"] = {
+            "type": self.architecture["type"],
+            **asdict(self.architecture_config()),
+        }
+        return data

@@ -1,0 +1,119 @@
+"""One structure's step again and again: no search, no tables, no waiting for the GPU.
+
+What the host has to decide (index tables, groups, wave vectors) depends on atoms, edges and cell,
+not on positions. :class:`RepeatedStep` decides it once for edges that reach further than the
+cutoff, where they count nothing, and on a CUDA device records the step as a CUDA graph, which is
+then replayed with one call. It serves until an atom has moved half of that reach.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lesff.atoms.graph import AtomGraph
+from lesff.atoms.neighbors import find_neighbors
+from lesff.atoms.structure import Structure, build_graph
+from lesff.potential.potential import Potential
+
+_EAGER_STEPS = 3
+"""Steps before one is recorded: libraries allocate their workspaces, and a structure whose cell
+changes all the time is never recorded."""
+
+
+class RepeatedStep:
+    """Properties of one structure along a trajectory.
+
+    Args:
+        potential: The model; :attr:`Potential.can_plan` must hold.
+        skin: How much further edges reach than the cutoff, in A.
+
+    Attributes:
+        n_plans: How often everything was decided anew.
+    """
+
+    def __init__(self, potential: Potential, skin: float) -> None:
+        self.potential = potential
+        self.skin = skin
+        self.n_plans = 0
+        self._structure: Structure | None = None
+        self._step: _PlannedStep | None = None
+
+    def __call__(self, structure: Structure, properties: Collection[str]) -> dict[str, Tensor]:
+        """Properties from :data:`lesff.potential.plan.PLANNED` as :meth:`Potential.forward` gives.
+
+        Results stay valid until the next call.
+
+        Raises:
+            PropertyError, UnsupportedInputError: as :meth:`Potential.plan`.
+        """
+        step = self._step
+        if step is None or not self._holds(structure):
+            step = self._step = self._plan(structure)
+        return step(structure.positions, frozenset(properties))
+
+    def _holds(self, new: Structure) -> bool:
+        """Whether the plan still serves."""
+        old = self._structure
+        if old is None or new.positions.shape != old.positions.shape:
+            return False
+        same = (
+            np.array_equal(new.numbers, old.numbers)
+            and np.array_equal(new.pbc, old.pbc)
+            and np.array_equal(new.cell, old.cell)
+            and new.total_charge == old.total_charge
+            and new.spin_multiplicity == old.spin_multiplicity
+            and new.external_field is None
+        )
+        moved = new.positions - old.positions
+        return same and bool(np.square(moved).sum(1).max() < (0.5 * self.skin) ** 2)
+
+    def _plan(self, structure: Structure) -> _PlannedStep:
+        reach = self.potential.architecture.cutoff + self.skin
+        found = find_neighbors(structure.positions, structure.cell, structure.pbc, reach)
+        graph = build_graph(structure, reach, found)
+        self._structure = structure
+        self.n_plans += 1
+        return _PlannedStep(self.potential, graph)
+
+
+class _PlannedStep:
+    """A step whose positions live in one place; recorded on CUDA devices."""
+
+    def __init__(self, potential: Potential, graph: AtomGraph) -> None:
+        graph = graph.to(dtype=potential.dtype, device=potential.device)
+        self._potential = potential
+        self._plan = potential.plan(graph)
+        self._positions = graph.positions.clone()
+        self._graph = graph.replace(positions=self._positions)
+        self._n_steps: Counter[frozenset[str]] = Counter()
+        self._recordings: dict[frozenset[str], tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+
+    def __call__(self, positions: np.ndarray, wanted: frozenset[str]) -> dict[str, Tensor]:
+        self._positions.copy_(torch.from_numpy(positions))
+        self._n_steps[wanted] += 1
+        if not self._positions.is_cuda or self._n_steps[wanted] <= _EAGER_STEPS:
+            return self._run(wanted)
+        if wanted not in self._recordings:
+            self._recordings[wanted] = self._record(wanted)
+        recording, results = self._recordings[wanted]
+        recording.replay()
+        return results
+
+    def _run(self, wanted: frozenset[str]) -> dict[str, Tensor]:
+        return self._potential(self._graph, wanted, plan=self._plan)
+
+    def _record(self, wanted: frozenset[str]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # workspaces of this stream
+            self._run(wanted)
+        torch.cuda.current_stream().wait_stream(stream)
+        recording = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recording):
+            results = self._run(wanted)
+        return recording, results

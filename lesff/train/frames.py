@@ -1,0 +1,341 @@
+"""Labelled structures: npz shards and extxyz files to in-memory frames, frames to batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase
+import numpy as np
+import torch
+from ase.db import connect
+from torch import Tensor
+
+from lesff.atoms.graph import AtomGraph, collate
+from lesff.atoms.structure import Structure, build_graph, read_structures, to_structure
+from lesff.errors import DataError
+from lesff.train.labels import LabelReader, LabelSummary
+from lesff.train.shards import read_shard
+
+CHARGE_SUM_TOLERANCE = 0.05
+"""Allowed difference (e) of a sum of charge labels to the total charge."""
+
+_ATOM_ARRAYS = ("forces", "charges", "born_effective_charges")
+_SYSTEM_ARRAYS = ("dipole", "stress", "polarizability")
+
+Source = Path | str | Sequence[ase.Atoms]
+"""Where frames come from: a file (npz shard or anything ASE reads) or a list of Atoms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One labelled structure; conventions as in :data:`lesff.train.labels.LABELS`.
+
+    Attributes:
+        structure: Atoms, cell, charge and spin.
+        energy: eV; NaN if there is no label.
+        forces: (n_atoms, 3) in eV/A; NaN if there is no label.
+        dipole: (3,) in e A about the coordinate origin, or None.
+        stress: (3, 3) in eV/A^3, or None.
+        charges: (n_atoms,) in e, or None.
+        born_effective_charges: (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj, or None.
+        weight: Weight in the loss.
+        group: Name of the molecule or composition; splits keep groups together.
+        subset: Name of the part of the data the frame belongs to.
+        is_validation: Whether the data's own split holds the frame out.
+    """
+
+    structure: Structure
+    energy: float
+    forces: np.ndarray
+    dipole: np.ndarray | None = None
+    stress: np.ndarray | None = None
+    charges: np.ndarray | None = None
+    born_effective_charges: np.ndarray | None = None
+    weight: float = 1.0
+    group: str = ""
+    subset: str = ""
+    is_validation: bool = False
+
+
+def unlabelled(structure: Structure, *, subset: str = "", weight: float = 1.0) -> Frame:
+    """A frame that is yet to be labelled."""
+    return Frame(
+        structure=structure,
+        energy=float("nan"),
+        forces=np.full((len(structure), 3), np.nan),
+        subset=subset,
+        weight=weight,
+    )
+
+
+def structure_hash(frame: Frame) -> str:
+    """Name of a structure to 1e-4 A: elements, positions, cell, charge and spin."""
+    s = frame.structure
+    parts = [s.numbers, np.round(s.positions, 4) + 0.0, s.pbc]
+    if s.pbc.any():
+        parts.append(np.round(s.cell, 4) + 0.0)
+    parts.append(np.array([s.total_charge, s.spin_multiplicity]))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
+
+
+def read_frames(path: Path, *, weight: float = 1.0) -> list[Frame]:
+    """Frames of an npz shard or of any file ASE reads, all with energies and forces.
+
+    Raises:
+        DataError: if the file is missing, empty, lacks labels, or has labels that are not finite.
+    """
+    return read_labelled(path, weight=weight, required=("energy", "forces"))[0]
+
+
+def read_labelled(
+    source: Source,
+    *,
+    keys: Mapping[str, str] | None = None,
+    required: Sequence[str] = (),
+    weight: float = 1.0,
+    group_key: str | None = None,
+) -> tuple[list[Frame], LabelSummary]:
+    """Frames with whatever labels they have, and what was found.
+
+    Args:
+        source: An npz shard, a file or database that ASE reads, or a list of Atoms.
+        keys: Key of a label, by label name; the table of ``lesff.train.labels`` for the rest.
+        required: Labels that every frame must have.
+        weight: Weight of the frames in the loss; times ``info["weight"]`` of a frame.
+        group_key: Key of ``info`` that names the group of a frame; ``molecule`` or else the formula
+            if not given.
+
+    Raises:
+        DataError: if there is no frame, a label is missing or cannot be used, or charges do not sum
+            to the total charge. The message names file and frame.
+    """
+    reader = LabelReader(keys)
+    name = "the given list"
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if not path.exists():
+            raise DataError(f"data file {path} does not exist")
+        name = str(path)
+        if path.suffix == ".npz":
+            if keys:
+                raise DataError(
+                    f"{path}: the arrays of a shard have fixed names; leave out `labels`"
+                )
+            return _from_npz(path, weight, reader.summary), reader.summary
+        subset = path.stem
+        pairs = _database_rows(path) if path.suffix == ".db" else read_structures(path)
+    else:
+        subset, pairs = "frames", _structures(source)
+    frames = [
+        _frame(structure, atoms, reader, f"{name}, frame {index}", required, weight, group_key,
+               subset)
+        for index, (structure, atoms) in enumerate(pairs)
+    ]  # fmt: skip
+    if not frames:
+        raise DataError(f"{name} holds no frames")
+    return frames, reader.summary
+
+
+def _structures(atoms_list: Iterable[ase.Atoms]) -> Iterator[tuple[Structure, ase.Atoms]]:
+    for index, atoms in enumerate(atoms_list):
+        yield to_structure(atoms, where=f"frame {index}"), atoms
+
+
+def _database_rows(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
+    """Rows of an ASE database with their key-value pairs and data."""
+    rows = connect(path).select()
+    return _structures(row.toatoms(add_additional_information=True) for row in rows)
+
+
+def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
+    data = read_shard(path)
+    counts = data["n"].astype(np.int64)
+    ends = np.cumsum(counts)
+    n = len(counts)
+    charge = data.get("charge", np.zeros(n))
+    spin = data.get("spin_multiplicity", np.ones(n))
+    group = data.get("group", np.arange(n))
+    valid = data.get("valid", np.zeros(n, dtype=bool))
+    pbc = data.get("pbc", np.ones((n, 3), dtype=bool)).astype(bool)
+    open_cell, open_pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
+    labels = [key for key in ("energy", *_ATOM_ARRAYS, *_SYSTEM_ARRAYS) if key in data]
+    summary.found = {(key, key): n for key in labels}
+    frames = []
+    for i, (start, stop) in enumerate(zip(ends - counts, ends, strict=True)):
+        cell = data["cell"][i].astype(np.float64) if "cell" in data else open_cell
+        structure = Structure(
+            numbers=data["numbers"][start:stop].astype(np.int64),
+            positions=data["positions"][start:stop].astype(np.float64),
+            cell=cell,
+            pbc=pbc[i] if "cell" in data else open_pbc,
+            total_charge=int(charge[i]),
+            spin_multiplicity=int(spin[i]),
+        )
+        summary.count_state(structure.total_charge, structure.spin_multiplicity)
+        values = {key: data[key][start:stop] for key in _ATOM_ARRAYS if key in data}
+        values |= {key: data[key][i] for key in _SYSTEM_ARRAYS[:2] if key in data}
+        for key, value in (*values.items(), ("energy", data["energy"][i])):
+            if not np.isfinite(value).all():
+                raise DataError(
+                    f"{path}, frame {i}: labels must be finite, got NaN or infinity in {key}"
+                )
+        frames.append(
+            Frame(
+                structure=structure,
+                energy=float(data["energy"][i]),
+                weight=weight,
+                group=group[i].decode() if isinstance(group[i], bytes) else str(group[i]),
+                subset=path.stem,
+                is_validation=bool(valid[i]),
+                **values,  # pyright: ignore[reportArgumentType]
+            )
+        )
+    return frames
+
+
+def _frame(
+    structure: Structure, atoms: ase.Atoms, reader: LabelReader, where: str,
+    required: Sequence[str], weight: float, group_key: str | None, subset: str,
+) -> Frame:  # fmt: skip
+    labels = reader.read(atoms, where)
+    reader.summary.count_state(structure.total_charge, structure.spin_multiplicity)
+    missing = [key for key in required if key not in labels]
+    if missing:
+        raise DataError(f"{where}: no {' and no '.join(missing)}")
+    if not structure.pbc.all() and labels.pop("stress", None) is not None:
+        reader.summary.leave_out("stress of frames that are not periodic in three directions")
+    if structure.pbc.any() and labels.pop("dipole", None) is not None:
+        reader.summary.leave_out("dipole of periodic frames (it depends on the choice of cell)")
+    if labels.pop("polarizability", None) is not None:
+        reader.summary.leave_out("polarizability (no response to fields to train)")
+    charges = labels.get("charges")
+    if charges is not None and abs(charges.sum() - structure.total_charge) > CHARGE_SUM_TOLERANCE:
+        raise DataError(
+            f"{where}: charges must sum to the total charge {structure.total_charge}, got "
+            f"{charges.sum():.3f} e; set info['charge'], or leave them out with "
+            "labels={'charges': ''}"
+        )
+    if group_key is not None and group_key not in atoms.info:
+        raise DataError(f"{where}: no info[{group_key!r}] to group by")
+    group = atoms.info.get(group_key or "molecule", atoms.get_chemical_formula())
+    return Frame(
+        structure=structure,
+        energy=float(labels.pop("energy", np.nan)),
+        forces=labels.pop("forces", np.full((len(atoms), 3), np.nan)),
+        weight=weight * _weight_of(atoms, where),
+        group=str(group),
+        subset=str(atoms.info.get("subset", subset)),
+        **labels,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _weight_of(atoms: ase.Atoms, where: str) -> float:
+    """``info["weight"]`` of a frame, 1 if absent."""
+    weight = atoms.info.get("weight", 1.0)
+    if not isinstance(weight, (int, float, np.number)) or not 0.0 <= float(weight) < np.inf:
+        raise DataError(f"{where}: `weight` must be a number of at least 0, got {weight!r}")
+    return float(weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch:
+    """A batch of graphs with labels; NaN where a frame has no label.
+
+    Attributes:
+        graph: The structures.
+        energy: (n_systems,) eV, float64.
+        forces: (n_atoms, 3) eV/A.
+        dipole: (n_systems, 3) e A about the coordinate origin.
+        stress: (n_systems, 3, 3) eV/A^3.
+        charges: (n_atoms,) e.
+        born_effective_charges: (n_atoms, 3, 3) e.
+        weight: (n_systems,) loss weight.
+    """
+
+    graph: AtomGraph
+    energy: Tensor
+    forces: Tensor
+    dipole: Tensor
+    stress: Tensor
+    charges: Tensor
+    born_effective_charges: Tensor
+    weight: Tensor
+
+
+def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> LabelledBatch:
+    """Neighbour lists and labels of some frames as one batch."""
+    graph = collate([build_graph(frame.structure, cutoff) for frame in frames])
+
+    def join(name: str, *shape: int, per_atom: bool = False) -> Tensor:
+        rows = []
+        for frame in frames:
+            lead = (len(frame.structure),) if per_atom else (1,)
+            value = getattr(frame, name)
+            rows.append(
+                np.full((*lead, *shape), np.nan)
+                if value is None
+                else np.reshape(value, (*lead, *shape))
+            )
+        return torch.from_numpy(np.concatenate(rows)).to(dtype)
+
+    return LabelledBatch(
+        graph=graph.to(dtype=dtype),
+        energy=torch.tensor([frame.energy for frame in frames], dtype=torch.float64),
+        forces=join("forces", 3, per_atom=True),
+        dipole=join("dipole", 3),
+        stress=join("stress", 3, 3),
+        charges=join("charges", per_atom=True),
+        born_effective_charges=join("born_effective_charges", 3, 3, per_atom=True),
+        weight=torch.tensor([frame.weight for frame in frames], dtype=dtype),
+    )
+
+
+def batch_indices(
+    sizes: np.ndarray, *, max_atoms: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Shuffled batches of similar sizes, each of at most ``max_atoms`` atoms (or one frame).
+
+    Frames are shuffled, cut into pools, sorted by size inside a pool, cut into batches, and the
+    batches of a pool are shuffled again.
+
+    Args:
+        sizes: (n_frames,) atoms of each frame.
+        max_atoms: Atoms per batch.
+        rng: Source of randomness.
+    """
+    order = rng.permutation(len(sizes))
+    pool = 2048
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(sizes[part], kind="stable")]
+        batches: list[list[int]] = [[]]
+        total = 0
+        for index in part:
+            if batches[-1] and total + sizes[index] > max_atoms:
+                batches.append([])
+                total = 0
+            batches[-1].append(int(index))
+            total += int(sizes[index])
+        for choice in rng.permutation(len(batches)):
+            yield np.array(batches[choice])
+
+
+def fit_reference_energies(frames: Sequence[Frame], elements: Sequence[int]) -> tuple[float, ...]:
+    """Energy per element in eV that explains the energies best (least squares, tiny ridge).
+
+    Frames without energy are left out.
+    """
+    frames = [frame for frame in frames if not np.isnan(frame.energy)]
+    row = {z: i for i, z in enumerate(elements)}
+    counts = np.zeros((len(frames), len(elements)))
+    for i, frame in enumerate(frames):
+        z, n = np.unique(frame.structure.numbers, return_counts=True)
+        counts[i, [row[int(value)] for value in z]] = n
+    energy = np.array([frame.energy for frame in frames])
+    size = counts.sum(1, keepdims=True)
+    a, b = counts / size, energy / size[:, 0]  # every structure counts alike, per atom
+    normal = a.T @ a + 1e-8 * np.eye(len(elements))
+    return tuple(np.linalg.solve(normal, a.T @ b).tolist())

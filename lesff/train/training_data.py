@@ -1,0 +1,228 @@
+"""Frames of a run, split into training and validation, and the batches of an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+
+from lesff.atoms.structure import build_graph
+from lesff.electrostatics.dispersion import DispersionConfig
+from lesff.errors import ConfigError, DataError
+from lesff.files import sha256_of
+from lesff.heads import LongRangeConfig
+from lesff.potential.potential import ModelConfig
+from lesff.train.frames import Frame, batch_indices, fit_reference_energies, read_frames
+from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
+
+
+@dataclass(kw_only=True)
+class TrainingData:
+    """Frames of a run.
+
+    Attributes:
+        train: Frames to train on.
+        validation: Frames held out.
+        fractions: Mean visits of each training frame in an epoch; one if empty.
+        sources: File, its sha256, and how many frames were used and left out, of each source.
+        recipe_hash: Names recipe and data; a run resumes only with the same.
+    """
+
+    train: list[Frame]
+    validation: list[Frame]
+    recipe_hash: str
+    fractions: list[float] = field(default_factory=list)
+    sources: list[dict[str, str | int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check that there is something to train on."""
+        if not self.train:
+            raise DataError("no training frames: every frame is marked as validation")
+        self.sizes = np.array([len(frame.structure) for frame in self.train])
+        self.fractions = self.fractions or [1.0] * len(self.train)
+
+    def validation_sample(self, count: int) -> list[Frame]:
+        """A fixed sample of the held-out frames."""
+        order = np.random.default_rng(0).permutation(len(self.validation))
+        return [self.validation[i] for i in order[:count]]
+
+    def epoch(self, epoch: int, seed: int, max_atoms: int) -> list[np.ndarray]:
+        """Batches of one epoch as arrays of frame indices; a function of epoch and seed only."""
+        rng = np.random.default_rng([seed, epoch])
+        often, rest = np.divmod(np.array(self.fractions), 1.0)
+        visits = often.astype(np.int64) + (rng.random(len(self.train)) < rest)
+        chosen = np.repeat(np.arange(len(self.train)), visits)
+        batches = batch_indices(self.sizes[chosen], max_atoms=max_atoms, rng=rng)
+        return [chosen[batch] for batch in batches]
+
+
+def read_training_data(recipe: Recipe, folder: Path) -> TrainingData:
+    """Frames of a recipe's files.
+
+    Args:
+        recipe: The recipe.
+        folder: Folder that the recipe's paths are relative to.
+
+    Raises:
+        DataError: if a file cannot be used or nothing is left to train on.
+    """
+    train: list[Frame] = []
+    validation: list[Frame] = []
+    fractions: list[float] = []
+    sources: list[dict[str, str | int]] = []
+    digest = hashlib.sha256(repr(recipe).encode())
+    for source in recipe.data.sources:
+        path = folder / source.path
+        found = read_frames(path, weight=source.weight)
+        frames = _wanted(found, source, folder)
+        content = sha256_of(path)
+        digest.update(f"{source.path}:{content}".encode())
+        sources.append(
+            {
+                "path": source.path,
+                "sha256": content,
+                "frames": len(frames),
+                "left_out": len(found) - len(frames),
+            }
+        )
+        kept = [frame for frame in frames if not frame.is_validation]
+        train += kept
+        fractions += [source.fraction] * len(kept)
+        validation += [frame for frame in frames if frame.is_validation]
+    return TrainingData(
+        train=train,
+        validation=validation,
+        fractions=fractions,
+        recipe_hash=digest.hexdigest(),
+        sources=sources,
+    )
+
+
+def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Frame]:
+    """Frames that the filters of a source leave."""
+    kept = frames
+    if source.elements:
+        unknown = sorted(set(source.elements) - set(atomic_numbers))
+        if unknown:
+            raise DataError(
+                f"`elements` of {source.path} must be chemical symbols, got {', '.join(unknown)}"
+            )
+        allowed = [atomic_numbers[symbol] for symbol in source.elements]
+        kept = [f for f in kept if np.isin(f.structure.numbers, allowed).all()]
+    if source.without is not None:
+        kept = without_compositions(kept, folder / source.without)
+    if not kept:
+        raise DataError(
+            f"{source.path}: `elements` and `without` leave no frame; widen them or drop the file"
+        )
+    if not source.energies:
+        return [replace(frame, energy=math.nan) for frame in kept]
+    return keep_energies(kept, source.energy_states, source.path)
+
+
+def without_compositions(frames: list[Frame], path: Path) -> list[Frame]:
+    """Frames of other compositions than those of a file.
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    left_out = {_composition(frame) for frame in read_frames(path)}
+    return [frame for frame in frames if _composition(frame) not in left_out]
+
+
+def keep_energies(
+    frames: list[Frame], states: Sequence[tuple[int, int]], where: str
+) -> list[Frame]:
+    """Frames with the energies of some states only; all of them if no states are given.
+
+    Args:
+        frames: The frames.
+        states: Pairs of total charge (e) and spin multiplicity.
+        where: Name of the data, for the message.
+
+    Raises:
+        DataError: for a state that no frame has.
+    """
+    if not states:
+        return frames
+    found = [(f.structure.total_charge, f.structure.spin_multiplicity) for f in frames]
+    absent = sorted(set(states) - set(found))
+    if absent:
+        raise DataError(
+            f"states whose energies count must be states of frames of {where}, got "
+            f"{', '.join(map(str, absent))} (total charge, spin multiplicity)"
+        )
+    return [
+        frame if state in states else replace(frame, energy=math.nan)
+        for frame, state in zip(frames, found, strict=True)
+    ]
+
+
+def _composition(frame: Frame) -> bytes:
+    return np.sort(frame.structure.numbers).tobytes()
+
+
+def model_config(
+    model: RecipeModel,
+    data: TrainingData,
+    software: dict[str, str],
+    dispersion: DispersionConfig | None = None,
+) -> ModelConfig:
+    """Model configuration of a recipe, with what is read off the data filled in.
+
+    Raises:
+        ConfigError: for an element of the data without reference charge, if others have one.
+    """
+    elements = sorted({int(z) for frame in data.train for z in np.unique(frame.structure.numbers)})
+    architecture = dict(model.architecture)
+    rng = np.random.default_rng(0)
+    sample = [data.train[i] for i in rng.permutation(len(data.train))[:2000]]
+    edges = sum(build_graph(frame.structure, architecture["cutoff"]).n_edges for frame in sample)
+    atoms = sum(len(frame.structure) for frame in sample)
+    architecture["avg_num_neighbors"] = round(edges / atoms, 3)
+    forces = np.concatenate([frame.forces.ravel() for frame in sample])
+    charges = [frame.structure.total_charge for frame in data.train]
+    spins = [frame.structure.spin_multiplicity for frame in data.train]
+    return ModelConfig(
+        architecture=architecture,
+        elements=tuple(elements),
+        reference_energies=fit_reference_energies(data.train, elements),
+        energy_scale=round(float(np.sqrt(np.mean(forces**2))), 4),
+        long_range=_long_range(model, elements),
+        dispersion=dispersion,
+        total_charge=trained_range(charges),
+        spin_multiplicity=trained_range(spins),
+        state_embedding=model.state_embedding,
+        dtype=model.dtype,
+        energy_reference=model.energy_reference,
+        level_of_theory=model.level_of_theory,
+        training_data=model.training_data,
+        software=software,
+    )
+
+
+def _long_range(model: RecipeModel, elements: Sequence[int]) -> LongRangeConfig | None:
+    """``long_range`` of a recipe with its reference charges in the order of the elements."""
+    given = model.reference_charges
+    if given is None or model.long_range is None:
+        return model.long_range
+    symbols = [chemical_symbols[z] for z in elements]
+    missing = [s for s in symbols if s not in given]
+    if missing:
+        raise ConfigError(
+            "`model.reference_charges` must hold all elements of the data; add "
+            f"{', '.join(missing)}"
+        )
+    return replace(model.long_range, reference_charges=tuple(given[s] for s in symbols))
+
+
+def trained_range(values: Sequence[int]) -> tuple[int, int]:
+    """Lowest and highest value that at least one frame in a thousand has."""
+    kept = [v for v, count in Counter(values).items() if count >= 1e-3 * len(values)]
+    return min(kept), max(kept)

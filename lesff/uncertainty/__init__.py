@@ -1,0 +1,1 @@
+"""Uncertainties: how they are calibrated, and which frames to label next."""
