@@ -18,7 +18,8 @@ from ase.units import fs
 from inference import water_box
 from scaling import model
 
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.calculator import LesffCalculator
 
 

@@ -14,7 +14,8 @@ import torch
 from ase.build import molecule
 
 import lesff
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.evaluation.checks.dynamics import liquid_box
 from lesff.potential.edit import with_dispersion

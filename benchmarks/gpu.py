@@ -18,7 +18,8 @@ from inference import water_box
 from scaling import model
 
 from lesff import kernels
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.potential.replay import RepeatedStep
 
 WANTED = ("energy", "forces")

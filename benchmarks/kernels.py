@@ -20,8 +20,9 @@ from inference import water_box
 from workers import Worker
 
 from lesff import kernels
-from lesff.architectures.mace.model import element_rows
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.elements import element_rows
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.nn import radial_table
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution

@@ -16,9 +16,10 @@ import torch
 from ase.neighborlist import neighbor_list
 from inference import water_box
 
-from lesff.architectures.mace.model import element_rows
+from lesff.atoms.elements import element_rows
+from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import VerletList, find_neighbors
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.structure import to_structure
 from lesff.nn.edge_tables import build_topology
 
 try:

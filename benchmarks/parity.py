@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from workers import compare
 
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.autograd import jacobian_rows
 from lesff.convert.mace.model import convert_mace
 from lesff.convert.reader import read_checkpoint

@@ -16,8 +16,9 @@ import torch
 from inference import water_box
 from workers import memory
 
+from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import find_neighbors
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.structure import to_structure
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.heads import LongRangeConfig

@@ -10,8 +10,9 @@
 
 from lesff.hub.manifest.names import list_models
 from lesff.hub.resolve import ResolvedModel, resolve
-from lesff.model import Model, Prediction, load
+from lesff.model import Model, load
 from lesff.potential.potential import ModelConfig, Potential
+from lesff.prediction import Prediction
 
 __version__ = "0.1.0"
 

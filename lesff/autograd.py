@@ -5,21 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph
-
-
-def strained(graph: AtomGraph, strain: Tensor) -> AtomGraph:
-    """Apply ``r -> r (1 + eps)`` and ``h -> h (1 + eps)`` with the symmetric part of ``strain``.
-
-    Args:
-        graph: The batch.
-        strain: (n_systems, 3, 3), dimensionless.
-    """
-    eps = 0.5 * (strain + strain.transpose(1, 2))
-    moved = torch.einsum("ni,nij->nj", graph.positions, eps[graph.batch])
-    cell = graph.cell + torch.bmm(graph.cell, eps)
-    return graph.replace(positions=graph.positions + moved, cell=cell)
-
 
 def gradients(
     output: Tensor, inputs: list[Tensor], *, create_graph: bool, keep_graph: bool = False

@@ -10,11 +10,13 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import VerletList
-from lesff.atoms.structure import Structure, build_graph, to_structure
+from lesff.atoms.structure import Structure, to_structure
 from lesff.electrostatics.sums.plan import SLAB
 from lesff.errors import PropertyError
-from lesff.potential.batches import check_caveats, check_domain, predict_graph
+from lesff.potential.batches import predict_graph
+from lesff.potential.domain import check_caveats, check_domain
 from lesff.potential.plan import PLANNED
 from lesff.potential.potential import Potential
 from lesff.potential.replay import RepeatedStep

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lesff.environment import always_rehash, state_folder
-from lesff.errors import ConfigError
+from lesff.errors import ConfigError, ManifestError
 from lesff.plain_data import from_dict, read_json, write_json
 
 ALWAYS_HASHED = 2**20
@@ -103,3 +104,93 @@ def _read(path: Path) -> _Record | None:
         return from_dict(_Record, read_json(_record_path(path)), "record")
     except (OSError, ConfigError):  # absent or damaged: read the file
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of a version.
+
+    Attributes:
+        path: Relative to the model folder, with forward slashes.
+        size: Bytes.
+        sha256: Lower-case hexadecimal digest.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        """Check the fields; raises ManifestError."""
+        _match(_PATH, self.path, "path", "a relative path of plain names")
+        _check_portable(self.path)
+        _match(_SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
+        if self.size < 1:
+            raise ManifestError(f"`size` of {self.path} must be positive, got {self.size}")
+
+
+def file_damage(path: Path, file: FileEntry) -> str | None:
+    """Difference between a file and what it must be as text, or None if there is none."""
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    if size != file.size:
+        return f"{path} must have {file.size} bytes, got {size}"
+    digest = sha256_of(path)
+    if digest != file.sha256:
+        return f"{path} must have sha256 {file.sha256}, got {digest}"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digest:
+    """What identifies a checkpoint file.
+
+    Attributes:
+        size: Bytes.
+        sha256: Hexadecimal digest.
+        git_blob: Git's id of the file.
+    """
+
+    size: int
+    sha256: str
+    git_blob: str
+
+
+def digest_file(path: Path) -> Digest:
+    """Size, sha256 and git blob id of a file."""
+    size = path.stat().st_size
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            sha256.update(chunk)
+            blob.update(chunk)
+    return Digest(size=size, sha256=sha256.hexdigest(), git_blob=blob.hexdigest())
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any ending."""
+
+
+def _check_portable(path: str) -> None:
+    """Refuse file names that some file system cannot hold."""
+    for part in path.split("/"):
+        if _RESERVED.fullmatch(part) or part.endswith("."):
+            raise ManifestError(
+                f"`path` must be made of names that Windows can hold, got {part!r} in {path!r}"
+            )
+
+
+def _match(pattern: re.Pattern[str], value: str, name: str, expected: str) -> None:
+    if not pattern.fullmatch(value):
+        raise ManifestError(f"`{name}` must be {expected}, got {value!r}")
+
+
+_CHUNK = 2**20

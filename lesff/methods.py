@@ -18,7 +18,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from lesff.atoms.structure import Structure
 from lesff.errors import ConfigError, DataError, LesffError, UnsupportedInputError
 from lesff.model import load
-from lesff.potential.batches import check_domain
+from lesff.potential.domain import check_domain
 
 _SPEC = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)(?:\?(?P<options>.*))?")
 _PLACES = ("{charge}", "{spin}")

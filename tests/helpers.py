@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph
-from lesff.atoms.structure import build_graph, to_structure
-from lesff.autograd import strained
+from lesff.atoms.graph import AtomGraph, build_graph, strained
+from lesff.atoms.structure import to_structure
 from lesff.electrostatics.coulomb import Evaluator, latent_energy
 from lesff.electrostatics.sums.direct import DirectTransform
 from lesff.electrostatics.sums.ewald import periodic_energy

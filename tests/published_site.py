@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from file_server import FileServer, running_server
 
 from lesff.cli import main
+from lesff.files import Digest, digest_file
 from lesff.hub.manifest import names as registry
 from lesff.hub.sources import download
 from lesff.hub.sources import foreign as published
-from lesff.hub.sources.foreign import Digest, digest_file
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent / "docs" / "examples" / "acetamide_water.xyz"

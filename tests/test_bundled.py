@@ -17,9 +17,9 @@ from lesff.evaluation.checks.relaxation import relaxed, zero_point_energy
 from lesff.evaluation.checks.solids import BORN, SOLIDS, crystal
 from lesff.evaluation.checks.states import HYDROGEN_ATOM, at_donor
 from lesff.model_folder.folder import verify_parity
-from lesff.train.composition_splits import split_by_molecule
 from lesff.train.frames import read_frames
 from lesff.train.metrics import evaluate_frames
+from lesff.train.splits import split_by_molecule
 from lesff.units import BOLTZMANN, EA_TO_DEBYE, EV_TO_KCAL_PER_MOL
 
 ROOT = Path(__file__).parents[1]

@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
 from lesff.heads import LongRangeConfig
 from lesff.model_folder import folder as checkpoint
-from lesff.model_folder.folder import MODEL_FILES, load_model, save_model, verify_parity
+from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.model_folder.layout import MODEL_FILES
 from lesff.potential.potential import ModelConfig, Potential
 
 

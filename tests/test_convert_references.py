@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner
 from references.synthetic import EXAMPLE, MIN_SIZE, structures, weights
 
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.cli import main
 from lesff.convert.checkpoint import convert_checkpoint
 from lesff.convert.mace.model import convert_mace, mace_heads

@@ -13,7 +13,8 @@ from helpers import (
     water,
 )
 
-from lesff.autograd import gradients, jacobian_rows, strained
+from lesff.atoms.graph import strained
+from lesff.autograd import gradients, jacobian_rows
 
 STEP = 2e-5
 """A: truncation h^2 E''' / 6 with E''' up to 1000 eV/A^3, rounding 1e-14 / h."""

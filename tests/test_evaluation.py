@@ -44,9 +44,9 @@ from lesff.evaluation.results import CheckResult, SuiteFile
 from lesff.evaluation.subjects import ModelSubject, find_subject
 from lesff.evaluation.suite import CHECKS, Check, find_checks, run_suite
 from lesff.model_folder.folder import save_model
-from lesff.train.composition_splits import split_by_molecule
 from lesff.train.frames import Frame
 from lesff.train.metrics import FramePrediction
+from lesff.train.splits import split_by_molecule
 from lesff.units import COULOMB_CONSTANT, DALTON, EV_PER_A3_TO_GPA, EV_TO_KCAL_PER_MOL, HBAR
 
 LABELS = [("a", f"a{i}") for i in range(10)] * 2 + [("b", f"b{i}") for i in range(5)]

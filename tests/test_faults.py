@@ -36,7 +36,8 @@ from lesff.hub.mirror.server import HubHandler, HubServer, running
 from lesff.hub.resolve import bundled_folder, find_damage, resolve
 from lesff.hub.sources import foreign as published
 from lesff.hub.sources import huggingface as repositories
-from lesff.model_folder.folder import MODEL_FILES, load_model
+from lesff.model_folder.folder import load_model
+from lesff.model_folder.layout import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 SIZE = (SOURCE / "model.safetensors").stat().st_size

@@ -15,11 +15,12 @@ from helpers import (
 )
 
 from lesff.atoms.graph import AtomGraph, collate
-from lesff.electrostatics.moments.field import field_energy, polarizability
+from lesff.electrostatics.moments.field import field_energy
 from lesff.electrostatics.moments.totals import moment_origin
 from lesff.errors import PropertyError, UnsupportedInputError
 from lesff.heads import HeadOutput
 from lesff.potential.potential import EnergyTerms
+from lesff.potential.response import polarizability
 from lesff.units import COULOMB_CONSTANT
 
 ROUNDING = 1e-10

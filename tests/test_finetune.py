@@ -29,7 +29,8 @@ from lesff.finetune.rehearsal import probe_structures, replay_structures
 from lesff.finetune.start import EnergyShift, make_trainables, part_of, with_shift
 from lesff.heads import MultipoleConfig
 from lesff.model_folder.folder import load_model, save_model, verify_parity
-from lesff.train.frames import make_batch, read_labelled
+from lesff.train.batches import make_batch
+from lesff.train.frames import read_labelled
 from lesff.train.splits import make_split, structure_hash
 
 TINY = {

@@ -25,7 +25,7 @@ from lesff.hub import resolve as hub
 from lesff.hub.manifest import names as registry
 from lesff.hub.resolve import find_damage, resolve
 from lesff.hub.sources import huggingface as repositories
-from lesff.model_folder.folder import MODEL_FILES
+from lesff.model_folder.layout import MODEL_FILES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "lesff-org/off-small"

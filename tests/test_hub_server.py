@@ -27,7 +27,7 @@ from lesff.hub.mirror import server as hub_server
 from lesff.hub.mirror.server import HubServer, running
 from lesff.hub.mirror.store import Snapshot, Store
 from lesff.hub.resolve import bundled_folder
-from lesff.model_folder.folder import MODEL_FILES
+from lesff.model_folder.layout import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 REPO = "lesff/off-small"

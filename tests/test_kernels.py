@@ -20,9 +20,9 @@ from helpers import (
 
 import lesff
 from lesff import kernels
-from lesff.architectures.mace.model import element_rows
-from lesff.atoms.graph import AtomGraph, collate
-from lesff.atoms.structure import build_graph, read_structures, to_structure
+from lesff.atoms.elements import element_rows
+from lesff.atoms.graph import AtomGraph, build_graph, collate
+from lesff.atoms.structure import read_structures, to_structure
 from lesff.cli import main
 from lesff.errors import ConfigError, KernelError
 from lesff.kernels import library as loading

@@ -17,7 +17,7 @@ from lesff.hub.mirror.copy import mirror_models
 from lesff.hub.mirror.server import running
 from lesff.hub.mirror.store import Store
 from lesff.hub.resolve import bundled_folder, resolve
-from lesff.model_folder.folder import MODEL_FILES
+from lesff.model_folder.layout import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 TERMS = {"license_url": "https://example.org/terms", "license_terms": "Not for sale."}

@@ -16,8 +16,7 @@ from helpers import (
 )
 from torch.autograd import gradcheck, gradgradcheck
 
-from lesff.atoms.graph import collate
-from lesff.autograd import strained
+from lesff.atoms.graph import collate, strained
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.moments.induction import induce, interact, potential_and_field
 from lesff.electrostatics.moments.multipoles import (

@@ -11,10 +11,13 @@ from e3nn import o3
 from helpers import double_default, make_graph, random_rotation, triclinic_ice, two_waters
 from torch.func import functional_call
 
-from lesff.architectures.mace.model import element_rows
+from lesff.atoms.elements import element_rows
+from lesff.atoms.graph import collate
+from lesff.heads.base import HeadInput, HeadSizes
+from lesff.heads.config import LongRangeConfig
+from lesff.heads.free import FreeHead
 from lesff.nn import contraction as contraction_module
 from lesff.nn import edge_tables as topology_module
-from lesff.nn.charge_heads import ChargeHead
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
 from lesff.nn.coupling import contraction_basis, lm_slice, monomials
@@ -27,7 +30,7 @@ from lesff.nn.radial import (
     ScreenedRepulsion,
     polynomial_cutoff,
 )
-from lesff.nn.readout import GatedReadout, LinearReadout, ReadoutConfig
+from lesff.nn.readout import GatedReadout, LinearReadout
 
 ROUNDING = 1e-12
 """Float64 sums of some hundred terms of order one."""
@@ -461,11 +464,19 @@ def test_readouts_against_e3nn():
 
 @pytest.mark.parametrize("name", ["latent", "shifted"])
 def test_charge_heads(name):
-    head = ChargeHead(name=name, channels=2, n_layers=2, readouts=ReadoutConfig(hidden=3)).double()
-    raw = head.raw([randn(5, 2), randn(5, 2)]).detach()
-    batch, counts = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([2, 3])
-    total = torch.tensor([1.0, -2.0], dtype=torch.float64)
-    charges = head.constrain(raw, batch, total, counts)
+    config = LongRangeConfig(head=name, readout_hidden=3)
+    head = FreeHead(config, HeadSizes(channels=2, n_layers=2, n_elements=2, cutoff=3.0)).double()
+    atoms = [ase.Atoms("H2", np.eye(3)[:2]), ase.Atoms("H3", 2.0 * np.eye(3))]
+    charge = [1, -2]
+    graphs = [make_graph(a, total_charge=q) for a, q in zip(atoms, charge, strict=True)]
+    graph = collate(graphs)
+    x = HeadInput(
+        invariants=[randn(5, 2), randn(5, 2)],
+        element=torch.zeros(5, dtype=torch.int64),
+        graph=graph,
+        settings=config.settings(),
+    )
+    raw, charges = head.local(x).detach(), head(x).charges.detach()
     if name == "latent":
         assert torch.equal(charges, raw)
         return

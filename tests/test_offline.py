@@ -16,7 +16,7 @@ from test_hub import COMMIT
 from lesff.hub.licenses import require_license
 from lesff.hub.manifest.names import find_model
 from lesff.hub.resolve import bundled_folder, resolve
-from lesff.model_folder.folder import MODEL_FILES
+from lesff.model_folder.layout import MODEL_FILES
 
 MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
 SCRIPT = """

@@ -10,7 +10,8 @@ from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.calculator import LesffCalculator
 from lesff.errors import (
     CaveatWarning,

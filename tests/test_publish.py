@@ -16,7 +16,7 @@ from lesff.errors import ConfigError, IntegrityError, ManifestError, OfflineErro
 from lesff.hub.mirror.server import HubHandler, HubServer, running
 from lesff.hub.publish import check_publication, publish_folder
 from lesff.hub.resolve import bundled_folder
-from lesff.model_folder.folder import MODEL_FILES
+from lesff.model_folder.layout import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
 TOKEN = "hf_test"  # noqa: S105 - of no one

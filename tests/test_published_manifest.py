@@ -16,9 +16,9 @@ from published_site import EXAMPLE, checkpoint, digest_of
 import lesff
 from lesff.cli import main
 from lesff.errors import LicenseError
+from lesff.files import digest_file
 from lesff.hub.manifest.citations import bibtex, read_citations
 from lesff.hub.manifest.names import list_models, manifest_folder
-from lesff.hub.sources.foreign import digest_file
 
 ROOT = Path(__file__).parents[1]
 BLOB_IDS = UPSTREAM / "blob-ids.md"

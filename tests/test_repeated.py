@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import (
 )
 
 from lesff import kernels
-from lesff.atoms.graph import collate
-from lesff.atoms.segments import cell_volume, inverse_cell
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.cell import cell_volume, inverse_cell
+from lesff.atoms.graph import build_graph, collate
+from lesff.atoms.structure import to_structure
 from lesff.calculator import LesffCalculator
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.electrostatics.sums import gaussian_kernel

@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import make_graph, triclinic_ice, two_waters, water
 
-from lesff.atoms.graph import AtomGraph, collate, split_rows
-from lesff.atoms.structure import build_graph, read_structures, to_structure, to_structures
+from lesff.atoms.graph import AtomGraph, build_graph, collate, split_rows
+from lesff.atoms.structure import read_structures, to_structure, to_structures
 from lesff.errors import ChargeSpinError, LesffError, StructureError
 
 

@@ -15,8 +15,10 @@ from helpers import two_waters, water
 from labelled_frames import RECIPE, labelled, write_frames
 
 from lesff.errors import ConfigError, DataError
-from lesff.train.frames import batch_indices, fit_reference_energies, read_frames
+from lesff.train.batches import batch_indices
+from lesff.train.frames import read_frames
 from lesff.train.recipe import read_recipe
+from lesff.train.reference_energies import fit_reference_energies
 from lesff.train.run import dry_run, run_recipe
 from lesff.train.training_data import TrainingData, read_training_data
 

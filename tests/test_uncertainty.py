@@ -24,11 +24,13 @@ from lesff.atoms.structure import to_structure
 from lesff.cli.main import main
 from lesff.errors import ConfigError, DataError, IntegrityError, PropertyError
 from lesff.finetune import finetune
-from lesff.hub.vouching import digest_of
-from lesff.model_folder.folder import UNCERTAINTY_FILE, load_model, save_model, verify_parity
+from lesff.hub.signatures import digest_of
+from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.model_folder.layout import UNCERTAINTY_FILE
 from lesff.potential.edit import with_head
 from lesff.train.frames import Frame, read_labelled, unlabelled
-from lesff.uncertainty.calibration import calibrate, frame_features, rank_correlation
+from lesff.uncertainty.agreement import rank_correlation
+from lesff.uncertainty.calibration import calibrate, frame_features
 from lesff.uncertainty.selection import select_frames
 
 ORGANIC = Path(__file__).parents[1] / "docs" / "examples" / "acetamide_water.xyz"

@@ -21,7 +21,7 @@ from lesff.errors import (
 from lesff.files import folder_digest, sha256_of
 from lesff.hub.resolve import bundled_folder, resolve
 from lesff.hub.sources import download
-from lesff.model_folder.folder import MODEL_FILES, UNCERTAINTY_FILE
+from lesff.model_folder.layout import MODEL_FILES, UNCERTAINTY_FILE
 
 BUNDLED = bundled_folder() / "off-small" / "0.1.0"
 DIGEST = folder_digest((name, sha256_of(BUNDLED / name)) for name in MODEL_FILES)

@@ -11,7 +11,8 @@ import ase.io
 import torch
 from report import serve
 
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
 from lesff.convert.mace.model import convert_mace
 from lesff.convert.reader import read_checkpoint
 from lesff.heads import LongRangeConfig

@@ -12,7 +12,8 @@ from report import serve
 
 from lesff.heads import LongRangeConfig
 from lesff.potential.potential import ModelConfig, Potential
-from lesff.train.frames import make_batch, read_frames
+from lesff.train.batches import make_batch
+from lesff.train.frames import read_frames
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loss import LossConfig
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lesff.atoms.neighbors import Neighbors, find_neighbors
+from lesff.atoms.structure import MIN_DISTANCE, Structure
 from lesff.errors import StructureError
 
 
@@ -133,3 +136,74 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
 def split_rows(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
     """Split per-atom rows of a batch into one tensor per system."""
     return list(torch.split(values, list(counts)))
+
+
+def strained(graph: AtomGraph, strain: Tensor) -> AtomGraph:
+    """Apply ``r -> r (1 + eps)`` and ``h -> h (1 + eps)`` with the symmetric part of ``strain``.
+
+    Args:
+        graph: The batch.
+        strain: (n_systems, 3, 3), dimensionless.
+    """
+    eps = 0.5 * (strain + strain.transpose(1, 2))
+    moved = torch.einsum("ni,nij->nj", graph.positions, eps[graph.batch])
+    cell = graph.cell + torch.bmm(graph.cell, eps)
+    return graph.replace(positions=graph.positions + moved, cell=cell)
+
+
+def build_graph(
+    structure: Structure, cutoff: float, neighbors: Neighbors | None = None
+) -> AtomGraph:
+    """Graph of one structure, float64.
+
+    Args:
+        structure: The structure.
+        cutoff: Edge cutoff in A.
+        neighbors: Its neighbours, if they are known.
+
+    Raises:
+        StructureError: if two atoms are closer than ``MIN_DISTANCE``.
+    """
+    found = neighbors
+    if found is None:
+        found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
+    if found.min_distance < MIN_DISTANCE:
+        raise _overlap(structure, found.edge_index, found.cell_shifts)
+    cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))
+    tensor = torch.from_numpy
+    return AtomGraph(
+        positions=tensor(np.ascontiguousarray(structure.positions)),
+        atomic_numbers=tensor(structure.numbers),
+        batch=torch.zeros(len(structure), dtype=torch.int64),
+        cell=tensor(np.ascontiguousarray(cell))[None],
+        pbc=tensor(structure.pbc)[None],
+        total_charge=torch.tensor([float(structure.total_charge)], dtype=torch.float64),
+        spin_multiplicity=torch.tensor([structure.spin_multiplicity]),
+        edge_index=tensor(found.edge_index),
+        cell_shifts=tensor(found.cell_shifts),
+        reverse_edge=tensor(found.reverse_edge),
+        external_field=None
+        if structure.external_field is None
+        else tensor(structure.external_field)[None],
+    )
+
+
+def _overlap(structure: Structure, edges: np.ndarray, shifts: np.ndarray) -> StructureError:
+    """Error that names the closest pair."""
+    vectors = structure.positions[edges[1]] - structure.positions[edges[0]]
+    if structure.pbc.any():
+        vectors = vectors + shifts @ structure.cell
+    distances = np.linalg.norm(vectors, axis=1)
+    edge = int(distances.argmin())
+    return StructureError(
+        f"atoms {edges[0, edge]} and {edges[1, edge]} overlap: they must be at least "
+        f"{MIN_DISTANCE} A apart, got {distances[edge]:.3f} A"
+    )
+
+
+def edge_vectors(graph: AtomGraph) -> Tensor:
+    """From sender to receiver of each edge, (n_edges, 3) in A."""
+    sender, receiver = graph.edge_index
+    shift = graph.cell_shifts.to(graph.positions.dtype)
+    lattice = torch.einsum("ei,eij->ej", shift, graph.cell[graph.batch[sender]])
+    return graph.positions[receiver] - graph.positions[sender] + lattice

@@ -11,8 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph
-from lesff.heads.edge import edge_vectors
+from lesff.atoms.graph import AtomGraph, edge_vectors
 
 BOND_STRETCH = 1.25
 """Atoms closer than this times the sum of their covalent radii are bonded."""

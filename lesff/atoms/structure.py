@@ -10,11 +10,8 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
-import torch
 from ase.io.formats import UnknownFileTypeError
 
-from lesff.atoms.graph import AtomGraph
-from lesff.atoms.neighbors import Neighbors, find_neighbors
 from lesff.errors import ChargeSpinError, StructureError
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
 
@@ -297,53 +294,3 @@ def _spread_field(field: Any, count: int) -> list[Any]:
             f"got {len(field)} rows"
         )
     return list(field)
-
-
-def build_graph(
-    structure: Structure, cutoff: float, neighbors: Neighbors | None = None
-) -> AtomGraph:
-    """Graph of one structure, float64.
-
-    Args:
-        structure: The structure.
-        cutoff: Edge cutoff in A.
-        neighbors: Its neighbours, if they are known.
-
-    Raises:
-        StructureError: if two atoms are closer than ``MIN_DISTANCE``.
-    """
-    found = neighbors
-    if found is None:
-        found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
-    if found.min_distance < MIN_DISTANCE:
-        raise _overlap(structure, found.edge_index, found.cell_shifts)
-    cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))
-    tensor = torch.from_numpy
-    return AtomGraph(
-        positions=tensor(np.ascontiguousarray(structure.positions)),
-        atomic_numbers=tensor(structure.numbers),
-        batch=torch.zeros(len(structure), dtype=torch.int64),
-        cell=tensor(np.ascontiguousarray(cell))[None],
-        pbc=tensor(structure.pbc)[None],
-        total_charge=torch.tensor([float(structure.total_charge)], dtype=torch.float64),
-        spin_multiplicity=torch.tensor([structure.spin_multiplicity]),
-        edge_index=tensor(found.edge_index),
-        cell_shifts=tensor(found.cell_shifts),
-        reverse_edge=tensor(found.reverse_edge),
-        external_field=None
-        if structure.external_field is None
-        else tensor(structure.external_field)[None],
-    )
-
-
-def _overlap(structure: Structure, edges: np.ndarray, shifts: np.ndarray) -> StructureError:
-    """Error that names the closest pair."""
-    vectors = structure.positions[edges[1]] - structure.positions[edges[0]]
-    if structure.pbc.any():
-        vectors = vectors + shifts @ structure.cell
-    distances = np.linalg.norm(vectors, axis=1)
-    edge = int(distances.argmin())
-    return StructureError(
-        f"atoms {edges[0, edge]} and {edges[1, edge]} overlap: they must be at least "
-        f"{MIN_DISTANCE} A apart, got {distances[edge]:.3f} A"
-    )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
+from lesff.atoms.elements import symbols
 from lesff.errors import ModelNotFoundError
 from lesff.hub.manifest.citations import bibtex
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.names import find_model, list_models
 from lesff.hub.resolve import is_here, pull
-from lesff.potential.batches import symbols
 
 accept_license_option = click.option(
     "--accept-license", is_flag=True, help="Accept the licence of the model; asked for once."

@@ -6,15 +6,7 @@ from pathlib import Path
 
 import click
 
-from lesff.cli.catalogue import accept_license_option
 from lesff.convert.checkpoint import checkpoint_heads, convert_checkpoint, head_folder
-from lesff.errors import IntegrityError, PhysicsError
-from lesff.files import forget
-from lesff.hub.resolve import resolve
-from lesff.hub.vouching import check_folder, digest_of, sign_folder
-from lesff.model import load
-from lesff.model_folder.folder import model_files, verify_parity
-from lesff.potential.verify import check_physics
 
 
 @click.command("convert")
@@ -34,68 +26,3 @@ def convert_command(
         target = folder / head_folder(name) if all_heads and name else folder
         convert_checkpoint(source, target, head=name, overwrite=overwrite)
         click.echo(f"{source.name} converted; load it with lesff.load({str(target)!r})")
-
-
-@click.command("verify")
-@click.argument("name")
-@click.option("--deep", is_flag=True, help="Read and hash every file, also those unchanged.")
-@click.option(
-    "--key", type=click.Path(path_type=Path), help="Public key that must have signed the folder."
-)
-@click.option(
-    "--physics", is_flag=True,
-    help="Check forces, stress and responses against finite differences too, in float64.",
-)  # fmt: skip
-@accept_license_option
-def verify_command(
-    name: str, key: Path | None, *, deep: bool, physics: bool, accept_license: bool
-) -> None:
-    """Replay the golden values stored with a model (a name or a folder)."""
-    folder = resolve(name, accept_license=accept_license).folder
-    if deep:
-        for file in model_files(folder):
-            forget(folder / file)
-        folder = resolve(name).folder
-        click.echo(f"sha256 of the folder: {digest_of(folder)}")
-    if key is not None:
-        click.echo(f"signed with the key {check_folder(folder, key).key}")
-    if physics:
-        _verify_physics(name, accept_license=accept_license)
-    report = verify_parity(folder)
-    charge = "" if report.charge_error is None else f", charges {report.charge_error:.1e} e"
-    if report.uncertainty_error is not None:
-        charge += f", uncertainty {report.uncertainty_error:.1e}"
-    click.echo(
-        f"{report.n_structures} structures: energy {report.energy_error:.1e} eV/atom, "
-        f"forces {report.force_error:.1e} eV/A{charge} (tolerance {report.tolerance:.0e})"
-    )
-    if not report.ok:
-        raise IntegrityError(f"{name} does not reproduce its golden values: do not use it here")
-
-
-@click.command("sign")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--key", type=click.Path(path_type=Path), required=True, help="Ed25519 private key, PEM."
-)
-def sign_command(folder: Path, key: Path) -> None:
-    """Sign a model folder; `lesff verify FOLDER --key PUBLIC` checks it."""
-    click.echo(f"{folder} signed with the key {sign_folder(folder, key).key}")
-
-
-def _verify_physics(name: str, *, accept_license: bool) -> None:
-    model = load(name, dtype="float64", accept_license=accept_license)
-    click.echo(f"{'structure':13}{'quantity':22}{'unit':10}{'error':>10}{'tolerance':>11}  result")
-    failed = []
-    for check in check_physics(model.potential):
-        head = f"{check.structure:13}{check.quantity:22}{check.unit:10}"
-        if check.note:
-            click.echo(f"{head}{'-':>10}{'-':>11}  {check.note}")
-            continue
-        result = "ok" if check.ok else "FAIL"
-        click.echo(f"{head}{check.error:10.1e}{check.tolerance:11.1e}  {result}")
-        failed += [] if check.ok else [f"{check.quantity} of the {check.structure}"]
-    if failed:
-        raise PhysicsError(
-            f"{name} disagrees with finite differences in {', '.join(failed)}: do not use it here"
-        )

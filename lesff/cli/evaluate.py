@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
 from lesff.cli.catalogue import accept_license_option
+from lesff.cli.suite import _beside, _check_card, _summary
 from lesff.errors import DataError
 from lesff.evaluation.checks.frames import Labelled
 from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.results import SuiteFile
 from lesff.evaluation.subjects import ModelSubject, find_subject
 from lesff.evaluation.suite import CHECKS, SUITES, find_checks, run_suite
-from lesff.evaluation.tables import blocks, filled, number
+from lesff.evaluation.tables import filled
 from lesff.evaluation.tables import fragment_table as markdown
 from lesff.files import sha256_of
 from lesff.model import Model, load
-from lesff.model_folder.folder import WEIGHTS_FILE
+from lesff.model_folder.layout import WEIGHTS_FILE
 from lesff.train.frames import read_frames
 from lesff.train.metrics import Errors, errors_by, predict_frames
 from lesff.train.training_data import keep_energies, without_compositions
@@ -134,36 +134,6 @@ def evaluate_command(
         text = filled(card.read_text(encoding="utf-8"), card.stem, card.parent)
         card.write_text(text, encoding="utf-8")
         click.echo(f"tables of {card} made from the results beside it")
-
-
-def _check_card(card: Path | None) -> None:
-    """Refuse a card that the table has no place in, before anything is computed."""
-    if card is None:
-        return
-    if not card.is_file():
-        raise DataError(f"card {card} does not exist")
-    if "suite" not in blocks(card.read_text(encoding="utf-8")):
-        raise DataError(
-            f"{card} has no place for the table: put the lines <!-- begin suite --> and "
-            "<!-- end suite --> where it should be"
-        )
-
-
-def _beside(card: Path | None, name: str) -> Path:
-    if card is not None:
-        return card.with_name(f"{card.stem}.suite.json")
-    return Path(f"{Path(name.split('@')[0]).name}.suite.json")
-
-
-def _summary(result: dict[str, Any]) -> str:
-    if result["status"] != "done":
-        return f": not covered ({result['reason']})"
-    lines = []
-    for q in result["quantities"]:
-        reference = "" if q["reference"] is None else f"  (reference {number(q['reference'])})"
-        lines.append(f"\n  {q['name']}: {number(q['value'])} {q['unit']}{reference}")
-    left_out = len(result["left_out"])
-    return "".join(lines) + (f"\n  {left_out} items left out" if left_out else "")
 
 
 def _evaluate_frames(

@@ -9,19 +9,23 @@ import click
 
 import lesff
 from lesff.cli.cache import cache_group
-from lesff.cli.calibrate import calibrate_command, select_command
+from lesff.cli.calibrate import calibrate_command
 from lesff.cli.catalogue import cite_command, list_command, pull_command
-from lesff.cli.convert import convert_command, sign_command, verify_command
+from lesff.cli.convert import convert_command
 from lesff.cli.distill import distill_command
 from lesff.cli.doctor import doctor_command
 from lesff.cli.evaluate import evaluate_command
 from lesff.cli.finetune import finetune_command
 from lesff.cli.hub import hub_group
-from lesff.cli.predict import info_command, predict_command
+from lesff.cli.info import info_command
+from lesff.cli.predict import predict_command
 from lesff.cli.publish import publish_command
+from lesff.cli.select import select_command
+from lesff.cli.sign import sign_command
 from lesff.cli.spectra import spectrum_command, transport_command
 from lesff.cli.split import split_command
 from lesff.cli.train import train_command
+from lesff.cli.verify import verify_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
 

@@ -12,13 +12,8 @@ from ase.io import write
 from lesff.atoms.structure import read_structures
 from lesff.errors import DataError
 from lesff.files import sha256_of
-from lesff.train.composition_splits import (
-    VALIDATION_FRACTION,
-    MoleculeSplit,
-    shard_groups,
-    split_by_molecule,
-)
 from lesff.train.shards import read_shard, write_npz
+from lesff.train.splits import VALIDATION_FRACTION, MoleculeSplit, shard_groups, split_by_molecule
 
 
 @click.command("split")

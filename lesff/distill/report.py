@@ -19,7 +19,8 @@ from lesff.finetune.report import (
     write_text,
 )
 from lesff.potential.potential import ModelConfig
-from lesff.reports.page import curve_figure, document, error_table, image, parity_figure, table
+from lesff.reports.page import curve_figure, document, image, parity_figure
+from lesff.reports.tables import error_table, table
 from lesff.train.metrics import FramePrediction, errors_by
 
 HELD_OUT = "held out"

@@ -12,11 +12,11 @@ from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 from tqdm.auto import tqdm
 
+from lesff.atoms.elements import symbols
 from lesff.atoms.structure import Structure
 from lesff.errors import ConfigError, MissingDependencyError
 from lesff.methods import open_teacher
 from lesff.model import Model, load
-from lesff.potential.batches import symbols
 from lesff.train.frames import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
 

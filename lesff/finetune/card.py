@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from lesff.finetune.report import Outcome
 from lesff.model import Model
+from lesff.model_folder.card import license_of
 
 _CARD = """---
 name: {name}
@@ -39,12 +39,6 @@ Energy zero: {reference}; reference energies moved by {shift}.
 {command}
 ```
 """
-
-
-def license_of(card: str) -> str:
-    """``license`` in the front matter of a card; ``unknown`` if there is none."""
-    found = re.search(r"^license:\s*(.+)$", card, flags=re.MULTILINE)
-    return found.group(1).strip() if found else "unknown"
 
 
 def card_text(model: Model, outcome: Outcome, report: dict[str, Any]) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 from ase.collections import g2
 from ase.data import chemical_symbols, covalent_radii, reference_states
 
-from lesff.atoms.structure import Structure, build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import Structure, to_structure
 from lesff.errors import StructureError
 from lesff.finetune.start import EnergyShift
 from lesff.potential.potential import ModelConfig, Potential

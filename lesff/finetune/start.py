@@ -15,6 +15,7 @@ from lesff.finetune.options import FinetuneOptions
 from lesff.potential.potential import Potential
 from lesff.train.frames import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
+from lesff.train.reference_energies import composition
 from lesff.train.trainables import DirectTrainables, LowRankTrainables, Trainables
 
 _ENERGY_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
@@ -107,11 +108,6 @@ def _given_shift(potential: Potential, options: FinetuneOptions) -> EnergyShift:
         given[z] = value
     now = dict(zip(potential.config.elements, potential.config.reference_energies, strict=True))
     return EnergyShift(by_element={z: given.get(z, old) - old for z, old in now.items()})
-
-
-def composition(frames: Sequence[Frame], elements: Sequence[int]) -> np.ndarray:
-    """(n_frames, n_elements) number of atoms of each element."""
-    return np.array([[(f.structure.numbers == z).sum() for z in elements] for f in frames], float)
 
 
 def with_shift(potential: Potential, shift: EnergyShift) -> Potential:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lesff.errors import DataError
-from lesff.finetune.start import composition
 from lesff.train.metrics import FramePrediction, labelled_values
+from lesff.train.reference_energies import composition
 from lesff.units import EA_TO_DEBYE
 
 _HARTREE, _BOHR, _KCAL, _KJ = 27.211386, 0.529177, 0.0433641, 0.0103643

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lesff.atoms.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph, edge_vectors
 from lesff.atoms.segments import segment_sum, shift_to_total
 from lesff.errors import ConfigError
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
@@ -108,14 +108,6 @@ class EdgeTransfers(nn.Module):
         hidden = functional.silu(pair * radial)
         hidden = hidden - hidden.index_select(0, graph.reverse_edge)
         return hidden @ self.out * _HIDDEN**-0.5
-
-
-def edge_vectors(graph: AtomGraph) -> Tensor:
-    """From sender to receiver of each edge, (n_edges, 3) in A."""
-    sender, receiver = graph.edge_index
-    shift = graph.cell_shifts.to(graph.positions.dtype)
-    lattice = torch.einsum("ei,eij->ej", shift, graph.cell[graph.batch[sender]])
-    return graph.positions[receiver] - graph.positions[sender] + lattice
 
 
 def transfer_polarization(references: Tensor, transfers: Tensor, graph: AtomGraph) -> Tensor:

@@ -9,9 +9,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from lesff.files import sha256_of
-from lesff.hub.manifest.entries import FileEntry
-
 DISK_ERRORS = frozenset(
     {
         errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR,
@@ -19,19 +16,6 @@ DISK_ERRORS = frozenset(
     }
 )  # fmt: skip
 """Errors that trying again does not cure."""
-
-
-def file_damage(path: Path, file: FileEntry) -> str | None:
-    """Difference between a file and what it must be as text, or None if there is none."""
-    if not path.is_file():
-        return f"{path} is missing"
-    size = path.stat().st_size
-    if size != file.size:
-        return f"{path} must have {file.size} bytes, got {size}"
-    digest = sha256_of(path)
-    if digest != file.sha256:
-        return f"{path} must have sha256 {file.sha256}, got {digest}"
-    return None
 
 
 class Workspace:

@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
-from lesff.files import sha256_of
-from lesff.hub.cache import file_damage
-from lesff.hub.manifest.entries import FileEntry
+from lesff.files import FileEntry, file_damage, sha256_of
 from lesff.hub.manifest.names import find_model
-from lesff.model_folder.folder import MODEL_FILES, model_files, unlisted_file
+from lesff.model_folder.layout import MODEL_FILES, model_files, unlisted_file
 from lesff.plain_data import from_dict, read_json, write_json
 
 _SCHEMA = 1

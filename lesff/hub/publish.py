@@ -11,10 +11,9 @@ from pathlib import Path
 
 from lesff.environment import hub_endpoint, is_offline
 from lesff.errors import ConfigError, OfflineError, PublishError
-from lesff.files import sha256_of
+from lesff.files import FileEntry, sha256_of
 from lesff.hub.manifest.entries import (
     PERMISSIVE_LICENSES,
-    FileEntry,
     HubSource,
     ModelEntry,
     Sources,
@@ -22,14 +21,13 @@ from lesff.hub.manifest.entries import (
     is_safe_url,
 )
 from lesff.model_folder.card import front_matter, read_card
-from lesff.model_folder.folder import (
+from lesff.model_folder.folder import load_model, verify_parity
+from lesff.model_folder.layout import (
     LICENSE_FILE,
     MODEL_FILES,
     OPTIONAL_FILES,
     SIGNATURE_FILE,
-    load_model,
     model_files,
-    verify_parity,
 )
 from lesff.potential.potential import ModelConfig
 

@@ -20,8 +20,8 @@ from lesff.errors import (
     OfflineError,
     UnsupportedInputError,
 )
-from lesff.files import folder_digest, sha256_of
-from lesff.hub.cache import DISK_ERRORS, Workspace, file_damage, install
+from lesff.files import FileEntry, file_damage, folder_digest, sha256_of
+from lesff.hub.cache import DISK_ERRORS, Workspace, install
 from lesff.hub.licenses import LicensePolicy, check_policy, require_license
 from lesff.hub.lockfile import (
     Lockfile,
@@ -33,19 +33,13 @@ from lesff.hub.lockfile import (
     read_lock,
     write_lock,
 )
-from lesff.hub.manifest.entries import (
-    FileEntry,
-    HubSource,
-    ModelEntry,
-    VersionEntry,
-    version_numbers,
-)
+from lesff.hub.manifest.entries import HubSource, ModelEntry, VersionEntry, version_numbers
 from lesff.hub.manifest.names import find_model, package_folder
 from lesff.hub.sources.address import fetch_folder
 from lesff.hub.sources.foreign import find_published_damage, make_published
 from lesff.hub.sources.huggingface import check_files, download_file, fetch_repository, retried
 from lesff.model_folder.card import front_matter, read_card
-from lesff.model_folder.folder import (
+from lesff.model_folder.layout import (
     CARD_FILE,
     CONFIG_FILE,
     MODEL_FILES,

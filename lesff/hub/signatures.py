@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lesff.errors import ConfigError, MissingDependencyError, SignatureError
+from lesff.errors import ConfigError, IntegrityError, MissingDependencyError, SignatureError
+from lesff.files import folder_digest, sha256_of
+from lesff.model_folder.layout import MODEL_FILES, SIGNATURE_FILE, model_files
 from lesff.plain_data import from_dict, read_json, write_json
 
 _SCHEMA = 1
@@ -148,3 +150,40 @@ def _load_public(path: Path) -> Any:
 
 def _key_id(public_key: Any) -> str:
     return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()[:16]
+
+
+def digest_of(folder: Path) -> str:
+    """Digest of the files of a model folder, see :func:`lesff.files.folder_digest`.
+
+    Raises:
+        IntegrityError: if one is missing.
+    """
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        raise IntegrityError(f"{folder} lacks {', '.join(missing)}: it is not a model folder")
+    return folder_digest((name, sha256_of(folder / name)) for name in model_files(folder))
+
+
+def sign_folder(folder: Path, private_key: Path) -> Signature:
+    """Sign a model folder; writes ``signature.json`` into it.
+
+    Raises:
+        IntegrityError: if it is not a model folder.
+        ConfigError: if the key cannot be read.
+    """
+    signature = sign(digest_of(folder).encode(), "model folder", private_key)
+    write_signature(folder / SIGNATURE_FILE, signature)
+    return signature
+
+
+def check_folder(folder: Path, public_key: Path) -> Signature:
+    """Make sure that a model folder is signed with a key and unchanged since.
+
+    Raises:
+        SignatureError: if it is not.
+        IntegrityError: if it is not a model folder.
+        ConfigError: if the key cannot be read.
+    """
+    signature = read_signature(folder / SIGNATURE_FILE)
+    check(digest_of(folder).encode(), "model folder", signature, public_key)
+    return signature

@@ -9,14 +9,8 @@ from types import ModuleType
 
 from torch import Tensor
 
-from lesff.kernels.cpu import (
-    ContractionTerms,
-    ConvolutionEdges,
-    ConvolutionPath,
-    RadialTable,
-    harmonics,
-    harmonics_backward,
-)
+from lesff.kernels.arguments import ContractionTerms, ConvolutionEdges, ConvolutionPath, RadialTable
+from lesff.kernels.cpu import harmonics, harmonics_backward
 from lesff.kernels.library import (
     TABLE_BLOCK,
     KernelStatus,

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lesff.errors import KernelError
-from lesff.kernels.cpu import ContractionTerms, ConvolutionEdges, RadialTable
+from lesff.kernels.arguments import ContractionTerms, ConvolutionEdges, RadialTable
 
 _BLOCK = 32
 """Channels per program: a warp's width."""

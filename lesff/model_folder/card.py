@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lesff.errors import IntegrityError
-from lesff.model_folder.folder import CARD_FILE
+from lesff.model_folder.layout import CARD_FILE
 
 _MAX_BYTES = 1_000_000
 
@@ -37,3 +38,16 @@ def front_matter(card: str) -> dict[str, str]:
     lines = [line for line in parts[1].splitlines() if ":" in line and not line.startswith(" ")]
     pairs = (line.split(":", 1) for line in lines)
     return {key.strip(): value.strip().strip("\"'") for key, value in pairs}
+
+
+def license_of(card: str) -> str:
+    """``license`` in the front matter of a card; ``unknown`` if there is none."""
+    found = re.search(r"^license:\s*(.+)$", card, flags=re.MULTILINE)
+    return found.group(1).strip() if found else "unknown"
+
+
+def with_section(card: str, title: str, text: str) -> str:
+    """The card with a section at its end, in the place of an earlier one of the same title."""
+    heading = f"## {title}"
+    rest = re.sub(rf"\n*{re.escape(heading)}\n.*?(?=\n## |\Z)", "", card, flags=re.DOTALL)
+    return f"{rest.rstrip()}\n\n{heading}\n\n{text.strip()}\n"

@@ -21,24 +21,23 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lesff.atoms.structure import Structure, build_graph, to_structure
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import Structure, to_structure
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
+from lesff.model_folder.layout import (
+    CARD_FILE,
+    CONFIG_FILE,
+    LICENSE_FILE,
+    MODEL_FILES,
+    OPTIONAL_FILES,
+    PARITY_FILE,
+    SIGNATURE_FILE,
+    UNCERTAINTY_FILE,
+    WEIGHTS_FILE,
+)
 from lesff.plain_data import from_dict, read_json
 from lesff.potential.potential import RADIAL_MODES, ModelConfig, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "README.md"
-PARITY_FILE = "parity.safetensors"
-LICENSE_FILE = "LICENSE"
-MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, LICENSE_FILE)
-"""Files that every model folder has."""
-UNCERTAINTY_FILE = "uncertainty.safetensors"
-OPTIONAL_FILES = (UNCERTAINTY_FILE,)
-"""Files of a model folder that count like the others where they are there."""
-SIGNATURE_FILE = "signature.json"
-"""Signature of a model folder, if it has one."""
 
 PARITY_TOLERANCE = 1e-7
 """Allowed error of replayed float64 values, in eV per atom, eV/A and e.
@@ -91,17 +90,6 @@ class ParityReport:
         errors = [self.energy_error, self.force_error]
         errors += [self.charge_error or 0.0, self.uncertainty_error or 0.0]
         return all(error <= self.tolerance for error in errors)
-
-
-def model_files(folder: Path) -> tuple[str, ...]:
-    """Files of a model folder that count: all required ones, optional ones that are there."""
-    return MODEL_FILES + tuple(name for name in OPTIONAL_FILES if (folder / name).is_file())
-
-
-def unlisted_file(folder: Path, listed: Iterable[str]) -> str | None:
-    """An optional file of a model folder that nobody vouches for, or None."""
-    extra = sorted(set(model_files(folder)) - {*MODEL_FILES, *listed})
-    return extra[0] if extra else None
 
 
 def save_model(

@@ -10,7 +10,7 @@ from ase.data import covalent_radii
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lesff.atoms.segments import normalised_silu
+from lesff.nn.activations import normalised_silu
 
 _ZBL_BOHR = 0.529
 _ZBL_COULOMB = 14.3996

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lesff.atoms.segments import normalised_silu
+from lesff.nn.activations import normalised_silu
 
 
 class LinearReadout(nn.Module):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 
 from lesff.atoms.graph import AtomGraph
-from lesff.atoms.structure import Structure
-from lesff.errors import CaveatWarning, ExtrapolationWarning, PropertyError, UnsupportedInputError
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.errors import PropertyError
+from lesff.potential.potential import Potential
 from lesff.potential.response import BornOptions
 from lesff.quantities import QUANTITIES
 
@@ -45,59 +42,6 @@ def predict_graph(
         for row, part in zip(rows, parts, strict=True):
             row[name] = part.cpu().numpy()
     return rows
-
-
-def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict: bool) -> None:
-    """Refuse what the model does not cover.
-
-    Raises:
-        UnsupportedInputError: for an element the model does not know; with ``strict`` also for a
-            charge or spin outside the trained range (a warning otherwise), and for any charge or
-            spin if the model has no input for them.
-    """
-    known = np.array(config.elements)
-    ranges = {"total_charge": config.total_charge, "spin_multiplicity": config.spin_multiplicity}
-    for index, structure in enumerate(structures):
-        unknown = sorted(set(structure.numbers.tolist()) - set(known.tolist()))
-        if unknown:
-            raise UnsupportedInputError(
-                f"structure {index} has element(s) {symbols(unknown)}, but the model covers "
-                f"{symbols(config.elements)} only"
-            )
-        for name, (low, high) in ranges.items():
-            value = getattr(structure, name)
-            if low <= value <= high:
-                continue
-            text = (
-                f"structure {index} has {name} {value}, but the model was trained on {low}..{high}"
-            )
-            if strict:
-                raise UnsupportedInputError(text)
-            warnings.warn(
-                f"{text}; the result is an extrapolation", ExtrapolationWarning, stacklevel=3
-            )
-
-
-def check_caveats(
-    model: str, caveats: Mapping[str, str], properties: Sequence[str], *, strict: bool
-) -> None:
-    """Warn of quantities that a model gives but that are not to be trusted.
-
-    Raises:
-        UnsupportedInputError: instead, with ``strict``.
-    """
-    for name in properties:
-        if name not in caveats:
-            continue
-        text = f"{name} of {model} is not to be trusted: {caveats[name]}"
-        if strict:
-            raise UnsupportedInputError(text)
-        warnings.warn(text, CaveatWarning, stacklevel=3)
-
-
-def symbols(numbers: Sequence[int]) -> str:
-    """Chemical symbols of atomic numbers, as text."""
-    return " ".join(chemical_symbols[z] for z in numbers)
 
 
 def plan_batches(sizes: np.ndarray, batch_size: int | Literal["auto"]) -> list[np.ndarray]:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from lesff import kernels
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture
-from lesff.architectures.mace.model import element_rows
-from lesff.atoms.graph import AtomGraph
-from lesff.atoms.segments import cell_volume, segment_sum
-from lesff.autograd import gradients, strained
+from lesff.atoms.cell import cell_volume
+from lesff.atoms.elements import element_rows
+from lesff.atoms.graph import AtomGraph, strained
+from lesff.atoms.segments import segment_sum
+from lesff.autograd import gradients
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.dispersion import Dispersion
 from lesff.electrostatics.moments.born import CHUNK_ATOMS, BornMode
@@ -22,7 +23,6 @@ from lesff.electrostatics.moments.field import (
     dipole_field_energy,
     field_energy,
     has_field,
-    polarizability,
     site_potential,
     with_field_leaf,
 )
@@ -48,6 +48,7 @@ from lesff.potential.response import (
     check_crystal_response,
     check_response,
     crystal_field_forces,
+    polarizability,
 )
 from lesff.potential.uncertainty import Uncertainty
 from lesff.quantities import QUANTITIES, UNCERTAINTIES

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph, build_graph
 from lesff.atoms.neighbors import find_neighbors
-from lesff.atoms.structure import Structure, build_graph
+from lesff.atoms.structure import Structure
 from lesff.potential.potential import Potential
 
 _EAGER_STEPS = 3

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lesff.atoms.graph import AtomGraph
 from lesff.atoms.segments import segment_sum
-from lesff.autograd import jacobian_rows
+from lesff.autograd import jacobian_rows, system_jacobian
 from lesff.electrostatics.moments.born import (
     CHUNK_ATOMS,
     BornMode,
@@ -250,3 +250,21 @@ def crystal_field_forces(charges: Tensor, graph: AtomGraph, local: LocalCharges)
     along = torch.where(crystals[:, None], field, 0.0)[:, None]
     forces = born_charges(charges, graph, local, BornOptions(sum_rule=True), along)[:, 0]
     return torch.where(crystals[graph.batch][:, None], forces, 0.0)
+
+
+def polarizability(dipole: Tensor, field: Tensor, *, create_graph: bool = False) -> Tensor:
+    """``alpha[i, j] = d mu_i / d E_j`` of every system, (n_systems, 3, 3) in e A^2 / V.
+
+    Args:
+        dipole: (n_systems, 3) in e A, computed from ``field``; a system's dipole depends on its
+            own field only.
+        field: (n_systems, 3) in V / A, with a gradient.
+        create_graph: Keep the graph for further derivatives.
+
+    Raises:
+        PropertyError: if the dipole does not depend on the field.
+    """
+    jacobian = system_jacobian(dipole, field, create_graph=create_graph)
+    if jacobian is None:
+        raise PropertyError(NO_RESPONSE)
+    return jacobian

@@ -17,8 +17,8 @@ import torch
 from ase.data import covalent_radii
 from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph
-from lesff.atoms.structure import build_graph, to_structure
+from lesff.atoms.graph import AtomGraph, build_graph
+from lesff.atoms.structure import to_structure
 from lesff.electrostatics.moments.totals import moment_origin, neutralised
 from lesff.potential.potential import Potential
 

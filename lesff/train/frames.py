@@ -9,12 +9,9 @@ from pathlib import Path
 
 import ase
 import numpy as np
-import torch
 from ase.db import connect
-from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph, collate
-from lesff.atoms.structure import Structure, build_graph, read_structures, to_structure
+from lesff.atoms.structure import Structure, read_structures, to_structure
 from lesff.errors import DataError
 from lesff.train.labels import LabelReader, LabelSummary
 from lesff.train.shards import read_shard
@@ -238,104 +235,3 @@ def _weight_of(atoms: ase.Atoms, where: str) -> float:
     if not isinstance(weight, (int, float, np.number)) or not 0.0 <= float(weight) < np.inf:
         raise DataError(f"{where}: `weight` must be a number of at least 0, got {weight!r}")
     return float(weight)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledBatch:
-    """A batch of graphs with labels; NaN where a frame has no label.
-
-    Attributes:
-        graph: The structures.
-        energy: (n_systems,) eV, float64.
-        forces: (n_atoms, 3) eV/A.
-        dipole: (n_systems, 3) e A about the coordinate origin.
-        stress: (n_systems, 3, 3) eV/A^3.
-        charges: (n_atoms,) e.
-        born_effective_charges: (n_atoms, 3, 3) e.
-        weight: (n_systems,) loss weight.
-    """
-
-    graph: AtomGraph
-    energy: Tensor
-    forces: Tensor
-    dipole: Tensor
-    stress: Tensor
-    charges: Tensor
-    born_effective_charges: Tensor
-    weight: Tensor
-
-
-def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> LabelledBatch:
-    """Neighbour lists and labels of some frames as one batch."""
-    graph = collate([build_graph(frame.structure, cutoff) for frame in frames])
-
-    def join(name: str, *shape: int, per_atom: bool = False) -> Tensor:
-        rows = []
-        for frame in frames:
-            lead = (len(frame.structure),) if per_atom else (1,)
-            value = getattr(frame, name)
-            rows.append(
-                np.full((*lead, *shape), np.nan)
-                if value is None
-                else np.reshape(value, (*lead, *shape))
-            )
-        return torch.from_numpy(np.concatenate(rows)).to(dtype)
-
-    return LabelledBatch(
-        graph=graph.to(dtype=dtype),
-        energy=torch.tensor([frame.energy for frame in frames], dtype=torch.float64),
-        forces=join("forces", 3, per_atom=True),
-        dipole=join("dipole", 3),
-        stress=join("stress", 3, 3),
-        charges=join("charges", per_atom=True),
-        born_effective_charges=join("born_effective_charges", 3, 3, per_atom=True),
-        weight=torch.tensor([frame.weight for frame in frames], dtype=dtype),
-    )
-
-
-def batch_indices(
-    sizes: np.ndarray, *, max_atoms: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Shuffled batches of similar sizes, each of at most ``max_atoms`` atoms (or one frame).
-
-    Frames are shuffled, cut into pools, sorted by size inside a pool, cut into batches, and the
-    batches of a pool are shuffled again.
-
-    Args:
-        sizes: (n_frames,) atoms of each frame.
-        max_atoms: Atoms per batch.
-        rng: Source of randomness.
-    """
-    order = rng.permutation(len(sizes))
-    pool = 2048
-    for start in range(0, len(order), pool):
-        part = order[start : start + pool]
-        part = part[np.argsort(sizes[part], kind="stable")]
-        batches: list[list[int]] = [[]]
-        total = 0
-        for index in part:
-            if batches[-1] and total + sizes[index] > max_atoms:
-                batches.append([])
-                total = 0
-            batches[-1].append(int(index))
-            total += int(sizes[index])
-        for choice in rng.permutation(len(batches)):
-            yield np.array(batches[choice])
-
-
-def fit_reference_energies(frames: Sequence[Frame], elements: Sequence[int]) -> tuple[float, ...]:
-    """Energy per element in eV that explains the energies best (least squares, tiny ridge).
-
-    Frames without energy are left out.
-    """
-    frames = [frame for frame in frames if not np.isnan(frame.energy)]
-    row = {z: i for i, z in enumerate(elements)}
-    counts = np.zeros((len(frames), len(elements)))
-    for i, frame in enumerate(frames):
-        z, n = np.unique(frame.structure.numbers, return_counts=True)
-        counts[i, [row[int(value)] for value in z]] = n
-    energy = np.array([frame.energy for frame in frames])
-    size = counts.sum(1, keepdims=True)
-    a, b = counts / size, energy / size[:, 0]  # every structure counts alike, per atom
-    normal = a.T @ a + 1e-8 * np.eye(len(elements))
-    return tuple(np.linalg.solve(normal, a.T @ b).tolist())

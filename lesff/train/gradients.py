@@ -19,13 +19,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph, collate
-from lesff.atoms.segments import cell_volume, segment_sum
-from lesff.autograd import gradients, strained
+from lesff.atoms.cell import cell_volume
+from lesff.atoms.graph import AtomGraph, collate, strained
+from lesff.atoms.segments import segment_sum
+from lesff.autograd import gradients
 from lesff.electrostatics.moments.totals import dipole_moment, moment_origin, neutralised
 from lesff.errors import ConfigError
 from lesff.potential.potential import Potential
-from lesff.train.frames import LabelledBatch
+from lesff.train.batches import LabelledBatch
 from lesff.train.loss import LossConfig, Prediction, loss_value
 
 GradientMethod = Literal["central_difference", "double_backward"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lesff.atoms.molecules import find_molecules
-from lesff.train.frames import LabelledBatch
+from lesff.train.batches import LabelledBatch
 
 
 @dataclass(frozen=True, kw_only=True)

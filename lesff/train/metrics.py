@@ -10,7 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from lesff.potential.potential import Potential
-from lesff.train.frames import Frame, make_batch
+from lesff.train.batches import make_batch
+from lesff.train.frames import Frame
 from lesff.units import EA_TO_DEBYE
 
 

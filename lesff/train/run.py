@@ -14,14 +14,14 @@ import torch
 import torch.distributed as dist
 from ase.data import chemical_symbols
 
+from lesff.atoms.elements import symbols
 from lesff.errors import ConfigError, DataError
 from lesff.files import sha256_of
 from lesff.model_folder.folder import load_model, save_model
 from lesff.plain_data import write_json
-from lesff.potential.batches import symbols
 from lesff.potential.edit import with_dispersion, with_head
 from lesff.potential.potential import Potential
-from lesff.train.frames import make_batch
+from lesff.train.batches import make_batch
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.recipe import Recipe
 from lesff.train.trainer import Trainer

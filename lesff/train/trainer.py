@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from lesff.errors import ConfigError, DataError
 from lesff.potential.potential import Potential
-from lesff.train.frames import LabelledBatch, make_batch
+from lesff.train.batches import LabelledBatch, make_batch
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.metrics import Errors, evaluate_frames
 from lesff.train.recipe import OptimizerConfig, Recipe

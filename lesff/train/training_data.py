@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
-from lesff.atoms.structure import build_graph
+from lesff.atoms.graph import build_graph
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError
 from lesff.files import sha256_of
 from lesff.heads import LongRangeConfig
 from lesff.potential.potential import ModelConfig
-from lesff.train.frames import Frame, batch_indices, fit_reference_energies, read_frames
+from lesff.train.batches import batch_indices
+from lesff.train.frames import Frame, read_frames
 from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
+from lesff.train.reference_energies import fit_reference_energies
 
 
 @dataclass(kw_only=True)

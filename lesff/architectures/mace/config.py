@@ -7,8 +7,8 @@ from typing import Literal
 
 from e3nn import o3
 
-from lesff.atoms.segments import SIGMOID_NORM, SILU_NORM
 from lesff.errors import ConfigError
+from lesff.nn.activations import SIGMOID_NORM, SILU_NORM
 from lesff.nn.readout import ReadoutConfig
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.architectures.mace.config import MACEConfig
 from lesff.architectures.mace.layer import LAYERS, PairFeatures
+from lesff.atoms.elements import element_rows
 from lesff.atoms.graph import AtomGraph
 from lesff.atoms.segments import segment_sum
 from lesff.nn.coupling import lm_slice
@@ -166,13 +167,6 @@ def _transform(config: MACEConfig) -> nn.Module | None:
     if config.agnesi is not None:
         return AgnesiTransform(*config.agnesi)
     return None if config.soft_transform is None else SoftTransform(config.soft_transform)
-
-
-def element_rows(elements: tuple[int, ...]) -> Tensor:
-    """(119,) int64 table row of each atomic number; -1 where the model has none."""
-    rows = torch.full((119,), -1, dtype=torch.int64)
-    rows[list(elements)] = torch.arange(len(elements))
-    return rows
 
 
 def pair_vectors(graph: AtomGraph, topology: Topology) -> Tensor:

@@ -14,13 +14,13 @@ import torch
 from ase.data import covalent_radii
 from torch import Tensor
 
-from lesff.atoms.segments import SIGMOID_NORM, SILU_NORM
 from lesff.convert.ledger import Tensors
 from lesff.convert.mace.shape import MACEShape, class_name, mace_heads, read_shape
 from lesff.convert.mace.weights import mace_weights
 from lesff.convert.record import Record
 from lesff.errors import UnsupportedInputError
 from lesff.heads import LongRangeConfig
+from lesff.nn.activations import SIGMOID_NORM, SILU_NORM
 from lesff.nn.state_embedding import StateInput
 from lesff.potential.potential import ModelConfig, Potential
 

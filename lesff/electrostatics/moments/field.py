@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from lesff.atoms.graph import AtomGraph
-from lesff.autograd import system_jacobian
-from lesff.errors import PropertyError, UnsupportedInputError
+from lesff.errors import UnsupportedInputError
 
 _IN_PLANE = 1e-5
 """Share of a slab's field that may lie in the plane: rounding of float32."""
@@ -102,24 +101,6 @@ def dipole_field_energy(dipoles: Tensor, graph: AtomGraph) -> Tensor:
     if graph.external_field is None:
         raise UnsupportedInputError("`external_field` must be given for an energy in a field")
     return -(dipoles * graph.external_field[graph.batch]).sum(1).to(torch.float64)
-
-
-def polarizability(dipole: Tensor, field: Tensor, *, create_graph: bool = False) -> Tensor:
-    """``alpha[i, j] = d mu_i / d E_j`` of every system, (n_systems, 3, 3) in e A^2 / V.
-
-    Args:
-        dipole: (n_systems, 3) in e A, computed from ``field``; a system's dipole depends on its
-            own field only.
-        field: (n_systems, 3) in V / A, with a gradient.
-        create_graph: Keep the graph for further derivatives.
-
-    Raises:
-        PropertyError: if the dipole does not depend on the field.
-    """
-    jacobian = system_jacobian(dipole, field, create_graph=create_graph)
-    if jacobian is None:
-        raise PropertyError(NO_RESPONSE)
-    return jacobian
 
 
 NO_RESPONSE = (

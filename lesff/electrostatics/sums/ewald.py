@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lesff.atoms.segments import cell_volume, inverse_cell
+from lesff.atoms.cell import cell_volume, inverse_cell
 from lesff.electrostatics.sums.padding import Padding
 from lesff.electrostatics.sums.settings import SPHERE_TOLERANCE, PairSettings
 from lesff.electrostatics.sums.structure_factor import Grid, Transform, structure_factor

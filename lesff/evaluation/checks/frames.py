@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from lesff.atoms.elements import symbols
 from lesff.evaluation.results import CheckResult, NotCoveredError
 from lesff.evaluation.subjects import Subject
 from lesff.files import sha256_of
-from lesff.potential.batches import symbols
-from lesff.train.composition_splits import VALIDATION_FRACTION, MoleculeSplit, split_by_molecule
 from lesff.train.frames import Frame, read_frames
 from lesff.train.metrics import FramePrediction, errors_by
+from lesff.train.splits import VALIDATION_FRACTION, MoleculeSplit, split_by_molecule
 from lesff.units import EV_TO_KCAL_PER_MOL
 
 FRAME_SOURCES = ("the labels of the data file",)
@@ -29,7 +29,7 @@ class Labelled:
     Attributes:
         path: The file.
         frames: Its frames.
-        split: Molecules held out; see :func:`lesff.train.composition_splits.split_by_molecule`.
+        split: Molecules held out; see :func:`lesff.train.splits.split_by_molecule`.
         predictions: By name of the subject.
         left_out: Frames that are left out, and why.
         model: Name of the model whose energies share their zero with the labels.

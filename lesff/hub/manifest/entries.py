@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lesff.errors import ManifestError
+from lesff.files import _SHA256, FileEntry, _check_portable, _match
 from lesff.quantities import QUANTITIES
 
 SCHEMA = 1
@@ -18,17 +19,13 @@ SCHEMA = 1
 _NAME = re.compile(r"[a-z0-9]+(?:[-._][a-z0-9]+)*")
 _VERSION = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}")
 _SUCCESSOR = re.compile(f"{_NAME.pattern}(?:@{_VERSION.pattern})?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 DATE = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])")
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*")
 _BLOB = re.compile(r"[0-9a-f]{40}")
 _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CITATION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:-]*")
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices, with any ending."""
 
 PERMISSIVE_LICENSES = frozenset(
     {
@@ -37,29 +34,6 @@ PERMISSIVE_LICENSES = frozenset(
     }
 )  # fmt: skip
 """SPDX ids that allow any use, commercial use included, for at most a mention of the authors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """One file of a version.
-
-    Attributes:
-        path: Relative to the model folder, with forward slashes.
-        size: Bytes.
-        sha256: Lower-case hexadecimal digest.
-    """
-
-    path: str
-    size: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        """Check the fields; raises ManifestError."""
-        _match(_PATH, self.path, "path", "a relative path of plain names")
-        _check_portable(self.path)
-        _match(_SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
-        if self.size < 1:
-            raise ManifestError(f"`size` of {self.path} must be positive, got {self.size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,20 +330,6 @@ def _is_loopback(host: str) -> bool:
 def version_numbers(text: str) -> tuple[int, ...]:
     """Numbers of a dotted version."""
     return tuple(int(part) for part in text.split("."))
-
-
-def _check_portable(path: str) -> None:
-    """Refuse file names that some file system cannot hold."""
-    for part in path.split("/"):
-        if _RESERVED.fullmatch(part) or part.endswith("."):
-            raise ManifestError(
-                f"`path` must be made of names that Windows can hold, got {part!r} in {path!r}"
-            )
-
-
-def _match(pattern: re.Pattern[str], value: str, name: str, expected: str) -> None:
-    if not pattern.fullmatch(value):
-        raise ManifestError(f"`{name}` must be {expected}, got {value!r}")
 
 
 def check_unique(names: Sequence[str], what: str) -> None:

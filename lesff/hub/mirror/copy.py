@@ -15,7 +15,7 @@ from lesff.hub.manifest.names import find_model, list_models
 from lesff.hub.mirror.store import Snapshot, Store
 from lesff.hub.resolve import is_name, resolve
 from lesff.hub.sources.foreign import attribution_of, fetch_original
-from lesff.model_folder.folder import model_files
+from lesff.model_folder.layout import model_files
 from lesff.plain_data import write_json
 
 OWN_ORGANISATION = "lesff"

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lesff.errors import IntegrityError, ModelNotFoundError
-from lesff.hub.manifest.entries import FileEntry
+from lesff.files import FileEntry
 from lesff.hub.mirror.store import Snapshot, Store
 
 MAX_CLIENTS = 256

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
-from lesff.files import folder_digest, sha256_of
-from lesff.hub.cache import Workspace, file_damage
-from lesff.hub.manifest.entries import FileEntry
+from lesff.files import FileEntry, file_damage, folder_digest, sha256_of
+from lesff.hub.cache import Workspace
 from lesff.plain_data import from_dict, read_json, write_json
 
 T = TypeVar("T")

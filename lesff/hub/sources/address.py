@@ -22,11 +22,11 @@ from lesff.errors import (
     OfflineError,
     UnverifiedWarning,
 )
-from lesff.files import folder_digest, sha256_of
-from lesff.hub.cache import DISK_ERRORS, Workspace, file_damage, install
-from lesff.hub.manifest.entries import FileEntry, is_safe_url
+from lesff.files import FileEntry, file_damage, folder_digest, sha256_of
+from lesff.hub.cache import DISK_ERRORS, Workspace, install
+from lesff.hub.manifest.entries import is_safe_url
 from lesff.hub.sources.download import MAX_BYTES, Download
-from lesff.model_folder.folder import (
+from lesff.model_folder.layout import (
     MODEL_FILES,
     OPTIONAL_FILES,
     WEIGHTS_FILE,

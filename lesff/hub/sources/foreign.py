@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import shutil
 import warnings
@@ -24,32 +23,17 @@ from lesff.errors import (
     OfflineError,
     UnverifiedWarning,
 )
-from lesff.hub.cache import DISK_ERRORS, Workspace, file_damage, install
-from lesff.hub.manifest.entries import FileEntry, ModelEntry, PublishedSource, VersionEntry
+from lesff.files import Digest, FileEntry, digest_file, file_damage
+from lesff.hub.cache import DISK_ERRORS, Workspace, install
+from lesff.hub.manifest.entries import ModelEntry, PublishedSource, VersionEntry
 from lesff.hub.sources.download import Download
-from lesff.model_folder.folder import MODEL_FILES, unlisted_file
+from lesff.model_folder.layout import MODEL_FILES, unlisted_file
 from lesff.plain_data import from_dict, read_json, write_json
 
 RECORD_FILE = "source.json"
 """File of a converted folder that says what it was made from."""
 
 _SCHEMA = 1
-_CHUNK = 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Digest:
-    """What identifies a checkpoint file.
-
-    Attributes:
-        size: Bytes.
-        sha256: Hexadecimal digest.
-        git_blob: Git's id of the file.
-    """
-
-    size: int
-    sha256: str
-    git_blob: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,18 +191,6 @@ def _downloads(entry: ModelEntry, version: VersionEntry) -> list[Download]:
     what = f"{source.filename} of {entry.name}@{version.version}"
     folder = cache_folder() / "downloads"
     return [Download(address, folder, what=what, size=source.size) for address in addresses]
-
-
-def digest_file(path: Path) -> Digest:
-    """Size, sha256 and git blob id of a file."""
-    size = path.stat().st_size
-    sha256 = hashlib.sha256()
-    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            sha256.update(chunk)
-            blob.update(chunk)
-    return Digest(size=size, sha256=sha256.hexdigest(), git_blob=blob.hexdigest())
 
 
 def _source(version: VersionEntry) -> PublishedSource:

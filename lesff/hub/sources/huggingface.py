@@ -12,7 +12,7 @@ from lesff.environment import cache_folder, hub_endpoint
 from lesff.errors import IntegrityError, ModelNotFoundError, OfflineError
 from lesff.files import git_blob_of, sha256_of
 from lesff.hub.cache import DISK_ERRORS
-from lesff.model_folder.folder import MODEL_FILES, OPTIONAL_FILES, model_files
+from lesff.model_folder.layout import MODEL_FILES, OPTIONAL_FILES, model_files
 
 T = TypeVar("T")
 

@@ -1,0 +1,49 @@
+"""The command that shows what a model covers."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from lesff.atoms.elements import symbols
+from lesff.cli.catalogue import accept_license_option, find_unfetched, show_unfetched
+from lesff.model import load
+
+
+@click.command("info")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print the configuration as JSON.")
+@accept_license_option
+def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
+    """Show what a model covers, and its card.
+
+    A model that others publish and that is not on this machine is not fetched: what the manifest
+    says about it is shown.
+    """
+    unfetched = find_unfetched(name)
+    if unfetched is not None:
+        click.echo(show_unfetched(*unfetched, as_json=as_json))
+        return
+    model = load(name, accept_license=accept_license)
+    config = model.config
+    if as_json:
+        click.echo(json.dumps(config.to_dict(), indent=1))
+        return
+    n_parameters = sum(p.numel() for p in model.potential.parameters())
+    rows = {
+        "model": model.name,
+        "from": f"{model.source.origin}: {model.source.folder}",
+        "elements": symbols(config.elements),
+        "total charge": "{} to {}".format(*config.total_charge),
+        "spin multiplicity": "{} to {}".format(*config.spin_multiplicity),
+        "level of theory": config.level_of_theory,
+        "energy zero": config.energy_reference,
+        "parameters": f"{n_parameters:,}",
+        "properties": ", ".join(model.potential.available_properties()),
+    }
+    for key, value in rows.items():
+        click.echo(f"{key + ':':20}{value}")
+    for quantity, why in model.source.caveats.items():
+        click.echo(f"{'caveat:':20}{quantity}: {why}")
+    click.echo("\n" + model.card.strip())

@@ -1,0 +1,61 @@
+"""What a model was trained on: structures and quantities outside of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lesff.atoms.elements import symbols
+from lesff.atoms.structure import Structure
+from lesff.errors import CaveatWarning, ExtrapolationWarning, UnsupportedInputError
+from lesff.potential.potential import ModelConfig
+
+
+def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict: bool) -> None:
+    """Refuse what the model does not cover.
+
+    Raises:
+        UnsupportedInputError: for an element the model does not know; with ``strict`` also for a
+            charge or spin outside the trained range (a warning otherwise), and for any charge or
+            spin if the model has no input for them.
+    """
+    known = np.array(config.elements)
+    ranges = {"total_charge": config.total_charge, "spin_multiplicity": config.spin_multiplicity}
+    for index, structure in enumerate(structures):
+        unknown = sorted(set(structure.numbers.tolist()) - set(known.tolist()))
+        if unknown:
+            raise UnsupportedInputError(
+                f"structure {index} has element(s) {symbols(unknown)}, but the model covers "
+                f"{symbols(config.elements)} only"
+            )
+        for name, (low, high) in ranges.items():
+            value = getattr(structure, name)
+            if low <= value <= high:
+                continue
+            text = (
+                f"structure {index} has {name} {value}, but the model was trained on {low}..{high}"
+            )
+            if strict:
+                raise UnsupportedInputError(text)
+            warnings.warn(
+                f"{text}; the result is an extrapolation", ExtrapolationWarning, stacklevel=3
+            )
+
+
+def check_caveats(
+    model: str, caveats: Mapping[str, str], properties: Sequence[str], *, strict: bool
+) -> None:
+    """Warn of quantities that a model gives but that are not to be trusted.
+
+    Raises:
+        UnsupportedInputError: instead, with ``strict``.
+    """
+    for name in properties:
+        if name not in caveats:
+            continue
+        text = f"{name} of {model} is not to be trusted: {caveats[name]}"
+        if strict:
+            raise UnsupportedInputError(text)
+        warnings.warn(text, CaveatWarning, stacklevel=3)
