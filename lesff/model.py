@@ -20,8 +20,10 @@ from lesff.hub.publish import publish_folder
 from lesff.hub.resolve import ResolvedModel, resolve
 from lesff.model_folder.folder import load_model, save_model
 from lesff.potential.batches import plan_batches, predict_graph
+from lesff.potential.config import ModelConfig
 from lesff.potential.domain import check_caveats, check_domain
-from lesff.potential.potential import ModelConfig, Potential, RadialMode, properties_in_order
+from lesff.potential.potential import Potential, RadialMode
+from lesff.potential.properties import properties_in_order
 from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES

@@ -20,8 +20,9 @@ from pathlib import Path
 from lesff.evaluation.tables import filled
 from lesff.hub.manifest.entries import PERMISSIVE_LICENSES
 from lesff.model_folder.card import front_matter
-from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import MODEL_FILES
+from lesff.model_folder.verify import verify_parity
 
 ROOT = Path(__file__).parents[1]
 SPDX = {name.lower(): name for name in PERMISSIVE_LICENSES}

@@ -15,8 +15,10 @@ from lesff.atoms.structure import to_structure
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
 from lesff.heads import LongRangeConfig
 from lesff.model_folder import folder as checkpoint
-from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.model_folder import tensor_file
+from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import MODEL_FILES
+from lesff.model_folder.verify import verify_parity
 from lesff.potential.potential import ModelConfig, Potential
 
 
@@ -221,10 +223,10 @@ def test_duplicate_tensor_names_are_refused(folder: Path) -> None:
 
 
 def test_header_is_limited_before_reading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_MAX_HEADER_BYTES", 100)
+    monkeypatch.setattr(tensor_file, "_MAX_HEADER_BYTES", 100)
     with pytest.raises(IntegrityError, match="says its header has"):
         load_model(folder)
-    monkeypatch.setattr(checkpoint, "_MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(tensor_file, "_MAX_FILE_BYTES", 100)
     with pytest.raises(IntegrityError, match=r"must have 9\.\.100 bytes"):
         load_model(folder)
 
@@ -254,7 +256,7 @@ def test_an_interrupted_save_leaves_nothing(folder: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt("stop")
 
     before = (folder / "model.safetensors").read_bytes()
-    monkeypatch.setattr(checkpoint, "_golden_values", interrupt)
+    monkeypatch.setattr(checkpoint, "golden_values", interrupt)
     for target, overwrite in ((folder.parent / "new", False), (folder, True)):
         with pytest.raises(KeyboardInterrupt, match="stop"):
             save(tiny_potential(seed=1), target, overwrite=overwrite)

@@ -23,7 +23,8 @@ from lesff.convert.reader import read_checkpoint
 from lesff.convert.record import Record
 from lesff.errors import ModelNotFoundError, UnsupportedInputError
 from lesff.model import load
-from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.model_folder.folder import load_model, save_model
+from lesff.model_folder.verify import verify_parity
 
 HERE = Path(__file__).parent / "references"
 HEADS = {"heads": ("omat", "omol", "spice"), "mh_1": ("omat", "omol", "spice")}

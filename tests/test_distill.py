@@ -31,7 +31,8 @@ from lesff.distill.sampling import langevin, plan_tasks
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
 from lesff.methods import open_teacher
-from lesff.model_folder.folder import save_model, verify_parity
+from lesff.model_folder.folder import save_model
+from lesff.model_folder.verify import verify_parity
 from lesff.train.frames import read_frames
 
 HERE = __name__

@@ -319,7 +319,8 @@ def test_smooth_weights_lie_below_the_sharp_ones_and_meet_inside():
     inner = k2 < (0.85 * sharp.k_max) ** 2  # where the taper starts
     assert torch.equal(sharp.weight(k2)[inner], smooth.weight(k2)[inner])
     assert bool((smooth.weight(k2) <= sharp.weight(k2)).all())
-    assert float(smooth.weight(torch.tensor([sharp.k_max**2]))) == pytest.approx(0.0, abs=1e-12)
+    edge = torch.tensor([sharp.k_max**2], dtype=torch.float64)
+    assert float(smooth.weight(edge)) == pytest.approx(0.0, abs=1e-12)
     x = torch.tensor([0.85, 1.0], dtype=torch.float64) * sharp.k_max
     x.requires_grad_()
     (first,) = torch.autograd.grad(smooth.taper(x.square()).sum(), x, create_graph=True)

@@ -24,14 +24,15 @@ from lesff.cli.finetune import parse_settings
 from lesff.cli.main import main
 from lesff.errors import ConfigError, DataError, IntegrityError
 from lesff.finetune import FinetuneOptions, finetune
-from lesff.finetune.options import SplitConfig, options_from, read_options
+from lesff.finetune.options import options_from, read_options
 from lesff.finetune.rehearsal import probe_structures, replay_structures
 from lesff.finetune.start import EnergyShift, make_trainables, part_of, with_shift
 from lesff.heads import MultipoleConfig
-from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.model_folder.folder import load_model, save_model
+from lesff.model_folder.verify import verify_parity
 from lesff.train.batches import make_batch
 from lesff.train.frames import read_labelled
-from lesff.train.splits import make_split, structure_hash
+from lesff.train.splits import SplitConfig, make_split, structure_hash
 
 TINY = {
     "optimizer": {"max_steps": 12, "validate_every": 4, "warmup_steps": 1, "ema_decay": 0.5},

@@ -366,7 +366,7 @@ def test_energy_and_forces_in_a_field(residual, structure):
 @pytest.mark.parametrize("residual", [False, True])
 def test_polarizability_of_the_potential(residual):
     potential, atoms, h = make("qeq", residual=residual), two_waters(), 1e-4
-    assert potential.responds_to_field
+    assert potential.traits.responds_to_field
     alpha = potential(make_graph(atoms), ["polarizability"])["polarizability"][0]
     torch.testing.assert_close(alpha, alpha.T, rtol=0, atol=ROUNDING)
     for axis in range(3):

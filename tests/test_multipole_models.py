@@ -266,9 +266,9 @@ OPEN_ONLY = {"dipole", "quadrupole"}
 def names_of(potential: Potential, *, crystal: bool) -> list[str]:
     known = [name for name in RANK if name in potential.available_properties()]
     absent = OPEN_ONLY if crystal else {"stress"}
-    if crystal and not potential.has_local_charges:
+    if crystal and not potential.traits.has_local_charges:
         absent = absent | {BEC}
-    if crystal and not potential.has_periodic_polarizability:
+    if crystal and not potential.traits.only_dipoles_respond:
         absent = absent | {"polarizability"}
     return [name for name in known if name not in absent]
 

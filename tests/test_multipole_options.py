@@ -14,7 +14,8 @@ from multipole_models import BEC, FIELD, HIDDEN, KINDS, bare, filled, in_field, 
 from lesff.calculator import LesffCalculator
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.heads import LongRangeConfig, MultipoleConfig
-from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.model_folder.folder import load_model, save_model
+from lesff.model_folder.verify import verify_parity
 from lesff.plain_data import from_dict
 from lesff.potential.edit import with_head, with_multipoles
 from lesff.potential.response import BornOptions

@@ -1,5 +1,7 @@
 """``lesff verify --physics``: right models pass, wrong ones are found."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,7 @@ from click.testing import CliRunner
 from helpers import tiny_potential
 
 from lesff.cli import main
-from lesff.potential import potential as potential_module
-from lesff.potential.potential import Potential
+from lesff.potential import properties
 from lesff.potential.verify import TOLERANCE, check_physics, check_structures
 
 
@@ -33,7 +34,7 @@ def test_every_charge_head_passes(head):
     found = results(potential)
     assert all(check.ok for check in found.values())
     polarizability = found["molecule", "polarizability"]
-    assert bool(polarizability.note) is not potential.responds_to_field
+    assert bool(polarizability.note) is not potential.traits.responds_to_field
     is_local = potential.charge_head.is_local
     assert (("triclinic", "Born charges") in found) is is_local
 
@@ -57,20 +58,16 @@ def without_field_energy(charges, graph):
 
 
 def test_a_field_without_its_energy_is_found(monkeypatch):
-    monkeypatch.setattr(potential_module, "field_energy", without_field_energy)
+    monkeypatch.setattr(properties, "field_energy", without_field_energy)
     found = results(tiny_potential(n_layers=1))
     assert not found["molecule", "dipole from field"].ok
     assert found["molecule", "forces"].ok
 
 
 def test_a_stress_without_the_long_range_part_is_found(monkeypatch):
-    compute = Potential._compute
-
-    def broken(self, graph, wanted, *arguments, **options):
-        out = compute(self, graph, wanted, *arguments, **options)
-        return {k: v * 1.01 if k == "stress" else v for k, v in out.items()}
-
-    monkeypatch.setattr(Potential, "_compute", broken)
+    stress = properties.PROPERTIES["stress"]
+    broken = dataclasses.replace(stress, compute=lambda x: 1.01 * stress.compute(x))
+    monkeypatch.setitem(properties.PROPERTIES, "stress", broken)
     found = results(tiny_potential(n_layers=1))
     assert not found["triclinic", "stress"].ok
     assert not found["left-handed", "stress"].ok
@@ -82,7 +79,7 @@ def test_command_prints_a_table_and_exits_with_1_on_failure(monkeypatch):
     result = runner.invoke(main, ["verify", "off-small", "--physics"])
     assert result.exit_code == 0, result.output
     assert len([line for line in result.output.splitlines() if line.endswith("  ok")]) == 14
-    monkeypatch.setattr(potential_module, "field_energy", without_field_energy)
+    monkeypatch.setattr(properties, "field_energy", without_field_energy)
     result = runner.invoke(main, ["verify", "off-small", "--physics"])
     assert result.exit_code == 1
     assert "disagrees with finite differences in dipole from field of the molecule" in result.output

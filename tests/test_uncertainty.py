@@ -25,8 +25,9 @@ from lesff.cli.main import main
 from lesff.errors import ConfigError, DataError, IntegrityError, PropertyError
 from lesff.finetune import finetune
 from lesff.hub.signatures import digest_of
-from lesff.model_folder.folder import load_model, save_model, verify_parity
+from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import UNCERTAINTY_FILE
+from lesff.model_folder.verify import verify_parity
 from lesff.potential.edit import with_head
 from lesff.train.frames import Frame, read_labelled, unlabelled
 from lesff.uncertainty.agreement import rank_correlation

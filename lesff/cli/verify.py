@@ -12,8 +12,8 @@ from lesff.files import forget
 from lesff.hub.resolve import resolve
 from lesff.hub.signatures import check_folder, digest_of
 from lesff.model import load
-from lesff.model_folder.folder import verify_parity
 from lesff.model_folder.layout import model_files
+from lesff.model_folder.verify import verify_parity
 from lesff.potential.verify import check_physics
 
 

@@ -12,9 +12,9 @@ from lesff.heads import MultipoleConfig
 from lesff.plain_data import from_dict
 from lesff.train.loss import LossConfig
 from lesff.train.recipe import OptimizerConfig
+from lesff.train.splits import SplitConfig
 
 Strategy = Literal["full", "head", "last_layer", "lora"]
-SplitKind = Literal["random", "group"]
 
 
 def _loss() -> LossConfig:
@@ -25,35 +25,6 @@ def _optimizer() -> OptimizerConfig:
     return OptimizerConfig(
         lr=0.01, warmup_steps=50, ema_decay=0.995, max_steps=5000, validate_every=100
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """How frames are divided when no validation file is given.
-
-    Attributes:
-        kind: ``"random"``, or ``"group"``: frames of one group stay together.
-        validation: Share of the frames to hold out for validation, at least one.
-        test: Share of the frames to report on only.
-        group_key: Key of ``atoms.info`` that names the group; else ``molecule`` or the formula.
-        max_train: Train on at most this many frames, drawn at random. 0 for all.
-        file: A ``split.json`` of an earlier run to use again.
-    """
-
-    kind: SplitKind = "random"
-    validation: float = 0.1
-    test: float = 0.0
-    group_key: str | None = None
-    max_train: int = 0
-    file: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check shares; raises ConfigError."""
-        if self.validation < 0.0 or self.test < 0.0 or self.validation + self.test >= 1.0:
-            raise ConfigError(
-                "`split.validation` and `split.test` must be shares that leave frames to train on, "
-                f"got {self.validation} and {self.test}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from lesff.hub.manifest.entries import (
     is_safe_url,
 )
 from lesff.model_folder.card import front_matter, read_card
-from lesff.model_folder.folder import load_model, verify_parity
+from lesff.model_folder.folder import load_model
 from lesff.model_folder.layout import (
     LICENSE_FILE,
     MODEL_FILES,
@@ -29,6 +29,7 @@ from lesff.model_folder.layout import (
     SIGNATURE_FILE,
     model_files,
 )
+from lesff.model_folder.verify import verify_parity
 from lesff.potential.potential import ModelConfig
 
 _CODE = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".model", ".py", ".so"}

@@ -11,52 +11,41 @@ from torch import Tensor, nn
 from lesff import kernels
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture
-from lesff.atoms.cell import cell_volume
 from lesff.atoms.elements import element_rows
 from lesff.atoms.graph import AtomGraph, strained
 from lesff.atoms.segments import segment_sum
-from lesff.autograd import gradients
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.dispersion import Dispersion
 from lesff.electrostatics.moments.born import CHUNK_ATOMS, BornMode
 from lesff.electrostatics.moments.field import (
-    dipole_field_energy,
-    field_energy,
-    has_field,
     site_potential,
     with_field_leaf,
 )
 from lesff.electrostatics.moments.totals import (
-    dipole_moment,
-    moment_origin,
     neutralised,
-    quadrupole_moment,
 )
-from lesff.electrostatics.sums.pair_sum import check_boundaries
 from lesff.electrostatics.sums.plan import SLAB, plan_coulomb
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.heads import HEADS, ChargeModel, HeadInput, HeadSizes, MultipoleHead
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
-from lesff.potential.energy import EnergyTerms, atomic_energies
+from lesff.potential.energy import EnergyTerms
 from lesff.potential.plan import PLANNED, StepPlan
+from lesff.potential.properties import (
+    Evaluation,
+    Traits,
+    available_properties,
+    check_properties,
+    compute,
+    needs_gradients,
+)
 from lesff.potential.response import (
     BornOptions,
     LocalCharges,
     born_charges,
-    check_crystal_response,
-    check_response,
-    crystal_field_forces,
-    polarizability,
 )
 from lesff.potential.uncertainty import Uncertainty
-from lesff.quantities import QUANTITIES, UNCERTAINTIES
-
-_MOMENTS = {"dipole", "quadrupole", "born_effective_charges", "polarizability"}
-_LATER = {"node_energy", "born_effective_charges", "polarizability", "forces_uncertainty"}
-"""Need another backward pass after that of the energy."""
-_DERIVATIVES = {"forces", "stress", *_LATER}
 
 RADIAL_MODES = ("table", "exact")
 RadialMode = Literal["table", "exact"]
@@ -165,48 +154,30 @@ class Potential(nn.Module):
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
 
+    @property
+    def traits(self) -> Traits:
+        """What the model has, as far as it decides what may be asked of it."""
+        head, multipoles = self.charge_head, self.multipole_head
+        chosen = None if multipoles is None else multipoles.config
+        charges_respond = head is not None and head.responds_to_field
+        charges_respond |= chosen is not None and chosen.induces_charges
+        dipoles_respond = chosen is not None and chosen.induces_dipoles
+        return Traits(
+            has_charges=head is not None,
+            has_dispersion=self.dispersion is not None,
+            has_uncertainty=self.uncertainty is not None,
+            has_atomic_dipoles=chosen is not None and chosen.has_dipoles,
+            has_atomic_quadrupoles=chosen is not None and chosen.quadrupoles,
+            responds_to_field=charges_respond or dipoles_respond,
+            only_dipoles_respond=dipoles_respond and not charges_respond,
+            has_local_charges=head is not None
+            and head.is_local
+            and not (chosen is not None and chosen.induces_charges),
+        )
+
     def available_properties(self) -> tuple[str, ...]:
-        """Names this potential can compute."""
-        absent: set[str] = set() if self.uncertainty is not None else set(UNCERTAINTIES)
-        if self.charge_head is None:
-            short = ("energy", "energy_sr", "node_energy", "forces", "stress", *UNCERTAINTIES)
-            if self.config.dispersion is not None:
-                short += ("energy_lr", "energy_dispersion")
-            return tuple(n for n in QUANTITIES if n in short and n not in absent)
-        if self.config.dispersion is None:
-            absent.add("energy_dispersion")
-        chosen = None if self.multipole_head is None else self.multipole_head.config
-        if not self.responds_to_field:
-            absent.add("polarizability")
-        if chosen is None or not chosen.has_dipoles:
-            absent.add("atomic_dipoles")
-        if chosen is None or not chosen.quadrupoles:
-            absent.add("atomic_quadrupoles")
-        return tuple(n for n in QUANTITIES if n not in absent)
-
-    @property
-    def responds_to_field(self) -> bool:
-        """Whether moments depend on an external field, so that there is a polarizability."""
-        if self.charge_head is None:
-            return False
-        induces = self.multipole_head is not None and self.multipole_head.induces
-        return self.charge_head.responds_to_field or induces
-
-    @property
-    def has_periodic_polarizability(self) -> bool:
-        """Whether atomic dipoles respond to a field and charges do not: a sum without origin."""
-        if self.charge_head is None or self.multipole_head is None:
-            return False
-        chosen = self.multipole_head.config
-        charges = self.charge_head.responds_to_field or chosen.induces_charges
-        return chosen.induces_dipoles and not charges
-
-    @property
-    def has_local_charges(self) -> bool:
-        """Whether charges, apart from a uniform shift, are functions of the receptive field."""
-        if self.charge_head is None or not self.charge_head.is_local:
-            return False
-        return self.multipole_head is None or not self.multipole_head.config.induces_charges
+        """Names this potential can compute, for some structures at least."""
+        return available_properties(self.traits)
 
     def forward(
         self,
@@ -239,16 +210,17 @@ class Potential(nn.Module):
         wanted = set(properties)
         if plan is None:
             self._check_elements(graph)
-            self._check_properties(wanted, graph)
+            check_properties(wanted, graph, self.traits)
         elif wanted - PLANNED:
             raise PropertyError(
                 f"a planned step computes {', '.join(sorted(PLANNED))}; got "
                 f"{', '.join(sorted(wanted - PLANNED))}: leave out `plan`"
             )
-        with torch.set_grad_enabled(bool(wanted & _DERIVATIVES) or create_graph):
-            return self._compute(
+        with torch.set_grad_enabled(needs_gradients(wanted) or create_graph):
+            evaluation = self._evaluate(
                 graph, wanted, born or BornOptions(), create_graph=create_graph, plan=plan
             )
+            return compute(evaluation)
 
     def plan(self, graph: AtomGraph) -> StepPlan:
         """All that the host has to find out about a batch, for many steps with its edges.
@@ -267,7 +239,7 @@ class Potential(nn.Module):
                 "published models cannot be planned: leave out `plan`"
             )
         self._check_elements(graph)
-        self._check_properties({"energy", "forces"}, graph)
+        check_properties({"energy", "forces"}, graph, self.traits)
         if graph.external_field is not None or bool((graph.pbc.sum(1) == SLAB).any()):
             raise UnsupportedInputError(
                 "a planned step is for crystals and molecules without `external_field`, got a slab "
@@ -311,7 +283,7 @@ class Potential(nn.Module):
         """
         options = BornOptions(mode=mode, sum_rule=sum_rule, chunk_atoms=chunk_atoms)
         self._check_elements(graph)
-        self._check_properties({"born_effective_charges"}, graph)
+        check_properties({"born_effective_charges"}, graph, self.traits)
         graph = graph.replace(positions=graph.positions.detach().requires_grad_())
         with torch.enable_grad():
             terms = self.energy_terms(graph, tabulated=self.radial == "table")
@@ -446,157 +418,40 @@ class Potential(nn.Module):
                 f"got {sorted(set(unknown.tolist()))}"
             )
 
-    def _check_properties(self, wanted: set[str], graph: AtomGraph) -> None:
-        unknown = sorted(wanted - set(QUANTITIES))
-        if unknown:
-            raise PropertyError(
-                f"unknown property {', '.join(map(repr, unknown))}; known: {', '.join(QUANTITIES)}"
-            )
-        if self.uncertainty is None and wanted & set(UNCERTAINTIES):
-            raise PropertyError(
-                f"this model has no {', '.join(sorted(wanted & set(UNCERTAINTIES)))}: calibrate "
-                "it with `lesff calibrate NAME --train FILE --validation FILE -o DIR` and load DIR"
-            )
-        absent = sorted(wanted - set(self.available_properties()))
-        if self.charge_head is None and absent:
-            raise PropertyError(
-                f"this model has no {', '.join(absent)}: it was trained without LES; "
-                f"available: {', '.join(self.available_properties())}"
-            )
-        moments = [name for name in absent if name.startswith("atomic_")]
-        if moments:
-            raise PropertyError(
-                f"this model has no {' and '.join(moments)}: its `long_range.multipoles` do not "
-                f"select them; available: {', '.join(self.available_properties())}"
-            )
-        if "energy_dispersion" in absent:
-            raise PropertyError(
-                "this model has no energy_dispersion: its configuration has no `dispersion`; "
-                f"available: {', '.join(self.available_properties())}"
-            )
-        if self.charge_head is not None or self.config.dispersion is not None:
-            check_boundaries(graph.pbc)
-        check_response(
-            wanted,
-            graph,
-            has_charges=self.charge_head is not None,
-            responds=self.responds_to_field,
-            only_dipoles_respond=self.has_periodic_polarizability,
-        )
-        if self.charge_head is not None and not self.has_local_charges:
-            check_crystal_response(wanted, graph)
-
-    def _compute(
-        self, graph: AtomGraph, wanted: set[str], born: BornOptions, *, create_graph: bool,
+    def _evaluate(
+        self,
+        graph: AtomGraph,
+        wanted: set[str],
+        born: BornOptions,
+        *,
+        create_graph: bool,
         plan: StepPlan | None,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> Evaluation:
+        """Energies of a batch, with leaves for all derivatives that are wanted."""
         positions = graph.positions
         strain = torch.zeros_like(graph.cell)
         if torch.is_grad_enabled():
+            # positions that somebody else differentiates by stay theirs
             if not (create_graph and positions.requires_grad):
                 positions = positions.detach().requires_grad_()
             graph = graph.replace(positions=positions)
-        graph = with_field_leaf(graph) if "polarizability" in wanted else graph
-        moved = graph
+        if "polarizability" in wanted:
+            graph = with_field_leaf(graph)
         if "stress" in wanted:
             strain.requires_grad_()
-            moved = strained(graph, strain)
+            graph = strained(graph, strain)
+        # tables of radial functions have first derivatives only
         tabulated = self.radial == "table" and not create_graph and plan is None
-        terms = self.energy_terms(moved, tabulated=tabulated, plan=plan)
-        coupling = _field_coupling(terms, moved)
-        energy = terms.energy_sr + terms.energy_lr
-        if coupling is not None:
-            energy = energy + segment_sum(coupling, graph.batch, graph.n_systems)
-        out = {"energy": energy, **terms.parts()}
-        later = coupling is not None or bool(wanted & _LATER)
-
-        inputs = [positions] if "forces" in wanted else []
-        inputs += [strain] if "stress" in wanted else []
-        if inputs:
-            grads = gradients(energy, inputs, create_graph=create_graph, keep_graph=later)
-            if "forces" in wanted:
-                out["forces"] = self._with_crystal_forces(
-                    -grads[0], terms, moved, create_graph=create_graph
-                )
-            if "stress" in wanted:
-                out["stress"] = grads[-1] / cell_volume(graph.cell)[:, None, None]
-        if "node_energy" in wanted:
-            node_energy = atomic_energies(terms, create_graph=create_graph, keep_graph=later)
-            out["node_energy"] = node_energy if coupling is None else node_energy + coupling
-        if self.uncertainty is not None and wanted & set(UNCERTAINTIES):
-            self._add_uncertainty(out, self.uncertainty, terms, graph, wanted)
-        self._add_moments(out, terms, moved, wanted, born, create_graph=create_graph)
-        result = {name: out[name] for name in properties_in_order(wanted)}
-        return result if create_graph else {k: v.detach() for k, v in result.items()}
-
-    def _with_crystal_forces(
-        self, forces: Tensor, terms: EnergyTerms, graph: AtomGraph, *, create_graph: bool
-    ) -> Tensor:
-        """Forces of a field on crystals, which have no energy in it, added."""
-        if terms.charges is None or graph.external_field is None:
-            return forces
-        if not bool((has_field(graph) & graph.pbc.all(1)).any()):
-            return forces
-        if create_graph:
-            raise PropertyError(
-                "`forces` of a crystal in an external field cannot be differentiated further; "
-                "leave the field out of training on crystals"
-            )
-        charges = neutralised(terms.charges, graph)
-        return forces + crystal_field_forces(charges, graph, self._local(graph, terms))
-
-    def _add_uncertainty(
-        self, out: dict[str, Tensor], uncertainty: Uncertainty, terms: EnergyTerms,
-        graph: AtomGraph, wanted: set[str],
-    ) -> None:  # fmt: skip
-        features = self.architecture.last_layer_features(terms.invariants)
-        where = graph.batch, graph.n_systems
-        if "forces_uncertainty" in wanted:
-            spread = uncertainty.forces(features, graph.positions, *where)
-            out["forces_uncertainty"] = spread
-        out["energy_uncertainty"] = uncertainty.energy(features, *where)
-        out["novelty"] = uncertainty.distance(features.detach(), graph.atomic_numbers)
-
-    def _add_moments(
-        self, out: dict[str, Tensor], terms: EnergyTerms, graph: AtomGraph, wanted: set[str],
-        born: BornOptions, *, create_graph: bool,
-    ) -> None:  # fmt: skip
-        if terms.charges is None or terms.head is None:
-            return
-        out["latent_charges"] = terms.head.latent
-        out["charges"] = terms.charges
-        dipoles, quadrupoles = terms.dipoles, terms.quadrupoles
-        if dipoles is not None:
-            out["atomic_dipoles"] = dipoles
-        if quadrupoles is not None:
-            out["atomic_quadrupoles"] = quadrupoles
-        if not wanted & _MOMENTS:
-            return
-        physical = neutralised(terms.charges, graph)
-        if wanted & {"dipole", "quadrupole", "polarizability"}:
-            origin = moment_origin(graph)
-            out["dipole"] = dipole_moment(physical, graph, origin, dipoles)
-            out["quadrupole"] = quadrupole_moment(physical, graph, origin, dipoles, quadrupoles)
-        if "polarizability" in wanted and graph.external_field is not None:
-            out["polarizability"] = polarizability(
-                out["dipole"], graph.external_field, create_graph=create_graph
-            )
-        if "born_effective_charges" in wanted:
-            out["born_effective_charges"] = born_charges(
-                physical, graph, self._local(graph, terms), born, dipoles=dipoles
-            )
-
-
-def _field_coupling(terms: EnergyTerms, graph: AtomGraph) -> Tensor | None:
-    """``-q_i E.r_i - u_i.E`` of every atom, (n_atoms,); None without a field."""
-    if terms.charges is None or graph.external_field is None:
-        return None
-    energy = field_energy(neutralised(terms.charges, graph), graph)
-    if terms.dipoles is not None:
-        energy = energy + dipole_field_energy(terms.dipoles, graph)
-    return energy
-
-
-def properties_in_order(wanted: Collection[str]) -> list[str]:
-    """Names in the order of the table of quantities."""
-    return [name for name in QUANTITIES if name in wanted]
+        terms = self.energy_terms(graph, tabulated=tabulated, plan=plan)
+        return Evaluation(
+            graph=graph,
+            terms=terms,
+            positions=positions,
+            strain=strain,
+            wanted=wanted,
+            born=born,
+            create_graph=create_graph,
+            local=lambda: self._local(graph, terms),
+            features=lambda: self.architecture.last_layer_features(terms.invariants),
+            uncertainty=self.uncertainty,
+        )

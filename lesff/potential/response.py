@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import get_args
 
@@ -19,9 +18,9 @@ from lesff.electrostatics.moments.born import (
     periodic_born_charges,
     sine_born_charges,
 )
-from lesff.electrostatics.moments.field import NO_RESPONSE, check_field, has_field
+from lesff.electrostatics.moments.field import NO_RESPONSE, has_field
 from lesff.electrostatics.moments.totals import dipole_moment, moment_origin
-from lesff.errors import PropertyError, UnsupportedInputError
+from lesff.errors import PropertyError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,88 +68,6 @@ class LocalCharges:
     potentials: Tensor | None
     reach: float
     cutoff: float
-
-
-def check_response(
-    wanted: Collection[str],
-    graph: AtomGraph,
-    *,
-    has_charges: bool,
-    responds: bool,
-    only_dipoles_respond: bool = False,
-) -> None:
-    """Refuse fields and properties that the boundaries or the charge head leave undefined.
-
-    Args:
-        wanted: Properties asked for, all known.
-        graph: The batch.
-        has_charges: Whether the model has charges.
-        responds: Whether its charges or atomic dipoles depend on the field.
-        only_dipoles_respond: Whether it is the dipoles only, whose sum has one value in any cell.
-
-    Raises:
-        PropertyError: naming the property and the reason.
-        UnsupportedInputError: for a field that has no defined effect.
-    """
-    wanted = set(wanted)
-    if "stress" in wanted and not bool(graph.pbc.all()):
-        raise PropertyError(
-            "`stress` needs structures periodic in all three directions; "
-            "leave it out for molecules and slabs"
-        )
-    partial = graph.pbc.any(1) & ~graph.pbc.all(1)
-    if "born_effective_charges" in wanted and bool(partial.any()):
-        raise PropertyError(
-            "`born_effective_charges` need structures periodic in all three directions or in "
-            "none; leave them out for slabs"
-        )
-    if "polarizability" in wanted and not responds:
-        raise PropertyError(NO_RESPONSE)
-    moments = {"dipole", "quadrupole"} | (set() if only_dipoles_respond else {"polarizability"})
-    moments = sorted(wanted & moments)
-    if moments and bool(graph.pbc.any()):
-        raise PropertyError(
-            f"{' and '.join(moments)} of a periodic structure depend on the choice of cell; "
-            "ask for born_effective_charges, or set pbc=False for a molecule"
-        )
-    _check_field(wanted, graph, has_charges=has_charges)
-
-
-def _check_field(wanted: set[str], graph: AtomGraph, *, has_charges: bool) -> None:
-    present, field = has_field(graph), graph.external_field
-    if field is None or not bool(present.any()):  # None first: .any() waits for the device
-        return
-    if not has_charges:
-        raise UnsupportedInputError(
-            "`external_field` must be absent or zero for a model without charges (trained without "
-            f"LES), got {field[present][0].tolist()}"
-        )
-    check_field(graph)
-    undefined = sorted(wanted & {"energy", "node_energy", "stress"})
-    if undefined and bool((present & graph.pbc.all(1)).any()):
-        raise PropertyError(
-            f"{' and '.join(undefined)} of a crystal in an external field are not defined: its "
-            "polarisation has many values; ask for forces, energy_sr and energy_lr, or "
-            "integrate E.Z* along unwrapped positions"
-        )
-
-
-def check_crystal_response(wanted: Collection[str], graph: AtomGraph) -> None:
-    """Refuse what needs Born effective charges of crystals from charges without a receptive field.
-
-    Raises:
-        PropertyError: for Born effective charges.
-        UnsupportedInputError: for a field in a crystal, whose forces need them.
-    """
-    crystals = graph.pbc.all(1)
-    advice = (
-        "are not defined for charges that flow between any two atoms of a crystal; use a model "
-        "with the head 'latent', 'shifted', 'edge' or 'fukui' and without induced charges"
-    )
-    if "born_effective_charges" in wanted and bool(crystals.any()):
-        raise PropertyError(f"`born_effective_charges` {advice}")
-    if bool((has_field(graph) & crystals).any()):
-        raise UnsupportedInputError(f"forces of an `external_field` {advice}")
 
 
 def born_charges(

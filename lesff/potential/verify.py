@@ -129,7 +129,7 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
         )
         return
     field = np.array(_FIELD)
-    if crystal and not potential.has_local_charges:
+    if crystal and not potential.traits.has_local_charges:
         yield Check(
             structure=name, quantity="response to fields", unit="", note="charges are not local"
         )
@@ -137,7 +137,7 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
     if crystal:
         yield _compare(name, "Born charges", "e", _crystal_born(potential, atoms))
         yield _compare(name, "sum of Born charges", "e", _sum_rule(potential, atoms))
-        if potential.has_periodic_polarizability:
+        if potential.traits.only_dipoles_respond:
             pair = _polarizability(potential, atoms, field, _total_atomic_dipole)
             yield _compare(name, "polarizability", "e*A^2/V", pair)
         return
@@ -149,7 +149,7 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
     if molecule:
         yield _compare(name, "dipole from field", "e*A", _dipole(potential, atoms, field))
         yield _compare(name, "Born charges", "e", _molecular_born(potential, atoms))
-        if potential.responds_to_field:
+        if potential.traits.responds_to_field:
             pair = _polarizability(potential, atoms, field, _dipole_of)
             yield _compare(name, "polarizability", "e*A^2/V", pair)
         else:

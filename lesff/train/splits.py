@@ -8,14 +8,44 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ase.data import chemical_symbols
 
-from lesff.errors import DataError
-from lesff.finetune.options import SplitConfig
+from lesff.errors import ConfigError, DataError
 from lesff.train.frames import Frame, structure_hash
+
+SplitKind = Literal["random", "group"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How frames are divided when no validation file is given.
+
+    Attributes:
+        kind: ``"random"``, or ``"group"``: frames of one group stay together.
+        validation: Share of the frames to hold out for validation, at least one.
+        test: Share of the frames to report on only.
+        group_key: Key of ``atoms.info`` that names the group; else ``molecule`` or the formula.
+        max_train: Train on at most this many frames, drawn at random. 0 for all.
+        file: A ``split.json`` of an earlier run to use again.
+    """
+
+    kind: SplitKind = "random"
+    validation: float = 0.1
+    test: float = 0.0
+    group_key: str | None = None
+    max_train: int = 0
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check shares; raises ConfigError."""
+        if self.validation < 0.0 or self.test < 0.0 or self.validation + self.test >= 1.0:
+            raise ConfigError(
+                "`split.validation` and `split.test` must be shares that leave frames to train on, "
+                f"got {self.validation} and {self.test}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
