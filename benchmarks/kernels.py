@@ -20,7 +20,7 @@ from inference import water_box
 from workers import Worker
 
 from lesff import kernels
-from lesff.atoms.elements import element_rows
+from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
 from lesff.nn import radial_table

@@ -16,7 +16,7 @@ import torch
 from ase.neighborlist import neighbor_list
 from inference import water_box
 
-from lesff.atoms.elements import element_rows
+from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import VerletList, find_neighbors
 from lesff.atoms.structure import to_structure

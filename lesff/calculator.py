@@ -15,10 +15,10 @@ from lesff.atoms.neighbors import VerletList
 from lesff.atoms.structure import Structure, to_structure
 from lesff.electrostatics.sums.plan import SLAB
 from lesff.errors import PropertyError
-from lesff.potential.batches import predict_graph
 from lesff.potential.domain import check_caveats, check_domain
 from lesff.potential.plan import PLANNED
 from lesff.potential.potential import Potential
+from lesff.potential.predict import predict_graph
 from lesff.potential.replay import RepeatedStep
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN, QUANTITIES
 

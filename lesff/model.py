@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,22 +12,29 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from lesff.atoms.batching import plan_batches
 from lesff.atoms.graph import build_graph, collate
 from lesff.atoms.structure import to_structures
 from lesff.calculator import LesffCalculator
 from lesff.errors import DeviceError, PropertyError
+from lesff.finetune import Base, finetune, options_from
 from lesff.hub.manifest.entries import ModelEntry
 from lesff.hub.publish import publish_folder
 from lesff.hub.resolve import ResolvedModel, resolve
+from lesff.model_folder.card import with_section
 from lesff.model_folder.folder import load_model, save_model
-from lesff.potential.batches import plan_batches, predict_graph
+from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.potential.config import ModelConfig
 from lesff.potential.domain import check_caveats, check_domain
 from lesff.potential.potential import Potential, RadialMode
+from lesff.potential.predict import predict_graph
 from lesff.potential.properties import properties_in_order
 from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
+from lesff.train.frames import Frame, Source
+from lesff.uncertainty.agreement import Calibration
+from lesff.uncertainty.calibration import DIRECTIONS, calibrate, card_section
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _PROGRESS_ATOMS = 20_000
@@ -122,7 +130,12 @@ class Model:
     @property
     def card(self) -> str:
         """The model card as Markdown text."""
-        return (self.source.folder / "README.md").read_text(encoding="utf-8")
+        return (self.source.folder / CARD_FILE).read_text(encoding="utf-8")
+
+    @property
+    def license_text(self) -> str:
+        """The licence of the weights in full."""
+        return (self.source.folder / LICENSE_FILE).read_text(encoding="utf-8")
 
     def __repr__(self) -> str:
         config = self.config
@@ -225,26 +238,116 @@ class Model:
             caveats=self.source.caveats,
         )
 
-    def finetune(self, data: Any, output: str | Path, **options: Any) -> Model:
+    def finetune(
+        self,
+        data: Source,
+        output: str | Path,
+        *,
+        validation: Source | None = None,
+        test: Source | None = None,
+        probe: Source | None = None,
+        command: str | None = None,
+        progress: bool = True,
+        say: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> Model:
         """Train further on labelled frames; returns the better of the result and this model.
 
         Args:
             data: A file or database that ASE reads, an npz shard, or a list of Atoms.
             output: Folder of the run: report, resume point and the model folder ``model``.
-            **options: See :func:`lesff.finetune.finetune`.
-        """
-        from lesff.finetune import finetune
+            validation: Frames to validate on; drawn from ``data`` if not given.
+            test: Frames to report on only.
+            probe: Labelled frames of what must not be forgotten, for the report.
+            command: Command line to write into the report.
+            progress: Whether to show progress bars.
+            say: Called with every line of the summary; nothing is printed if not given.
+            **options: Fields of :class:`lesff.finetune.options.FinetuneOptions`; nested ones as
+                dictionaries.
 
-        return finetune(self, data, output, **options)
+        Raises:
+            DataError: if the data cannot be used.
+            ConfigError: for a bad option.
+            IntegrityError: if the folder belongs to a run with other data or options.
+        """
+        base = Base(
+            potential=self.potential,
+            name=self.name,
+            short_name=self.source.name,
+            card=self.card,
+            license_text=self.license_text,
+        )
+        folder = finetune(
+            base,
+            data,
+            output,
+            options_from(options),
+            validation=validation,
+            test=test,
+            probe=probe,
+            command=command,
+            progress=progress,
+            say=say,
+        )
+        return self._reloaded(folder, Path(output).name)
+
+    def calibrate(
+        self,
+        train: Sequence[Frame],
+        validation: Sequence[Frame],
+        output: str | Path,
+        *,
+        directions: int = DIRECTIONS,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> tuple[Model, Calibration]:
+        """Give the model uncertainties and write it with them as a folder.
+
+        Args:
+            train: Frames like those that it was trained on; labels are not used.
+            validation: Frames with energies and forces that it was not trained on.
+            output: Model folder to write.
+            directions: Backward passes of a force uncertainty, see
+                :func:`lesff.uncertainty.calibration.calibrate`.
+            overwrite: Replace a model folder that is there.
+            progress: Whether to show progress bars.
+
+        Returns:
+            The calibrated model, and how its uncertainties agree with the validation errors.
+
+        Raises:
+            DataError: for frames that cannot set a scale.
+            ConfigError: if the folder exists.
+        """
+        # the stored weights: rounding of another dtype is not theirs to answer for
+        potential = load_model(self.source.folder, device=self.potential.device)
+        potential.uncertainty, result = calibrate(
+            potential, train, validation, directions=directions, progress=progress
+        )
+        save_model(
+            potential,
+            Path(output),
+            card=with_section(self.card, "Uncertainty", card_section(len(train), result)),
+            license_text=self.license_text,
+            overwrite=overwrite,
+        )
+        return self._reloaded(Path(output), Path(output).name), result
+
+    def _reloaded(self, folder: Path, name: str) -> Model:
+        """The model that now stands in a folder, in this model's type and place."""
+        potential = load_model(folder, dtype=self.potential.dtype, device=self.potential.device)
+        return Model(
+            potential,
+            replace(self.source, folder=folder, name=name, version=None, origin="folder"),
+        )
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a folder that :func:`lesff.load` reads; returns the folder."""
-        license_file = self.source.folder / "LICENSE"
         save_model(
             self.potential,
             Path(folder),
             card=self.card,
-            license_text=license_file.read_text(encoding="utf-8"),
+            license_text=self.license_text,
             overwrite=overwrite,
         )
         return Path(folder)
@@ -275,12 +378,11 @@ class Model:
         """
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work) / "model"
-            license_file = self.source.folder / "LICENSE"
             save_model(
                 self.potential,
                 folder,
                 card=self.card if card is None else card,
-                license_text=license_file.read_text(encoding="utf-8"),
+                license_text=self.license_text,
             )
             return publish_folder(folder, repo, version=version, private=private, token=token)
 

@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from tblite.ase import TBLite
 from tqdm.auto import tqdm
 
-from lesff.evaluation.checks.molecules import bond_graph, side_of
+from lesff.evaluation.molecules import bond_graph, side_of
 from lesff.train.shards import read_shard
 
 FRAMES = 3000

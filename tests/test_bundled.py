@@ -12,10 +12,10 @@ from ase.build import molecule
 
 import lesff
 from lesff.errors import CaveatWarning
-from lesff.evaluation.checks.molecules import add_proton
-from lesff.evaluation.checks.relaxation import relaxed, zero_point_energy
 from lesff.evaluation.checks.solids import BORN, SOLIDS, crystal
 from lesff.evaluation.checks.states import HYDROGEN_ATOM, at_donor
+from lesff.evaluation.molecules import add_proton
+from lesff.evaluation.relaxation import relaxed, zero_point_energy
 from lesff.model_folder.verify import verify_parity
 from lesff.train.frames import read_frames
 from lesff.train.metrics import evaluate_frames

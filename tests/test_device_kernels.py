@@ -6,7 +6,7 @@ import torch
 from helpers import make_graph, tiny_potential, water
 
 from lesff import kernels
-from lesff.atoms.elements import element_rows
+from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import collate
 from lesff.errors import KernelError
 from lesff.nn.contraction import SymmetricContraction

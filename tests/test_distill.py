@@ -30,7 +30,7 @@ from lesff.distill.run import check_student
 from lesff.distill.sampling import langevin, plan_tasks
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
-from lesff.methods import open_teacher
+from lesff.methods import open_method
 from lesff.model_folder.folder import save_model
 from lesff.model_folder.verify import verify_parity
 from lesff.train.frames import read_frames
@@ -90,7 +90,7 @@ def structures():
 
 def test_shards_hold_the_teachers_answers(tmp_path):
     options = DistillOptions(sample="rattle", frames=3, chunk=2, strain=0.03)
-    paths = label_structures(open_teacher(EMT_SPEC), structures(), options, tmp_path)
+    paths = label_structures(open_method(EMT_SPEC), structures(), options, tmp_path)
     assert len(paths) == 8
     frames = [frame for path in paths for frame in read_frames(path)]
     assert len(frames) == 12
@@ -158,7 +158,7 @@ def test_hotter_dynamics_go_further_up(tmp_path):
         frames=12, temperatures=(50.0, 600.0), interval=10, timestep=4.0, friction=0.1
     )
     one = [to_structure(Icosahedron("Cu", 2, 3.6)), to_structure(Icosahedron("Al", 2, 4.0))]
-    paths = label_structures(open_teacher(EMT_SPEC), one, options, tmp_path)
+    paths = label_structures(open_method(EMT_SPEC), one, options, tmp_path)
     cold, hot = (np.mean([f.energy for f in read_frames(paths[i])]) for i in (0, 1))
     assert hot > cold
     assert len({f.energy for f in read_frames(paths[0])}) == 12
@@ -170,14 +170,14 @@ def test_killed_labelling_resumes_to_identical_shards(tmp_path):
         "import sys, ase.io, time\n"
         "from pathlib import Path\n"
         "from lesff.distill import DistillOptions, labelling\n"
-        "from lesff.methods import open_teacher\n"
+        "from lesff.methods import open_method\n"
         "from lesff.atoms.structure import to_structure\n"
         "slow = labelling.label\n"
         "def label(*a):\n    time.sleep(0.05)\n    return slow(*a)\n"
         "labelling.label = label\n"
         "s = [to_structure(a) for a in ase.io.read(sys.argv[1], ':')]\n"
         "o = DistillOptions(frames=4, interval=2, temperatures=(300.0, 500.0))\n"
-        f"labelling.label_structures(open_teacher({EMT_SPEC!r}), s, o, Path(sys.argv[2]))\n"
+        f"labelling.label_structures(open_method({EMT_SPEC!r}), s, o, Path(sys.argv[2]))\n"
     )
     run = tmp_path / "killed"
     process = subprocess.Popen(  # noqa: S603
@@ -195,7 +195,7 @@ def test_killed_labelling_resumes_to_identical_shards(tmp_path):
     assert 2 <= len(before) < 8
     given = [to_structure(atoms) for atoms in ase.io.read(tmp_path / "in.extxyz", ":")]
     options = DistillOptions(frames=4, interval=2, temperatures=(300.0, 500.0))
-    teacher = open_teacher(EMT_SPEC)
+    teacher = open_method(EMT_SPEC)
     resumed = label_structures(teacher, given, options, run)
     whole = label_structures(teacher, given, options, tmp_path / "whole")
     assert len(resumed) == len(whole) == 8
@@ -269,14 +269,14 @@ def test_a_student_of_a_lesff_model_by_command(tmp_path):
 )
 def test_bad_teachers(spec, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        open_teacher(spec)
+        open_method(spec)
 
 
 def test_bad_labels_and_structures(tmp_path):
     options = DistillOptions(sample="rattle", frames=2)
     with pytest.raises(DataError, match="shard 1, frame 0: the teacher's energy must be finite"):
-        label_structures(open_teacher(f"{HERE}:Broken"), structures(), options, tmp_path / "a")
-    emt = open_teacher(EMT_SPEC)
+        label_structures(open_method(f"{HERE}:Broken"), structures(), options, tmp_path / "a")
+    emt = open_method(EMT_SPEC)
     iron = [to_structure(ase.Atoms("Fe2", [[0, 0, 0], [0, 0, d]])) for d in (2.0, 2.2)]
     with pytest.raises(DataError, match="the teacher failed"):
         label_structures(emt, iron, options, tmp_path / "b")

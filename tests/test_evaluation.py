@@ -28,8 +28,6 @@ from lesff.evaluation.checks.dynamics import density_of, liquid_box
 from lesff.evaluation.checks.frames import relative_errors
 from lesff.evaluation.checks.interactions import complex_of
 from lesff.evaluation.checks.long_range import aligned_pair, tail_exponent
-from lesff.evaluation.checks.molecules import add_proton, molecules_of
-from lesff.evaluation.checks.relaxation import relaxed, zero_point_energy
 from lesff.evaluation.checks.solids import (
     SOLIDS,
     check_born,
@@ -40,9 +38,11 @@ from lesff.evaluation.checks.solids import (
 from lesff.evaluation.checks.states import at_donor, formate
 from lesff.evaluation.checks.torsions import TORSIONS, roughness
 from lesff.evaluation.checks.water_clusters import HEXAMERS, build, dimer, hydrogen_bonds
+from lesff.evaluation.molecules import add_proton, molecules_of
+from lesff.evaluation.relaxation import relaxed, zero_point_energy
 from lesff.evaluation.results import CheckResult, SuiteFile
-from lesff.evaluation.subjects import ModelSubject, find_subject
 from lesff.evaluation.suite import CHECKS, Check, find_checks, run_suite
+from lesff.methods import ModelMethod, open_baseline
 from lesff.model_folder.folder import save_model
 from lesff.train.frames import Frame
 from lesff.train.metrics import FramePrediction
@@ -346,7 +346,7 @@ def test_crystals_have_the_neighbours_of_their_structure():
 def test_born_charges_before_and_after_the_sum_rule(tmp_path):
     potential = tiny_potential(elements=(8, 11, 12, 17))
     save_model(potential, tmp_path / "tiny", card="card", license_text="text")
-    result = check_born(ModelSubject(str(tmp_path / "tiny")))
+    result = check_born(ModelMethod(str(tmp_path / "tiny")))
     values = {q.name: q.value for q in result.quantities}
     assert values["NaCl, sum of Z* before the sum rule"] > 1e-6
     assert values["NaCl, sum of Z* after the sum rule"] < 1e-9
@@ -431,9 +431,9 @@ def test_the_baseline_says_what_to_install(monkeypatch):
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr("lesff.evaluation.subjects.import_module", absent)
+    monkeypatch.setattr("lesff.methods.import_module", absent)
     with pytest.raises(MissingDependencyError, match=r'pip install "lesff\[evaluate\]"'):
-        find_subject("gfn2-xtb")
+        open_baseline("gfn2-xtb")
 
 
 def test_s22_end_to_end(tmp_path):
@@ -483,7 +483,7 @@ def test_commands_that_make_no_sense(arguments, message, tmp_path, monkeypatch):
 
 def test_a_calculator_is_a_baseline():
     """A crystal through a subject gives the calculator's own energy."""
-    emt = find_subject("emt=ase.calculators.emt:EMT")
+    emt = open_baseline("emt=ase.calculators.emt:EMT")
     assert emt.name == "emt"
     atoms = bulk("Cu", a=3.6)
     frame = Frame(
@@ -492,13 +492,13 @@ def test_a_calculator_is_a_baseline():
     atoms.calc = emt.calculator()
     assert emt.predict([frame])[0].energy == pytest.approx(atoms.get_potential_energy(), abs=1e-12)
     with pytest.raises(ConfigError, match="cannot be imported"):
-        find_subject("emt=ase.calculators.emt:Emt")
+        open_baseline("emt=ase.calculators.emt:Emt")
     with pytest.raises(UnsupportedInputError, match="would not be told"):
         emt.calculator(1)
     with pytest.raises(UnsupportedInputError, match="would not be told"):
         emt.calculator(0, 3)
     with pytest.raises(ConfigError, match="must leave the spin to the calculator"):
-        find_subject("emt=ase.calculators.emt:EMT?asap_cutoff={spin}")
+        open_baseline("emt=ase.calculators.emt:EMT?asap_cutoff={spin}")
 
 
 def test_lattice_constants_are_compared_with_the_baseline():

@@ -13,8 +13,8 @@ from helpers import tiny_potential
 import lesff
 from lesff.cli import main
 from lesff.evaluation.checks.long_range import aligned_pair
-from lesff.evaluation.checks.molecules import add_proton
 from lesff.evaluation.fragments import fragment_table
+from lesff.evaluation.molecules import add_proton
 from lesff.evaluation.tables import table_of
 from lesff.model_folder.folder import save_model
 from lesff.train.frames import read_frames

@@ -23,7 +23,7 @@ import lesff
 from lesff.cli.finetune import parse_settings
 from lesff.cli.main import main
 from lesff.errors import ConfigError, DataError, IntegrityError
-from lesff.finetune import FinetuneOptions, finetune
+from lesff.finetune import FinetuneOptions
 from lesff.finetune.options import options_from, read_options
 from lesff.finetune.rehearsal import probe_structures, replay_structures
 from lesff.finetune.start import EnergyShift, make_trainables, part_of, with_shift
@@ -149,9 +149,7 @@ def test_a_run_that_does_not_help_returns_the_base_model(base, tmp_path):
     frames = labelled_frames(8, seed=0, shift=0.3)
     options = TINY | {"optimizer": TINY["optimizer"] | {"lr": 0.5}}
     lines = []
-    finetune(
-        lesff.load(base), frames, tmp_path / "run", progress=False, say=lines.append, **options
-    )
+    lesff.load(base).finetune(frames, tmp_path / "run", progress=False, say=lines.append, **options)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["best_step"] == 0
     assert "no step of the training was better than the base model" in "\n".join(lines)
@@ -174,7 +172,7 @@ def test_a_run_that_does_not_help_returns_the_base_model(base, tmp_path):
 )
 def test_strategies_move_their_parts_only(base, tmp_path, strategy, moved):
     options = TINY | {"strategy": strategy, "lora_rank": 2, "energies": "keep"}
-    finetune(lesff.load(base), labelled_frames(8), tmp_path / "run", progress=False, **options)
+    lesff.load(base).finetune(labelled_frames(8), tmp_path / "run", progress=False, **options)
     before, after = weights(base), weights(tmp_path / "run" / "model")
     changed = {n for n, v in before.items() if not torch.equal(v, after[n])}
     assert {part_of(name) for name in changed} == moved
@@ -210,7 +208,7 @@ def test_part_rates_and_the_anchor_hold_weights_back(base, tmp_path):
 
     def distance(run, **options):
         options = TINY | {"optimizer": longer} | options
-        finetune(lesff.load(base), labelled_frames(12), tmp_path / run, progress=False, **options)
+        lesff.load(base).finetune(labelled_frames(12), tmp_path / run, progress=False, **options)
         before, after = weights(base), weights(tmp_path / run / "model")
         return {
             part: sum(float((before[n] - after[n]).norm()) for n in before if part_of(n) == part)
@@ -257,7 +255,7 @@ def test_replay_frames_take_part_and_keep_the_probe_nearer(base, tmp_path):
             "replay": {"frames": count, "weight": 3.0}, "max_atoms": 30,
         }  # fmt: skip
         run = tmp_path / str(count)
-        finetune(lesff.load(base), labelled_frames(8), run, progress=False, **options)
+        lesff.load(base).finetune(labelled_frames(8), run, progress=False, **options)
         report = json.loads((run / "report.json").read_text())
         drift[count] = report["forgetting"]["probe"]["forces_rmse"]
     assert drift[30] < drift[0]
@@ -282,9 +280,9 @@ def test_a_random_start_forgets_the_base_model(base, tmp_path):
     """Weights are drawn anew, the same for the same seed, and frames in other units pass."""
     frames = labelled_frames(8)
     options = TINY | {"random_start": True, "seed": 3}
-    first = finetune(lesff.load(base), frames, tmp_path / "a", progress=False, **options)
-    again = finetune(lesff.load(base), frames, tmp_path / "b", progress=False, **options)
-    kept = finetune(lesff.load(base), frames, tmp_path / "c", progress=False, **TINY)
+    first = lesff.load(base).finetune(frames, tmp_path / "a", progress=False, **options)
+    again = lesff.load(base).finetune(frames, tmp_path / "b", progress=False, **options)
+    kept = lesff.load(base).finetune(frames, tmp_path / "c", progress=False, **TINY)
     assert "weights drawn anew" in first.card
     assert "weights drawn anew" not in kept.card
     start, one, two, three = (
@@ -334,7 +332,7 @@ def test_equal_structures_stay_on_one_side():
 )
 def test_too_few_frames_are_refused(base, tmp_path, count, text):
     with pytest.raises(DataError, match=text):
-        finetune(lesff.load(base), labelled_frames(count), tmp_path / "run", **TINY)
+        lesff.load(base).finetune(labelled_frames(count), tmp_path / "run", **TINY)
     assert not (tmp_path / "run").exists()
 
 
@@ -343,7 +341,7 @@ def test_unknown_elements_are_named(base, tmp_path):
     bad.numbers[1] = 9
     bad.calc = SinglePointCalculator(bad, energy=0.0, forces=np.zeros((3, 3)))
     with pytest.raises(DataError, match=r"1 of 5 frames \(the first is frame 4\) have element.* F"):
-        finetune(lesff.load(base), [*labelled_frames(4), bad], tmp_path / "run", **TINY)
+        lesff.load(base).finetune([*labelled_frames(4), bad], tmp_path / "run", **TINY)
 
 
 @pytest.mark.parametrize(
@@ -364,13 +362,13 @@ def test_other_units_are_recognised(base, tmp_path, factor, force_factor, text):
         atoms.calc.results["energy"] *= share
         atoms.calc.results["forces"] = force_factor * atoms.calc.results["forces"]
     with pytest.raises(DataError, match=text):
-        finetune(lesff.load(base), frames, tmp_path / "run", **(TINY | {"checks_units": True}))
+        lesff.load(base).finetune(frames, tmp_path / "run", **(TINY | {"checks_units": True}))
 
 
 def test_right_units_pass(base, tmp_path):
     frames = labelled_frames(16, seed=0, shift=100.0, spread=0.1)
     options = TINY | {"checks_units": True}
-    finetune(lesff.load(base), frames, tmp_path / "run", progress=False, **options)
+    lesff.load(base).finetune(frames, tmp_path / "run", progress=False, **options)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +390,7 @@ def test_right_units_pass(base, tmp_path):
 )
 def test_bad_options_are_named(base, tmp_path, options, text):
     with pytest.raises((ConfigError, DataError), match=text):
-        finetune(lesff.load(base), labelled_frames(6), tmp_path / "run", **(TINY | options))
+        lesff.load(base).finetune(labelled_frames(6), tmp_path / "run", **(TINY | options))
 
 
 def test_options_come_from_toml_and_settings(tmp_path):
@@ -413,8 +411,8 @@ def test_options_come_from_toml_and_settings(tmp_path):
 def test_given_energies_are_used(base, tmp_path):
     given = {"H": -13.0, "O": -430.0}
     options = TINY | {"energies": "given", "given_energies": given}
-    better = finetune(
-        lesff.load(base), labelled_frames(6), tmp_path / "run", progress=False, **options
+    better = lesff.load(base).finetune(
+        labelled_frames(6), tmp_path / "run", progress=False, **options
     )
     assert better.config.reference_energies == pytest.approx((-13.0, -430.0), abs=1e-9)
 
@@ -425,7 +423,7 @@ def test_frames_without_forces_or_energies_are_masked(base, tmp_path):
     del frames[1].calc.results["energy"]
     crystal = triclinic_ice()
     crystal.calc = SinglePointCalculator(crystal, energy=-1.0)
-    finetune(lesff.load(base), [*frames, crystal], tmp_path / "run", progress=False, **TINY)
+    lesff.load(base).finetune([*frames, crystal], tmp_path / "run", progress=False, **TINY)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["steps"] == 12
 
@@ -435,16 +433,16 @@ def test_early_stopping_counts_validations(base, tmp_path):
     options = TINY | {
         "optimizer": TINY["optimizer"] | {"patience": 2, "validate_every": 1, "lr": 0.5}
     }
-    finetune(lesff.load(base), labelled_frames(6, seed=0), tmp_path / "run", progress=False,
+    lesff.load(base).finetune(labelled_frames(6, seed=0), tmp_path / "run", progress=False,
              **options)  # fmt: skip
     assert json.loads((tmp_path / "run" / "report.json").read_text())["steps"] == 2
 
 
 def test_another_run_in_the_same_folder_is_refused(base, tmp_path):
     frames = labelled_frames(6)
-    finetune(lesff.load(base), frames, tmp_path / "run", progress=False, **TINY)
+    lesff.load(base).finetune(frames, tmp_path / "run", progress=False, **TINY)
     with pytest.raises(IntegrityError, match="written by another recipe or data set"):
-        finetune(lesff.load(base), frames[:-1], tmp_path / "run", progress=False, **TINY)
+        lesff.load(base).finetune(frames[:-1], tmp_path / "run", progress=False, **TINY)
 
 
 def test_the_command_prints_what_was_found(base, tmp_path):
@@ -538,7 +536,7 @@ def test_accumulation_must_fit_the_processes(base, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
     options = TINY | {"optimizer": TINY["optimizer"] | {"accumulate": 3}}
     with pytest.raises(ConfigError, match=r"multiple of the number of processes \(2\), got 3"):
-        finetune(lesff.load(base), labelled_frames(6), tmp_path / "run", **options)
+        lesff.load(base).finetune(labelled_frames(6), tmp_path / "run", **options)
 
 
 def test_a_full_disk_keeps_the_last_resume_point(base, tmp_path, monkeypatch):
@@ -547,7 +545,7 @@ def test_a_full_disk_keeps_the_last_resume_point(base, tmp_path, monkeypatch):
 
     monkeypatch.setattr("lesff.train.resume.save_file", no_space)
     with pytest.raises(DataError, match="resume point .* cannot be written .*No space left"):
-        finetune(lesff.load(base), labelled_frames(6), tmp_path / "run", progress=False, **TINY)
+        lesff.load(base).finetune(labelled_frames(6), tmp_path / "run", progress=False, **TINY)
     assert not (tmp_path / "run" / "model").exists()
     assert not list((tmp_path / "run").glob("*.partial"))
 
@@ -560,7 +558,7 @@ def test_charge_labels_are_learned(base, tmp_path):
         atoms.arrays["charges"] = q
     options = TINY | {"loss": {"charges": 10.0, "dipole": 1.0}}
     options["optimizer"] = options["optimizer"] | {"max_steps": 60, "validate_every": 20}
-    finetune(lesff.load(base), frames, tmp_path / "run", progress=False, **options)
+    lesff.load(base).finetune(frames, tmp_path / "run", progress=False, **options)
     table = json.loads((tmp_path / "run" / "report.json").read_text())["errors"]["validation"][
         "all"
     ]

@@ -20,7 +20,7 @@ from helpers import (
 
 import lesff
 from lesff import kernels
-from lesff.atoms.elements import element_rows
+from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, build_graph, collate
 from lesff.atoms.structure import read_structures, to_structure
 from lesff.cli import main

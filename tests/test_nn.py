@@ -11,7 +11,7 @@ from e3nn import o3
 from helpers import double_default, make_graph, random_rotation, triclinic_ice, two_waters
 from torch.func import functional_call
 
-from lesff.atoms.elements import element_rows
+from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import collate
 from lesff.heads.base import HeadInput, HeadSizes
 from lesff.heads.config import LongRangeConfig

@@ -10,6 +10,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
+from lesff.atoms.batching import plan_batches
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
 from lesff.calculator import LesffCalculator
@@ -24,7 +25,6 @@ from lesff.errors import (
 )
 from lesff.hub.resolve import ResolvedModel
 from lesff.model import Model, load
-from lesff.potential.batches import plan_batches
 
 
 @pytest.fixture

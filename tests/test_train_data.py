@@ -14,8 +14,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import two_waters, water
 from labelled_frames import RECIPE, labelled, write_frames
 
+from lesff.atoms.batching import shuffled_batches
 from lesff.errors import ConfigError, DataError
-from lesff.train.batches import batch_indices
 from lesff.train.frames import read_frames
 from lesff.train.recipe import read_recipe
 from lesff.train.reference_energies import fit_reference_energies
@@ -89,7 +89,7 @@ def test_reference_energies_are_recovered(tmp_path):
 
 def test_batches_visit_every_frame_once_within_the_limit():
     sizes = np.array([3, 50, 4, 9, 30, 2, 8, 7])
-    batches = list(batch_indices(sizes, max_atoms=20, rng=np.random.default_rng(0)))
+    batches = list(shuffled_batches(sizes, max_atoms=20, rng=np.random.default_rng(0)))
     assert sorted(np.concatenate(batches).tolist()) == list(range(8))
     assert all(sizes[b].sum() <= 20 or len(b) == 1 for b in batches)
 

@@ -23,7 +23,6 @@ import lesff
 from lesff.atoms.structure import to_structure
 from lesff.cli.main import main
 from lesff.errors import ConfigError, DataError, IntegrityError, PropertyError
-from lesff.finetune import finetune
 from lesff.hub.signatures import digest_of
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import UNCERTAINTY_FILE
@@ -376,8 +375,7 @@ def test_finetuning_with_uncertainty(tmp_path):
         tmp_path / "t.xyz", frames_of(tiny_potential(head="shifted", seed=3), 30)
     )
     assert len(read_labelled(images)[0]) == 30
-    model = finetune(
-        lesff.load(tmp_path / "base"), images, tmp_path / "run", progress=False,
+    model = lesff.load(tmp_path / "base").finetune(images, tmp_path / "run", progress=False,
         optimizer={"max_steps": 4, "validate_every": 2}, split={"validation": 0.4},
         checks_units=False, uncertainty=True,
     )  # fmt: skip

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-import torch
+import numpy as np
 from ase.data import chemical_symbols
-from torch import Tensor
-
-
-def element_rows(elements: tuple[int, ...]) -> Tensor:
-    """(119,) int64 table row of each atomic number; -1 where the model has none."""
-    rows = torch.full((119,), -1, dtype=torch.int64)
-    rows[list(elements)] = torch.arange(len(elements))
-    return rows
 
 
 def symbols(numbers: Sequence[int]) -> str:
     """Chemical symbols of atomic numbers, as text."""
     return " ".join(chemical_symbols[z] for z in numbers)
+
+
+class HasNumbers(Protocol):
+    """A structure or ASE's atoms."""
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(n_atoms,) atomic numbers."""
+        ...
+
+
+def elements_of(*structures: HasNumbers) -> frozenset[int]:
+    """Atomic numbers that occur in structures."""
+    return frozenset(int(z) for structure in structures for z in np.unique(structure.numbers))

@@ -179,13 +179,18 @@ def _from_info(atoms: ase.Atoms, names: Sequence[str], what: str, where: str) ->
     return next(iter(found.values()), None)
 
 
+def lowest_spin(n_electrons: int) -> int:
+    """Lowest spin multiplicity 2S+1 that a number of electrons allows."""
+    return 1 + n_electrons % 2
+
+
 def _settle_state(n_protons: int, charge: Any, spin: Any, where: str) -> tuple[int, int]:
     charge = 0 if charge is None else _integer(charge, "total charge", where)
     n_electrons = n_protons - charge
     if n_electrons < 0:
         raise ChargeSpinError(f"{where}: total charge {charge} exceeds the {n_protons} electrons")
     if spin is None:
-        return charge, 1 + n_electrons % 2
+        return charge, lowest_spin(n_electrons)
     spin = _integer(spin, "spin multiplicity", where)
     unpaired = spin - 1
     if spin < 1 or unpaired > n_electrons or (n_electrons - unpaired) % 2:

@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 import numpy as np
 
+from lesff.atoms.elements import elements_of
 from lesff.cli.catalogue import accept_license_option
 from lesff.errors import ConfigError
 from lesff.model import Model, load
 from lesff.train.frames import Frame, read_labelled
 from lesff.uncertainty.agreement import evaluate_uncertainty
-from lesff.uncertainty.calibration import DIRECTIONS, calibrate_model
+from lesff.uncertainty.calibration import DIRECTIONS
 
 
 @click.command("calibrate")
@@ -55,10 +56,14 @@ def calibrate_command(
         for part, paths in (("train", train), ("validation", validation))
     }
     click.echo(f"{len(parts['train'])} training, {len(parts['validation'])} validation frames")
-    calibrated, result = calibrate_model(
-        model, parts["train"], parts["validation"], output, directions=directions,
-        overwrite=overwrite, progress=True,
-    )  # fmt: skip
+    calibrated, result = model.calibrate(
+        parts["train"],
+        parts["validation"],
+        output,
+        directions=directions,
+        overwrite=overwrite,
+        progress=True,
+    )
     reports = {"validation": result}
     if test is not None:
         frames = _frames(test, False, "test", None, model)
@@ -82,7 +87,7 @@ def _frames(
     if is_split:
         frames = [frame for frame in frames if frame.is_validation == (part == "validation")]
     known = set(model.config.elements)
-    covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
+    covered = [f for f in frames if elements_of(f.structure) <= known]
     if len(covered) < len(frames):
         click.echo(f"{path.name}: {len(frames) - len(covered)} frames left out (elements)")
     if max_frames is not None and len(covered) > max_frames:

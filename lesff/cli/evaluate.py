@@ -9,17 +9,18 @@ from pathlib import Path
 import click
 import numpy as np
 
+from lesff.atoms.elements import elements_of
 from lesff.cli.catalogue import accept_license_option
 from lesff.cli.suite import _beside, _check_card, _summary
 from lesff.errors import DataError
 from lesff.evaluation.checks.frames import Labelled
 from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.results import SuiteFile
-from lesff.evaluation.subjects import ModelSubject, find_subject
 from lesff.evaluation.suite import CHECKS, SUITES, find_checks, run_suite
 from lesff.evaluation.tables import filled
 from lesff.evaluation.tables import fragment_table as markdown
 from lesff.files import sha256_of
+from lesff.methods import ModelMethod, open_baseline
 from lesff.model import Model, load
 from lesff.model_folder.layout import WEIGHTS_FILE
 from lesff.train.frames import read_frames
@@ -120,8 +121,8 @@ def evaluate_command(
     checks = find_checks(only)
     _check_card(card)
     labelled = None if data is None else Labelled.read(data)
-    subject = ModelSubject(name, label=label, accept_license=accept_license)
-    others = [find_subject(other, accept_license=accept_license) for other in baselines]
+    subject = ModelMethod(name, label=label, accept_license=accept_license)
+    others = [open_baseline(other, accept_license=accept_license) for other in baselines]
     weights = sha256_of(subject.precise.source.folder / WEIGHTS_FILE)
     path = output or _beside(card, subject.name)
     file = SuiteFile.open(path, subject.name, weights, restart=restart)
@@ -147,7 +148,7 @@ def _evaluate_frames(
         frames = [frame for frame in frames if frame.is_validation]
     if without is not None:
         frames = without_compositions(frames, without)
-    covered = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
+    covered = [f for f in frames if elements_of(f.structure) <= known]
     names = ", ".join(path.name for path in paths)
     if not covered:
         raise DataError(

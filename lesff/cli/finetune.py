@@ -15,7 +15,6 @@ import torch.distributed as dist
 from lesff.cli.catalogue import accept_license_option
 from lesff.errors import ConfigError
 from lesff.finetune.options import read_options
-from lesff.finetune.run import finetune
 from lesff.model import load
 
 
@@ -60,8 +59,8 @@ def finetune_command(
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
     try:
-        finetune(
-            model, data, output, validation=validation, test=test, probe=probe,
+        model.finetune(
+            data, output, validation=validation, test=test, probe=probe,
             command=shlex.join(["lesff", *sys.argv[1:]]), say=click.echo, **options.changed(),
         )  # fmt: skip
         if not dist.is_initialized() or dist.get_rank() == 0:

@@ -8,6 +8,7 @@ import ase
 import click
 from ase.io import write
 
+from lesff.atoms.elements import elements_of
 from lesff.atoms.structure import read_structures
 from lesff.cli.catalogue import accept_license_option
 from lesff.errors import PropertyError
@@ -39,7 +40,7 @@ def select_command(
     pairs = list(read_structures(structures))
     model = load(name, accept_license=accept_license)
     known = set(model.config.elements)
-    covered = [i for i, (s, _) in enumerate(pairs) if set(s.numbers.tolist()) <= known]
+    covered = [i for i, (s, _) in enumerate(pairs) if elements_of(s) <= known]
     if len(covered) < len(pairs):
         click.echo(f"{len(pairs) - len(covered)} frames left out (elements not covered)")
     candidates = [pairs[i][0] for i in covered]

@@ -11,13 +11,15 @@ from typing import Any
 
 import ase
 import numpy as np
+from ase.calculators.calculator import BaseCalculator
+from ase.stress import voigt_6_to_full_3x3_stress
 from tqdm.auto import tqdm
 
 from lesff.atoms.structure import Structure
 from lesff.distill.options import DistillOptions
 from lesff.distill.sampling import Task, plan_tasks, sample
-from lesff.errors import DataError, IntegrityError
-from lesff.methods import Teacher, label
+from lesff.errors import DataError, IntegrityError, LesffError
+from lesff.methods import FAILURES, Method
 from lesff.plain_data import read_json, write_json
 from lesff.train.frames import structure_hash, unlabelled
 from lesff.train.shards import write_npz
@@ -30,12 +32,12 @@ LABELS_FILE = "labels.npz"
 
 
 def label_structures(
-    teacher: Teacher,
+    teacher: Method,
     structures: Sequence[Structure],
     options: DistillOptions,
     output: Path,
     *,
-    driver: Teacher | None = None,
+    driver: Method | None = None,
     progress: bool = False,
 ) -> list[Path]:
     """Sample and label; shards that are there are kept.
@@ -72,7 +74,7 @@ def label_structures(
 
 
 def _check_plan(
-    output: Path, teacher: Teacher, structures: Sequence[Structure], options: DistillOptions
+    output: Path, teacher: Method, structures: Sequence[Structure], options: DistillOptions
 ) -> None:
     hashes = "".join(structure_hash(unlabelled(structure)) for structure in structures)
     plan = {
@@ -93,12 +95,12 @@ def _check_plan(
 
 
 def _shard(
-    task: Task, structure: Structure, teacher: Teacher, driver: Teacher | None,
+    task: Task, structure: Structure, teacher: Method, driver: Method | None,
     options: DistillOptions,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     where = f"{task.group}, shard {task.index}"
-    calculator = teacher.make(structure)
-    moving = calculator if driver is None else driver.make(structure)
+    calculator = _calculator(teacher, structure)
+    moving = calculator if driver is None else _calculator(driver, structure)
     frames: list[ase.Atoms] = []
     labels: list[dict[str, np.ndarray]] = []
     dropped = 0
@@ -120,6 +122,47 @@ def _shard(
             "far from equilibrium for this teacher: relax it first, or raise `max_force`"
         )
     return _arrays(task, structure, frames, labels, dropped)
+
+
+def _calculator(method: Method, structure: Structure) -> BaseCalculator:
+    return method.fast_calculator(structure.total_charge, structure.spin_multiplicity)
+
+
+def label(atoms: ase.Atoms, calculator: BaseCalculator, where: str) -> dict[str, np.ndarray]:
+    """Labels of a structure by its teacher.
+
+    Energy (eV) and forces (eV/A); stress of crystals (eV/A^3) and dipole of neutral molecules (e A)
+    where the teacher has them.
+
+    Args:
+        atoms: The structure, with ``charge`` in ``info``.
+        calculator: The teacher.
+        where: Name of the structure in errors.
+
+    Raises:
+        DataError: if it fails, or a label is not finite.
+    """
+    names = ["energy", "forces"]
+    if atoms.pbc.all() and "stress" in calculator.implemented_properties:
+        names.append("stress")
+    is_neutral = atoms.info.get("charge", 0) == 0
+    if not atoms.pbc.any() and is_neutral and "dipole" in calculator.implemented_properties:
+        names.append("dipole")
+    try:
+        found = {n: np.array(calculator.get_property(n, atoms), dtype=np.float64) for n in names}
+    except LesffError:
+        raise
+    except FAILURES as error:
+        raise DataError(
+            f"{where}: the teacher failed ({type(error).__name__}: {error}); leave this structure "
+            "out or sample closer to it"
+        ) from error
+    bad = [name for name, value in found.items() if not np.isfinite(value).all()]
+    if bad:
+        raise DataError(f"{where}: the teacher's {bad[0]} must be finite, got NaN or infinity")
+    if "stress" in found and found["stress"].shape == (6,):
+        found["stress"] = voigt_6_to_full_3x3_stress(found["stress"])
+    return found
 
 
 def _arrays(

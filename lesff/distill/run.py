@@ -25,7 +25,7 @@ from lesff.distill.report import Result, card_text, write_report
 from lesff.electrostatics.sums.pair_sum import check_boundaries
 from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.hub.resolve import ResolvedModel
-from lesff.methods import Teacher, open_teacher
+from lesff.methods import Method, open_method
 from lesff.model import Model
 from lesff.model_folder.folder import load_model, save_model
 from lesff.plain_data import from_dict
@@ -60,7 +60,7 @@ def distill(
     cut short. Frames of held-out structures are only reported on: they choose nothing.
 
     Args:
-        teacher: lesff model or calculator, see :func:`lesff.methods.open_teacher`.
+        teacher: lesff model or calculator, see :func:`lesff.methods.open_method`.
         structures: Atoms, a list of them, or the path of a structure file; at least two different.
         output: Folder of the run.
         recipe: The student, its loss and optimiser; a small one if not given.
@@ -142,13 +142,13 @@ def label(
 def _labelled(
     teacher: str, sources: list[Structure], folder: Path, options: Mapping[str, Any] | None,
     tell: Callable[[str], None], *, accept_license: bool, progress: bool,
-) -> tuple[Teacher, DistillOptions, list[Path]]:  # fmt: skip
-    """Teacher, options and labelled shards."""
+) -> tuple[Method, DistillOptions, list[Path]]:  # fmt: skip
+    """Method, options and labelled shards."""
     settings = from_dict(DistillOptions, dict(options or {}), "distill")
-    source = open_teacher(teacher, accept_license=accept_license)
+    source = open_method(teacher, accept_license=accept_license)
     driver = None
     if settings.driver is not None:
-        driver = open_teacher(settings.driver, accept_license=accept_license)
+        driver = open_method(settings.driver, accept_license=accept_license)
     shards = label_structures(source, sources, settings, folder, driver=driver, progress=progress)
     dropped = dropped_frames(shards)
     tell(f"{len(shards)} shards in {folder / SHARDS}; {dropped} frames dropped for their forces")
@@ -177,7 +177,7 @@ def check_student(recipe: Recipe, structures: list[Structure]) -> None:
 
 
 def _train(
-    recipe: Recipe, teacher: Teacher, options: DistillOptions, folder: Path, dropped: int,
+    recipe: Recipe, teacher: Method, options: DistillOptions, folder: Path, dropped: int,
     command: str | None, tell: Callable[[str], None], *, progress: bool,
 ) -> Model:  # fmt: skip
     data = read_training_data(recipe, folder)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import ase
 import numpy as np
 
-from lesff.evaluation.checks.molecules import molecules_of
+from lesff.evaluation.molecules import molecules_of
 from lesff.train.metrics import FramePrediction
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
+from lesff.atoms.elements import symbols
 from lesff.errors import ConfigError
 from lesff.evaluation.checks.dipoles import DIPOLE_SOURCES, check_dipoles
 from lesff.evaluation.checks.dynamics import (
@@ -33,8 +34,9 @@ from lesff.evaluation.checks.solids import (
 from lesff.evaluation.checks.states import STATE_SOURCES, check_states
 from lesff.evaluation.checks.torsions import TORSION_SOURCES, check_torsions
 from lesff.evaluation.checks.water import WATER_SOURCES, check_water
+from lesff.evaluation.coverage import require
 from lesff.evaluation.results import CheckResult, NotCoveredError, SuiteFile
-from lesff.evaluation.subjects import XTB, Subject, missing, require
+from lesff.methods import XTB, Method
 
 Rows = Sequence[dict[str, Any]]
 Family = Literal["data", "organic", "inorganic"]
@@ -66,7 +68,7 @@ class Check:
     models_only: bool = False
     compare: Callable[[str, Rows, Rows], list[dict[str, Any]]] | None = None
 
-    def why_not(self, subject: Subject, data: Labelled | None, suite: str) -> str:
+    def why_not(self, subject: Method, data: Labelled | None, suite: str) -> str:
         """Why the check is not run; empty if it is."""
         if self.full_only and suite != "full":
             return "only in --suite full"
@@ -74,8 +76,9 @@ class Check:
             return "no labelled frames: give --data FILE"
         if self.models_only and subject.model is None:
             return "for models only"
-        if self.family == "organic" and missing(subject, ORGANIC):
-            return f"organic checks need H C N O; no {missing(subject, ORGANIC)}"
+        missing = symbols([z for z in ORGANIC if z not in subject.elements])
+        if self.family == "organic" and missing:
+            return f"organic checks need H C N O; no {missing}"
         if self.family == "inorganic" and subject.name == XTB:
             return f"{XTB} is for molecules"
         if self.family == "inorganic" and all(
@@ -126,7 +129,7 @@ def find_checks(names: Sequence[str]) -> list[Check]:
 
 
 def run_suite(
-    subjects: Sequence[Subject],
+    subjects: Sequence[Method],
     checks: Sequence[Check],
     file: SuiteFile,
     *,
@@ -182,7 +185,7 @@ def run_suite(
         yield subject.name, check.name, result
 
 
-def _keep_data(file: SuiteFile, data: Labelled, model: Subject) -> None:
+def _keep_data(file: SuiteFile, data: Labelled, model: Method) -> None:
     """Describe the labelled frames in the file; results for other frames are dropped."""
     description = data.describe()
     data.keep_covered(model)
@@ -194,7 +197,7 @@ def _keep_data(file: SuiteFile, data: Labelled, model: Subject) -> None:
     file.data["data"] = description
 
 
-def _run(check: Check, subject: Subject, data: Labelled | None) -> dict[str, Any]:
+def _run(check: Check, subject: Method, data: Labelled | None) -> dict[str, Any]:
     start = time.monotonic()
     arguments = (subject, data) if check.family == "data" else (subject,)
     try:

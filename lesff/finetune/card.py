@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lesff.finetune.report import Outcome
-from lesff.model import Model
+from lesff.finetune.start import Base
 from lesff.model_folder.card import license_of
 
 _CARD = """---
@@ -41,16 +41,16 @@ Energy zero: {reference}; reference energies moved by {shift}.
 """
 
 
-def card_text(model: Model, outcome: Outcome, report: dict[str, Any]) -> str:
+def card_text(base: Base, outcome: Outcome, report: dict[str, Any]) -> str:
     """The card, Markdown."""
     table = report["errors"]["validation"]["all"]
     is_random = outcome.options["random_start"]
     counts = outcome.split["counts"]
     test = f"and {counts['test']} were only reported on" if counts["test"] else "(none for a test)"
     return _CARD.format(
-        name=f"{model.source.name}-finetuned",
-        license=license_of(model.card),
-        base=model.name,
+        name=f"{base.short_name}-finetuned",
+        license=license_of(base.card),
+        base=base.name,
         verb="weights drawn anew for" if is_random else "finetuned on",
         start="Weights drawn anew for the architecture of" if is_random else "Finetuned from",
         n_train=counts["train"],
@@ -64,8 +64,8 @@ def card_text(model: Model, outcome: Outcome, report: dict[str, Any]) -> str:
         refit_energy=table["base, energies refitted"]["energy_rmse"],
         energy=table["finetuned"]["energy_rmse"],
         forces=table["finetuned"]["forces_rmse"],
-        level=model.config.level_of_theory,
-        reference=model.config.energy_reference,
+        level=base.potential.config.level_of_theory,
+        reference=base.potential.config.energy_reference,
         shift=outcome.shift.text(),
         command=outcome.command,
     )

@@ -16,6 +16,7 @@ import numpy as np
 from ase.collections import g2
 from ase.data import chemical_symbols, covalent_radii, reference_states
 
+from lesff.atoms.elements import elements_of
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import Structure, to_structure
 from lesff.errors import StructureError
@@ -53,7 +54,7 @@ def probe_structures(config: ModelConfig) -> list[Structure]:
 def _structures(config: ModelConfig, count: int, seed: int, *, half: int) -> list[Structure]:
     known = set(config.elements)
     molecules = [g2[name] for name in _MOLECULES]
-    molecules = [m for m in molecules if set(m.numbers.tolist()) <= known][half::2]
+    molecules = [m for m in molecules if elements_of(m) <= known][half::2]
     seeds = [m for m in molecules if len(m) > 1] + _crystals(config, half)
     if not seeds:
         return []

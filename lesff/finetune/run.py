@@ -14,12 +14,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lesff.atoms.elements import elements_of
 from lesff.errors import DataError
 from lesff.finetune.card import card_text
-from lesff.finetune.options import FinetuneOptions, options_from
+from lesff.finetune.options import FinetuneOptions
 from lesff.finetune.rehearsal import own_frames, probe_structures, replay_structures, shifted
 from lesff.finetune.report import Outcome, write_report
 from lesff.finetune.start import (
+    Base,
     EnergyShift,
     check_elements,
     check_start,
@@ -30,8 +32,7 @@ from lesff.finetune.start import (
     with_shift,
 )
 from lesff.finetune.unit_check import check_units
-from lesff.model import Model
-from lesff.model_folder.folder import load_model, save_model
+from lesff.model_folder.folder import save_model
 from lesff.potential.edit import with_head, with_multipoles
 from lesff.potential.potential import Potential
 from lesff.train.frames import Frame, Source, read_labelled
@@ -57,9 +58,10 @@ _SCORED = {
 
 
 def finetune(
-    model: Model,
+    base: Base,
     data: Source,
     output: Path | str,
+    options: FinetuneOptions | None = None,
     *,
     validation: Source | None = None,
     test: Source | None = None,
@@ -67,9 +69,8 @@ def finetune(
     command: str | None = None,
     progress: bool = True,
     say: Callable[[str], None] | None = None,
-    **options: Any,
-) -> Model:
-    """Train a model further on labelled frames; returns the better of it and the base model.
+) -> Path:
+    """Train a model further on labelled frames; the better of it and the base model is written.
 
     The output folder holds the model folder ``model``, ``report.html``, ``report.json``,
     ``split.json``, the log ``log.jsonl`` and the resume point. Run again with the same arguments to
@@ -77,34 +78,36 @@ def finetune(
     in the loss) to those of the base model with its reference energies refitted.
 
     Args:
-        model: The base model.
+        base: The base model.
         data: A file or database that ASE reads, an npz shard, or a list of Atoms.
         output: Folder of the run.
+        options: How; the defaults if not given.
         validation: Frames to validate on; drawn from ``data`` if not given.
         test: Frames to report on only.
         probe: Labelled frames of what must not be forgotten, for the report.
         command: Command line to write into the report.
         progress: Whether to show progress bars.
         say: Called with every line of the summary; nothing is printed if not given.
-        **options: Fields of :class:`lesff.finetune.options.FinetuneOptions`; nested ones as
-            dictionaries.
+
+    Returns:
+        The model folder.
 
     Raises:
         DataError: if the data cannot be used.
         ConfigError: for a bad option.
         IntegrityError: if the folder belongs to a run with other data or options.
     """
-    settings = options_from(options)
-    run = _Run(model, Path(output), settings, progress=progress, say=say or (lambda line: None))
+    settings = options or FinetuneOptions()
+    run = _Run(base, Path(output), settings, progress=progress, say=say or (lambda line: None))
     split = run.read(data, validation, test)
     known = run.read_probe(probe)
-    return run.go(split, known, command or _python_call(model, data, output, settings))
+    return run.go(split, known, command or _python_call(base, data, output, settings))
 
 
-def _python_call(model: Model, data: Source, output: Path | str, options: FinetuneOptions) -> str:
+def _python_call(base: Base, data: Source, output: Path | str, options: FinetuneOptions) -> str:
     source = repr(str(data)) if isinstance(data, (str, Path)) else "frames"
     extra = "".join(f", {key}={value!r}" for key, value in options.changed().items())
-    return f"lesff.load({model.name!r}).finetune({source}, {str(output)!r}{extra})"
+    return f"lesff.load({base.name!r}).finetune({source}, {str(output)!r}{extra})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,19 +127,21 @@ class _Run:
 
     def __init__(
         self,
-        model: Model,
+        origin: Base,
         output: Path,
         options: FinetuneOptions,
         *,
         progress: bool,
         say: Callable[[str], None],
     ) -> None:
-        self.model, self.output, self.options = model, output, options
+        self.origin, self.output, self.options = origin, output, options
         self.is_first = not dist.is_initialized() or dist.get_rank() == 0
         self.progress = progress and self.is_first
         self.say = say if self.is_first else (lambda line: None)
         self.summary: dict[str, LabelSummary] = {}
-        self.base = with_head(model.potential, options.head) if options.head else model.potential
+        self.base = origin.potential
+        if options.head:
+            self.base = with_head(self.base, options.head)
         if options.multipoles is not None:
             self.base = with_multipoles(self.base, options.multipoles)
         if options.random_start:
@@ -174,7 +179,7 @@ class _Run:
             return []
         frames, _ = read_labelled(probe)
         known = set(self.base.config.elements)
-        kept = [f for f in frames if set(f.structure.numbers.tolist()) <= known]
+        kept = [f for f in frames if elements_of(f.structure) <= known]
         self.say(f"probe: {len(kept)} of {len(frames)} frames have elements of the base model")
         return kept
 
@@ -194,7 +199,7 @@ class _Run:
         if not any(_has_label(f, n) and getattr(loss, n) for f in split.train for n in names):
             raise DataError("training frames must have energies or forces to train on, got neither")
 
-    def go(self, split: Split, known: list[Frame], command: str) -> Model:
+    def go(self, split: Split, known: list[Frame], command: str) -> Path:
         """Prepare, train, compare, write."""
         prepared = self._prepare(split, known)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -206,18 +211,11 @@ class _Run:
         trainer = self._trainer(split, prepared)
         began = time.monotonic()
         trainer.train()
-        potential = trainer.potential
         if self.is_first:
             self._finish(split, known, prepared, trainer, command, time.monotonic() - began)
         if dist.is_initialized():
             dist.barrier()
-        folder = self.output / MODEL_FOLDER
-        dtype = self.model.potential.dtype
-        return Model(
-            load_model(folder, dtype=dtype, device=potential.device),
-            replace(self.model.source, folder=folder, name=self.output.name, version=None,
-                    origin="folder"),
-        )  # fmt: skip
+        return self.output / MODEL_FOLDER
 
     def _prepare(self, split: Split, known: list[Frame]) -> _Prepared:
         parts = {"train": split.train, "validation": split.validation, "test": split.test}
@@ -314,7 +312,7 @@ class _Run:
             for name, frames in parts.items()
         }
         outcome = Outcome(
-            base_name=self.model.name,
+            base_name=self.origin.name,
             options=asdict(self.options),
             split=split.to_dict(self.options.split, self.options.seed),
             labels={name: summary.lines() for name, summary in self.summary.items()},
@@ -335,12 +333,11 @@ class _Run:
         )
         report = write_report(outcome, self.output)
         self._calibrate(potential, split)
-        license_file = self.model.source.folder / "LICENSE"
         save_model(
             potential,
             self.output / MODEL_FOLDER,
-            card=card_text(self.model, outcome, report),
-            license_text=license_file.read_text(encoding="utf-8"),
+            card=card_text(self.origin, outcome, report),
+            license_text=self.origin.license_text,
             overwrite=True,
         )
         for line in report["verdict"]:

@@ -10,16 +10,36 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols
 from torch import nn
 
+from lesff.atoms.elements import elements_of
 from lesff.errors import ConfigError, DataError
 from lesff.finetune.options import FinetuneOptions
 from lesff.potential.potential import Potential
 from lesff.train.frames import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
-from lesff.train.reference_energies import composition
+from lesff.train.reference_energies import composition, explain_by_elements
 from lesff.train.trainables import DirectTrainables, LowRankTrainables, Trainables
 
 _ENERGY_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
 _FORCE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model that is trained further.
+
+    Attributes:
+        potential: Its weights.
+        name: Full name, ``name@version`` for models of the manifest.
+        short_name: Name without the version.
+        card: Its card, Markdown.
+        license_text: Its licence in full.
+    """
+
+    potential: Potential
+    name: str
+    short_name: str
+    card: str
+    license_text: str
 
 
 def check_elements(potential: Potential, frames: Sequence[Frame]) -> None:
@@ -29,9 +49,9 @@ def check_elements(potential: Potential, frames: Sequence[Frame]) -> None:
         DataError: naming elements and frames.
     """
     known = set(potential.config.elements)
-    bad = [i for i, f in enumerate(frames) if not set(f.structure.numbers.tolist()) <= known]
+    bad = [i for i, f in enumerate(frames) if not elements_of(f.structure) <= known]
     if bad:
-        z = sorted({int(z) for i in bad for z in frames[i].structure.numbers} - known)
+        z = sorted(elements_of(*(frames[i].structure for i in bad)) - known)
         names, covered = (
             " ".join(chemical_symbols[i] for i in part) for part in (z, sorted(known))
         )
@@ -92,9 +112,8 @@ def energy_shift(
 
 def _refit(elements: Sequence[int], known: Sequence[FramePrediction]) -> EnergyShift:
     counts = composition([p.frame for p in known], elements)
-    size = counts.sum(1)
     difference = np.array([p.frame.energy - p.energy for p in known])
-    shift, *_ = np.linalg.lstsq(counts / size[:, None], difference / size, rcond=1e-6)
+    shift, _ = explain_by_elements(counts, difference, rcond=1e-6)
     return EnergyShift(by_element={z: float(v) for z, v in zip(elements, shift, strict=True)})
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lesff.atoms.elements import elements_of
 from lesff.errors import DataError
 from lesff.train.metrics import FramePrediction, labelled_values
-from lesff.train.reference_energies import composition
+from lesff.train.reference_energies import composition, explain_by_elements
 from lesff.units import EA_TO_DEBYE
 
 _HARTREE, _BOHR, _KCAL, _KJ = 27.211386, 0.529177, 0.0433641, 0.0103643
@@ -71,7 +72,7 @@ def _compare(
 def _check_energies(predictions: Sequence[FramePrediction]) -> None:
     """What composition does not explain must agree in eV better than in another unit."""
     known = [p for p in predictions if np.isfinite(p.frame.energy)]
-    elements = sorted({int(z) for p in known for z in p.frame.structure.numbers})
+    elements = sorted(elements_of(*(p.frame.structure for p in known)))
     if len(known) < len(elements) + 5:
         return  # composition would explain almost anything
     counts = composition([p.frame for p in known], elements)
@@ -80,9 +81,7 @@ def _check_energies(predictions: Sequence[FramePrediction]) -> None:
     model = np.array([p.energy for p in known])
 
     def unexplained(energy: np.ndarray) -> float:
-        difference, design = (energy - model) / size, counts / size[:, None]
-        shift, *_ = np.linalg.lstsq(design, difference, rcond=1e-8)
-        return float(np.linalg.norm(difference - design @ shift))
+        return float(np.linalg.norm(explain_by_elements(counts, energy - model)[1]))
 
     disagreement = unexplained(label)
     rest = {other: unexplained(factor * label) for other, factor in _ENERGY_UNITS.items()}

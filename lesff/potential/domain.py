@@ -5,9 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from lesff.atoms.elements import symbols
+from lesff.atoms.elements import elements_of, symbols
 from lesff.atoms.structure import Structure
 from lesff.errors import CaveatWarning, ExtrapolationWarning, UnsupportedInputError
 from lesff.potential.potential import ModelConfig
@@ -21,10 +19,10 @@ def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict
             charge or spin outside the trained range (a warning otherwise), and for any charge or
             spin if the model has no input for them.
     """
-    known = np.array(config.elements)
+    known = frozenset(config.elements)
     ranges = {"total_charge": config.total_charge, "spin_multiplicity": config.spin_multiplicity}
     for index, structure in enumerate(structures):
-        unknown = sorted(set(structure.numbers.tolist()) - set(known.tolist()))
+        unknown = sorted(elements_of(structure) - known)
         if unknown:
             raise UnsupportedInputError(
                 f"structure {index} has element(s) {symbols(unknown)}, but the model covers "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lesff import kernels
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture
-from lesff.atoms.elements import element_rows
+from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, strained
 from lesff.atoms.segments import segment_sum
 from lesff.electrostatics.coulomb import latent_energy

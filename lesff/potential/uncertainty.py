@@ -22,6 +22,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
+from lesff.atoms.elements import elements_of
 from lesff.atoms.segments import segment_sum
 from lesff.atoms.structure import Structure
 from lesff.autograd import jacobian_rows
@@ -146,7 +147,7 @@ class Uncertainty(nn.Module):
             distance: (n_atoms,) from :meth:`distance`.
         """
         found = []
-        unseen = sorted(set(structure.numbers.tolist()) - set(self.elements.tolist()))
+        unseen = sorted(elements_of(structure) - set(self.elements.tolist()))
         if unseen:
             found.append(f"element {' '.join(chemical_symbols[z] for z in unseen)} never seen")
         state = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,33 +64,3 @@ def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> La
         born_effective_charges=join("born_effective_charges", 3, 3, per_atom=True),
         weight=torch.tensor([frame.weight for frame in frames], dtype=dtype),
     )
-
-
-def batch_indices(
-    sizes: np.ndarray, *, max_atoms: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Shuffled batches of similar sizes, each of at most ``max_atoms`` atoms (or one frame).
-
-    Frames are shuffled, cut into pools, sorted by size inside a pool, cut into batches, and the
-    batches of a pool are shuffled again.
-
-    Args:
-        sizes: (n_frames,) atoms of each frame.
-        max_atoms: Atoms per batch.
-        rng: Source of randomness.
-    """
-    order = rng.permutation(len(sizes))
-    pool = 2048
-    for start in range(0, len(order), pool):
-        part = order[start : start + pool]
-        part = part[np.argsort(sizes[part], kind="stable")]
-        batches: list[list[int]] = [[]]
-        total = 0
-        for index in part:
-            if batches[-1] and total + sizes[index] > max_atoms:
-                batches.append([])
-                total = 0
-            batches[-1].append(int(index))
-            total += int(sizes[index])
-        for choice in rng.permutation(len(batches)):
-            yield np.array(batches[choice])

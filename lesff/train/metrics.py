@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from lesff.atoms.batching import batches_by_kind
 from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
 from lesff.train.frames import Frame
@@ -89,24 +90,12 @@ def predict_frames(
     sizes = np.array([len(frame.structure) for frame in frames], dtype=np.int64)
     periodic = np.array([bool(frame.structure.pbc.any()) for frame in frames], dtype=bool)
     stress = np.array([frame.stress is not None for frame in frames], dtype=bool)
-    order = np.lexsort((sizes, stress, periodic))
     results: dict[int, FramePrediction] = {}
     bar = tqdm(total=len(frames), disable=not progress, unit="frame", desc="evaluate")
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        kind = (periodic[order[start]], stress[order[start]])
-        while (
-            stop < len(order)
-            and sizes[order[start : stop + 1]].sum() <= max_atoms
-            and (periodic[order[stop]], stress[order[stop]]) == kind
-        ):
-            stop += 1
-        chosen = order[start:stop]
+    for chosen in batches_by_kind(sizes, [periodic, stress], max_atoms=max_atoms):
         part = _predict_batch(potential, [frames[i] for i in chosen])
         results.update(zip(chosen.tolist(), part, strict=True))
         bar.update(len(chosen))
-        start = stop
     bar.close()
     return [results[i] for i in range(len(frames))]
 

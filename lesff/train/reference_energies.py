@@ -15,11 +15,7 @@ def fit_reference_energies(frames: Sequence[Frame], elements: Sequence[int]) -> 
     Frames without energy are left out.
     """
     frames = [frame for frame in frames if not np.isnan(frame.energy)]
-    row = {z: i for i, z in enumerate(elements)}
-    counts = np.zeros((len(frames), len(elements)))
-    for i, frame in enumerate(frames):
-        z, n = np.unique(frame.structure.numbers, return_counts=True)
-        counts[i, [row[int(value)] for value in z]] = n
+    counts = composition(frames, elements)
     energy = np.array([frame.energy for frame in frames])
     size = counts.sum(1, keepdims=True)
     a, b = counts / size, energy / size[:, 0]  # every structure counts alike, per atom
@@ -30,3 +26,24 @@ def fit_reference_energies(frames: Sequence[Frame], elements: Sequence[int]) -> 
 def composition(frames: Sequence[Frame], elements: Sequence[int]) -> np.ndarray:
     """(n_frames, n_elements) number of atoms of each element."""
     return np.array([[(f.structure.numbers == z).sum() for z in elements] for f in frames], float)
+
+
+def explain_by_elements(
+    counts: np.ndarray, energies: np.ndarray, *, rcond: float = 1e-8
+) -> tuple[np.ndarray, np.ndarray]:
+    """Energies per element that explain energies best, every structure alike per atom.
+
+    Least squares; of the many solutions for few compositions the smallest.
+
+    Args:
+        counts: (n_frames, n_elements) from :func:`composition`.
+        energies: (n_frames,) in eV.
+        rcond: Singular values below this share of the largest count as zero.
+
+    Returns:
+        (n_elements,) in eV, and what they leave unexplained, (n_frames,) in eV/atom.
+    """
+    size = counts.sum(1)
+    design, per_atom = counts / size[:, None], energies / size
+    found, *_ = np.linalg.lstsq(design, per_atom, rcond=rcond)
+    return found, per_atom - design @ found

@@ -9,12 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from ase.data import chemical_symbols
 
-from lesff.atoms.elements import symbols
+from lesff.atoms.elements import elements_of, symbols
 from lesff.errors import ConfigError, DataError
 from lesff.files import sha256_of
 from lesff.model_folder.folder import load_model, save_model
@@ -119,7 +118,7 @@ def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> 
 
 def _check_elements(potential: Potential, data: TrainingData) -> None:
     known = set(potential.config.elements)
-    found = {int(z) for frame in data.train for z in np.unique(frame.structure.numbers)}
+    found = elements_of(*(frame.structure for frame in data.train))
     if found - known:
         raise DataError(
             "the data hold the elements "

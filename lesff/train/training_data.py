@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
+from lesff.atoms.batching import shuffled_batches
+from lesff.atoms.elements import elements_of
 from lesff.atoms.graph import build_graph
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError
 from lesff.files import sha256_of
 from lesff.heads import LongRangeConfig
 from lesff.potential.potential import ModelConfig
-from lesff.train.batches import batch_indices
 from lesff.train.frames import Frame, read_frames
 from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
 from lesff.train.reference_energies import fit_reference_energies
@@ -60,7 +61,7 @@ class TrainingData:
         often, rest = np.divmod(np.array(self.fractions), 1.0)
         visits = often.astype(np.int64) + (rng.random(len(self.train)) < rest)
         chosen = np.repeat(np.arange(len(self.train)), visits)
-        batches = batch_indices(self.sizes[chosen], max_atoms=max_atoms, rng=rng)
+        batches = shuffled_batches(self.sizes[chosen], max_atoms=max_atoms, rng=rng)
         return [chosen[batch] for batch in batches]
 
 
@@ -181,7 +182,7 @@ def model_config(
     Raises:
         ConfigError: for an element of the data without reference charge, if others have one.
     """
-    elements = sorted({int(z) for frame in data.train for z in np.unique(frame.structure.numbers)})
+    elements = sorted(elements_of(*(frame.structure for frame in data.train)))
     architecture = dict(model.architecture)
     rng = np.random.default_rng(0)
     sample = [data.train[i] for i in rng.permutation(len(data.train))[:2000]]

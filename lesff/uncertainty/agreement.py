@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tqdm.auto import tqdm
 
+from lesff.atoms.batching import batches_by_kind
 from lesff.errors import DataError
 from lesff.potential.potential import Potential
 from lesff.potential.uncertainty import Uncertainty
@@ -66,7 +67,7 @@ def evaluate_uncertainty(
     """
     if potential.uncertainty is None:
         raise DataError("the model has no uncertainty to evaluate; run `lesff calibrate` first")
-    _check_labels(frames, "evaluated")
+    check_labels(frames, "evaluated")
     return observe(potential, potential.uncertainty, frames, progress=progress).summary()
 
 
@@ -92,24 +93,24 @@ class Observations:
 
     def energy_z(self) -> float:
         """Root mean square of error over uncertainty."""
-        return _rms(self.energy_error / self.energy_sigma)
+        return rms(self.energy_error / self.energy_sigma)
 
     def forces_z(self) -> float:
         """Root mean square of error over uncertainty, of the atoms that have one."""
         known = self.force_sigma > 0.0  # a lone atom has neither force nor uncertainty
-        return _rms(self.force_error[known] / self.force_sigma[known, None])
+        return rms(self.force_error[known] / self.force_sigma[known, None])
 
     def summary(self) -> Calibration:
         """How they agree."""
         size = np.sqrt((self.force_error**2).mean(1))
         return Calibration(
             n_frames=len(self.frames),
-            energy_rmse=_rms(self.energy_error),
-            energy_sigma=_rms(self.energy_sigma),
+            energy_rmse=rms(self.energy_error),
+            energy_sigma=rms(self.energy_sigma),
             energy_z=self.energy_z(),
             energy_rank=rank_correlation(np.abs(self.energy_error), self.energy_sigma),
-            forces_rmse=_rms(self.force_error),
-            forces_sigma=_rms(self.force_sigma),
+            forces_rmse=rms(self.force_error),
+            forces_sigma=rms(self.force_sigma),
             forces_z=self.forces_z(),
             forces_rank=rank_correlation(size, self.force_sigma),
             n_unknown=int((self.farthest > 1.0).sum()),
@@ -125,7 +126,7 @@ def observe(
     energy, sigma, farthest = (np.empty(len(frames)) for _ in range(3))
     force_error, force_sigma = ([np.empty(0)] * len(frames) for _ in range(2))
     try:
-        for chosen, batch in _batches(potential, frames, "validate", progress=progress):
+        for chosen, batch in batches_of(potential, frames, "validate", progress=progress):
             out = {k: v.cpu().numpy() for k, v in potential(batch.graph, names).items()}
             counts = np.cumsum(batch.graph.atoms_per_system().tolist())[:-1]
             parts = {k: np.split(out[k], counts) for k in ("forces", *names[3:])}
@@ -158,41 +159,31 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(x @ y / norm) if norm > 0.0 else float("nan")
 
 
-def _rms(values: np.ndarray) -> float:
+def rms(values: np.ndarray) -> float:
+    """Root mean square."""
     return float(np.sqrt((np.asarray(values) ** 2).mean()))
 
 
 _MAX_ATOMS = 400
 
 
-def _batches(
+def batches_of(
     potential: Potential, frames: Sequence[Frame], title: str, *, progress: bool
 ) -> Iterator[tuple[list[int], LabelledBatch]]:
     """Batches of similar sizes with the indices of their frames; never crystals with molecules."""
-    sizes = [len(frame.structure) for frame in frames]
-    order = sorted(range(len(frames)), key=lambda i: (frames[i].structure.pbc.any(), sizes[i]))
+    sizes = np.array([len(frame.structure) for frame in frames])
+    periodic = np.array([bool(frame.structure.pbc.any()) for frame in frames])
+    cutoff, dtype = potential.architecture.cutoff, potential.dtype
     with tqdm(total=len(frames), disable=not progress, unit="frame", desc=title) as bar:
-        start = 0
-        while start < len(order):
-            stop, kind = start + 1, frames[order[start]].structure.pbc.any()
-            while (
-                stop < len(order)
-                and sum(sizes[i] for i in order[start : stop + 1]) <= _MAX_ATOMS
-                and frames[order[stop]].structure.pbc.any() == kind
-            ):
-                stop += 1
-            chosen = order[start:stop]
-            batch = make_batch(
-                [frames[i] for i in chosen], potential.architecture.cutoff, potential.dtype
-            )
-            yield chosen, replace(batch, graph=batch.graph.to(
-                dtype=potential.dtype, device=potential.device
-            ))  # fmt: skip
+        for chosen in batches_by_kind(sizes, [periodic], max_atoms=_MAX_ATOMS):
+            batch = make_batch([frames[i] for i in chosen], cutoff, dtype)
+            graph = batch.graph.to(dtype=dtype, device=potential.device)
+            yield chosen.tolist(), replace(batch, graph=graph)
             bar.update(len(chosen))
-            start = stop
 
 
-def _check_labels(frames: Sequence[Frame], name: str) -> None:
+def check_labels(frames: Sequence[Frame], name: str) -> None:
+    """Raise DataError for a frame without energy or forces."""
     for index, frame in enumerate(frames):
         if not (np.isfinite(frame.energy) and np.isfinite(frame.forces).all()):
             raise DataError(f"{name} frame {index} must have energy and forces, got no label")

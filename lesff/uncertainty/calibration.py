@@ -6,29 +6,27 @@ See :mod:`lesff.potential.uncertainty` for the formulas.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lesff.atoms.elements import elements_of
 from lesff.atoms.segments import segment_sum
 from lesff.errors import DataError
-from lesff.model import Model
-from lesff.model_folder.card import with_section
-from lesff.model_folder.folder import load_model, save_model, weights_digest
-from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
+from lesff.model_folder.folder import weights_digest
 from lesff.potential.potential import Potential
 from lesff.potential.uncertainty import Uncertainty
 from lesff.train.frames import Frame, structure_hash
+from lesff.train.reference_energies import composition, explain_by_elements
 from lesff.uncertainty.agreement import (
     Calibration,
     Observations,
-    _batches,
-    _check_labels,
-    _rms,
+    batches_of,
+    check_labels,
     observe,
+    rms,
 )
 
 DIRECTIONS = 16
@@ -90,7 +88,7 @@ def calibrate(
     )
     raw = observe(potential, first, validation, progress=progress)
     _check_zero(raw)
-    if not _rms(raw.force_error) > _NO_ERROR:
+    if not rms(raw.force_error) > _NO_ERROR:
         raise DataError(
             "validation frames must have errors to set the scale of the uncertainty, but agree "
             "with the model exactly (were they labelled by it?)"
@@ -104,52 +102,6 @@ def calibrate(
     tensors["whitening"] = tensors["whitening"] / reach
     final = Uncertainty(tensors)
     return final, observe(potential, final, validation, progress=False).summary()
-
-
-def calibrate_model(
-    model: Model,
-    train: Sequence[Frame],
-    validation: Sequence[Frame],
-    output: Path,
-    *,
-    directions: int = DIRECTIONS,
-    overwrite: bool = False,
-    progress: bool = False,
-) -> tuple[Model, Calibration]:
-    """Calibrate a model and write it as a folder with ``uncertainty.safetensors``.
-
-    Args:
-        model: The model.
-        train: See :func:`calibrate`, as for the other arguments.
-        validation: Held-out frames.
-        output: Model folder to write.
-        directions: Backward passes of a force uncertainty.
-        overwrite: Replace a model folder that is there.
-        progress: Whether to show progress bars.
-
-    Raises:
-        DataError: as :func:`calibrate`.
-        ConfigError: if the folder exists.
-    """
-    # the stored weights: rounding of another dtype is not theirs to answer for
-    potential = load_model(model.source.folder, device=model.potential.device)
-    potential.uncertainty, result = calibrate(
-        potential, train, validation, directions=directions, progress=progress
-    )
-    card = (model.source.folder / CARD_FILE).read_text(encoding="utf-8")
-    license_text = (model.source.folder / LICENSE_FILE).read_text(encoding="utf-8")
-    save_model(
-        potential,
-        output,
-        card=with_section(card, "Uncertainty", card_section(len(train), result)),
-        license_text=license_text,
-        overwrite=overwrite,
-    )
-    source = replace(
-        model.source, folder=Path(output), name=Path(output).name, version=None, origin="folder"
-    )
-    dtype = model.potential.dtype
-    return Model(load_model(output, dtype=dtype, device=potential.device), source), result
 
 
 def card_section(n_train: int, result: Calibration) -> str:
@@ -177,7 +129,7 @@ def frame_features(
         (n_frames, n_features), float64.
     """
     rows: list[Tensor] = [torch.empty(0)] * len(frames)
-    for chosen, batch in _batches(potential, frames, "features", progress=progress):
+    for chosen, batch in batches_of(potential, frames, "features", progress=progress):
         graph = batch.graph
         with torch.no_grad():
             terms = potential.energy_terms(graph, tabulated=potential.radial == "table")
@@ -211,7 +163,7 @@ class _Statistics:
         size = potential.architecture.n_features
         zero = torch.zeros(size, size, dtype=torch.float64)
         found = _Statistics(zero.clone(), {}, {}, {})
-        for _, batch in _batches(potential, frames, "calibrate", progress=progress):
+        for _, batch in batches_of(potential, frames, "calibrate", progress=progress):
             graph = batch.graph
             with torch.no_grad():
                 terms = potential.energy_terms(graph, tabulated=potential.radial == "table")
@@ -272,12 +224,12 @@ def _check_frames(
     known = set(potential.config.elements)
     for name, frames in (("training", train), ("validation", validation)):
         for index, frame in enumerate(frames):
-            if not set(frame.structure.numbers.tolist()) <= known:
+            if not elements_of(frame.structure) <= known:
                 raise DataError(
                     f"{name} frame {index} has elements that the model does not cover; leave such "
                     "frames out"
                 )
-    _check_labels(validation, "validation")
+    check_labels(validation, "validation")
     seen = {structure_hash(frame) for frame in train}
     both = [i for i, frame in enumerate(validation) if structure_hash(frame) in seen]
     if both:
@@ -289,18 +241,15 @@ def _check_frames(
 
 def _check_zero(raw: Observations) -> None:
     """Refuse labels whose energies differ from the model's by a sum over atoms."""
-    elements = sorted({int(z) for f in raw.frames for z in f.structure.numbers})
+    elements = sorted(elements_of(*(frame.structure for frame in raw.frames)))
     if len(raw.frames) < len(elements) + 5:
         return
-    counts = np.array([[(f.structure.numbers == z).sum() for z in elements] for f in raw.frames])
-    size = counts.sum(1)
-    per_atom = raw.energy_error / size
-    design = counts / size[:, None]
-    shift, *_ = np.linalg.lstsq(design, per_atom, rcond=1e-8)
-    rest = _rms(per_atom - design @ shift)
-    if rest < 0.1 * _rms(per_atom) and _rms(per_atom) > 0.1:
+    counts = composition(raw.frames, elements)
+    per_atom = raw.energy_error / counts.sum(1)
+    rest = rms(explain_by_elements(counts, raw.energy_error)[1])
+    if rest < 0.1 * rms(per_atom) and rms(per_atom) > 0.1:
         raise DataError(
-            f"energies of the validation frames differ from the model's by {_rms(per_atom):.3g} "
+            f"energies of the validation frames differ from the model's by {rms(per_atom):.3g} "
             f"eV/atom, of which reference energies of atoms explain all but {rest:.2g}: they have "
             "another energy zero; finetune the model on such frames first (`lesff finetune` refits "
             "reference energies)"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.architectures.mace.config import MACEConfig
 from lesff.architectures.mace.layer import LAYERS, PairFeatures
-from lesff.atoms.elements import element_rows
+from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph
 from lesff.atoms.segments import segment_sum
 from lesff.nn.coupling import lm_slice

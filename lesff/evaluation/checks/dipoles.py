@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from ase.build import molecule
 
-from lesff.evaluation.checks.relaxation import FAILURES, relaxed
+from lesff.evaluation.coverage import dipole_of, has_dipole, require
+from lesff.evaluation.relaxation import FAILURES, relaxed
 from lesff.evaluation.results import CheckResult, NotCoveredError
-from lesff.evaluation.subjects import Subject, dipole_of, has_dipole, require
+from lesff.methods import Method
 from lesff.units import EA_TO_DEBYE
 
 DIPOLE_SOURCES = (
@@ -42,7 +43,7 @@ DIPOLES = {
 """Debye, by the names of ASE's collection of molecules (G2)."""
 
 
-def check_dipoles(subject: Subject) -> CheckResult:
+def check_dipoles(subject: Method) -> CheckResult:
     """Dipoles at relaxed geometries, D."""
     if not has_dipole(subject):
         raise NotCoveredError("the model has no charges")

@@ -16,8 +16,9 @@ from ase.optimize import FIRE
 from ase.units import bar, fs
 from tqdm.auto import tqdm
 
+from lesff.evaluation.coverage import require
 from lesff.evaluation.results import CheckResult, NotCoveredError
-from lesff.evaluation.subjects import Subject, require
+from lesff.methods import Method
 
 DRIFT_SOURCES = ("conserved energy: the exact drift is zero",)
 LIQUID_SOURCES = (
@@ -78,7 +79,7 @@ def density_of(atoms: ase.Atoms) -> float:
     return float(atoms.get_masses().sum() / atoms.get_volume() * _GRAM_PER_CM3)
 
 
-def check_drift(subject: Subject, picoseconds: float = 1.0) -> CheckResult:
+def check_drift(subject: Method, picoseconds: float = 1.0) -> CheckResult:
     """Total energy of 64 waters at constant energy, after relaxation and 0.25 ps at 300 K."""
     box = liquid_box(molecule("H2O"), (4, 4, 4), 3.104)
     why = require(subject, box)
@@ -109,7 +110,7 @@ def check_drift(subject: Subject, picoseconds: float = 1.0) -> CheckResult:
     return result
 
 
-def check_liquids(subject: Subject, picoseconds: float = 5.0) -> CheckResult:
+def check_liquids(subject: Method, picoseconds: float = 5.0) -> CheckResult:
     """Densities at 298 K and 1 bar; preliminary: the box is small and the run short."""
     result = CheckResult()
     for name, liquid in LIQUIDS.items():
@@ -147,7 +148,7 @@ def check_liquids(subject: Subject, picoseconds: float = 5.0) -> CheckResult:
 
 
 def _constant_pressure(
-    box: ase.Atoms, subject: Subject, picoseconds: float, name: str
+    box: ase.Atoms, subject: Method, picoseconds: float, name: str
 ) -> list[float] | None:
     """Densities every 10 fs; None if the volume leaves half to twice its start."""
     box.calc = subject.fast_calculator()

@@ -12,8 +12,8 @@ import numpy as np
 
 from lesff.atoms.elements import symbols
 from lesff.evaluation.results import CheckResult, NotCoveredError
-from lesff.evaluation.subjects import Subject
 from lesff.files import sha256_of
+from lesff.methods import Method
 from lesff.train.frames import Frame, read_frames
 from lesff.train.metrics import FramePrediction, errors_by
 from lesff.train.splits import VALIDATION_FRACTION, MoleculeSplit, split_by_molecule
@@ -63,7 +63,7 @@ class Labelled:
             "validation": list(self.split.validation),
         }
 
-    def keep_covered(self, subject: Subject) -> None:
+    def keep_covered(self, subject: Method) -> None:
         """Leave out frames that the model does not cover, also for what it is compared with."""
         self.model = subject.name
         reasons = [
@@ -81,7 +81,7 @@ class Labelled:
             if why
         }
 
-    def predict(self, subject: Subject) -> list[FramePrediction]:
+    def predict(self, subject: Method) -> list[FramePrediction]:
         """Predictions for the frames, computed once per subject.
 
         Raises:
@@ -94,7 +94,7 @@ class Labelled:
         return self.predictions[subject.name]
 
 
-def check_frames(subject: Subject, data: Labelled) -> CheckResult:
+def check_frames(subject: Method, data: Labelled) -> CheckResult:
     """Errors of forces and energies per subset, on the held-out molecules and on all frames.
 
     Energies are compared for the evaluated model only: others may have another energy zero.
@@ -125,7 +125,7 @@ def check_frames(subject: Subject, data: Labelled) -> CheckResult:
     return result
 
 
-def check_conformers(subject: Subject, data: Labelled) -> CheckResult:
+def check_conformers(subject: Method, data: Labelled) -> CheckResult:
     """Energy differences between frames of one molecule, kcal/mol."""
     rows = relative_errors(data.predict(subject))
     if not rows:

@@ -7,8 +7,9 @@ import numpy as np
 from ase.data.s22 import data as S22_DATA
 from ase.data.s22 import s22 as S22_NAMES
 
+from lesff.evaluation.coverage import require
 from lesff.evaluation.results import CheckResult, NotCoveredError
-from lesff.evaluation.subjects import Subject, require
+from lesff.methods import Method
 from lesff.units import EV_TO_KCAL_PER_MOL
 
 S22_SOURCES = (
@@ -35,7 +36,7 @@ def fragments(atoms: ase.Atoms, counts: list[int]) -> list[ase.Atoms]:
     return [atoms[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def check_s22(subject: Subject) -> CheckResult:
+def check_s22(subject: Method) -> CheckResult:
     """Interaction energies at the geometries of S22, kcal/mol; molecules are not relaxed."""
     result = CheckResult()
     errors: dict[str, list[float]] = {}
@@ -63,7 +64,7 @@ def check_s22(subject: Subject) -> CheckResult:
     return result
 
 
-def _energy(subject: Subject, atoms: ase.Atoms) -> float:
+def _energy(subject: Method, atoms: ase.Atoms) -> float:
     copy = atoms.copy()
     copy.calc = subject.calculator()
     return copy.get_potential_energy()

@@ -8,9 +8,10 @@ import ase
 import numpy as np
 from ase.build import molecule
 
-from lesff.evaluation.checks.relaxation import FAILURES, relaxed
+from lesff.evaluation.coverage import dipole_of, has_dipole, require
+from lesff.evaluation.relaxation import FAILURES, relaxed
 from lesff.evaluation.results import CheckResult
-from lesff.evaluation.subjects import Subject, dipole_of, has_dipole, require
+from lesff.methods import Method
 from lesff.units import COULOMB_CONSTANT
 
 LONG_RANGE_SOURCES = (
@@ -23,7 +24,7 @@ FAR = 1000.0
 _NEGLIGIBLE = 1e-7
 
 
-def check_long_range(subject: Subject) -> CheckResult:
+def check_long_range(subject: Method) -> CheckResult:
     """Two aligned water molecules, and ammonium with chloride, from 10 to 15 A.
 
     Water: the tail relative to the limit of the model's own dipole, and its exponent. Ions: energy
@@ -48,7 +49,7 @@ def tail_exponent(distances: np.ndarray, energies: np.ndarray) -> float:
     return float(np.polyfit(np.log(distances), np.log(np.abs(energies)), 1)[0])
 
 
-def _check_water(subject: Subject, result: CheckResult) -> None:
+def _check_water(subject: Method, result: CheckResult) -> None:
     water = relaxed(molecule("H2O"), subject.calculator())
     water.calc = None
     axis = water.positions[1:].mean(0) - water.positions[0]
@@ -71,7 +72,7 @@ def _check_water(subject: Subject, result: CheckResult) -> None:
         result.add("water pair, tail of the short-range part (LES off)", "meV", short, 0.0)
 
 
-def _check_ions(subject: Subject, result: CheckResult) -> None:
+def _check_ions(subject: Method, result: CheckResult) -> None:
     ammonium = _tetrahedral_ammonium()
     why = require(subject, ammonium + ase.Atoms("Cl")) or require(subject, ammonium, 1)
     if why:
@@ -104,7 +105,7 @@ def _tetrahedral_ammonium() -> ase.Atoms:
     return ase.Atoms("NH4", [(0.0, 0.0, 0.0), *(1.02 * corners)])
 
 
-def _energy(subject: Subject, atoms: ase.Atoms) -> float:
+def _energy(subject: Method, atoms: ase.Atoms) -> float:
     copy = atoms.copy()
     copy.calc = subject.calculator()
     return copy.get_potential_energy()

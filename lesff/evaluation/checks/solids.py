@@ -12,9 +12,10 @@ from ase.calculators.calculator import Calculator
 from ase.eos import EquationOfState
 
 from lesff.errors import ConvergenceError
-from lesff.evaluation.checks.relaxation import FAILURES
+from lesff.evaluation.coverage import require
+from lesff.evaluation.relaxation import FAILURES
 from lesff.evaluation.results import CheckResult, NotCoveredError
-from lesff.evaluation.subjects import Subject, require
+from lesff.methods import Method
 from lesff.potential.response import BornOptions
 from lesff.units import EV_PER_A3_TO_GPA
 
@@ -140,7 +141,7 @@ def equation_of_state(solid: Solid, calculator: Calculator) -> tuple[float, floa
     return solid.a * (volume / start.get_volume()) ** (1 / 3), modulus * EV_PER_A3_TO_GPA
 
 
-def check_solids(subject: Subject) -> CheckResult:
+def check_solids(subject: Method) -> CheckResult:
     """Lattice constants and bulk moduli of 15 ionic solids."""
     result = CheckResult()
     for name, solid in SOLIDS.items():
@@ -196,7 +197,7 @@ def compare_solids(
     return result.to_dict()["quantities"]
 
 
-def check_born(subject: Subject) -> CheckResult:
+def check_born(subject: Method) -> CheckResult:
     """Born charges of NaCl and MgO at the lattice constant of experiment.
 
     Latent charges are screened, ``Z* = sqrt(eps_inf) Z_latent`` (arXiv 2504.05169), so the charges

@@ -10,10 +10,11 @@ from ase.build import molecule
 from ase.data.cccbdb_ip import IP
 
 from lesff.errors import ConvergenceError
-from lesff.evaluation.checks.molecules import add_proton
-from lesff.evaluation.checks.relaxation import FAILURES, relaxed, zero_point_energy
+from lesff.evaluation.coverage import require
+from lesff.evaluation.molecules import add_proton
+from lesff.evaluation.relaxation import FAILURES, relaxed, zero_point_energy
 from lesff.evaluation.results import CheckResult, NotCoveredError
-from lesff.evaluation.subjects import Subject, require
+from lesff.methods import Method
 from lesff.units import BOLTZMANN, EV_TO_KCAL_PER_MOL
 
 STATE_SOURCES = (
@@ -51,7 +52,7 @@ HYDROGEN_ATOM = -13.5720
 is minus its energy relative to a neutral atom."""
 
 
-def check_states(subject: Subject) -> CheckResult:
+def check_states(subject: Method) -> CheckResult:
     """Ionisation and attachment energies, proton affinities, bound anions; what is covered."""
     result = CheckResult()
     if subject.model is None:
@@ -71,7 +72,7 @@ Case = tuple[str, float, str, Callable[[], float]]
 """Name, reference, why it is not covered (or empty), and how to compute it."""
 
 
-def _ionisation(subject: Subject) -> list[Case]:
+def _ionisation(subject: Method) -> list[Case]:
     def value(atoms: ase.Atoms) -> float:
         neutral = relaxed(atoms, subject.calculator())
         cation = neutral.copy()
@@ -89,7 +90,7 @@ def _ionisation(subject: Subject) -> list[Case]:
     ]
 
 
-def _attachment(subject: Subject) -> list[Case]:
+def _attachment(subject: Method) -> list[Case]:
     def value(atoms: ase.Atoms) -> float:
         neutral = relaxed(atoms, subject.calculator(spin=2))
         anion = relaxed(atoms, subject.calculator(charge=-1, spin=1))
@@ -133,7 +134,7 @@ def _try(result: CheckResult, name: str, why: str, compute: Callable[[], float])
     return None
 
 
-def _proton_affinities(subject: Subject, result: CheckResult) -> None:
+def _proton_affinities(subject: Method, result: CheckResult) -> None:
     """Absolute where the energy zero is the isolated atom; always about the mean error."""
 
     def value(name: str, site: int) -> float:
@@ -175,7 +176,7 @@ def _proton_affinities(subject: Subject, result: CheckResult) -> None:
     result.add(f"proton affinities, MAE about the mean error ({len(errors)})", "kcal/mol", about)
 
 
-def _bound_anions(subject: Subject, result: CheckResult) -> None:
+def _bound_anions(subject: Method, result: CheckResult) -> None:
     for name, anion in (("Cl- H2O", ase.Atoms("Cl")), ("HCOO- H2O", formate())):
         start = at_donor(anion)
         why = require(subject, start, -1)

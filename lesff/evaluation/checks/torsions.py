@@ -16,10 +16,11 @@ from ase.mep import NEB
 from ase.optimize import FIRE
 
 from lesff.errors import ConvergenceError
-from lesff.evaluation.checks.molecules import add_methyl, bond_graph, side_of
-from lesff.evaluation.checks.relaxation import FAILURES, relaxed
+from lesff.evaluation.coverage import require
+from lesff.evaluation.molecules import add_methyl, bond_graph, side_of
+from lesff.evaluation.relaxation import FAILURES, relaxed
 from lesff.evaluation.results import CheckResult, NotCoveredError
-from lesff.evaluation.subjects import Subject, require
+from lesff.methods import Method
 from lesff.units import EV_TO_KCAL_PER_MOL
 
 TORSION_SOURCES = (
@@ -230,7 +231,7 @@ def _pick(angles: np.ndarray, energies: np.ndarray, kind: str, low: float, high:
     return float(part.max() if kind == "max" else part.min())
 
 
-def check_torsions(subject: Subject) -> CheckResult:
+def check_torsions(subject: Method) -> CheckResult:
     """Relaxed scans of butane, biphenyl and N-methylacetamide."""
     result = CheckResult()
     for name, torsion in TORSIONS.items():

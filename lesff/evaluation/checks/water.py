@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ase.build import molecule
 
-from lesff.evaluation.checks.relaxation import FAILURES, relaxed
 from lesff.evaluation.checks.water_clusters import HEXAMERS, build, dimer, hydrogen_bonds
+from lesff.evaluation.coverage import dipole_of, has_dipole
+from lesff.evaluation.relaxation import FAILURES, relaxed
 from lesff.evaluation.results import CheckResult
-from lesff.evaluation.subjects import Subject, dipole_of, has_dipole
+from lesff.methods import Method
 from lesff.units import EA_TO_DEBYE, EV_TO_KCAL_PER_MOL
 
 WATER_SOURCES = (
@@ -22,7 +23,7 @@ BINDING = {"prism": 45.988, "cage": 45.733, "book": 45.292, "ring": 44.296}
 """Energy of six relaxed molecules minus that of the hexamer, kcal/mol, revised WATER27."""
 
 
-def check_water(subject: Subject) -> CheckResult:
+def check_water(subject: Method) -> CheckResult:
     """Geometry and dipole of the molecule, binding of the dimer, order of the hexamers.
 
     All structures are relaxed. A hexamer counts only if it keeps the hydrogen bonds of its family.
