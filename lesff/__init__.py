@@ -6,24 +6,113 @@
 >>> p = model.predict(molecule("H2O"), ["energy", "dipole"])
 >>> p["dipole"].shape
 (3,)
+
+The names below are imported when they are first used: PyTorch takes seconds to import, which a
+command such as ``lesff list`` does not need.
 """
 
-from lesff.hub.manifest.names import list_models
-from lesff.hub.resolve import ResolvedModel, resolve
-from lesff.model import Model, load
-from lesff.potential.potential import ModelConfig, Potential
-from lesff.prediction import Prediction
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lesff.errors import (
+    CacheError,
+    CaveatWarning,
+    ChargeSpinError,
+    ConfigError,
+    ConvergenceError,
+    DataError,
+    DeviceError,
+    ExtrapolationWarning,
+    IntegrityError,
+    KernelError,
+    LesffError,
+    LicenseError,
+    ManifestError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    NotPositiveDefiniteError,
+    OfflineError,
+    PhysicsError,
+    PropertyError,
+    PublishError,
+    SignatureError,
+    StructureError,
+    UnsupportedInputError,
+    UnverifiedWarning,
+)
+
+if TYPE_CHECKING:
+    from lesff.hub.manifest.names import list_models
+    from lesff.hub.resolve import ResolvedModel, resolve
+    from lesff.model import Model, load
+    from lesff.potential.config import ModelConfig
+    from lesff.potential.potential import Potential
+    from lesff.potential.response import BornOptions
+    from lesff.prediction import Prediction
 
 __all__ = [
+    "BornOptions",
+    "CacheError",
+    "CaveatWarning",
+    "ChargeSpinError",
+    "ConfigError",
+    "ConvergenceError",
+    "DataError",
+    "DeviceError",
+    "ExtrapolationWarning",
+    "IntegrityError",
+    "KernelError",
+    "LesffError",
+    "LicenseError",
+    "ManifestError",
+    "MissingDependencyError",
     "Model",
     "ModelConfig",
+    "ModelNotFoundError",
+    "NotPositiveDefiniteError",
+    "OfflineError",
+    "PhysicsError",
     "Potential",
     "Prediction",
+    "PropertyError",
+    "PublishError",
     "ResolvedModel",
+    "SignatureError",
+    "StructureError",
+    "UnsupportedInputError",
+    "UnverifiedWarning",
     "__version__",
     "list_models",
     "load",
     "resolve",
 ]
+
+_HOMES = {
+    "BornOptions": "lesff.potential.response",
+    "Model": "lesff.model",
+    "ModelConfig": "lesff.potential.config",
+    "Potential": "lesff.potential.potential",
+    "Prediction": "lesff.prediction",
+    "ResolvedModel": "lesff.hub.resolve",
+    "list_models": "lesff.hub.manifest.names",
+    "load": "lesff.model",
+    "resolve": "lesff.hub.resolve",
+}
+"""Module of every name that is imported when it is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # start-up: 20 ms that most callers do not need
+
+        value: Any = version("lesff")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'lesff' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,14 +1,19 @@
 """The command line, run in process."""
 
 import json
+import subprocess
+import sys
 
 import ase.io
+import click
 import numpy as np
 import pytest
 from ase.build import molecule
 from click.testing import CliRunner
 
+import lesff
 from lesff.cli import main
+from lesff.cli.main import COMMANDS
 
 BUNDLED = "off-small"
 
@@ -109,3 +114,57 @@ def test_evaluate_prints_and_writes_the_table(run, tmp_path):
     errors = json.loads(table.read_text())["errors"]["all"]
     assert errors["n_frames"] == 1
     assert errors["energy_mae"] > 100  # label zero, energy of atomization missing
+
+
+def test_every_command_is_in_the_table_under_its_own_name():
+    """The table of names and help texts is what `lesff --help` reads instead of the commands."""
+    for section in COMMANDS.values():
+        for name, entry in section.items():
+            command = main.get_command(click.Context(main), name)
+            assert command is not None
+            assert command.name == name
+            # the first word of both texts says that they mean the same thing
+            own = (command.help or "").split()[0]
+            assert entry.help.split()[0] == own
+
+
+def test_unknown_commands_are_refused(run):
+    result = run("lists")
+    assert result.exit_code == 2
+    assert "No such command 'lists'" in result.output
+
+
+IMPORTS = """
+import sys
+import click, importlib
+{code}
+heavy = {{"torch", "e3nn", "ase", "scipy", "numpy", "huggingface_hub"}} & set(sys.modules)
+print(sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import lesff; dir(lesff); lesff.__version__; lesff.PropertyError",
+        "from lesff.cli.main import main; main(['--help'], standalone_mode=False)",
+        "from lesff.cli.main import main; main(['--version'], standalone_mode=False)",
+        "from lesff.cli.main import main\n"
+        "from click.shell_completion import BashComplete\n"
+        "print([c.value for c in BashComplete(main, {}, 'lesff', 'X').get_completions([], 'ca')])",
+    ],
+)
+def test_help_and_completion_import_nothing_heavy(code):
+    command = [sys.executable, "-c", IMPORTS.format(code=code)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    assert found.stdout.splitlines()[-1] == "[]"
+    if "Complete" in code:
+        assert "['calibrate', 'cache']" in found.stdout
+
+
+def test_names_of_the_package_are_imported_when_used():
+    assert set(lesff.__all__) <= set(dir(lesff))
+    for name in lesff.__all__:
+        assert getattr(lesff, name) is not None
+    with pytest.raises(AttributeError, match="module 'lesff' has no attribute 'lode'"):
+        lesff.lode  # noqa: B018

@@ -1,36 +1,134 @@
-"""The ``lesff`` command."""
+"""The ``lesff`` command: a table of commands, each imported when it is called.
+
+``lesff --help`` and completion read the table only: they import neither torch nor a command.
+"""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 import click
 
-import lesff
-from lesff.cli.cache import cache_group
-from lesff.cli.calibrate import calibrate_command
-from lesff.cli.catalogue import cite_command, list_command, pull_command
-from lesff.cli.convert import convert_command
-from lesff.cli.distill import distill_command
-from lesff.cli.doctor import doctor_command
-from lesff.cli.evaluate import evaluate_command
-from lesff.cli.finetune import finetune_command
-from lesff.cli.hub import hub_group
-from lesff.cli.info import info_command
-from lesff.cli.predict import predict_command
-from lesff.cli.publish import publish_command
-from lesff.cli.select import select_command
-from lesff.cli.sign import sign_command
-from lesff.cli.spectra import spectrum_command, transport_command
-from lesff.cli.split import split_command
-from lesff.cli.train import train_command
-from lesff.cli.verify import verify_command
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
 
-class _Group(click.Group):
-    """Prints errors of lesff as one line and exits with 1."""
+class Entry(NamedTuple):
+    """A command that is not imported yet.
+
+    Attributes:
+        module: Module of :mod:`lesff.cli`.
+        attribute: The command's name there.
+        help: What the list of commands says.
+    """
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: dict[str, Mapping[str, Entry]] = {
+    "Models": {
+        "list": Entry("catalogue", "list_command", "List the models that can be loaded by name."),
+        "info": Entry("info", "info_command", "Show what a model covers, and its card."),
+        "cite": Entry("catalogue", "cite_command", "Print the BibTeX of what to cite for a model."),
+        "pull": Entry(
+            "catalogue", "pull_command", "Fetch a model into the cache, so that it loads offline."
+        ),
+    },
+    "Predictions": {
+        "predict": Entry(
+            "predict", "predict_command", "Predict properties of every structure in a file."
+        ),
+        "spectrum": Entry(
+            "spectra",
+            "spectrum_command",
+            "Spectrum of a trajectory: CSV, JSON and PNG with error bars.",
+        ),
+        "transport": Entry(
+            "spectra",
+            "transport_command",
+            "Ionic conductivity and static dielectric constant of a trajectory.",
+        ),
+    },
+    "Training": {
+        "split": Entry("split", "split_command", "Divide labelled frames by molecule."),
+        "train": Entry(
+            "train", "train_command", "Train the model of a recipe; run again to resume."
+        ),
+        "finetune": Entry(
+            "finetune", "finetune_command", "Train a model further on labelled frames."
+        ),
+        "distill": Entry("distill", "distill_command", "Train a student on what a teacher says."),
+        "calibrate": Entry("calibrate", "calibrate_command", "Give a model uncertainties."),
+        "select": Entry(
+            "select", "select_command", "Choose the most informative frames of a file."
+        ),
+    },
+    "Trust": {
+        "evaluate": Entry(
+            "evaluate",
+            "evaluate_command",
+            "Errors on labelled frames, or the suite of physical and chemical checks.",
+        ),
+        "verify": Entry(
+            "verify", "verify_command", "Replay the golden values of a model; check its physics."
+        ),
+        "sign": Entry("sign", "sign_command", "Sign a model folder."),
+    },
+    "Distribution": {
+        "convert": Entry(
+            "convert", "convert_command", "Convert a MACE or MACELES checkpoint to a model folder."
+        ),
+        "publish": Entry("publish", "publish_command", "Check a model folder and upload it."),
+        "hub": Entry("hub", "hub_group", "Lock, mirror and serve models; update the manifest."),
+        "cache": Entry("cache", "cache_group", "List, verify and clean the cache."),
+    },
+    "Installation": {
+        "doctor": Entry(
+            "doctor", "doctor_command", "Show versions, compiled kernels, threads and the cache."
+        ),
+    },
+}
+"""Commands by section, in the order of the help text."""
+
+_ALL = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is called; prints errors of lesff as one line and exits with 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands."""
+        return list(_ALL)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command, imported now; None if there is none of this name."""
+        entry = _ALL.get(cmd_name)
+        if entry is None:
+            return None
+        return getattr(import_module(f"lesff.cli.{entry.module}"), entry.attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table, section by section."""
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help) for name, entry in section.items()])
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """Commands that begin with what is typed, with their help, none of them imported."""
+        items = [
+            click.shell_completion.CompletionItem(name, help=entry.help)
+            for name, entry in _ALL.items()
+            if name.startswith(incomplete)
+        ]
+        # click's own completion of a group's options, without that of its commands
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -48,34 +146,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"Warning: {message}", err=True)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(lesff.__version__, prog_name="lesff")
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("lesff"), prog_name="lesff")
 def main() -> None:
     """Foundation models for atoms with long-range electrostatics."""
-
-
-_COMMANDS = (
-    list_command,
-    info_command,
-    pull_command,
-    cite_command,
-    predict_command,
-    evaluate_command,
-    split_command,
-    train_command,
-    finetune_command,
-    calibrate_command,
-    select_command,
-    distill_command,
-    convert_command,
-    verify_command,
-    doctor_command,
-    sign_command,
-    publish_command,
-    hub_group,
-    cache_group,
-    spectrum_command,
-    transport_command,
-)
-for command in _COMMANDS:
-    main.add_command(command)
