@@ -22,7 +22,8 @@ from lesff.atoms.structure import to_structure
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.heads import LongRangeConfig
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 
 
 def model(hidden: str, cutoff: float) -> Potential:

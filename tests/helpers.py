@@ -20,7 +20,8 @@ from lesff.electrostatics.sums.direct import DirectTransform
 from lesff.electrostatics.sums.ewald import periodic_energy
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.heads import LongRangeConfig
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 
 CUTOFF = 3.2
 """Edge cutoff of the tiny potentials in A."""

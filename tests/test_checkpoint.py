@@ -19,7 +19,8 @@ from lesff.model_folder import tensor_file
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import MODEL_FILES
 from lesff.model_folder.verify import verify_parity
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 
 
 def tiny_potential(seed: int = 0, **changes) -> Potential:

@@ -16,7 +16,8 @@ from lesff.atoms.structure import to_structure
 from lesff.convert.mace.model import convert_mace
 from lesff.convert.reader import read_checkpoint
 from lesff.heads import LongRangeConfig
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 
 
 def build(hidden: str, cutoff: float, elements: tuple[int, ...]) -> Potential:

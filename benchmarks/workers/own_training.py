@@ -11,7 +11,8 @@ import torch
 from report import serve
 
 from lesff.heads import LongRangeConfig
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
 from lesff.train.frames import read_frames
 from lesff.train.gradients import accumulate_gradients

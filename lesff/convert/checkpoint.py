@@ -11,7 +11,7 @@ from lesff.convert.mace.model import convert_mace, mace_heads
 from lesff.convert.reader import read_checkpoint
 from lesff.errors import ModelNotFoundError, UnsupportedInputError
 from lesff.model_folder.folder import save_model
-from lesff.potential.potential import ModelConfig
+from lesff.potential.config import ModelConfig
 
 _CARD = """# {title}
 

@@ -18,7 +18,7 @@ from lesff.finetune.report import (
     worst_frames,
     write_text,
 )
-from lesff.potential.potential import ModelConfig
+from lesff.potential.config import ModelConfig
 from lesff.reports.page import curve_figure, document, image, parity_figure
 from lesff.reports.tables import error_table, table
 from lesff.train.metrics import FramePrediction, errors_by

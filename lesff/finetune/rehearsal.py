@@ -21,7 +21,8 @@ from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import Structure, to_structure
 from lesff.errors import StructureError
 from lesff.finetune.start import EnergyShift
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 from lesff.train.frames import Frame, unlabelled
 from lesff.train.metrics import FramePrediction, predict_frames
 

@@ -30,7 +30,7 @@ from lesff.model_folder.layout import (
     model_files,
 )
 from lesff.model_folder.verify import verify_parity
-from lesff.potential.potential import ModelConfig
+from lesff.potential.config import ModelConfig
 
 _CODE = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".model", ".py", ".so"}
 """Endings of files that can hold code."""

@@ -36,7 +36,8 @@ from lesff.model_folder.tensor_file import (
     write_tensors,
 )
 from lesff.plain_data import from_dict, read_json
-from lesff.potential.potential import RADIAL_MODES, ModelConfig, Potential, RadialMode
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import RADIAL_MODES, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}

@@ -20,7 +20,8 @@ from lesff.model_folder.tensor_file import (
     read_header,
     read_tensors,
 )
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 
 GOLDEN_UNCERTAINTIES = ("energy_uncertainty", "forces_uncertainty")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from lesff.atoms.elements import elements_of, symbols
 from lesff.atoms.structure import Structure
 from lesff.errors import CaveatWarning, ExtrapolationWarning, UnsupportedInputError
-from lesff.potential.potential import ModelConfig
+from lesff.potential.config import ModelConfig
 
 
 def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict: bool) -> None:

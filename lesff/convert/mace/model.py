@@ -22,7 +22,8 @@ from lesff.errors import UnsupportedInputError
 from lesff.heads import LongRangeConfig
 from lesff.nn.activations import SIGMOID_NORM, SILU_NORM
 from lesff.nn.state_embedding import StateInput
-from lesff.potential.potential import ModelConfig, Potential
+from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 
 __all__ = ["convert_mace", "mace_heads"]
 

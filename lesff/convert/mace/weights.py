@@ -16,7 +16,7 @@ from lesff.convert.mace.shape import CONTRACTIONS, MACEShape, class_name
 from lesff.convert.record import Record
 from lesff.errors import UnsupportedInputError
 from lesff.nn.coupling import convolution_paths, monomials
-from lesff.potential.potential import ModelConfig
+from lesff.potential.config import ModelConfig
 
 _ROUNDING = 1e-5
 """Files hold coupling coefficients in float32, and up to six of them are added here."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import ase
 import numpy as np
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import BaseCalculator
 from ase.eos import EquationOfState
 
 from lesff.errors import ConvergenceError
@@ -114,7 +114,7 @@ def crystal(solid: Solid, a: float | None = None, *, conventional: bool = False)
     return ase.Atoms(numbers, positions=positions, cell=cell, pbc=True)
 
 
-def equation_of_state(solid: Solid, calculator: Calculator) -> tuple[float, float]:
+def equation_of_state(solid: Solid, calculator: BaseCalculator) -> tuple[float, float]:
     """Lattice constant (A) and bulk modulus (GPa) by a Birch-Murnaghan fit.
 
     The lowest energy is sought from 12 % below to 12 % above the lattice constant of experiment,

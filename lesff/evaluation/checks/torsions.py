@@ -10,7 +10,7 @@ from typing import Any
 import ase
 import numpy as np
 from ase.build import minimize_rotation_and_translation, molecule
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import BaseCalculator
 from ase.constraints import FixInternals
 from ase.mep import NEB
 from ase.optimize import FIRE
@@ -146,7 +146,7 @@ TORSIONS = {
 }
 
 
-def scan(torsion: Torsion, calculator: Calculator) -> tuple[np.ndarray, np.ndarray]:
+def scan(torsion: Torsion, calculator: BaseCalculator) -> tuple[np.ndarray, np.ndarray]:
     """Angles (degrees) and relaxed energies (kcal/mol above the lowest) along a torsion.
 
     Each point starts from the one before; everything but the angle is relaxed.
@@ -167,7 +167,7 @@ def scan(torsion: Torsion, calculator: Calculator) -> tuple[np.ndarray, np.ndarr
     return angles, np.array(energies) - min(energies)
 
 
-def path(torsion: Torsion, calculator: Calculator) -> tuple[np.ndarray, np.ndarray]:
+def path(torsion: Torsion, calculator: BaseCalculator) -> tuple[np.ndarray, np.ndarray]:
     """Angles (degrees) and energies (kcal/mol above the lowest) of a minimum-energy path.
 
     A climbing-image nudged elastic band from the minimum at the first angle to that at the last,
@@ -199,7 +199,7 @@ def path(torsion: Torsion, calculator: Calculator) -> tuple[np.ndarray, np.ndarr
     return np.array(angles), np.array(energies) - min(energies)
 
 
-def rigid_scan(torsion: Torsion, calculator: Calculator) -> np.ndarray:
+def rigid_scan(torsion: Torsion, calculator: BaseCalculator) -> np.ndarray:
     """Energies (kcal/mol) along a torsion of the relaxed molecule, nothing else changing."""
     atoms = relaxed(torsion.build(), calculator)
     moving = side_of(atoms, torsion.atoms[1], torsion.atoms[2])
