@@ -98,6 +98,8 @@ def check_response(
             "`stress` needs structures periodic in all three directions; "
             "leave it out for molecules and slabs"
         )
+    # slabs: P has many values in the plane and one along the normal, and neither the dipole of
+    # molecules nor the unfolding of crystals does for both
     partial = graph.pbc.any(1) & ~graph.pbc.all(1)
     if "born_effective_charges" in wanted and bool(partial.any()):
         raise PropertyError(
@@ -106,6 +108,7 @@ def check_response(
         )
     if "polarizability" in wanted and not responds:
         raise PropertyError(NO_RESPONSE)
+    # sums of q r depend on which image of each atom is in the list; sums of atomic dipoles do not
     moments = {"dipole", "quadrupole"} | (set() if only_dipoles_respond else {"polarizability"})
     moments = sorted(wanted & moments)
     if moments and bool(graph.pbc.any()):
@@ -117,6 +120,7 @@ def check_response(
 
 
 def _check_field(wanted: set[str], graph: AtomGraph, *, has_charges: bool) -> None:
+    """The part of :func:`check_response` for batches with a field; same errors."""
     present, field = has_field(graph), graph.external_field
     if field is None or not bool(present.any()):  # None first: .any() waits for the device
         return
@@ -168,7 +172,7 @@ def born_charges(
         charges: (n_atoms,) in e, summing to the total charge, with a graph to the positions.
         graph: Crystals and molecules.
         local: The charges as a local function, for crystals.
-        options: How.
+        options: Mode, sum rule and memory.
         directions: (n_systems, m, 3): components of P to take instead of x, y, z; the result is
             then (n_atoms, m, 3).
         dipoles: (n_atoms, 3) atomic dipoles in e A with a graph to the positions, if any. Their
@@ -182,10 +186,12 @@ def born_charges(
         directions = eye.expand(graph.n_systems, 3, 3)
     periodic = graph.pbc.all(1)
     parts = []
+    # molecules: Z* is the Jacobian of the dipole; s: system, m: direction, i: Cartesian
     if not bool(periodic.all()):
         dipole = dipole_moment(charges, graph, moment_origin(graph), dipoles)
         along = torch.einsum("smi,si->sm", directions, dipole)
         parts.append(jacobian_rows(along, graph.positions))
+    # crystals: charges on an unfolded cluster, atomic dipoles as they are
     if bool(periodic.any()):
         crystal = _crystal(charges, graph, local, options, directions)
         if dipoles is not None:
@@ -200,14 +206,19 @@ def born_charges(
         parts.append(crystal)
     born = parts[0]
     if len(parts) == 2:
+        # each part has rows for all atoms, (n_atoms, m, 3); take those of its own systems
         born = torch.where(periodic[graph.batch][:, None, None], parts[1], parts[0])
     return _with_sum_rule(born, graph, directions) if options.sum_rule else born
 
 
 def _crystal(
-    charges: Tensor, graph: AtomGraph, local: LocalCharges, options: BornOptions,
+    charges: Tensor,
+    graph: AtomGraph,
+    local: LocalCharges,
+    options: BornOptions,
     directions: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
+    """Born effective charges of crystals from their charges, (n_atoms, m, 3) in e."""
     if options.mode == "exact":
         return periodic_born_charges(
             charges.detach(),
@@ -223,10 +234,15 @@ def _crystal(
     eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
     cell = torch.where(graph.pbc.all(1)[:, None, None], graph.cell, eye)  # molecules: unused rows
     born = sine_born_charges(charges, graph.positions, cell, graph.batch)
-    return torch.einsum("nma,nab->nmb", directions[graph.batch], born)
+    return torch.einsum("nma,nab->nmb", directions[graph.batch], born)  # n: atom, a, b: Cartesian
 
 
 def _with_sum_rule(born: Tensor, graph: AtomGraph, directions: Tensor) -> Tensor:
+    """Born effective charges that obey the acoustic sum rule, (n_atoms, m, 3) in e.
+
+    Moving all atoms by b changes the polarisation by ``Q b``: ``sum_a Z*_a = Q 1``. Whatever the
+    sum exceeds it by is taken from all atoms alike.
+    """
     total = segment_sum(born, graph.batch, graph.n_systems)
     excess = total - graph.total_charge[:, None, None] * directions
     mean = excess / graph.atoms_per_system()[:, None, None]
@@ -247,7 +263,8 @@ def crystal_field_forces(charges: Tensor, graph: AtomGraph, local: LocalCharges)
     crystals = has_field(graph) & graph.pbc.all(1)
     if field is None or not bool(crystals.any()):
         return torch.zeros_like(graph.positions)
-    along = torch.where(crystals[:, None], field, 0.0)[:, None]
+    # one direction, m = 1, of the field's length: sum_i E_i dP_i / dr_aj is the force itself
+    along = torch.where(crystals[:, None], field, 0.0)[:, None]  # [s, 1, i]
     forces = born_charges(charges, graph, local, BornOptions(sum_rule=True), along)[:, 0]
     return torch.where(crystals[graph.batch][:, None], forces, 0.0)
 
