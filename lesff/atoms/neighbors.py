@@ -114,7 +114,7 @@ class VerletList:
         # lengths now, of one edge per pair: its reverse is exactly as long
         sender, receiver = kept.edge_index.take(self._pairs, axis=1)
         vectors = positions.take(receiver, axis=0) - positions.take(sender, axis=0) + self._offsets
-        squared = np.einsum("ij,ij->i", vectors, vectors)
+        squared = np.einsum("ij,ij->i", vectors, vectors)  # i: pair, j: Cartesian
         # keep both edges of every close pair, in the order of the kept list
         near = self._pairs[squared < self.cutoff**2]
         is_chosen = np.zeros(len(kept.reverse_edge), dtype=bool)

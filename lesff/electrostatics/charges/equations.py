@@ -189,9 +189,8 @@ class DenseEquations(Equations):
         # charges without totals, the multipliers that correct their sums, and charges with totals
         free = torch.cholesky_solve(b, self.factor)  # K^-1 b, [s, a, 1]
         multiplier = torch.cholesky_solve(self.sums @ free - given, self.schur)  # [s, f, 1]
-        q = (free - self.response @ multiplier).flatten()[
-            self.padding.slot
-        ]  # [s, a, 1] -> (n_atoms,)
+        # [s, a, f] @ [s, f, 1], and the rows of real atoms only, (n_atoms,)
+        q = (free - self.response @ multiplier).flatten()[self.padding.slot]
         # K - background on every pair: the same charges, a shift of the multipliers by c Q_tot
         multiplier = multiplier[..., 0] + (self.background * given.sum((1, 2)))[:, None]
         return q.to(right.dtype), multiplier.flatten()[self.slot].to(right.dtype)

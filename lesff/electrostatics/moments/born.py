@@ -224,7 +224,7 @@ def unfold(
         near = np.all((moved > low) & (moved < high), axis=1)
         if not shift.any():
             near &= ~is_home  # home atoms stand in front already
-        images.append(positions[near] + shift @ cell)
+        images.append(positions[near] + shift @ cell)  # rows of the cell are lattice vectors
         owners.append(np.flatnonzero(near))
     points = np.concatenate([positions[members], *images])
     home = torch.from_numpy(np.concatenate([members, *owners])).to(graph.positions.device)

@@ -66,7 +66,7 @@ def quadrupole_moment(
     outer = torch.einsum("n,ni,nj->nij", charges, r, r)  # n: atom, i, j: Cartesian
     # a dipole at r is a pair of charges about it: both orders of u and r
     if dipoles is not None:
-        mixed = torch.einsum("ni,nj->nij", dipoles, r)
+        mixed = torch.einsum("ni,nj->nij", dipoles, r)  # [n, i, j] and its transpose in ij
         outer = outer + mixed + mixed.transpose(1, 2)
     if quadrupoles is not None:
         outer = outer + quadrupoles

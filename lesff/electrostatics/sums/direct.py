@@ -128,10 +128,11 @@ def _to_waves(table: Tensor) -> Tensor:
     Returns:
         S, (n_systems, n_channels, *grid.shape): n_1 >= 0, n_2 and n_3 of both signs.
     """
-    # axis 3: C + i S for n3 >= 0; the table is real, so -n3 has the conjugate
+    # axis 3, cosine columns C and sine columns D: C + i D for n3 >= 0, its conjugate for -n3, since
+    # the table is real
     first = torch.complex(*table.chunk(2, dim=4))
     waves = torch.cat([first[..., 1:].flip(4).conj(), first], dim=4)  # n3 = -limit..limit
-    # axis 2: entries are complex by now, so n2 < 0 needs its own C - i S; n2 = 0 comes once
+    # axis 2: entries are complex by now, so n2 < 0 needs its own C - i D; n2 = 0 comes once
     cosine, sine = waves.chunk(2, dim=3)
     plus, minus = cosine + 1j * sine, (cosine - 1j * sine)[:, :, :, 1:].flip(3)
     waves = torch.cat([minus, plus], dim=3)

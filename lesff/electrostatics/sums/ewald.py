@@ -160,7 +160,7 @@ def _power_block(
     """Part of :func:`weighted_power` for the planes of ``structure``, counted from ``start``."""
     weight = wave_weights(inverse, slice(start, start + structure.shape[1]), grid, settings, height)
     power = structure.real.square() + structure.imag.square()
-    return (weight * power).flatten(1).sum(1)
+    return (weight * power).flatten(1).sum(1)  # [s, i j l]
 
 
 def wave_weights(

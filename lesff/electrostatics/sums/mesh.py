@@ -88,7 +88,7 @@ class MeshTransform(Transform):
         rows = [_wrapped(grid, axis, mesh, s.device) for axis in (1, 2)]
         first = torch.arange(grid.shape[0], device=s.device)
         full[:, :, :, first[:, None, None], rows[0][:, None], rows[1]] = waves  # [.., n1, n2, n3]
-        # "forward" puts the factor 1/M^3 on the other transform: this is the plain sum over n
+        # "forward" has the factor 1/(M1 M2 M3) on the other transform: this is the plain sum over n
         values = torch.fft.irfftn(full, s=mesh[::-1], dim=(5, 4, 3), norm="forward")
         # [p, s, c, m1, m2, m3] -> [s m1 m2 m3, p c]: one row per mesh point, as `_spread` counts
         values = values.permute(1, 3, 4, 5, 0, 2).reshape(n_systems * math.prod(mesh), -1)
@@ -96,7 +96,7 @@ class MeshTransform(Transform):
         out = s.new_empty(n_systems, s.shape[1], values.shape[1])
         for block, index, weight in self._spread(s, mesh):
             near = values.index_select(0, index.flatten()).view(*index.shape, -1)  # [s, a, w, p c]
-            out[:, block] = torch.einsum("snw,snwc->snc", weight, near)
+            out[:, block] = torch.einsum("snw,snwc->snc", weight, near)  # n: atom, c: p c
         # [s, a, p c] -> [s, a, p, c] -> [p, s, c, a]
         phi = out.view(n_systems, s.shape[1], len(parts), n_channels).permute(2, 0, 3, 1)
         if not gradient:
@@ -176,7 +176,7 @@ def _kernel_transform(width: int, limit: int, points: int) -> np.ndarray:
     kernel = np.exp(_BETA_PER_POINT * width * (np.cos(t) - 1.0)) * np.cos(t)
     n = np.arange(limit + 1)
     phase = np.cos(np.pi * width / points * n[:, None] * np.sin(t))  # [n, node]
-    return 0.5 * width * 0.5 * np.pi * (phase @ (node_weight * kernel))
+    return 0.5 * width * 0.5 * np.pi * (phase @ (node_weight * kernel))  # sum over nodes
 
 
 def _wrapped(grid: Grid, axis: int, mesh: tuple[int, int, int], device: torch.device) -> Tensor:
