@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 
 
 def symbols(numbers: Sequence[int]) -> str:
-    """Chemical symbols of atomic numbers, as text."""
+    """Chemical symbols of atomic numbers, separated by spaces."""
     return " ".join(chemical_symbols[z] for z in numbers)
 
 

@@ -100,6 +100,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
     def cat(name: str) -> Tensor:
         return torch.cat([getattr(graph, name) for graph in graphs])
 
+    # what counts systems, atoms or edges moves by the number of them in the graphs before
     batch, edge_index, reverse_edge = [], [], []
     n_atoms = n_systems = n_edges = 0
     for graph in graphs:
@@ -109,6 +110,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         n_atoms += graph.n_atoms
         n_systems += graph.n_systems
         n_edges += graph.n_edges
+    # a batch has a field for all systems, zero where there is none, or no field at all
     field = None
     if any(graph.external_field is not None for graph in graphs):
         rows = [
@@ -145,7 +147,9 @@ def strained(graph: AtomGraph, strain: Tensor) -> AtomGraph:
         graph: The batch.
         strain: (n_systems, 3, 3), dimensionless.
     """
+    # the antisymmetric part would rotate, which changes no energy but is not a strain
     eps = 0.5 * (strain + strain.transpose(1, 2))
+    # rows times matrix, for positions as for lattice vectors: n: atom, i, j: Cartesian
     moved = torch.einsum("ni,nij->nj", graph.positions, eps[graph.batch])
     cell = graph.cell + torch.bmm(graph.cell, eps)
     return graph.replace(positions=graph.positions + moved, cell=cell)
@@ -169,6 +173,7 @@ def build_graph(
         found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
     if found.min_distance < MIN_DISTANCE:
         raise _overlap(structure, found.edge_index, found.cell_shifts)
+    # a molecule's cell means nothing: zero, so that nothing can depend on it
     cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))
     tensor = torch.from_numpy
     return AtomGraph(
@@ -205,5 +210,6 @@ def edge_vectors(graph: AtomGraph) -> Tensor:
     """From sender to receiver of each edge, (n_edges, 3) in A."""
     sender, receiver = graph.edge_index
     shift = graph.cell_shifts.to(graph.positions.dtype)
+    # e: edge, i: lattice vector, j: Cartesian
     lattice = torch.einsum("ei,eij->ej", shift, graph.cell[graph.batch[sender]])
     return graph.positions[receiver] - graph.positions[sender] + lattice

@@ -39,14 +39,17 @@ class Molecules:
 
 def find_molecules(graph: AtomGraph) -> Molecules:
     """Connected molecules by covalent radii, across cell boundaries; edges must hold the bonds."""
+    # edges shorter than a stretched bond; the table of radii is indexed by atomic number
     sender, receiver = graph.edge_index
     length = edge_vectors(graph).detach().norm(dim=1)
     radii = torch.from_numpy(covalent_radii).to(length)[graph.atomic_numbers]
     bonds = torch.nonzero(length < BOND_STRETCH * (radii[sender] + radii[receiver])).flatten()
     i, j = sender[bonds].cpu().numpy(), receiver[bonds].cpu().numpy()
+    # atoms that bonds connect are one molecule, whichever images the bonds lead to
     n = graph.n_atoms
     links = coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(n, n))
     count, labels = connected_components(links, directed=False)
     of_atom = torch.from_numpy(labels.astype(np.int64)).to(graph.batch.device)
+    # all atoms of a molecule are in one system: any of them says which
     system = graph.batch.new_zeros(count).index_copy(0, of_atom, graph.batch)
     return Molecules(of_atom, system, torch.bincount(system)[system] > 1)

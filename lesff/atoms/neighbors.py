@@ -57,12 +57,14 @@ def find_neighbors(
     )
     first, second = first.astype(np.int64), second.astype(np.int64)
     shifts = shifts.astype(np.int64).reshape(-1, 3)
+    # each pair once; both directions follow: place k is the pair, place k + n_pairs its reverse.
     # vesin: r_ij = r_second - r_first + shift @ cell, so `first` sends and `second` receives
     n_pairs = len(first)
     sender = np.concatenate([first, second])
     receiver = np.concatenate([second, first])
     all_shifts = np.concatenate([shifts, -shifts])
     order = np.argsort(receiver, kind="stable")
+    # the reverse of place p is p + n_pairs, modulo all; `rank` says where the sort has put it
     rank = np.empty_like(order)
     rank[order] = np.arange(2 * n_pairs)
     reverse = rank[(order + n_pairs) % max(2 * n_pairs, 1)]
@@ -101,6 +103,7 @@ class VerletList:
         """All pairs closer than the cutoff; arguments as for :func:`find_neighbors`."""
         kept = self._kept
         if kept is None or not self._is_valid(positions, cell, pbc):
+            # a new search; the edge with the lower index of the two stands for the pair
             kept = find_neighbors(positions, cell, pbc, self.cutoff + self.skin)
             kept = self._kept = _canonical(kept)
             self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
@@ -108,9 +111,11 @@ class VerletList:
             box = cell if pbc.any() else np.zeros((3, 3))
             self._offsets = kept.cell_shifts[self._pairs] @ box
             self.n_searches += 1
+        # lengths now, of one edge per pair: its reverse is exactly as long
         sender, receiver = kept.edge_index.take(self._pairs, axis=1)
         vectors = positions.take(receiver, axis=0) - positions.take(sender, axis=0) + self._offsets
-        squared = np.einsum("ij,ij->i", vectors, vectors)
+        squared = np.einsum("ij,ij->i", vectors, vectors)  # i: pair, j: Cartesian
+        # keep both edges of every close pair, in the order of the kept list
         near = self._pairs[squared < self.cutoff**2]
         is_chosen = np.zeros(len(kept.reverse_edge), dtype=bool)
         is_chosen[near] = True
@@ -119,6 +124,10 @@ class VerletList:
         return _reordered(kept, np.flatnonzero(is_chosen), shortest)
 
     def _is_valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
+        """Whether the kept list still holds all pairs within the cutoff.
+
+        Two atoms that moved half the skin each, towards each other, come closer by the skin.
+        """
         if positions.shape != self._positions.shape or not np.array_equal(pbc, self._pbc):
             return False
         if pbc.any() and not np.array_equal(cell, self._cell):
@@ -135,6 +144,8 @@ def _canonical(neighbors: Neighbors) -> Neighbors:
 
 
 def _reordered(neighbors: Neighbors, order: np.ndarray, min_distance: float) -> Neighbors:
+    """The edges ``order`` (n_kept,), which must hold the reverse of each, in that order."""
+    # from old to new places, for the references to reverse edges
     rank = np.empty(len(neighbors.reverse_edge), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return Neighbors(

@@ -20,5 +20,6 @@ def shift_to_total(charges: Tensor, batch: Tensor, total_charge: Tensor, counts:
         total_charge: (n_systems,) Q in e.
         counts: (n_systems,) N.
     """
+    # per system, then spread evenly over its atoms
     excess = segment_sum(charges, batch, len(total_charge)) - total_charge
     return charges - (excess / counts)[batch]

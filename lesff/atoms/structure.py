@@ -123,6 +123,7 @@ def _settle_field(field: Any, where: str) -> np.ndarray | None:
 
 
 def _as_atoms(source: Any, where: str) -> ase.Atoms:
+    """ASE atoms of any supported object; StructureError for others."""
     if isinstance(source, ase.Atoms):
         return source
     convert = getattr(source, "to_ase_atoms", None)  # pymatgen structures and molecules
@@ -137,6 +138,7 @@ def _as_atoms(source: Any, where: str) -> ase.Atoms:
 
 
 def _is_structure(source: Any) -> bool:
+    """Whether it is one structure and not a sequence of them (ASE atoms are iterable)."""
     return isinstance(source, ase.Atoms) or any(
         callable(getattr(source, name, None)) for name in ("to_ase_atoms", "GetConformer")
     )
@@ -159,10 +161,12 @@ def _from_rdkit(molecule: Any, where: str) -> ase.Atoms:
 
 
 def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
+    """Raise StructureError if the periodic rows of the cell are not finite or span no volume."""
     if not pbc.any():
         return
     if not np.isfinite(cell).all():
         raise StructureError(f"{where}: the cell must be finite, got {cell.tolist()}")
+    # length, area or volume of the periodic rows: the root of their Gram determinant
     rows = cell[pbc]
     measure = np.sqrt(np.linalg.det(rows @ rows.T).clip(min=0.0))
     if measure < _MIN_VOLUME:
@@ -173,6 +177,11 @@ def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
 
 
 def _from_info(atoms: ase.Atoms, names: Sequence[str], what: str, where: str) -> int | None:
+    """Value of ``atoms.info`` under any of the names; None where there is none.
+
+    Raises:
+        ChargeSpinError: for values that are no integers or contradict each other.
+    """
     found = {n: _integer(atoms.info[n], what, where) for n in names if n in atoms.info}
     if len(set(found.values())) > 1:
         raise ChargeSpinError(f"{where}: atoms.info has contradictory values {found}")
@@ -185,12 +194,18 @@ def lowest_spin(n_electrons: int) -> int:
 
 
 def _settle_state(n_protons: int, charge: Any, spin: Any, where: str) -> tuple[int, int]:
+    """Charge and multiplicity, with defaults: neutral, and no more unpaired electrons than needed.
+
+    Raises:
+        ChargeSpinError: for values that are no integers or do not fit the number of electrons.
+    """
     charge = 0 if charge is None else _integer(charge, "total charge", where)
     n_electrons = n_protons - charge
     if n_electrons < 0:
         raise ChargeSpinError(f"{where}: total charge {charge} exceeds the {n_protons} electrons")
     if spin is None:
         return charge, lowest_spin(n_electrons)
+    # 2S unpaired electrons: 2S and the number of electrons are both even or both odd
     spin = _integer(spin, "spin multiplicity", where)
     unpaired = spin - 1
     if spin < 1 or unpaired > n_electrons or (n_electrons - unpaired) % 2:
@@ -203,6 +218,7 @@ def _settle_state(n_protons: int, charge: Any, spin: Any, where: str) -> tuple[i
 
 
 def _integer(value: Any, name: str, where: str) -> int:
+    """The value as an integer; ChargeSpinError for 0.5 and for what is no number."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -280,6 +296,7 @@ def to_structures(
 
 
 def _spread(value: Any, count: int, name: str) -> list[Any]:
+    """One value per structure from one for all or a sequence; ChargeSpinError for another count."""
     if value is None or np.ndim(value) == 0:
         return [value] * count
     values = list(value)
@@ -291,6 +308,7 @@ def _spread(value: Any, count: int, name: str) -> list[Any]:
 
 
 def _spread_field(field: Any, count: int) -> list[Any]:
+    """One field per structure from one for all or a row each; StructureError for another count."""
     if field is None or np.ndim(field) != 2:
         return [field] * count
     if len(field) != count:

@@ -45,7 +45,7 @@ def latent_energy(
             size and device). Isolated systems are a pair sum in every case.
         finite_size_correction: ``"makov-payne"`` turns the energy of a cubic box into that of the
             isolated molecule up to order L^-5; all systems must be cubic boxes.
-        plan: What :func:`.groups.plan_coulomb` found for this batch of crystals and molecules;
+        plan: What :func:`.plan.plan_coulomb` found for this batch of crystals and molecules;
             boundaries are then not checked again and ``evaluator`` is the plan's.
 
     Raises:
@@ -62,6 +62,8 @@ def latent_energy(
             f"got {finite_size_correction!r}"
         )
     cell = graph.cell
+    # a plan is for crystals and molecules only, whose sums run in the cells as given; slabs get
+    # auxiliary ones here
     if plan is None:
         check_boundaries(graph.pbc)
         plan, cell = plan_coulomb(graph, settings, evaluator)

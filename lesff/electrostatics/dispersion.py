@@ -4,10 +4,10 @@ r"""London dispersion between all pairs of atoms, beyond the reach of the short-
     E = -\frac12 \sum_{i \ne j} c_i c_j K(r_{ij}), \quad
     K(r) = \frac{1 - e^{-a} (1 + a + a^2/2)}{r^6}, \quad a = \frac{r^2}{2 \sigma^2},
 
-with ``c_i = sqrt(C6_i)`` of the element (geometric mean, Grimme, J. Comput. Chem. 27, 1787 (2006),
-eq. 13): ``-C6/r^6`` at long range, finite at r = 0. It is the part of ``1/r^6`` that an Ewald sum
-takes in reciprocal space (Williams, Acta Cryst. A 27, 452 (1971); latent Ewald with p = 6, arXiv
-2408.15165):
+with ``c_i = sqrt(C6_i)`` of the element (geometric mean ``C6_ij = c_i c_j``, Grimme, J. Comput.
+Chem. 27, 1787 (2006), eq. 13): ``-C6/r^6`` at long range, finite at r = 0. It is the part of
+``1/r^6`` that an Ewald sum takes in reciprocal space (Williams, Acta Cryst. A 27, 452 (1971);
+latent Ewald with p = 6, arXiv 2408.15165):
 
 .. math::
     E = -\frac{\pi^{3/2}}{24 V} \sum_{|k| \le 2\pi/dl}
@@ -51,7 +51,8 @@ C6_D2 = (
 _SERIES_LIMIT = 2.0
 """Below this value of r^2 / (2 sigma^2) the kernel uses its series."""
 _SERIES_TERMS = {torch.float32: 9, torch.float64: 18}
-"""2^10 / (3 ... 13) = 3e-7 and 2^19 / (3 ... 22) = 9e-16 of the first term."""
+"""The first terms left out are at most 2^10 / (3 ... 13) = 3e-7 and 2^19 / (3 ... 22) = 9e-16; the
+sum is 0.6 there."""
 _SLAB_VACUUM = 60.0
 """A. The images of a slab attract it as A / (12 pi d^2) with a Hamaker constant A of at most an
 eV: 1e-5 eV per A^2 of surface."""
@@ -99,17 +100,20 @@ class DispersionConfig:
 
     @property
     def prefactor(self) -> float:
-        """``-pi^(3/2) / 24``."""
+        """Factor ``-pi^(3/2) / 24`` of the sum over wave vectors, negative: attraction."""
         return -(math.pi**1.5) / 24.0
 
     @property
     def pair_constant(self) -> float:
-        """Attraction."""
+        """Factor of the pair sum ``-1/2 sum c_i c_j K``: -1, as atoms attract each other."""
         return -1.0
 
     @property
     def remove_self_interaction(self) -> bool:
-        """An atom does not attract itself."""
+        """Whether the terms i = j are left out: yes, an atom does not attract itself.
+
+        In crystals it does attract its own images.
+        """
         return True
 
     @property
@@ -124,7 +128,10 @@ class DispersionConfig:
 
     @property
     def truncates_images(self) -> bool:
-        """Images of a slab stay, far away."""
+        """Whether images of a slab are removed: no, ``slab_vacuum`` keeps them far away.
+
+        The truncation is that of 1/r, and 1/r^6 has fallen to almost nothing at that distance.
+        """
         return False
 
     def weight(self, k2: Tensor) -> Tensor:
@@ -133,8 +140,11 @@ class DispersionConfig:
         Args:
             k2: Squared wave vectors in 1/A^2, any shape.
         """
+        # k = 0 counts: the kernel falls faster than r^-3, so its integral is finite
         k_max = 2.0 * math.pi / self.dl
         inside = k2 <= k_max**2 * (1.0 + SPHERE_TOLERANCE)
+        # with k = scale b, y = b^2: scale^3 [sqrt(pi) b^3 erfc(b) + (1/2 - b^2) exp(-b^2)], that is
+        # scale^3 / 2 at the origin; there y = 1 keeps the gradient of the root finite
         scale = math.sqrt(2.0) / self.sigma
         origin = k2 <= 0
         y = torch.where(origin, torch.ones_like(k2), k2) / scale**2
@@ -156,23 +166,28 @@ class DispersionConfig:
         """
         s = 0.5 / self.sigma**2
         a = s * r2
+        # K^(m) needs G(3 + m): the highest one first, then downward to G(3)
         half = 0.5 * torch.exp(-a)
         value = _highest(a, half, 3 + order)
         values = [(-1) ** order * s ** (3 + order) * value]
         for p in range(2 + order, 2, -1):
             value = (half + a * value) / p
             values.append((-1) ** (p - 3) * s**p * value)
-        return values[::-1]
+        return values[::-1]  # K, K', K'', ...
 
 
 def _highest(a: Tensor, half: Tensor, p: int) -> Tensor:
     """G(p) of :meth:`DispersionConfig.kernel`; ``half`` is exp(-a)/2."""
+    # small a: the closed form cancels; each branch has an argument that is harmless in the other's
+    # range, so that gradients of the branch not taken are finite
     near = a < _SERIES_LIMIT
     y, x = torch.where(near, a, 0.0), torch.where(near, _SERIES_LIMIT, a)
     n_terms = _SERIES_TERMS[a.dtype]
+    # sum_n y^n / (p (p+1) ... (p+n)) by Horner's scheme
     series = torch.full_like(a, 1.0 / (p + n_terms))
     for n in range(n_terms - 1, -1, -1):
         series = (1.0 + y * series) / (p + n)
+    # sum_{n<p} x^n / n! by Horner's scheme, and x^p
     head = torch.ones_like(a)
     for n in range(p - 1, 0, -1):
         head = 1.0 + x * head / n
@@ -232,7 +247,7 @@ class Dispersion(nn.Module):
 
         Args:
             graph: The batch.
-            element: (n_atoms,) rank of each atom's element in the model.
+            element: (n_atoms,) row of each atom's element in the model's table.
             plan: See :func:`dispersion_energy`.
         """
         coefficients = self.table[element].to(graph.positions.dtype)

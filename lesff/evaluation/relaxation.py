@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ase
 import numpy as np
-from ase.calculators.calculator import CalculationFailed, Calculator
+from ase.calculators.calculator import BaseCalculator, CalculationFailed
 from ase.optimize import BFGS
 
 from lesff.errors import ConvergenceError
@@ -20,7 +20,7 @@ FAILURES = (ConvergenceError, CalculationFailed)
 
 
 def relaxed(
-    atoms: ase.Atoms, calculator: Calculator, *, fmax: float = FORCE_LIMIT, steps: int = _STEPS
+    atoms: ase.Atoms, calculator: BaseCalculator, *, fmax: float = FORCE_LIMIT, steps: int = _STEPS
 ) -> ase.Atoms:
     """A local minimum near a structure, calculator attached; the structure is not changed.
 

@@ -283,16 +283,20 @@ IN_CRYSTALS = BatchRule(
     "molecules and slabs",
 )
 NOT_IN_SLABS = BatchRule(
+    # P has many values in the plane and one along the normal: neither the dipole of molecules nor
+    # the unfolding of crystals does for both
     holds=lambda graph, _: not bool((graph.pbc.any(1) & ~graph.pbc.all(1)).any()),
     message="`born_effective_charges` need structures periodic in all three directions or in "
     "none; leave them out for slabs",
 )
 IN_MOLECULES = BatchRule(
+    # sums of q r depend on which image of each atom is in the list
     holds=lambda graph, _: not bool(graph.pbc.any()),
     message="{names} of a periodic structure depend on the choice of cell; ask for "
     "born_effective_charges, or set pbc=False for a molecule",
 )
 IN_MOLECULES_UNLESS_DIPOLES = BatchRule(
+    # sums of atomic dipoles do not
     holds=lambda graph, model: model.only_dipoles_respond or not bool(graph.pbc.any()),
     message=IN_MOLECULES.message,
 )

@@ -85,7 +85,7 @@ def born_charges(
         charges: (n_atoms,) in e, summing to the total charge, with a graph to the positions.
         graph: Crystals and molecules.
         local: The charges as a local function, for crystals.
-        options: How.
+        options: Mode, sum rule and memory.
         directions: (n_systems, m, 3): components of P to take instead of x, y, z; the result is
             then (n_atoms, m, 3).
         dipoles: (n_atoms, 3) atomic dipoles in e A with a graph to the positions, if any. Their
@@ -99,10 +99,12 @@ def born_charges(
         directions = eye.expand(graph.n_systems, 3, 3)
     periodic = graph.pbc.all(1)
     parts = []
+    # molecules: Z* is the Jacobian of the dipole; s: system, m: direction, i: Cartesian
     if not bool(periodic.all()):
         dipole = dipole_moment(charges, graph, moment_origin(graph), dipoles)
         along = torch.einsum("smi,si->sm", directions, dipole)
         parts.append(jacobian_rows(along, graph.positions))
+    # crystals: charges on an unfolded cluster, atomic dipoles as they are
     if bool(periodic.any()):
         crystal = _crystal(charges, graph, local, options, directions)
         if dipoles is not None:
@@ -117,14 +119,19 @@ def born_charges(
         parts.append(crystal)
     born = parts[0]
     if len(parts) == 2:
+        # each part has rows for all atoms, (n_atoms, m, 3); take those of its own systems
         born = torch.where(periodic[graph.batch][:, None, None], parts[1], parts[0])
     return _with_sum_rule(born, graph, directions) if options.sum_rule else born
 
 
 def _crystal(
-    charges: Tensor, graph: AtomGraph, local: LocalCharges, options: BornOptions,
+    charges: Tensor,
+    graph: AtomGraph,
+    local: LocalCharges,
+    options: BornOptions,
     directions: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
+    """Born effective charges of crystals from their charges, (n_atoms, m, 3) in e."""
     if options.mode == "exact":
         return periodic_born_charges(
             charges.detach(),
@@ -140,10 +147,15 @@ def _crystal(
     eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
     cell = torch.where(graph.pbc.all(1)[:, None, None], graph.cell, eye)  # molecules: unused rows
     born = sine_born_charges(charges, graph.positions, cell, graph.batch)
-    return torch.einsum("nma,nab->nmb", directions[graph.batch], born)
+    return torch.einsum("nma,nab->nmb", directions[graph.batch], born)  # n: atom, a, b: Cartesian
 
 
 def _with_sum_rule(born: Tensor, graph: AtomGraph, directions: Tensor) -> Tensor:
+    """Born effective charges that obey the acoustic sum rule, (n_atoms, m, 3) in e.
+
+    Moving all atoms by b changes the polarisation by ``Q b``: ``sum_a Z*_a = Q 1``. Whatever the
+    sum exceeds it by is taken from all atoms alike.
+    """
     total = segment_sum(born, graph.batch, graph.n_systems)
     excess = total - graph.total_charge[:, None, None] * directions
     mean = excess / graph.atoms_per_system()[:, None, None]
@@ -164,7 +176,8 @@ def crystal_field_forces(charges: Tensor, graph: AtomGraph, local: LocalCharges)
     crystals = has_field(graph) & graph.pbc.all(1)
     if field is None or not bool(crystals.any()):
         return torch.zeros_like(graph.positions)
-    along = torch.where(crystals[:, None], field, 0.0)[:, None]
+    # one direction, m = 1, of the field's length: sum_i E_i dP_i / dr_aj is the force itself
+    along = torch.where(crystals[:, None], field, 0.0)[:, None]  # [s, 1, i]
     forces = born_charges(charges, graph, local, BornOptions(sum_rule=True), along)[:, 0]
     return torch.where(crystals[graph.batch][:, None], forces, 0.0)
 

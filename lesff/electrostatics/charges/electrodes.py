@@ -6,10 +6,15 @@ Electrode atoms carry Gaussian charges that minimise
     F(q_m) = E(q_f + q_m) + \tfrac12 \sum J q_m^2 - \sum_m V_m q_m
 
 at fixed charges ``q_f`` of everything else, self terms of the metal included: every metal atom
-comes to its potential ``V_m``, up to one constant that the total charge of the metal sets. Metal
-and electrolyte share one Gaussian width, that of the latent charges. Plates a distance d apart have
-the capacitance ``eps0 A / d`` for d large against the width; an image plane lies ``sigma / sqrt(2
-pi)`` above the atoms of a single sheet, for ions with wavelengths long against sigma.
+comes to its potential ``V_m``, up to one constant that the total charge of the metal sets. With the
+potential ``phi = A q_f`` of the fixed charges, ``F - E(q_f)`` is the W of :mod:`.qeq` for the metal
+alone, with ``chi_m = phi_m - V_m``.
+
+Metal and electrolyte share one Gaussian width, that of the latent charges. Plates a distance d
+apart have the capacitance ``eps0 A / d`` for d large against the width; an image plane lies ``sigma
+/ sqrt(2 pi)`` above the atoms of a single sheet, for ions with wavelengths long against sigma: a
+wave k of the sheet's charge has the potential ``2 pi ke / k erfc(sigma k / sqrt 2)`` on the sheet,
+``(2 pi ke / k) exp(-2 k sigma / sqrt(2 pi))`` to first order in k.
 """
 
 from __future__ import annotations
@@ -72,13 +77,14 @@ def constant_potential(
             ``neutral``, fixed charges that do not sum to the total charge.
         NotPositiveDefiniteError: for electrode atoms too close for the width of their charges.
     """
-    count = segment_sum(is_electrode.to(torch.int64), graph.batch, graph.n_systems)
+    count = segment_sum(is_electrode.to(torch.int64), graph.batch, graph.n_systems)  # per system
     if bool((count == 0).any()):
         raise UnsupportedInputError(
             f"structure {int(torch.nonzero(count == 0)[0])} has no electrode atoms"
         )
     if bool((fixed_charges.detach()[is_electrode] != 0).any()):
         raise UnsupportedInputError("`fixed_charges` of electrode atoms must be zero")
+    # what the electrodes must hold for the system to have its total charge, (n_systems,)
     lacking = graph.total_charge - segment_sum(fixed_charges, graph.batch, graph.n_systems)
     wrong = torch.nonzero(lacking.detach().abs() > _TOTAL_TOLERANCE).flatten().tolist()
     if neutral and wrong:
@@ -89,14 +95,16 @@ def constant_potential(
         )
     totals = torch.zeros_like(lacking) if neutral else lacking
     atoms = torch.nonzero(is_electrode).flatten()
+    # A with self terms; at electrode atoms, whose fixed charges are zero, they add nothing to phi
     full = replace(settings, remove_self_interaction=False)
     outer = coulomb_potential(fixed_charges, graph, full)
+    # minimise over the metal's charges only, in the same cells
     metal = _atoms_only(graph, atoms)
     stiffness = torch.zeros_like(outer) if hardness is None else hardness
     found = equilibrate(
         (outer - potentials)[atoms], stiffness[atoms], metal, settings, totals=totals
     )
-    charges = fixed_charges.index_add(0, atoms, found.charges)
+    charges = fixed_charges.index_add(0, atoms, found.charges)  # those of the metal were zero
     return Electrodes(charges, latent_energy(fixed_charges, graph, settings) + found.energy)
 
 

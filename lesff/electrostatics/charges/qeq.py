@@ -13,6 +13,28 @@ Derivatives. The solution obeys ``(A + J) q + B^T lambda = -chi``, ``B q = Q``, 
 the adjoint of the solve is the same solve, so one more of it gives any gradient and the backward
 pass is differentiable again. The minimum itself needs no adjoint (Hellmann-Feynman): ``dW = dW|_q -
 lambda dQ``. A uniform field E enters as ``chi_i - E r_i``.
+
+Adjoint of the solve, K = A + J. With gradients ``(g, h)`` of some L in ``(q, lambda)``, and ``(v,
+mu)`` the solution for the right side ``(g, h)``,
+
+.. math::
+    \begin{pmatrix} K & B^T \\ B & 0 \end{pmatrix}
+    \begin{pmatrix} dq \\ d\lambda \end{pmatrix}
+    = \begin{pmatrix} db - dK\, q \\ dQ \end{pmatrix}
+    \quad\Rightarrow\quad
+    dL = g \cdot dq + h \cdot d\lambda = v \cdot db + \mu \cdot dQ - v^T dK\, q ,
+
+because the matrix is its own transpose. ``v^T dK q`` is ``sum v_i q_i dJ_i`` and the derivative of
+the Coulomb energy ``v^T A q`` in positions and cell.
+
+Minimum. ``dW/dq_i = chi_i + (K q)_i = -(B^T lambda)_i``, so that in
+
+.. math::
+    dW = \frac{\partial W}{\partial q} \cdot dq + \sum_i \Bigl(q_i\, d\chi_i
+       + \frac12 q_i^2\, dJ_i\Bigr) + \frac12 q^T dA\, q
+
+the first term is ``-lambda . B dq = -lambda . dQ``: whatever the charges do when chi, J or
+positions change, they keep their totals, and W is stationary against that.
 """
 
 from __future__ import annotations
@@ -98,15 +120,18 @@ def equilibrate(
         limit = _DENSE_PERIODIC if bool(graph.pbc.any()) else _DENSE_OPEN
         largest = int(graph.atoms_per_system().max())
         solver = "dense" if largest <= limit else "iterative"
+    # the matrix as plain numbers: derivatives come from the autograd functions below
     equations: Equations
     if solver == "dense":
         equations = DenseEquations(hardness.detach(), graph, settings, groups)
     else:
         fixed = graph.replace(positions=graph.positions.detach(), cell=graph.cell.detach())
         equations = IterativeEquations(hardness, fixed, settings, groups)
+    # self terms are part of A: each Gaussian has the hardness 2 ke / (sigma sqrt(2 pi)) of its own
     full = replace(settings, remove_self_interaction=False)
     problem = _Problem(equations, graph, full, groups)
     state = (hardness, graph.positions, graph.cell)
+    # b = -chi: W is stationary where chi + K q + B^T lambda = 0
     charges, multipliers = _Solve.apply(-electronegativity, totals, *state, problem)  # pyright: ignore[reportGeneralTypeIssues]
     energy = _Minimum.apply(charges, multipliers, electronegativity, totals, *state, problem)
     return Equilibrium(charges, multipliers, energy)  # pyright: ignore[reportArgumentType]
@@ -133,8 +158,8 @@ def equilibrate_locally(
         fragments: See :func:`equilibrate`.
     """
     groups, totals = checked_totals(graph, totals, fragments)
-    free = -electronegativity / hardness
-    excess = (groups.sum(free) - totals) / groups.sum(1.0 / hardness)
+    free = -electronegativity / hardness  # charges without totals
+    excess = (groups.sum(free) - totals) / groups.sum(1.0 / hardness)  # lambda, (n_fragments,)
     return free - excess[groups.index] / hardness
 
 
@@ -146,6 +171,7 @@ def coulomb_potential(charges: Tensor, graph: AtomGraph, settings: EwaldSettings
         graph: Positions, cells and boundaries.
         settings: Constants.
     """
+    # the potential A q is a function of charges, positions and cell
     inputs = (charges, graph.positions, graph.cell)
     create_graph = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     with torch.enable_grad():
@@ -207,13 +233,22 @@ def _alias(x: Tensor, *, attached: bool) -> Tensor:
 
 
 class _Solve(Function):
-    """``(b, Q) -> (q, lambda)``: symmetric, so its adjoint is itself."""
+    """``(b, Q) -> (q, lambda)``: symmetric, so its adjoint is itself.
+
+    Hardness, positions and cell are arguments for the sake of their gradients; their values are in
+    ``problem.equations`` already.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, right: Tensor, totals: Tensor, hardness: Tensor, positions: Tensor, cell: Tensor,
+        ctx: Any,
+        right: Tensor,
+        totals: Tensor,
+        hardness: Tensor,
+        positions: Tensor,
+        cell: Tensor,
         problem: _Problem,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         charges, multipliers = problem.equations.solve(right, totals)
         ctx.problem = problem
@@ -230,10 +265,11 @@ class _Solve(Function):
         hardness, positions, cell, q = ctx.saved_tensors
         d_charges = torch.zeros_like(q) if d_charges is None else d_charges
         d_multipliers = q.new_zeros(ctx.n_fragments) if d_multipliers is None else d_multipliers
+        # (v, mu): the gradients in b and Q
         v, mu = _Solve.apply(  # pyright: ignore[reportGeneralTypeIssues]
             d_charges, d_multipliers, hardness, positions, cell, ctx.problem
         )
-        # d(K q) is -A' q in positions and cell, -q in the hardness
+        # -v^T dK q, term by term: J is diagonal
         d_hardness = -v * q if ctx.needs_input_grad[2] else None
         d_positions, d_cell = _cross_gradient(
             v, q, positions, cell, ctx.problem, ctx.needs_input_grad[3:5]
@@ -242,21 +278,28 @@ class _Solve(Function):
 
 
 def _cross_gradient(
-    v: Tensor, q: Tensor, positions: Tensor, cell: Tensor, problem: _Problem,
+    v: Tensor,
+    q: Tensor,
+    positions: Tensor,
+    cell: Tensor,
+    problem: _Problem,
     needed: tuple[bool, bool],
-) -> list[Tensor | None]:  # fmt: skip
+) -> list[Tensor | None]:
     """``-d(v^T A q)`` with respect to positions and cell at fixed v and q.
 
-    ``v^T A q = [E(s v + q) - E(s v - q)] / 2s`` with E = q^T A q / 2; s makes both equally large.
+    ``v^T A q = [E(s v + q) - E(s v - q)] / 2s`` with E = q^T A q / 2, the polarization identity of
+    a quadratic form. It holds for any s; the one that makes both vectors equally large loses the
+    fewest digits in the difference.
     """
     if not any(needed):
         return [None, None]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
+        # aliases: v and q depend on positions and cell, too, but that is not asked for here
         r, h = (_alias(x, attached=create_graph) for x in (positions, cell))
         size = v.detach().norm()
         s = torch.where(size > 0, q.detach().norm() / size, 1.0)
-        s = torch.where(s > 0, s, 1.0)
+        s = torch.where(s > 0, s, 1.0)  # any s will do where v or q is zero
         product = problem.energy(s * v + q, r, h) - problem.energy(s * v - q, r, h)
         inputs = [x for x, need in zip((r, h), needed, strict=True) if need]
         grads = iter(
@@ -268,15 +311,40 @@ def _cross_gradient(
 
 
 class _Minimum(Function):
-    """W at its minimum; its gradient does not pass through the charges."""
+    """W at its minimum; its gradient does not pass through the charges.
+
+    With G = dL/dW of each system the gradients of L are, by the last equation of the head,
+
+    ==================  =========================  =====================================
+    argument            gradient                   shape
+    ==================  =========================  =====================================
+    electronegativity   ``G q_i``                  (n_atoms,)
+    totals              ``-G lambda_f``            (n_fragments,), by ``dW/dq = -B^T lambda``
+    hardness            ``G q_i^2 / 2``            (n_atoms,)
+    positions, cell     ``G d(q^T A q / 2)``       at fixed q
+    charges             none                       stationary: ``dq`` enters as dQ only
+    multipliers         none                       they are not in W
+    ==================  =========================  =====================================
+
+    Charges and multipliers are arguments all the same: these gradients are functions of them, and
+    the second derivatives of W go through :class:`_Solve` to where they came from.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, charges: Tensor, multipliers: Tensor, electronegativity: Tensor, totals: Tensor,
-        hardness: Tensor, positions: Tensor, cell: Tensor, problem: _Problem,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        charges: Tensor,
+        multipliers: Tensor,
+        electronegativity: Tensor,
+        totals: Tensor,
+        hardness: Tensor,
+        positions: Tensor,
+        cell: Tensor,
+        problem: _Problem,
+    ) -> Tensor:
         q = charges.detach()
         ctx.problem = problem
+        # dE/dr and dE/dh are at hand when energies and forces are asked for together
         coulomb, d_positions, d_cell = _energy_gradient(
             q, positions, cell, problem, ctx.needs_input_grad[5:7]
         )
@@ -288,8 +356,11 @@ class _Minimum(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, multipliers, hardness, positions, cell, d_positions, d_cell = ctx.saved_tensors
         problem = ctx.problem
-        g = grad[problem.graph.batch]
+        g = grad[problem.graph.batch]  # G of each atom's system
         if torch.is_grad_enabled():
+            # higher derivatives: the gradients in r and h at fixed q, as functions of q, r and h.
+            # r and h are aliases, so that the path through the charges, q(r, h), is not in them;
+            # q keeps that path for the next derivative.
             r, h = (_alias(x, attached=True) for x in (positions, cell))
             needed = ctx.needs_input_grad[5:7]
             inputs = [x for x, need in zip((r, h), needed, strict=True) if need]
@@ -301,8 +372,10 @@ class _Minimum(Function):
                 )
             d_positions, d_cell = (next(grads) if need else None for need in needed)
         else:
+            # the plain numbers of the forward pass: [i, 1] x [i, xyz], [s, 1, 1] x [s, row, xyz]
             d_positions = None if d_positions is None else g[:, None] * d_positions
             d_cell = None if d_cell is None else grad[:, None, None] * d_cell
+        # the only trace of the charges' own change: dW/dq . dq = -lambda . dQ
         d_totals = -multipliers * grad[problem.fragments.system]
         return None, None, q * g, d_totals, 0.5 * q * q * g, d_positions, d_cell, None
 

@@ -1,14 +1,26 @@
-"""Born effective charges of periodic systems: image-exact, and with the published sine stencil.
+r"""Born effective charges of periodic systems: image-exact, and with the published sine stencil.
 
-``Z*[i, a, b] = q_i delta_ab + sum_{i'} [d B_a / d r_i'b - r_i'a d q_tot / d r_i'b]`` over all
-images i' of atom i, with ``B = sum_j r_j q_j`` (r_j held fixed) over the home cell. Local charges
-are functions of a finite neighbourhood, so they are evaluated on an unfolded cluster in which every
-image is an atom of its own: no sine, no dependence on the cell, origin independent. The same device
-as the unfolded-cell heat flux (Langer et al., arXiv 2305.01401).
+An atom that moves with all its images carries its own charge along and changes those around it.
+With distances from the image that caused the change the dipole's derivative is
+
+.. math::
+    Z^*_{i,ab} = q_i \delta_{ab}
+      + \sum_{j \in \text{home}} \sum_{i'} (r_j - r_{i'})_a \frac{\partial q_j}{\partial r_{i'b}}
+
+over all images i' of atom i: a common lattice shift of j and i' changes no term, so that "all j,
+one i" and "home j, all images of i" are the same sum. With ``B = sum_j r_j q_j`` (r_j held fixed)
+and ``q_tot = sum_j q_j`` over the home cell it reads ``Z*[i, a, b] = q_i delta_ab + sum_{i'} [d B_a
+/ d r_i'b - r_i'a d q_tot / d r_i'b]``.
+
+Local charges are functions of a finite neighbourhood, so they are evaluated on an unfolded cluster
+in which every image is an atom of its own: no sine, no dependence on the cell, origin independent.
+The same device as the unfolded-cell heat flux (Langer et al., arXiv 2305.01401).
 
 The sum over j is inside the backward pass, so no Jacobian dq_j/dr_i is ever formed: one pass per
 direction and one for q_tot, memory linear in the atoms, and bounded by handling the home atoms in
-chunks.
+chunks: the sum over j splits.
+
+Index letters: i or n atom, m direction of P, a and b Cartesian, b that of the displacement.
 """
 
 from __future__ import annotations
@@ -70,7 +82,8 @@ def periodic_born_charges(
         atoms = slice(start, start + count)
         start += count
         along = directions[system]  # (m, 3)
-        total = charges[atoms, None, None] * along  # (count, m, 3)
+        # q_i d_mb: the moving charge itself, (count, m, 3)
+        total = charges[atoms, None, None] * along
         for members in _chunks(graph, system, atoms, chunk_atoms) if is_periodic[system] else ():
             cluster, home = unfold(
                 graph, system, atoms, reach=reach, cutoff=cutoff, members=members
@@ -80,6 +93,7 @@ def periodic_born_charges(
             parts = _charge_response(
                 cluster, len(members), lambda g, s=state, c=common: charge_function(g, s, c), along
             )
+            # sum over images i': each cluster atom's share goes to its home atom
             total = total.index_add(0, home, parts)
         rows.append(total if is_periodic[system] else torch.zeros_like(total))
     return torch.cat(rows)
@@ -91,6 +105,8 @@ def _chunks(graph: AtomGraph, system: int, atoms: slice, chunk_atoms: int) -> li
     if count <= chunk_atoms:
         return [np.arange(count)]
     cell = graph.cell[system].detach().cpu().double().numpy()
+    # column j of h^-1 is normal to the planes of the other two vectors, its norm one over their
+    # distance: cut where the cell is longest, so that slices have the least surface
     inverse = np.linalg.inv(cell)
     axis = int(np.argmin(np.linalg.norm(inverse, axis=0)))
     along = graph.positions[atoms].detach().cpu().double().numpy() @ inverse[:, axis]
@@ -111,11 +127,14 @@ def sine_born_charges(charges: Tensor, positions: Tensor, cell: Tensor, batch: T
         cell: (n_systems, 3, 3) in A, all periodic.
         batch: (n_atoms,) system of each atom.
     """
+    # 2 pi s of each atom along the three lattice vectors, (n_atoms, c); detached, as the weights of
+    # the dq_j stay fixed
     inverse = torch.linalg.inv(cell)
     angle = 2.0 * torch.pi * torch.einsum("ni,nij->nj", positions, inverse[batch]).detach()
     sine, cosine = torch.sin(angle), torch.cos(angle)
     rows = []
     for c in range(3):
+        # sum_j sin(x_jc) dq_j/dr_nb and the same with cosines, (n, b): one backward pass each
         parts = []
         for weight in (sine, cosine):
             (part,) = gradients(
@@ -126,6 +145,7 @@ def sine_born_charges(charges: Tensor, positions: Tensor, cell: Tensor, batch: T
         rows.append(cosine[:, c, None] * parts[0] - sine[:, c, None] * parts[1])
     response = torch.stack(rows, dim=1) / (2.0 * torch.pi)  # (n, c, b)
     eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
+    # fractional displacements c to Cartesian ones a by the rows of the cell
     moved = torch.einsum("nca,ncb->nab", cell[batch], response)
     return charges.detach()[:, None, None] * eye + moved
 
@@ -133,25 +153,40 @@ def sine_born_charges(charges: Tensor, positions: Tensor, cell: Tensor, batch: T
 def _charge_response(
     cluster: AtomGraph, n_home: int, charges_of: Callable[[AtomGraph], Tensor], along: Tensor
 ) -> Tensor:
-    """Share of every cluster atom in the response of the first ``n_home`` charges."""
+    """Share of every cluster atom in the response of the first ``n_home`` charges.
+
+    ``sum_{j home} d_m . (r_j - r_i') dq_j / dr_i'b``, (n_cluster, m, 3).
+
+    Args:
+        cluster: Home atoms first, then images.
+        n_home: Number of home atoms.
+        charges_of: Local charges of a graph.
+        along: (m, 3) directions d.
+    """
     with torch.enable_grad():
         positions = cluster.positions.detach().requires_grad_()
         local = charges_of(cluster.replace(positions=positions))[:n_home]
+        # d_m . r with r held fixed: only the charges move
         work = positions.detach() @ along.T  # (n_cluster, m)
-        moment = (work[:n_home] * local[:, None]).sum(0)  # (m,)
+        moment = (work[:n_home] * local[:, None]).sum(0)  # d_m . B, (m,)
         (d_total,) = gradients(local, [positions], create_graph=False, keep_graph=True)
         rows = []
         for m in range(len(along)):
             last = m == len(along) - 1
             (d_moment,) = gradients(moment[m], [positions], create_graph=False, keep_graph=not last)
-            rows.append(d_moment - work[:, m, None] * d_total)
+            rows.append(d_moment - work[:, m, None] * d_total)  # (n_cluster, b)
     return torch.stack(rows, dim=1)  # (n_cluster, m, b)
 
 
 def unfold(
-    graph: AtomGraph, system: int, atoms: slice, *, reach: float, cutoff: float,
+    graph: AtomGraph,
+    system: int,
+    atoms: slice,
+    *,
+    reach: float,
+    cutoff: float,
     members: np.ndarray | None = None,
-) -> tuple[AtomGraph, Tensor]:  # fmt: skip
+) -> tuple[AtomGraph, Tensor]:
     """Cluster of one periodic system: home atoms first, then all images within ``reach``.
 
     Args:
@@ -170,10 +205,13 @@ def unfold(
     numbers = graph.atomic_numbers[atoms]
     count = len(positions)
     members = np.arange(count) if members is None else members
-    # an image can matter if it lies within `reach` of some home atom
+    # an image can matter if it lies within `reach` of some home atom; in fractional coordinates
+    # `reach` is at most reach / (distance of lattice planes), and the box of all home atoms with
+    # that margin holds every such image (and more)
     margin = reach * np.linalg.norm(np.linalg.inv(cell), axis=0) + 1e-9
     fractional = positions @ np.linalg.inv(cell)
     low, high = fractional[members].min(0) - margin, fractional[members].max(0) + margin
+    # lattice shifts that can bring an atom into the box, (n_shifts, 3)
     first = np.floor(low - fractional.max(0)).astype(int)
     last = np.ceil(high - fractional.min(0)).astype(int)
     axes = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
@@ -185,11 +223,12 @@ def unfold(
         moved = fractional + shift
         near = np.all((moved > low) & (moved < high), axis=1)
         if not shift.any():
-            near &= ~is_home
-        images.append(positions[near] + shift @ cell)
+            near &= ~is_home  # home atoms stand in front already
+        images.append(positions[near] + shift @ cell)  # rows of the cell are lattice vectors
         owners.append(np.flatnonzero(near))
     points = np.concatenate([positions[members], *images])
     home = torch.from_numpy(np.concatenate([members, *owners])).to(graph.positions.device)
+    # an open graph: images are atoms of their own, edges have no shifts
     found = find_neighbors(points, np.zeros((3, 3)), np.zeros(3, dtype=bool), cutoff)
     device = graph.positions.device
     cluster = AtomGraph(

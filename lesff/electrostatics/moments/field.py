@@ -57,6 +57,7 @@ def check_field(graph: AtomGraph) -> None:
             "accelerate the whole cell"
         )
     for system in torch.nonzero(periodic & (graph.pbc.sum(1) == 2)).flatten().tolist():
+        # the part of E in the plane of the periodic rows would be that of a crystal
         rows = graph.cell[system][graph.pbc[system]]
         normal = torch.linalg.cross(rows[0], rows[1])
         normal = normal / normal.norm()
@@ -70,7 +71,10 @@ def check_field(graph: AtomGraph) -> None:
 
 
 def site_potential(graph: AtomGraph) -> Tensor | None:
-    """``-E.r`` of every atom in V, (n_atoms,), zero in crystals; None without a field."""
+    """``-E.r`` of every atom in V, (n_atoms,), zero in crystals; None without a field.
+
+    In a crystal ``-E.r`` jumps by ``-E.a`` over a lattice vector a, so it is no potential there.
+    """
     if graph.external_field is None:
         return None
     field = graph.external_field.masked_fill(graph.pbc.all(1)[:, None], 0.0)
@@ -88,7 +92,7 @@ def field_energy(charges: Tensor, graph: AtomGraph) -> Tensor:
         raise UnsupportedInputError("`external_field` must be given for an energy in a field")
     field = graph.external_field.masked_fill(graph.pbc.all(1)[:, None], 0.0)
     work = (field[graph.batch] * graph.positions).sum(1)  # E.r, (n_atoms,) in V
-    return -(charges * work).to(torch.float64)
+    return -(charges * work).to(torch.float64)  # minus: a positive charge is pushed along E
 
 
 def dipole_field_energy(dipoles: Tensor, graph: AtomGraph) -> Tensor:
@@ -100,6 +104,7 @@ def dipole_field_energy(dipoles: Tensor, graph: AtomGraph) -> Tensor:
     """
     if graph.external_field is None:
         raise UnsupportedInputError("`external_field` must be given for an energy in a field")
+    # minus: a dipole turns into the field
     return -(dipoles * graph.external_field[graph.batch]).sum(1).to(torch.float64)
 
 
@@ -107,7 +112,7 @@ NO_RESPONSE = (
     "this model has no polarizability: its charges do not respond to a field (it would be zero); "
     "use a model with charge equilibration or induced dipoles"
 )
-"""What a model without response answers."""
+"""Message of the error for a polarizability of a model whose moments ignore the field."""
 
 
 def with_field_leaf(graph: AtomGraph) -> AtomGraph:

@@ -9,7 +9,8 @@ With the potential and field of the permanent moments at each atom, its own shar
     U = -\frac12 \sum_i \kappa_i (\Phi_i - \bar\Phi)^2 - \frac12 \sum_i E_i \alpha_i E_i
 
 Induced moments do not act on each other. Subtracting the weighted mean keeps ``sum dq = 0`` in
-every system; the energy's derivatives in ``Phi`` and ``-E`` are the induced moments, so in an
+every system, and ``sum kappa (Phi - mean) = 0``, so that the mean's own change does not enter the
+derivative of U. The energy's derivatives in ``Phi`` and ``-E`` are the induced moments, so in an
 external field ``F = U0 - E_ext . (sum q r + u) + U``, with ``Phi - E_ext . r`` and ``E + E_ext`` in
 ``U``, has ``-dF/dE_ext`` equal to the total dipole.
 """
@@ -66,7 +67,7 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Induced:
-    """Induced moments.
+    """Induced moments, and the energy gained by inducing them.
 
     Attributes:
         energy: (n_systems,) U in eV.
@@ -132,20 +133,23 @@ def interact(moments: Multipoles, graph: AtomGraph, settings: EwaldSettings) -> 
         graph: Positions, cells and boundaries.
         settings: Constants.
     """
+    # without self energies: an atom is not polarised by its own moments (images of it do count)
     bare = replace(settings, remove_self_interaction=True)
     inputs = [moments.charges, moments.dipoles, graph.positions, graph.cell]
     inputs += [] if moments.quadrupoles is None else [moments.quadrupoles]
     attached = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     with torch.enable_grad():
+        # partial derivatives at fixed positions, whatever charges and dipoles were computed from
         q, u = (_twin(x, attached=attached) for x in (moments.charges, moments.dipoles))
         twin = Multipoles(charges=q, dipoles=u, quadrupoles=moments.quadrupoles)
         energy = multipole_energy(twin, graph, bare)
         potential, slope = torch.autograd.grad(energy.sum(), [q, u], create_graph=attached)
     energy = energy if attached else energy.detach()
+    # the energy, unlike the potential, keeps self energies where the settings do
     if not settings.remove_self_interaction:
         own = self_energies(moments, settings)
         energy = energy + segment_sum(own, graph.batch, graph.n_systems)
-    return Interaction(energy=energy, potential=potential, field=-slope)
+    return Interaction(energy=energy, potential=potential, field=-slope)  # -u.E: field is -dE/du
 
 
 def potential_and_field(
@@ -185,14 +189,17 @@ def respond(potential: Tensor, field: Tensor, graph: AtomGraph, response: Respon
     charges, dipoles = torch.zeros_like(potential), torch.zeros_like(field)
     atomic = torch.zeros_like(potential)
     if response.softness is not None:
+        # the mean weighted with kappa, in each system: sum dq = -sum kappa (Phi - mean) = 0
         shares = response.softness + _TINY if response.shares is None else response.shares
         weight = segment_sum(shares, batch, n_systems)
         mean = segment_sum(shares * potential, batch, n_systems) / weight
         deviation = potential - mean[batch]
-        charges = -response.softness * deviation
+        charges = -response.softness * deviation  # minus: charge leaves high potentials
+        # half of dq Phi: the other half is spent on making dq
         atomic = atomic + 0.5 * charges * deviation
     alpha = response.polarizability
     if alpha is not None:
+        # alpha E, [i] x [i, x] or [i, x, y] @ [i, y, 1]; and half of -du.E, as for charges
         isotropic = alpha.ndim == 1
         dipoles = alpha[:, None] * field if isotropic else (alpha @ field[:, :, None])[:, :, 0]
         atomic = atomic - 0.5 * (dipoles * field).sum(1)
@@ -205,10 +212,12 @@ def respond(potential: Tensor, field: Tensor, graph: AtomGraph, response: Respon
 
 
 def _twin(x: Tensor, *, attached: bool) -> Tensor:
+    """A tensor of the same values for partial derivatives: nothing else depends on it."""
     return x.view_as(x) if attached and x.requires_grad else x.detach().requires_grad_()
 
 
 def _lowest(value: Tensor) -> float:
+    """Smallest entry of (n_atoms,), or smallest eigenvalue of (n_atoms, 3, 3)."""
     value = value.detach()
     if value.ndim == 3:
         value = torch.linalg.eigvalsh(value)

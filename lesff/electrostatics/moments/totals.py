@@ -15,13 +15,14 @@ def moment_origin(graph: AtomGraph) -> Tensor:
     Moments of charged systems are quoted about it; for neutral ones the dipole does not depend
     on the origin.
     """
+    # weights that do not depend on the model, so that moments of two models share an origin
     z = graph.atomic_numbers.to(graph.positions.dtype)[:, None]
     total = segment_sum(z, graph.batch, graph.n_systems)
     return (segment_sum(z * graph.positions, graph.batch, graph.n_systems) / total).detach()
 
 
 def neutralised(charges: Tensor, graph: AtomGraph) -> Tensor:
-    """Charges shifted uniformly so that each system sums to its total charge."""
+    """Charges shifted uniformly so that each system sums to its total charge, (n_atoms,) in e."""
     return shift_to_total(charges, graph.batch, graph.total_charge, graph.atoms_per_system())
 
 
@@ -44,9 +45,12 @@ def dipole_moment(
 
 
 def quadrupole_moment(
-    charges: Tensor, graph: AtomGraph, origin: Tensor, dipoles: Tensor | None = None,
+    charges: Tensor,
+    graph: AtomGraph,
+    origin: Tensor,
+    dipoles: Tensor | None = None,
     quadrupoles: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Primitive second moment of each system about ``origin``, (n_systems, 3, 3) in e A^2.
 
     ``sum_i q_i r_i r_i + u_i r_i + r_i u_i + Q_i``.
@@ -59,9 +63,10 @@ def quadrupole_moment(
         quadrupoles: (n_atoms, 3, 3) Q in e A^2, if any.
     """
     r = graph.positions - origin[graph.batch]
-    outer = torch.einsum("n,ni,nj->nij", charges, r, r)
+    outer = torch.einsum("n,ni,nj->nij", charges, r, r)  # n: atom, i, j: Cartesian
+    # a dipole at r is a pair of charges about it: both orders of u and r
     if dipoles is not None:
-        mixed = torch.einsum("ni,nj->nij", dipoles, r)
+        mixed = torch.einsum("ni,nj->nij", dipoles, r)  # [n, i, j] and its transpose in ij
         outer = outer + mixed + mixed.transpose(1, 2)
     if quadrupoles is not None:
         outer = outer + quadrupoles

@@ -101,18 +101,23 @@ def periodic_energy(
     """
     padding = padding or Padding.of(batch, cell.shape[0])
     grid = grid or common_grid(cell, settings.dl)
+    # s = r h^-1; n: atom, i: Cartesian, j: lattice vector
     inverse = inverse_cell(cell.double())
     fractional = torch.einsum("ni,nij->nj", positions.double(), inverse[batch])
+    # whole lattice vectors change no phase: n . s is an integer for them
     fractional = fractional - fractional.detach().round()
     # float64 up to here: in float32 the phases of large cells would lose two more digits
     q, s = padding.pad(charges), padding.pad(fractional.to(positions.dtype))
     inverse = inverse.to(cell.dtype)
     volume = cell_volume(cell)
+    # S_n of one channel, the charges: (n_systems, n1, n2, n3)
     structure = structure_factor(q[:, None], s, grid, transform)[:, 0]
     height = cell[:, 2].norm(dim=1) if slab else None
     energy = (
         settings.prefactor / volume * weighted_power(structure, inverse, grid, settings, height)
     )
+    # |S|^2 holds the terms i = j: each Gaussian in its own potential, which is no interaction. Its
+    # interaction with its own images stays.
     if settings.remove_self_interaction:
         energy = energy - settings.self_energy * (q * q).sum(1)
     return energy
@@ -121,8 +126,17 @@ def periodic_energy(
 def weighted_power(
     structure: Tensor, inverse: Tensor, grid: Grid, settings: PairSettings, height: Tensor | None
 ) -> Tensor:
-    """Sum of weight |S|^2 over the whole sphere, (n_systems,), in blocks along the first axis."""
+    """Sum of weight |S|^2 over the whole sphere, (n_systems,), in blocks along the first axis.
+
+    Args:
+        structure: (n_systems, *grid.shape) complex.
+        inverse: (n_systems, 3, 3) inverse cells in 1/A.
+        grid: Wave vectors.
+        settings: The interaction.
+        height: See :func:`wave_weights`.
+    """
     n_planes = grid.shape[0]
+    # weights are as large as the grid and a derivative keeps several tables of that size
     step = max(_BLOCK_WAVES * n_planes // (grid.size * len(structure)), 1)
     if step >= n_planes:
         return _power_block(structure, inverse, 0, grid, settings, height)
@@ -136,12 +150,17 @@ def weighted_power(
 
 
 def _power_block(
-    structure: Tensor, inverse: Tensor, start: int, grid: Grid, settings: PairSettings,
+    structure: Tensor,
+    inverse: Tensor,
+    start: int,
+    grid: Grid,
+    settings: PairSettings,
     height: Tensor | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
+    """Part of :func:`weighted_power` for the planes of ``structure``, counted from ``start``."""
     weight = wave_weights(inverse, slice(start, start + structure.shape[1]), grid, settings, height)
     power = structure.real.square() + structure.imag.square()
-    return (weight * power).flatten(1).sum(1)
+    return (weight * power).flatten(1).sum(1)  # [s, i j l]
 
 
 def wave_weights(
@@ -160,23 +179,31 @@ def wave_weights(
     """
     n1, n2, n3 = (grid.indices(axis, inverse) for axis in range(3))
     n1 = n1[planes]
-    b = 2.0 * math.pi * inverse.transpose(1, 2)  # (n_systems, reciprocal vector, xyz)
-    # k = n1 b1 + n2 b2 + n3 b3, the first two make `plane`: (n_systems, xyz, n1, n2)
+    # a_i . b_j = 2 pi delta_ij: columns of h^-1 times 2 pi, (n_systems, reciprocal vector, xyz)
+    b = 2.0 * math.pi * inverse.transpose(1, 2)
+    # k = n1 b1 + n2 b2 + n3 b3; s: system, x: Cartesian, i, j, l: places of n1, n2, n3
     plane = torch.einsum("i,sx->sxi", n1, b[:, 0])[..., None]
-    plane = plane + torch.einsum("j,sx->sxj", n2, b[:, 1])[:, :, None]
+    plane = plane + torch.einsum("j,sx->sxj", n2, b[:, 1])[:, :, None]  # [s, x, i, j]
     line = torch.einsum("l,sx->sxl", n3, b[:, 2])
+    # |k|^2 = sum over x of ([s, i, j, 1] + [s, 1, 1, l])^2, without a table of k itself
     k2 = sum((plane[:, x, :, :, None] + line[:, x, None, None]).square() for x in range(3))
     weight = settings.weight(k2)  # pyright: ignore[reportArgumentType]
     if height is not None:
         weight = _open_along_normal(weight, plane, n1, n2, n3, height)
     multiplicity = torch.where(n1 > 0, 2.0, 1.0).to(inverse.dtype)  # S(-k) is the conjugate
-    return weight * multiplicity[:, None, None]
+    return weight * multiplicity[:, None, None]  # [s, i, j, l] x [i, 1, 1]
 
 
 def _open_along_normal(
     weight: Tensor, plane: Tensor, n1: Tensor, n2: Tensor, n3: Tensor, height: Tensor
 ) -> Tensor:
     """Weights of the kernel cut off at half the height along the third axis.
+
+    Cut at ``|z| < R`` the kernel 1/r has the transform ``4 pi / k^2 [1 + exp(-k_par R) ((k_3/k_par)
+    sin k_3 R - cos k_3 R)]``. With R = L/2 and ``k_3 = 2 pi n_3 / L`` the sine is zero and the
+    cosine ``(-1)^n_3``. Where ``k_par = 0`` the potential is that of charged planes, ``-2 pi |z|``
+    for ``|z| < R``, with the transform ``4 pi / k_3^2 [1 - (-1)^n_3]``, and ``-2 pi R^2 = 4 pi
+    (-L^2/8)`` at the origin. Images along the normal are farther than R, where the kernel is zero.
 
     Args:
         weight: (n_systems, n1, n2, n3) weights of the full kernel.
@@ -186,11 +213,15 @@ def _open_along_normal(
         n3: Indices of the third axis.
         height: (n_systems,) L in A.
     """
-    in_plane = (n1[:, None] != 0) | (n2 != 0)
+    in_plane = (n1[:, None] != 0) | (n2 != 0)  # [n1, n2], where k_par is not zero
+    # k_par, [s, n1, n2]; the root is taken of 1 where it is zero: its slope would be infinite
     squared = torch.where(in_plane, plane.square().sum(1), torch.zeros_like(plane[:, 0]))
     k_parallel = torch.where(in_plane, squared, torch.ones_like(squared)).sqrt() * in_plane
     decay = torch.exp(-0.5 * k_parallel * height[:, None, None])
+    # 1 - (-1)^n3 exp(-k_par L/2): removes the images of the slab along its normal
     sign = 1.0 - 2.0 * torch.remainder(n3, 2.0)
-    weight = weight * (1.0 - sign * decay[..., None])
-    origin = (~in_plane)[..., None] & (n3 == 0)
+    weight = weight * (1.0 - sign * decay[..., None])  # [s, n1, n2, 1] with [n3]
+    # k = 0: the weight of the settings leaves it out; an open direction has no background, and the
+    # mean of -2 pi |z| over the cell belongs to the energy
+    origin = (~in_plane)[..., None] & (n3 == 0)  # [n1, n2, n3]
     return weight - origin * (height.square() / 8.0)[:, None, None, None]

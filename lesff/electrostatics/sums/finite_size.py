@@ -26,6 +26,10 @@ def makov_payne_correction(charges: Tensor, graph: AtomGraph, settings: EwaldSet
     4014 (1995), eq. 15 and its dipole term for conducting surroundings). The remainder falls as
     ``L^-5``. Independent of the origin; the molecule must be in one piece, not wrapped.
 
+    It follows from the potential of a unit charge, its images and the background in a cube, ``1/r -
+    2.837297/L + 2 pi r^2 / (3 L^3) + O(r^4)``: the sum of ``q_i q_j r_ij^2`` over pairs is ``Q T -
+    p^2``, with T of the Gaussians because their second moment is ``3 sigma^2 / 2``.
+
     Args:
         charges: (n_atoms,) in e.
         graph: Positions and cells.
@@ -36,23 +40,27 @@ def makov_payne_correction(charges: Tensor, graph: AtomGraph, settings: EwaldSet
             is not cubic.
     """
     _check_cubes(graph)
-    length = torch.linalg.det(graph.cell).abs() ** (1.0 / 3.0)
+    length = torch.linalg.det(graph.cell).abs() ** (1.0 / 3.0)  # (n_systems,)
     n_systems, batch = graph.n_systems, graph.batch
     total = segment_sum(charges, batch, n_systems)
     # moments about the first atom: large coordinates would cancel in float32
     count = graph.atoms_per_system()
     first = torch.cumsum(count, 0) - count
     r = graph.positions - graph.positions.detach()[first][batch]
-    dipole = segment_sum(charges[:, None] * r, batch, n_systems)
+    dipole = segment_sum(charges[:, None] * r, batch, n_systems)  # p, (n_systems, 3)
     second = segment_sum(charges * r.square().sum(1), batch, n_systems)
-    second = second + 1.5 * settings.sigma**2 * total
-    multipoles = dipole.square().sum(1) - total * second
+    second = second + 1.5 * settings.sigma**2 * total  # T: each Gaussian has a width of its own
+    multipoles = dipole.square().sum(1) - total * second  # p^2 - Q T, (n_systems,)
+    # the monopole term undoes the attraction of a charge to images and background; the other takes
+    # the parabolic potential of the background away
     return settings.coulomb_constant * (
         WIGNER_CUBE * total.square() / (2.0 * length) + 2.0 * math.pi / 3.0 * multipoles / length**3
     )
 
 
 def _check_cubes(graph: AtomGraph) -> None:
+    """Raise UnsupportedInputError for systems that are no cubic boxes, the first one named."""
+    # the metric h h^T of a cube, in any orientation, is L^2 times the identity
     cell = graph.cell.detach().double()
     gram = torch.bmm(cell, cell.transpose(1, 2))
     mean = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]

@@ -1,4 +1,9 @@
-"""The pair kernel of Gaussian charges and its derivatives."""
+"""The pair kernel of Gaussian charges and its derivatives.
+
+``erf(r / (sqrt(2) sigma)) / r`` is the Coulomb energy, in units of ke, of two unit charges with
+densities proportional to ``exp(-r^2 / sigma^2)``, that is Gaussians of standard deviation ``sigma /
+sqrt(2)`` along each axis. Its Fourier transform is ``4 pi exp(-sigma^2 k^2 / 2) / k^2``.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +27,9 @@ def kernel_derivatives(r2: Tensor, sigma: float, order: int) -> list[Tensor]:
     """The kernel and its derivatives with respect to r^2 up to ``order``.
 
     ``K^(m) = ((-a^2)^(m-1) g - (2m - 1) K^(m-1)) / (2u)`` with ``a = 1 / (sqrt(2) sigma)``,
-    ``u = r^2`` and ``g = 2a/sqrt(pi) exp(-a^2 u)``; near zero the series
-    ``2a/sqrt(pi) sum_n (-a^2 u)^n / (n! (2n + 1))`` term by term.
+    ``u = r^2`` and ``g = 2a/sqrt(pi) exp(-a^2 u)``: ``K = erf(a sqrt(u)) / sqrt(u)`` obeys ``2u K'
+    + K = g``, and m - 1 further derivatives of that are the recursion. Near zero, where it
+    cancels, the series ``2a/sqrt(pi) sum_n (-a^2 u)^n / (n! (2n + 1))`` term by term.
 
     Args:
         r2: Squared distances in A^2, any shape.
@@ -32,6 +38,7 @@ def kernel_derivatives(r2: Tensor, sigma: float, order: int) -> list[Tensor]:
     """
     a = 1.0 / (math.sqrt(2.0) * sigma)
     near = r2 < (_SERIES_RADIUS / a) ** 2
+    # 1 instead of small r^2: neither values nor gradients of the branch not taken may be infinite
     u = torch.where(near, torch.ones_like(r2), r2)
     root = u.sqrt()
     values = [torch.erf(a * root) / root]
@@ -54,10 +61,13 @@ def is_on_host(tensor: Tensor) -> bool:
 
 
 def _series(y: Tensor, a: float, order: int) -> Tensor:
-    """Derivative of the series with respect to r^2; y = -a^2 r^2."""
+    """Derivative of the series with respect to r^2; y = -a^2 r^2.
+
+    ``2a/sqrt(pi) (-a^2)^m sum_{n >= m} y^(n - m) / ((n - m)! (2n + 1))`` for the m-th.
+    """
     terms = range(order, _SERIES_TERMS + order)
     factors = [1.0 / (math.factorial(n - order) * (2 * n + 1)) for n in terms]
-    total = torch.full_like(y, factors[-1])
+    total = torch.full_like(y, factors[-1])  # Horner's scheme, from the highest power
     for factor in factors[-2::-1]:
         total = total * y + factor
     return 2.0 * a / math.sqrt(math.pi) * (-a * a) ** order * total

@@ -1,7 +1,16 @@
-"""Structure factor by the non-uniform fast Fourier transform of FINUFFT, for large cells on CPUs.
+r"""Structure factor by the non-uniform fast Fourier transform of FINUFFT, for large cells on CPUs.
 
 Barnett, Magland, af Klinteberg, SIAM J. Sci. Comput. 41, C479 (2019). Type 1 is the sum, type 2 its
-adjoint. Fractional coordinates make every cell a cube, so skew costs nothing. Systems go one after
+adjoint: with angles ``x = 2 pi s`` and integer modes k
+
+.. math::
+    \text{type 1: } F_k = \sum_i c_i e^{i k \cdot x_i}, \qquad
+    \text{type 2: } c_i = \sum_k F_k e^{i k \cdot x_i}, \qquad
+    -\lfloor N/2 \rfloor \le k \le \lfloor (N - 1)/2 \rfloor
+
+along an axis of N modes. That is ``-limit..limit`` where N = 2 limit + 1; the first axis has the
+modes ``n = k + m``, m = floor(N/2), which :func:`_points` takes care of. Fractional coordinates
+make every cell a cube, so skew costs nothing. Systems go one after
 the other: each is large. FINUFFT uses as many threads as torch; in float32 it rounds mesh
 coordinates, so its errors are two to three times those of the other evaluators.
 """
@@ -34,9 +43,11 @@ class NufftTransform(Transform):
         """See :meth:`Transform.sum`."""
         _check_device(q)
         x, shift = _points(s, grid)
-        strengths = (q * shift[:, None]).numpy()
+        # c_i = q_i e^{i m x_1}: then F_k is S_n at n1 = k1 + m
+        strengths = (q * shift[:, None]).numpy()  # (n_systems, n_channels, n_atoms)
         out = np.empty((*q.shape[:2], *grid.shape), dtype=strengths.dtype)
         for system in range(len(s)):
+            # all channels of a system in one plan: they share the points
             plan = _plan(1, grid, q.shape[1], s.dtype)
             plan.setpts(*x[system])
             plan.execute(_squeeze(strengths[system]), out=_squeeze(out[system]))
@@ -47,21 +58,25 @@ class NufftTransform(Transform):
         _check_device(c)
         x, shift = _points(s, grid)
         n_systems, n_channels = c.shape[:2]
-        n_parts = 4 if gradient else 1
+        n_parts = 4 if gradient else 1  # value, and slopes along the three axes
         phi = s.new_zeros(n_systems, n_parts, n_channels, s.shape[1])
         for system in range(n_systems):
+            # phi = Re sum conj(c_n) e^{2 pi i n s}: the value has the modes conj(c)
             modes = torch.empty((n_parts, n_channels, *grid.shape), dtype=c.dtype)
             torch.conj_physical(c[system], out=modes[0])
             for axis in range(n_parts - 1):
                 torch.mul(
                     modes[0], 2j * math.pi * grid.along(axis, s), out=modes[1 + axis]
                 )  # d/ds_a e^{2 pi i n s} = 2 pi i n_a e^{2 pi i n s}
+            # one plan for parts and channels: (n_parts n_channels, n1, n2, n3) -> (.., n_atoms)
             plan = _plan(2, grid, n_parts * n_channels, s.dtype)
             plan.setpts(*x[system])
             values = torch.from_numpy(plan.execute(_squeeze(modes.flatten(0, 1).numpy())))
+            # e^{i k x} times e^{i m x_1} is e^{2 pi i n s}; phi is the real part of its sum
             phi[system] = (values.view(n_parts, n_channels, -1) * shift[system]).real
         if not gradient:
             return phi[:, 0], phi.new_zeros(*phi[:, 0].shape, 3)
+        # [system, part, channel, atom] -> [system, channel, atom, axis]
         return phi[:, 0], phi[:, 1:].permute(0, 2, 3, 1)
 
 
@@ -71,6 +86,7 @@ def is_installed() -> bool:
 
 
 def _check_device(values: Tensor) -> None:
+    """Refuse tensors that FINUFFT, a library for CPUs, cannot read."""
     if values.device.type != "cpu":
         raise UnsupportedInputError(
             f"the evaluator 'nufft' runs on the CPU, got tensors on {values.device}; "
@@ -82,16 +98,23 @@ def _points(s: Tensor, grid: Grid) -> tuple[np.ndarray, Tensor]:
     """Angles, (n_systems, 3, n_atoms), and the factor that moves modes to 0..limit on axis 1.
 
     FINUFFT centres its modes; a factor e^{2 pi i m s_1} in the strengths shifts them, so the half
-    grid needs no more room than it has entries.
+    grid needs no more room than it has entries. The factor is (n_systems, n_atoms), complex.
     """
-    middle = grid.shape[0] // 2
-    angle = 2.0 * math.pi * (s - s.round())
-    first = middle * angle[..., 0].double()
+    middle = grid.shape[0] // 2  # m
+    angle = (
+        2.0 * math.pi * (s - s.round())
+    )  # FINUFFT takes -pi..pi; n is integer, so S_n is the same
+    first = middle * angle[..., 0].double()  # large multiples of an angle lose digits in float32
     shift = torch.complex(torch.cos(first).to(s.dtype), torch.sin(first).to(s.dtype))
     return angle.transpose(1, 2).contiguous().numpy(), shift
 
 
 def _plan(kind: int, grid: Grid, n_transforms: int, dtype: torch.dtype) -> Any:
+    """FINUFFT's plan of type 1 or 2 with the sign + in the exponent.
+
+    Raises:
+        UnsupportedInputError: if FINUFFT is not installed.
+    """
     if finufft is None:
         raise UnsupportedInputError(
             "the evaluator 'nufft' needs FINUFFT, which is not installed; "

@@ -10,6 +10,8 @@ sigma)) / r``), its constant c (``ke``) and d = r_i - r_j,
 
 First and second derivatives are written by hand, block by block, with nothing of the size of the
 pairs kept; third and higher ones fall back to differentiable operations recomputed per block.
+
+Index letters: s system, i atom of the block (row), j any atom, x Cartesian.
 """
 
 from __future__ import annotations
@@ -31,9 +33,14 @@ _DEVICE_VALUES = 2**24
 
 
 def open_energy(
-    charges: Tensor, positions: Tensor, batch: Tensor, n_systems: int, settings: PairSettings,
-    *, padding: Padding | None = None,
-) -> Tensor:  # fmt: skip
+    charges: Tensor,
+    positions: Tensor,
+    batch: Tensor,
+    n_systems: int,
+    settings: PairSettings,
+    *,
+    padding: Padding | None = None,
+) -> Tensor:
     """Energy of each isolated system, (n_systems,) in eV, differentiable to any order.
 
     The self energy (of charges ``ke sum q^2 / (sigma sqrt(2 pi))``) is added where the settings
@@ -50,6 +57,7 @@ def open_energy(
     padding = padding or Padding.of(batch, n_systems)
     q, r = padding.pad(charges), padding.pad(positions)
     energy = settings.pair_constant * _PairEnergy.apply(q, r, settings)  # pyright: ignore[reportOperatorIssue]
+    # the pair sum leaves i = j out; settings that keep it add K at r = 0, finite for Gaussians
     if not settings.remove_self_interaction:
         energy = energy + settings.self_energy * (q * q).sum(1)
     return energy
@@ -64,13 +72,16 @@ class _PairEnergy(Function):
         with_forces = ctx.needs_input_grad[1]
         potential, slope = _first_derivatives(q, r, settings, forces=with_forces)
         ctx.save_for_backward(q, r, potential, slope)
-        return 0.5 * (q * potential).sum(1)
+        return 0.5 * (q * potential).sum(1)  # sum_ij counts each pair twice
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, r, potential, slope = ctx.saved_tensors
+        # dE/dq and dE/dr are known from the forward pass, but as plain numbers: if they will be
+        # differentiated, the same gradient comes from a function that has a backward
         if torch.is_grad_enabled():
             potential, slope = _PairGradient.apply(q, r, ctx.settings)  # pyright: ignore[reportGeneralTypeIssues]
+        # grad is dL/dE, (n_systems,): [s, 1, 1] x [s, i, x]
         grad_r = grad[:, None, None] * slope if ctx.needs_input_grad[1] else None
         return grad[:, None] * potential, grad_r, None
 
@@ -86,6 +97,7 @@ class _PairGradient(Function):
 
     @staticmethod
     def backward(ctx: Any, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # dL = a . d(dE/dq) + b . d(dE/dr): the Hessian, which is symmetric, times (a, b)
         q, r = ctx.saved_tensors
         blocks = _row_blocks(q)
         differentiable = torch.is_grad_enabled()
@@ -101,6 +113,7 @@ class _PairGradient(Function):
 
 
 def _row_blocks(q: Tensor) -> list[slice]:
+    """Blocks of atoms i whose pairs with all atoms j of all systems fit the cache."""
     n_systems, n_atoms = q.shape
     limit = _CACHE_VALUES if q.device.type == "cpu" else _DEVICE_VALUES
     step = max(limit // (n_systems * n_atoms), 1)
@@ -114,9 +127,11 @@ def _first_derivatives(
     potential, slope = torch.empty_like(q), torch.zeros_like(r)
     for block in _row_blocks(q):
         d, kernels = _pairs(block, r, settings, int(forces))
+        # dE/dq_i = sum_j K q_j: [s, i, j] @ [s, j, 1]
         potential[:, block] = torch.bmm(kernels[0], q[:, :, None])[..., 0]
         if forces:
-            weight = kernels[1] * q[:, None, :] * (2.0 * q[:, block, None])
+            # dE/dr_i = 2 q_i sum_j q_j K' d: the factor 2 is dr^2/dr = 2 d
+            weight = kernels[1] * q[:, None, :] * (2.0 * q[:, block, None])  # [s, i, j]
             for axis in range(3):
                 slope[:, block, axis] = (weight * d[axis]).sum(2)
     return potential, slope
@@ -126,6 +141,7 @@ def _pairs(
     block: slice, r: Tensor, settings: PairSettings, order: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Difference vectors, three of (n_systems, rows, n_atoms), and kernels, zero for i = j."""
+    # r_i - r_j, one table [s, i, j] per Cartesian axis
     d = [r[:, block, None, axis] - r[:, None, :, axis] for axis in range(3)]
     n_rows, n_atoms = d[0].shape[1:]
     rows = torch.arange(block.start, block.start + n_rows, device=r.device)
@@ -141,12 +157,28 @@ def _hessian_rows(
     """Rows of the Hessian of the pair sum times the vector (a, b).
 
     Gradient of ``D = sum_{i != j} a_i q_j K + q_i q_j K' d . (b_i - b_j)``, the derivative of the
-    energy along (a, b).
+    energy along (a, b). With ``db = b_i - b_j`` and both orders of a pair added up,
+
+    ``dD/dq_i = sum_j a_j K + 2 q_j K' d . db``
+    ``dD/dr_i = sum_j [2 K' (a_i q_j + q_i a_j) + 4 K'' q_i q_j d . db] d + 2 K' q_i q_j db``
+
+    Args:
+        block: Atoms i.
+        q: (n_systems, n_atoms) charges.
+        r: (n_systems, n_atoms, 3) positions.
+        a: (n_systems, n_atoms) direction in charges.
+        b: (n_systems, n_atoms, 3) direction in positions.
+        settings: The interaction.
+
+    Returns:
+        Rows in charges, (n_systems, rows), and in positions, (n_systems, rows, 3).
     """
     d, (k0, k1, k2) = _pairs(block, r, settings, 2)
-    db = [b[:, block, None, axis] - b[:, None, :, axis] for axis in range(3)]
-    along = d[0] * db[0] + d[1] * db[1] + d[2] * db[2]
+    db = [b[:, block, None, axis] - b[:, None, :, axis] for axis in range(3)]  # three of [s, i, j]
+    along = d[0] * db[0] + d[1] * db[1] + d[2] * db[2]  # d . db
+    # dD/dq_i
     charge = torch.bmm(k0, a[:, :, None])[..., 0] + 2.0 * (k1 * along * q[:, None, :]).sum(2)
+    # dD/dr_i: a part along d and one along db, factors [s, i, j]
     product = q[:, block, None] * q[:, None, :]
     mixed = a[:, block, None] * q[:, None, :] + q[:, block, None] * a[:, None, :]
     radial = 2.0 * k1 * mixed + 4.0 * k2 * along * product

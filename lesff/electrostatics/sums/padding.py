@@ -1,4 +1,4 @@
-"""Ragged per-atom rows to one padded row of atoms per system, and back to nothing."""
+"""Ragged per-atom rows to one padded row of atoms per system."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ class Padding:
         """Build from the system index of each atom, which must ascend."""
         counts = torch.bincount(batch, minlength=n_systems)
         n_max = int(counts.max())
+        # atoms of a system are neighbours in the batch: rank = place minus place of the first one
         start = torch.cumsum(counts, 0) - counts
         rank = torch.arange(len(batch), device=batch.device) - start[batch]
         return Padding(counts=counts, slot=batch * n_max + rank, n_max=n_max)
 
     def pad(self, values: Tensor) -> Tensor:
         """(n_atoms, ...) to (n_systems, n_max, ...), zero where there is no atom."""
+        # rows go to their slots of the flat table (n_systems n_max, ...), the others stay zero
         n_systems = len(self.counts)
         flat = values.new_zeros((n_systems * self.n_max, *values.shape[1:]))
         flat = flat.index_copy(0, self.slot, values)

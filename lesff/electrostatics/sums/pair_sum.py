@@ -14,7 +14,10 @@ from lesff.errors import UnsupportedInputError
 
 
 def check_boundaries(pbc: Tensor) -> None:
-    """Refuse wires.
+    """Refuse wires: systems periodic in one direction, for which there is no sum here.
+
+    Args:
+        pbc: (n_systems, 3) bool.
 
     Raises:
         UnsupportedInputError: if a system is periodic in one direction only.
@@ -42,10 +45,10 @@ def pair_sum(
     """
     energy = charges.new_zeros(graph.n_systems)
     for group in plan.groups:
-        if group.systems is None or group.atoms is None:
+        if group.systems is None or group.atoms is None:  # the only group: the batch as it is
             return _energy(charges, graph.positions, cell, group, settings)
         q, r = charges[group.atoms], graph.positions[group.atoms]
-        part = _energy(q, r, cell[group.systems], group, settings)
+        part = _energy(q, r, cell[group.systems], group, settings)  # (n_systems of the group,)
         energy = energy.index_add(0, group.systems, part)
     return energy
 
@@ -53,9 +56,19 @@ def pair_sum(
 def _energy(
     q: Tensor, r: Tensor, cell: Tensor, group: SystemGroup, settings: PairSettings
 ) -> Tensor:
+    """Energy of the systems of one group by the sum that belongs to their boundary.
+
+    Args:
+        q: (n_atoms of the group,) charges.
+        r: (n_atoms of the group, 3) positions in A.
+        cell: (n_systems of the group, 3, 3) in A.
+        group: The group.
+        settings: The interaction.
+    """
     batch, padding = group.batch, group.padding
     if group.boundary == OPEN:
         return open_energy(q, r, batch, len(cell), settings, padding=padding)
+    # a slab is a crystal of slabs with vacuum between them, unless the kernel can be cut there
     slab = group.boundary == SLAB and settings.truncates_images
     transform = TRANSFORMS[group.evaluator]
     return periodic_energy(

@@ -84,6 +84,7 @@ def plan_coulomb(
     cell, groups = system_groups(graph, settings, evaluator)
     found = []
     for boundary, name, members in groups:
+        # one group is the whole batch: None instead of tables of indices that pick everything
         systems = atoms = None
         batch = graph.batch
         if len(groups) > 1:
@@ -104,8 +105,9 @@ def system_groups(
 
     Each group has its number of periodic directions, the evaluator and its members.
     """
-    kind = graph.pbc.sum(1)
+    kind = graph.pbc.sum(1)  # (n_systems,) number of periodic directions
     cell = graph.cell
+    # the row of a slab's open direction says nothing about its energy: another cell takes its place
     slabs = torch.nonzero(kind == SLAB).flatten()
     if len(slabs):
         atoms, batch = members_of(graph, slabs)
@@ -119,7 +121,7 @@ def system_groups(
 def members_of(graph: AtomGraph, systems: Tensor) -> tuple[Tensor, Tensor]:
     """Atoms of some systems, and the rank of the system of each of them."""
     rank = torch.full((graph.n_systems,), -1, dtype=torch.int64, device=systems.device)
-    rank[systems] = torch.arange(len(systems), device=systems.device)
+    rank[systems] = torch.arange(len(systems), device=systems.device)  # -1: not among them
     atoms = torch.nonzero(rank[graph.batch] >= 0).flatten()
     return atoms, rank[graph.batch[atoms]]
 
@@ -134,6 +136,7 @@ def _groups(
     """
     counts = graph.atoms_per_system().tolist()
     periodic = kind != OPEN
+    # (n1, n2, n3) of each system; a cell of zeros has the origin only
     limits = wave_limits(torch.where(periodic[:, None, None], cell, 0.0), settings.dl).tolist()
     groups: dict[tuple, list[int]] = {}
     full: list[tuple[int, str, list[int]]] = []
@@ -145,20 +148,23 @@ def _groups(
             name = evaluator
             if name == "auto":
                 name = _fastest(n_atoms, n_waves, graph.positions.device)
+        # systems of one key share the table and the grid of the largest
         size = [_octave(n_atoms, _SMALL_SYSTEM), *(_octave(i + 1, _SMALL_LIMIT) for i in n)]
         alone = system if name == "nufft" else -1  # one by one, nothing to share
         key = (boundary, name, alone, *size)
         groups.setdefault(key, []).append(system)
-        if (len(groups[key]) + 1) * n_waves > _BATCH_WAVES:
+        if (len(groups[key]) + 1) * n_waves > _BATCH_WAVES:  # full: the next one opens a new group
             full.append((boundary, name, groups.pop(key)))
     return full + [(boundary, name, members) for (boundary, name, *_), members in groups.items()]
 
 
 def _octave(count: int, least: int) -> int:
+    """Exponent of the power of two that holds ``count``; up to ``least`` all are equal."""
     return math.ceil(math.log2(max(count, least)))
 
 
 def _fastest(n_atoms: int, n_waves: int, device: torch.device) -> str:
+    """Evaluator of least cost for one system, by the measured costs at the head."""
     if device.type != "cpu":
         return "mesh" if n_atoms >= _MESH_ATOMS else "direct"
     direct = _PRODUCT * n_atoms * n_waves

@@ -25,7 +25,8 @@ TAPER_START = 0.85
 class PairSettings(Protocol):
     """What the sums ask of an interaction ``c/2 sum_ij q_i q_j K(r_ij^2)``, ``r_ii = 0`` included.
 
-    ``prefactor weight(k^2)`` is half the Fourier transform of ``c K``.
+    ``prefactor weight(k^2)`` is half the Fourier transform of ``c K``, so that the periodic energy
+    is ``prefactor / V sum_k weight(k^2) |S(k)|^2``.
     """
 
     @property
@@ -55,7 +56,7 @@ class PairSettings(Protocol):
 
     @property
     def self_energy(self) -> float:
-        """``c K(0) / 2``."""
+        """Energy ``c K(0) / 2`` of a unit charge with itself."""
         ...
 
     @property
@@ -86,7 +87,8 @@ class EwaldSettings:
     """Constants of the latent Coulomb energy; they are part of a trained model.
 
     Attributes:
-        sigma: Gaussian width in A.
+        sigma: Width in A of the pair kernel ``erf(r / (sqrt(2) sigma)) / r``; see
+            :mod:`.gaussian_kernel` for the charges that have it.
         dl: Resolution in A: wave vectors up to 2 pi / dl are summed.
         remove_self_interaction: Whether the energy of each Gaussian with itself is left out.
         prefactor: 1 / (2 eps0) in eV A / e^2; some published weights carry another value.
@@ -124,22 +126,29 @@ class EwaldSettings:
 
     @property
     def coulomb_constant(self) -> float:
-        """Ke that belongs to the prefactor."""
+        """Coulomb constant ``ke = prefactor / (2 pi)`` in eV A / e^2.
+
+        Pair sums use it, so that a model whose weights were published with another prefactor has
+        one ke in crystals and in open space.
+        """
         return COULOMB_CONSTANT * (self.prefactor / EWALD_PREFACTOR)
 
     @property
     def pair_constant(self) -> float:
-        """That of Coulomb's law."""
+        """Factor ``ke`` of Coulomb's law ``E = ke/2 sum q_i q_j K``, in eV A / e^2; repulsive."""
         return self.coulomb_constant
 
     @property
     def slab_vacuum(self) -> float:
-        """Tails of the Gaussians on both sides of a slab, A."""
+        """Least empty height, A: the tails of the Gaussians on both sides of a slab.
+
+        Beyond it the kernel of two atoms is the 1/r that the truncation cuts.
+        """
         return 2.0 * _TAIL_WIDTHS * self.sigma
 
     @property
     def truncates_images(self) -> bool:
-        """Images of a slab are removed exactly."""
+        """Whether images of a slab are removed exactly: yes, the kernel is cut between them."""
         return True
 
     def kernel(self, r2: Tensor, order: int) -> list[Tensor]:
@@ -152,7 +161,9 @@ class EwaldSettings:
         Args:
             k2: Squared wave vectors in 1/A^2, any shape.
         """
+        # k = 0 is left out: conducting surroundings, and a background that neutralises net charges
         inside = (k2 <= self.k_max**2 * (1.0 + SPHERE_TOLERANCE)) & (k2 > 0)
+        # 1 elsewhere keeps value and gradient of the factor that `inside` removes finite
         k2 = torch.where(inside, k2, torch.ones_like(k2))
         return torch.exp(-0.5 * self.sigma**2 * k2) / k2 * inside * self.taper(k2)
 
@@ -166,6 +177,8 @@ class EwaldSettings:
         """
         if self.cutoff == "sharp":
             return torch.ones_like(k2)
+        # a vector that a strained cell moves through the sphere has weight zero there, with zero
+        # first and second derivatives, so that energy and stress do not jump
         start = TAPER_START * self.k_max
         t = ((k2.sqrt() - start) / (self.k_max - start)).clamp(0.0, 1.0)
         return 1.0 - t**3 * (10.0 - t * (15.0 - 6.0 * t))

@@ -42,15 +42,18 @@ def auxiliary_cell(
     Raises:
         UnsupportedInputError: if the atoms look wrapped across a cell boundary along the normal.
     """
+    # rows of the cell with the open direction last: [system, row, xyz]
     order = torch.argsort(pbc.to(torch.int64), dim=1, descending=True, stable=True)
     rows = torch.gather(cell, 1, order[:, :, None].expand(-1, -1, 3))
     normal = torch.linalg.cross(rows[:, 0], rows[:, 1])
     normal = normal / normal.norm(dim=1, keepdim=True)
+    # the height is a constant of the derivatives, its direction turns with the periodic rows
     with torch.no_grad():
         along = (positions * normal[batch]).sum(1).double()
         thickness, gap = _extent(along, batch, len(cell))
         given = (rows[:, 2] * normal).sum(1).abs().double()
         _check_wrapping(thickness, gap, given)
+        # L/2 > thickness + base/2: the kernel is cut at L/2, beyond all pairs and before all images
         base = settings.slab_vacuum
         steps = torch.floor(torch.log((2.0 * thickness + base) / base) / math.log(_GROWTH)) + 1.0
         height = (base * _GROWTH**steps).to(cell.dtype)
@@ -58,7 +61,13 @@ def auxiliary_cell(
 
 
 def _extent(along: Tensor, batch: Tensor, n_systems: int) -> tuple[Tensor, Tensor]:
-    """Thickness and widest empty layer between atoms of each system, (n_systems,) in A."""
+    """Thickness and widest empty layer between atoms of each system, (n_systems,) in A.
+
+    Args:
+        along: (n_atoms,) heights along the normal in A.
+        batch: (n_atoms,) system of each atom, ascending.
+        n_systems: Number of systems.
+    """
     padding = Padding.of(batch, n_systems)
     low = torch.full((n_systems,), math.inf, dtype=along.dtype, device=along.device)
     low = low.scatter_reduce(0, batch, along, "amin")
@@ -69,6 +78,16 @@ def _extent(along: Tensor, batch: Tensor, n_systems: int) -> tuple[Tensor, Tenso
 
 
 def _check_wrapping(thickness: Tensor, gap: Tensor, given: Tensor) -> None:
+    """Refuse slabs that a cell boundary seems to have cut in two.
+
+    Args:
+        thickness: (n_systems,) distance of the outermost atoms along the normal in A.
+        gap: (n_systems,) widest empty layer inside in A.
+        given: (n_systems,) height of the user's cell in A, zero where it has none.
+
+    Raises:
+        UnsupportedInputError: where the gap inside is wider than the one outside.
+    """
     outside = given - thickness
     wrapped = (given > 0) & (gap > _WRAPPED_GAP) & (gap > outside)
     if bool(wrapped.any()):
