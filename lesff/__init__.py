@@ -42,6 +42,8 @@ from lesff.errors import (
 )
 
 if TYPE_CHECKING:
+    __version__: str
+
     from lesff.hub.manifest.names import list_models
     from lesff.hub.resolve import ResolvedModel, resolve
     from lesff.model import Model, load

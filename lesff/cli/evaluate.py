@@ -1,4 +1,4 @@
-"""Evaluation: errors on labelled frames, and the suite of physical and chemical checks."""
+"""The command that evaluates a model: on labelled frames, or by the suite of checks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,12 @@ import numpy as np
 
 from lesff.atoms.elements import elements_of
 from lesff.cli.catalogue import accept_license_option
-from lesff.cli.suite import _beside, _check_card, _summary
+from lesff.cli.suite import evaluate_suite
 from lesff.errors import DataError
-from lesff.evaluation.checks.frames import Labelled
 from lesff.evaluation.fragments import fragment_table
-from lesff.evaluation.results import SuiteFile
-from lesff.evaluation.suite import CHECKS, SUITES, find_checks, run_suite
-from lesff.evaluation.tables import filled
+from lesff.evaluation.suite import CHECKS, SUITES
 from lesff.evaluation.tables import fragment_table as markdown
-from lesff.files import sha256_of
-from lesff.methods import ModelMethod, open_baseline
 from lesff.model import Model, load
-from lesff.model_folder.layout import WEIGHTS_FILE
 from lesff.train.frames import read_frames
 from lesff.train.metrics import Errors, errors_by, predict_frames
 from lesff.train.training_data import keep_energies, without_compositions
@@ -118,23 +112,18 @@ def evaluate_command(
             "with --suite, labelled frames are given by --data; leave out --validation-only, "
             "--without and --energy-state"
         )
-    checks = find_checks(only)
-    _check_card(card)
-    labelled = None if data is None else Labelled.read(data)
-    subject = ModelMethod(name, label=label, accept_license=accept_license)
-    others = [open_baseline(other, accept_license=accept_license) for other in baselines]
-    weights = sha256_of(subject.precise.source.folder / WEIGHTS_FILE)
-    path = output or _beside(card, subject.name)
-    file = SuiteFile.open(path, subject.name, weights, restart=restart)
-    for who, check, result in run_suite(
-        [subject, *others], checks, file, suite=suite, data=labelled, again=bool(only)
-    ):
-        click.echo(f"{who} {check}" + _summary(result))
-    click.echo(f"results in {path}")
-    if card is not None:
-        text = filled(card.read_text(encoding="utf-8"), card.stem, card.parent)
-        card.write_text(text, encoding="utf-8")
-        click.echo(f"tables of {card} made from the results beside it")
+    evaluate_suite(
+        name,
+        suite,
+        only=only,
+        data=data,
+        baselines=baselines,
+        card=card,
+        output=output,
+        label=label,
+        restart=restart,
+        accept_license=accept_license,
+    )
 
 
 def _evaluate_frames(

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
 
@@ -118,12 +119,10 @@ class LazyGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(name, entry.help) for name, entry in section.items()])
 
-    def shell_complete(
-        self, ctx: click.Context, incomplete: str
-    ) -> list[click.shell_completion.CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Commands that begin with what is typed, with their help, none of them imported."""
         items = [
-            click.shell_completion.CompletionItem(name, help=entry.help)
+            CompletionItem(name, help=entry.help)
             for name, entry in _ALL.items()
             if name.startswith(incomplete)
         ]

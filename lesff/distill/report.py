@@ -18,6 +18,7 @@ from lesff.finetune.report import (
     worst_frames,
     write_text,
 )
+from lesff.model_folder.card import with_front_matter
 from lesff.potential.config import ModelConfig
 from lesff.reports.page import curve_figure, document, image, parity_figure
 from lesff.reports.tables import error_table, table
@@ -161,14 +162,7 @@ def _charges(charges: dict[str, Any]) -> str:
     )
 
 
-_CARD = """---
-name: {name}
-license: {license}
-library_name: lesff
-description: "Student of {teacher}"
----
-
-# Student of {teacher}
+_CARD = """# Student of {teacher}
 
 Distilled from **{teacher}**, which labelled {n_train} frames around {n_structures} structure(s)
 ({sample}).
@@ -190,9 +184,13 @@ The licence is that of the teacher where it is a lesff model (file `LICENSE`), e
 def card_text(result: Result, report: dict[str, Any], config: ModelConfig) -> str:
     """Model card, Markdown."""
     train = report["errors"]["train"]
-    return _CARD.format(
-        name="student",
-        license=result.license,
+    facts = {
+        "name": "student",
+        "license": result.license,
+        "library_name": "lesff",
+        "description": f"Student of {result.teacher}",
+    }
+    text = _CARD.format(
         teacher=result.teacher,
         n_train=train["all"]["student"]["n_frames"],
         n_structures=len(train) - 1,
@@ -203,6 +201,7 @@ def card_text(result: Result, report: dict[str, Any], config: ModelConfig) -> st
         reference=config.energy_reference,
         command=result.command,
     )
+    return with_front_matter(facts, text)
 
 
 def _sample_text(options: dict[str, Any]) -> str:

@@ -6,17 +6,9 @@ from typing import Any
 
 from lesff.finetune.report import Outcome
 from lesff.finetune.start import Base
-from lesff.model_folder.card import license_of
+from lesff.model_folder.card import license_of, with_front_matter
 
-_CARD = """---
-name: {name}
-license: {license}
-library_name: lesff
-base_model: {base}
-description: "{base}, {verb} {n_train} frames"
----
-
-# {base}, {verb} {n_train} frames
+_CARD = """# {base}, {verb} {n_train} frames
 
 {start} **{base}** on {n_train} frames; {n_validation} frames chose the weights
 {test}. Strategy: {strategy}. Data SHA-256: `{data_hash}`.
@@ -47,11 +39,17 @@ def card_text(base: Base, outcome: Outcome, report: dict[str, Any]) -> str:
     is_random = outcome.options["random_start"]
     counts = outcome.split["counts"]
     test = f"and {counts['test']} were only reported on" if counts["test"] else "(none for a test)"
-    return _CARD.format(
-        name=f"{base.short_name}-finetuned",
-        license=license_of(base.card),
+    verb = "weights drawn anew for" if is_random else "finetuned on"
+    facts = {
+        "name": f"{base.short_name}-finetuned",
+        "license": license_of(base.card),
+        "library_name": "lesff",
+        "base_model": base.name,
+        "description": f"{base.name}, {verb} {counts['train']} frames",
+    }
+    text = _CARD.format(
         base=base.name,
-        verb="weights drawn anew for" if is_random else "finetuned on",
+        verb=verb,
         start="Weights drawn anew for the architecture of" if is_random else "Finetuned from",
         n_train=counts["train"],
         n_validation=counts["validation"],
@@ -69,3 +67,4 @@ def card_text(base: Base, outcome: Outcome, report: dict[str, Any]) -> str:
         shift=outcome.shift.text(),
         command=outcome.command,
     )
+    return with_front_matter(facts, text)

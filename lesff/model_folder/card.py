@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from lesff.errors import IntegrityError
@@ -42,8 +43,19 @@ def front_matter(card: str) -> dict[str, str]:
 
 def license_of(card: str) -> str:
     """``license`` in the front matter of a card; ``unknown`` if there is none."""
-    found = re.search(r"^license:\s*(.+)$", card, flags=re.MULTILINE)
-    return found.group(1).strip() if found else "unknown"
+    return front_matter(card).get("license") or "unknown"
+
+
+def with_front_matter(facts: Mapping[str, str], text: str) -> str:
+    """A card: ``key: value`` lines between ``---`` lines, then the text.
+
+    Args:
+        facts: Keys that :func:`front_matter` gives back; values that hold a colon or a comma are
+            quoted.
+        text: Markdown.
+    """
+    lines = [f'{key}: "{v}"' if {":", ","} & set(v) else f"{key}: {v}" for key, v in facts.items()]
+    return "\n".join(["---", *lines, "---", "", text])
 
 
 def with_section(card: str, title: str, text: str) -> str:
