@@ -6,7 +6,7 @@ Grimme, J. Chem. Theory Comput. 15, 1652 (2019)); the differences ``F - F_G`` of
 with their atoms. The molecules of the torsion scans of `lesff evaluate` are left out.
 
     pip install "lesff[evaluate]"
-    python recipes/turned_bonds.py --data organic_des_mono.npz -o turned_bonds.npz
+    python tools/data/turned_bonds.py --data organic_des_mono.npz -o turned_bonds.npz
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Software bill of materials of a release: the installed packages and the bundled models.
 
-    python recipes/sbom.py .venv/bin/python -o lesff-0.1.0.cdx.json
+    python tools/sbom.py .venv/bin/python -o lesff-0.1.0.cdx.json
 
 The packages are those of the environment that the interpreter belongs to, found by ``cyclonedx-py``
 (``pip install cyclonedx-bom``); models are components of the type "machine-learning-model" with the

@@ -14,7 +14,7 @@ The results are in ``recipes/frames``: ``ions --most 208``, ``separated --most 2
 
 Needs ``pip install pyscf dftd3 rdkit tblite``. Interrupted runs go on where they stopped.
 
-    python recipes/dft_anchors.py ions --atoms DATA/isolated_atoms_eV.json -o DATA
+    python tools/data/dft_anchors.py ions --atoms DATA/isolated_atoms_eV.json -o DATA
 """
 
 from __future__ import annotations

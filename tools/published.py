@@ -2,7 +2,7 @@
 
 Facts of a family stand here once. Addresses are pinned to a commit where the file is in a git
 repository; hashes are git's own ids of the files at that commit. The weights are not ours and are
-not redistributed. After a change: `python recipes/published.py`, then
+not redistributed. After a change: `python tools/published.py`, then
 `lesff list --markdown` into docs/published-models.md.
 """
 

@@ -1,4 +1,4 @@
-"""What the recipes that compose labels of two methods share: held-out names, and the shard."""
+"""What the tools that compose labels of two methods share: held-out names, and the shard."""
 
 from __future__ import annotations
 

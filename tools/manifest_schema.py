@@ -1,6 +1,6 @@
 """JSON schema of the manifest files, from the dataclasses that read them.
 
-    python recipes/manifest_schema.py
+    python tools/manifest_schema.py
 
 Writes ``docs/manifest.schema.json``. Other tools check manifest files with it; lesff itself checks
 them with the dataclasses, which also know the rules that a schema cannot say.

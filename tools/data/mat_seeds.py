@@ -6,8 +6,8 @@ radii and relaxed for a few steps by CHGNet, the teacher. Left out are structure
 or odd volumes, and those on which CHGNet's two sets of weights disagree.
 
     pip install torch==2.13.0 chgnet==0.4.2 && pip install .
-    python recipes/mat_seeds.py --data inorganic_chgnet.npz --count 1800 -o mat_seeds.extxyz
-    PYTHONPATH=recipes lesff distill --teacher mat_seeds:r2scan --structures mat_seeds.extxyz \
+    python tools/data/mat_seeds.py --data inorganic_chgnet.npz --count 1800 -o mat_seeds.extxyz
+    PYTHONPATH=tools/data lesff distill --teacher mat_seeds:r2scan --structures mat_seeds.extxyz \
       --sample rattle --frames 12 --labels-only -o mat_labels \
       --set displacement=[0.01,0.15] --set strain=0.03 --set validation=0.04
 

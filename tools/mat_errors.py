@@ -1,6 +1,6 @@
 """Errors of a model on held-out frames of crystals, by what the reference charges add up to.
 
-    python recipes/mat_errors.py mat-medium DATA2/*.npz --json mat-medium.references.json
+    python tools/mat_errors.py mat-medium DATA2/*.npz --json mat-medium.references.json
 
 Classes: crystals of one element; compositions whose reference charges (those of
 ``recipes/mat-medium.toml``) sum to zero; all others, whose charges are shifted alike.
@@ -21,7 +21,7 @@ from lesff.train.frames import Frame, read_frames
 from lesff.train.metrics import errors_by, predict_frames
 from lesff.train.recipe import read_recipe
 
-RECIPE = Path(__file__).with_name("mat-medium.toml")
+RECIPE = Path(__file__).parents[1] / "recipes" / "mat-medium.toml"
 ZERO = 1e-6
 """Of a sum of charges, e."""
 

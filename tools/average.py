@@ -1,6 +1,6 @@
 """Average the weights of two models, one trained on from the other.
 
-    python recipes/average.py EARLIER LATER --share 0.8 -o OUT
+    python tools/average.py EARLIER LATER --share 0.8 -o OUT
 
 Weights = EARLIER + share (LATER - EARLIER) (Wortsman et al., arXiv 2109.01903). If LATER has
 another charge head, the one that EARLIER is given leaves its energies as they are: its output

@@ -7,7 +7,7 @@ for dipoles and energies. The teacher's energies of ions have a zero of their ow
 these out.
 
     pip install "lesff[evaluate]"
-    python recipes/separated_ions.py --data organic_des_mono.npz -o separated_ions.npz
+    python tools/data/separated_ions.py --data organic_des_mono.npz -o separated_ions.npz
 """
 
 from __future__ import annotations

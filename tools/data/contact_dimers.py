@@ -7,7 +7,7 @@ face, with an offset and a tilt; hydrocarbons touch in any orientation. The pair
 out.
 
     pip install "lesff[evaluate]"
-    python recipes/contact_dimers.py --data organic_des_mono.npz -o contact_dimers.npz
+    python tools/data/contact_dimers.py --data organic_des_mono.npz -o contact_dimers.npz
 """
 
 from __future__ import annotations

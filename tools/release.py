@@ -1,6 +1,6 @@
 """Turn a trained model folder into a bundled release: card tables, weights folder, manifest entry.
 
-    python recipes/release.py RUN/model NAME VERSION
+    python tools/release.py RUN/model NAME VERSION
 
 Fills the tables of the card ``model_cards/NAME.md`` from the JSON files beside it, which ``lesff
 evaluate`` writes: ``NAME.evaluation.json`` (DFT frames; it becomes the metrics of the manifest),
