@@ -12,6 +12,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lesff import files
 from lesff.hub.manifest import entries as manifest
 from lesff.hub.manifest.entries import ModelEntry
 
@@ -26,8 +27,8 @@ PATTERNS = {
     "license": manifest._SPDX,
     "successor": manifest._SUCCESSOR,
     "bibtex": manifest._CITATION_KEY,
-    "path": manifest._PATH,
-    "sha256": manifest._SHA256,
+    "path": files._PATH,
+    "sha256": files._SHA256,
     "git_blob": manifest._BLOB,
     "commit": manifest._COMMIT,
     "repo": manifest._REPO,
