@@ -3,7 +3,7 @@
     python tools/mat_errors.py mat-medium DATA2/*.npz --json mat-medium.references.json
 
 Classes: crystals of one element; compositions whose reference charges (those of
-``recipes/mat-medium.toml``) sum to zero; all others, whose charges are shifted alike.
+``recipes/mat-medium``) sum to zero; all others, whose charges are shifted alike.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from lesff.evaluation.tables import error_table
 from lesff.plain_data import write_json
 from lesff.train.frames import Frame, read_frames
 from lesff.train.metrics import errors_by, predict_frames
-from lesff.train.recipe import read_recipe
+from lesff.train.stages import read_stages
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "mat-medium.toml"
+RECIPE = Path(__file__).parents[1] / "recipes" / "mat-medium"
 ZERO = 1e-6
 """Of a sum of charges, e."""
 
@@ -43,10 +43,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--as", dest="label", help="name in the result, for models to be released")
     given = parser.parse_args()
-    recipe = read_recipe(RECIPE).model
-    if recipe is None or recipe.reference_charges is None:
+    recipe = read_stages(RECIPE)[0].recipe
+    if recipe is None or recipe.model is None or recipe.model.reference_charges is None:
         parser.error(f"{RECIPE} has no reference charges")
-    charges = {atomic_numbers[s]: q for s, q in recipe.reference_charges.items()}
+    charges = {atomic_numbers[s]: q for s, q in recipe.model.reference_charges.items()}
     frames = [f for path in given.data for f in read_frames(path) if f.is_validation]
     model = lesff.load(given.model)
     predictions = predict_frames(model.potential, frames, progress=True)
