@@ -1,6 +1,6 @@
 """Errors of a model on held-out frames of crystals, by what the reference charges add up to.
 
-    python tools/mat_errors.py mat-medium DATA2/*.npz --json mat-medium.references.json
+    python tools/mat_errors.py mat-medium DATA/split-2/*.npz --json mat-medium.references.json
 
 Classes: crystals of one element; compositions whose reference charges (those of
 ``recipes/mat-medium``) sum to zero; all others, whose charges are shifted alike.

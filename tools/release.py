@@ -2,8 +2,9 @@
 
     python tools/release.py RUN/model NAME VERSION
 
-Fills the tables of the card ``model_cards/NAME.md`` from the JSON files beside it, which ``lesff
-evaluate`` writes: ``NAME.evaluation.json`` (DFT frames; it becomes the metrics of the manifest),
+Fills the tables of the card ``model_cards/NAME.md``: those of the training from the recipe, those
+of the results from the JSON files beside it, which ``lesff evaluate`` writes:
+``NAME.evaluation.json`` (DFT frames; it becomes the metrics of the manifest),
 ``NAME.suite.json`` (``--suite``) and whatever else the card has marks for. Writes
 ``lesff/weights/NAME/VERSION``, ``checkpoints_manifest/NAME.json`` and the hashes in
 ``tests/released.json``.
@@ -16,6 +17,8 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+
+from card_training import with_training
 
 from lesff.evaluation.tables import filled
 from lesff.hub.manifest.entries import PERMISSIVE_LICENSES
@@ -60,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     cards = ROOT / "model_cards"
     card_file = cards / f"{options.name}.md"
-    card = filled(card_file.read_text(encoding="utf-8"), options.name, cards)
+    card = with_training(filled(card_file.read_text(encoding="utf-8"), options.name, cards))
     card_file.write_text(card, encoding="utf-8")
     evaluation = json.loads((cards / f"{options.name}.evaluation.json").read_text("utf-8"))
     head = front_matter(card)

@@ -88,14 +88,19 @@ class Stage:
         """Whether it goes on from a model with a name instead of a stage."""
         return self.start is not None and "@" in self.start
 
+    def source_files(self) -> list[str]:
+        """Files whose frames it reads, relative to the data folder."""
+        sources = [] if self.recipe is None else self.recipe.data.sources
+        return self._in_folder([source.path for source in sources])
+
     def data_files(self) -> list[str]:
-        """Its files, relative to the data folder; those that only leave out molecules, too."""
-        if self.recipe is None:
-            return []
-        sources = self.recipe.data.sources
-        names = [source.path for source in sources]
-        names += [source.without for source in sources if source.without is not None]
-        return [str(PurePosixPath(self.notes.folder) / name) for name in dict.fromkeys(names)]
+        """All its files: sources, and those whose molecules are left out."""
+        sources = [] if self.recipe is None else self.recipe.data.sources
+        held = [source.without for source in sources if source.without is not None]
+        return list(dict.fromkeys([*self.source_files(), *self._in_folder(held)]))
+
+    def _in_folder(self, names: Sequence[str]) -> list[str]:
+        return [str(PurePosixPath(self.notes.folder) / name) for name in names]
 
 
 def read_stages(folder: Path) -> list[Stage]:
