@@ -170,6 +170,18 @@ def test_an_interrupted_chain_goes_on(folder, tmp_path, monkeypatch):
     assert_same_weights(straight, resumed)
 
 
+def test_a_finished_stage_whose_model_is_damaged_is_made_again(folder, tmp_path):
+    """From its resume point, without a step more."""
+    stages = select_stages(read_stages(folder), until="01-first")
+    model = run_stages(stages, chain(folder, tmp_path / "run")[0]) / "model.safetensors"
+    content = model.read_bytes()
+    model.write_bytes(content[:-8])
+    run, lines = chain(folder, tmp_path / "run")
+    run_stages(stages, run)
+    assert lines == ["[1/1] 01-first: Fresh."]
+    assert model.read_bytes() == content
+
+
 def test_stages_are_chosen(folder, tmp_path):
     stages = read_stages(folder)
     run, _ = chain(folder, tmp_path / "run")

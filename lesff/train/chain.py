@@ -123,7 +123,7 @@ def _run_stage(stage: Stage, checked: CheckedData, run: ChainRun) -> None:
     before = read_json(folder / RECORD_FILE) if (folder / RECORD_FILE).is_file() else None
     if before is not None:
         _require_same(before, record, folder)
-        if before["model"] is not None:
+        if _is_finished(folder):
             run.report(f"  done before: {folder / 'model'}")
             return
     _barrier()  # no process writes before all have read
@@ -165,8 +165,11 @@ def _model_of(name: str, stage: Stage, run: ChainRun) -> Path:
 
 
 def _is_finished(folder: Path) -> bool:
-    path = folder / RECORD_FILE
-    return path.is_file() and read_json(path).get("model") is not None
+    """Whether the folder of a stage holds the model that its record names."""
+    path, weights = folder / RECORD_FILE, folder / "model" / WEIGHTS_FILE
+    if not (path.is_file() and weights.is_file()):
+        return False
+    return read_json(path).get("model") == sha256_of(weights)
 
 
 def _can_start(stage: Stage, run: ChainRun) -> bool:
@@ -229,8 +232,8 @@ def _average(stage: Stage, run: ChainRun) -> None:
 def _note_processes(stage: Stage, run: ChainRun) -> None:
     if _n_processes() != stage.notes.processes:
         run.report(
-            f"  note: {_n_processes()} process(es) share a step here, {stage.notes.processes} did "
-            "in the released run; atoms per step differ by that"
+            f"  note: the stage is for {stage.notes.processes} process(es), {_n_processes()} share "
+            "a step here: atoms per step differ by that"
         )
 
 
