@@ -1,6 +1,7 @@
 """Model cards: every number of their tables is the one in the JSON file beside them."""
 
 import json
+import runpy
 from pathlib import Path
 
 import jsonschema
@@ -10,8 +11,11 @@ from huggingface_hub import ModelCard
 from lesff.errors import DataError
 from lesff.evaluation.tables import blocks, error_table, filled, suite_table, table_of
 from lesff.model_folder.card import front_matter
+from lesff.train.stages import read_stages
 
-CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*.md"))
+ROOT = Path(__file__).parents[1]
+CARDS = sorted((ROOT / "model_cards").glob("*.md"))
+TRAINING = runpy.run_path(str(ROOT / "tools" / "card_training.py"))
 SECTIONS = (
     "What it is",
     "Use",
@@ -72,6 +76,29 @@ def test_every_table_row_is_between_marks(path):
         elif line.startswith("<!-- end "):
             inside = False
         assert inside or not line.startswith("|"), line
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_training_tables_are_those_of_the_recipe(path):
+    card = path.read_text(encoding="utf-8")
+    assert f"<!-- begin training: recipes/{path.stem} -->" in card
+    assert TRAINING["with_training"](card) == card, "run tools/card_training.py"
+
+
+def test_a_changed_training_table_is_noticed():
+    card = (ROOT / "model_cards" / "off-small.md").read_text(encoding="utf-8")
+    row = next(line for line in card.splitlines() if line.startswith("| 02-dipoles |"))
+    assert "energy 5, forces 1, dipole 5, total_charge 1" in row
+    changed = card.replace(row, row.replace("energy 5", "energy 6"))
+    assert TRAINING["with_training"](changed) == card
+
+
+def test_every_released_version_has_a_stage():
+    """Of our own models; what others publish has no recipe here."""
+    stages = [s for path in (ROOT / "recipes").glob("*/stages") for s in read_stages(path.parent)]
+    results = [stage.notes.released for stage in stages if stage.notes.released is not None]
+    bundled = {f"{p.parent.name}@{p.name}" for p in (ROOT / "lesff" / "weights").glob("*/*/")}
+    assert sorted(results) == sorted(bundled)
 
 
 def _result(value, reference=None, **more):

@@ -30,8 +30,8 @@ def identity(version: VersionEntry) -> dict[str, str | None]:
 
 
 def test_the_schema_is_that_of_the_dataclasses() -> None:
-    recipe = runpy.run_path(str(ROOT / "recipes" / "manifest_schema.py"))
-    assert recipe["schema"]() == SCHEMA
+    tool = runpy.run_path(str(ROOT / "tools" / "manifest_schema.py"))
+    assert tool["schema"]() == SCHEMA
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 

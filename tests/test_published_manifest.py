@@ -42,9 +42,9 @@ def test_entries_are_complete(name):
     assert entry.elements[0] == 1 or name.startswith("les-fit-au")
 
 
-def test_files_are_those_of_the_recipe():
-    recipe = runpy.run_path(str(ROOT / "recipes" / "published.py"))
-    files = recipe["manifest_files"]()
+def test_files_are_those_of_the_tool():
+    tool = runpy.run_path(str(ROOT / "tools" / "published.py"))
+    files = tool["manifest_files"]()
     assert {f"{name}.json" for name in ENTRIES} == set(files)
     for name, text in files.items():
         assert (manifest_folder() / name).read_text(encoding="utf-8") == text

@@ -7,12 +7,12 @@ from pathlib import Path
 from lesff.hub.manifest.names import list_models
 
 ROOT = Path(__file__).parents[1]
-RECIPE = runpy.run_path(str(ROOT / "recipes" / "sbom.py"))
+TOOL = runpy.run_path(str(ROOT / "tools" / "sbom.py"))
 
 
 def test_bundled_models_are_components_with_the_released_hashes():
     released = json.loads((ROOT / "tests" / "released.json").read_text("utf-8"))
-    found = RECIPE["bundled_models"](ROOT / "checkpoints_manifest")
+    found = TOOL["bundled_models"](ROOT / "checkpoints_manifest")
     names = {f"{row['name']}@{row['version']}" for row in found}
     bundled = {
         f"{entry.name}@{version.version}"
@@ -34,8 +34,8 @@ def test_models_are_parts_of_the_main_component():
         "components": [{"type": "library", "bom-ref": "torch==2"}],
         "dependencies": [{"ref": "torch==2"}, {"ref": "root", "dependsOn": ["torch==2"]}],
     }
-    models = RECIPE["bundled_models"](ROOT / "checkpoints_manifest")
-    full = RECIPE["with_models"](bill, models)
+    models = TOOL["bundled_models"](ROOT / "checkpoints_manifest")
+    full = TOOL["with_models"](bill, models)
     assert full["components"] == [*bill["components"], *models]
     (root,) = [row for row in full["dependencies"] if row["ref"] == "root"]
     assert set(root["dependsOn"]) == {"torch==2", *(model["bom-ref"] for model in models)}

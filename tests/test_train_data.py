@@ -20,6 +20,7 @@ from lesff.train.frames import read_frames
 from lesff.train.recipe import read_recipe
 from lesff.train.reference_energies import fit_reference_energies
 from lesff.train.run import dry_run, run_recipe
+from lesff.train.stages import read_stages
 from lesff.train.training_data import TrainingData, read_training_data
 
 
@@ -199,13 +200,20 @@ def test_elements_that_the_start_lacks_are_named(tmp_path):
         run_source(tmp_path, '{ path = "train.xyz" }', start=tmp_path / "start")
 
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = Path(__file__).parents[1] / "recipes"
+FRESH = [
+    stage
+    for path in sorted(RECIPES.glob("*/stages"))
+    for stage in read_stages(path.parent)
+    if stage.start is None
+]
+"""Stages that start a model."""
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if "[model]" in p.read_text()], ids=str)
-def test_recipes_run_dry(path, tmp_path):
-    """Every recipe that starts a model, with two frames for each of its files."""
-    recipe = read_recipe(path)
+@pytest.mark.parametrize("stage", FRESH, ids=lambda stage: stage.recipe.name)
+def test_recipes_run_dry(stage, tmp_path):
+    """Every stage that starts a model, with two frames for each of its files."""
+    recipe = stage.recipe
     frames = [labelled(water(), 0), labelled(two_waters(), 1)]
     for source in recipe.data.sources:
         write_shard(tmp_path / source.path, frames)

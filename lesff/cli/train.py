@@ -9,8 +9,11 @@ import click
 import torch
 import torch.distributed as dist
 
+from lesff.hub.resolve import resolve
+from lesff.train.chain import ChainRun, dry_run_stages, run_stages
 from lesff.train.recipe import read_recipe
 from lesff.train.run import dry_run, run_recipe
+from lesff.train.stages import Stage, read_stages, select_stages
 
 
 @click.command("train")
@@ -22,6 +25,11 @@ from lesff.train.run import dry_run, run_recipe
 @click.option(
     "--from", "start", type=click.Path(path_type=Path), help="Model folder to go on from."
 )
+@click.option("--until", metavar="STAGE", help="Last stage of a recipe folder to train.")
+@click.option("--only", metavar="STAGE", help="The one stage of a recipe folder to train.")
+@click.option(
+    "--unlocked", is_flag=True, help="Train on other data than data.lock.toml says; recorded."
+)
 @click.option("--threads", type=int, help="Threads per process.")
 @click.option(
     "--dry-run", "is_dry", is_flag=True, help="Read data, make the model and one gradient, stop."
@@ -31,27 +39,70 @@ def train_command(
     folder: Path,
     output: Path | None,
     start: Path | None,
+    until: str | None,
+    only: str | None,
     threads: int | None,
     *,
+    unlocked: bool,
     is_dry: bool,
 ) -> None:
     """Train the model of a recipe; run again to resume.
 
-    Under ``torchrun --nproc-per-node N`` the processes share each step. The run folder holds the
-    log, the learning curves, the resume point and, at the end, the model folder ``model``.
+    RECIPE is a TOML file, or a folder with stages, each of which goes on from another and is
+    written into the run folder under its name; stages that are done are skipped. Under ``torchrun
+    --nproc-per-node N`` the processes share each step. The folder of a run holds the log, the
+    learning curves, the resume point and, at the end, the model folder ``model``.
     """
+    is_chain = recipe.is_dir()
+    if is_chain and start is not None:
+        raise click.UsageError("`--from` is for a recipe file; stages say what they go on from")
+    if not is_chain and (until is not None or only is not None or unlocked):
+        raise click.UsageError(
+            "`--until`, `--only` and `--unlocked` are for a recipe folder with stages"
+        )
+    if output is None and not is_dry:
+        raise click.UsageError("give a run folder with -o, or --dry-run")
     if threads is not None:
         torch.set_num_threads(threads)
-    if is_dry:
-        for name, value in dry_run(read_recipe(recipe), folder, start=start).items():
-            click.echo(f"{name}: {value}")
-        return
-    if output is None:
-        raise click.UsageError("give a run folder with -o, or --dry-run")
-    if "RANK" in os.environ:
+    if "RANK" in os.environ and not is_dry:
         dist.init_process_group("gloo")
     try:
-        run_recipe(read_recipe(recipe), folder, output, start=start)
+        if is_chain:
+            stages = select_stages(read_stages(recipe), until=until, only=only)
+            run = ChainRun(
+                recipe=recipe,
+                data=folder,
+                output=Path() if output is None else output,
+                find_model=lambda name: resolve(name).folder,
+                report=_say,
+                unlocked=unlocked,
+            )
+            _train_stages(stages, run, is_dry=is_dry)
+        else:
+            _train_file(recipe, folder, output, start, is_dry=is_dry)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _train_stages(stages: list[Stage], run: ChainRun, *, is_dry: bool) -> None:
+    if is_dry:
+        dry_run_stages(stages, run)
+    else:
+        run_stages(stages, run)
+
+
+def _train_file(
+    recipe: Path, folder: Path, output: Path | None, start: Path | None, *, is_dry: bool
+) -> None:
+    if output is None or is_dry:
+        for name, value in dry_run(read_recipe(recipe), folder, start=start).items():
+            click.echo(f"{name}: {value}")
+    else:
+        run_recipe(read_recipe(recipe), folder, output, start=start)
+
+
+def _say(line: str) -> None:
+    """Print a line, in one process only."""
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        click.echo(line)

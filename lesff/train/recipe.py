@@ -1,4 +1,17 @@
-"""Recipes: one TOML file says everything about a training run."""
+"""Recipes: one TOML file says everything about a training run.
+
+A file may take over what another one says: ``extends = "../base.toml"``. Then only what differs is
+written down:
+
+- ``seed``, ``model``, ``loss``, ``optimizer`` and ``data`` are taken over, tables key by key; a
+  file with ``from`` goes on from another model and takes over no ``model``. What happens to a model
+  in one run (``name``, ``dispersion``, ``head``, ``training_data``, ``level_of_theory``) is not.
+- ``data.sources`` may be a table of files instead of a list: ``"water.npz" = { fraction = 0.3 }``.
+  Files keep the order in which they are first named, which is the order of their frames; ``false``
+  leaves a file out, and keeps its place for a file that extends this one.
+
+The stages of a chain of runs are such files (:mod:`lesff.train.stages`).
+"""
 
 from __future__ import annotations
 
@@ -193,16 +206,102 @@ class Recipe:
         return {name: text for name, text in given.items() if text is not None}
 
 
+STAGE_KEYS = ("from", "why", "folder", "processes", "steps", "released", "average")
+"""Keys of a recipe file that say how it stands among others, see
+:class:`lesff.train.stages.Stage`."""
+
+_TAKEN_OVER = ("seed", "model", "loss", "optimizer", "data")
+"""Keys of a file that files that extend it take over."""
+
+
 def read_recipe(path: Path) -> Recipe:
     """Parse a recipe file.
 
+    Args:
+        path: The file; a stage of a chain is read as the recipe of its run alone.
+
     Raises:
-        ConfigError: if the file is missing, not TOML, or has unknown or missing keys.
+        ConfigError: naming the file, if it or one that it extends is missing, not TOML, or extends
+            itself, or has unknown or missing keys.
     """
+    tables = read_tables(path)
+    return recipe_of({k: v for k, v in tables.items() if k not in STAGE_KEYS}, path)
+
+
+def read_tables(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Content of a recipe file together with that of the files it extends.
+
+    Args:
+        path: The file.
+        extended_by: Files on the way here, for the message about a circle.
+
+    Raises:
+        ConfigError: if a file is missing, not TOML, or extends itself.
+    """
+    own = _parse(path, extended_by)
+    if "extends" not in own:
+        return own
+    name = own.pop("extends")
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: `extends` must be the path of a recipe file, got {name!r}")
+    way = (*extended_by, path)
+    base = path.parent / name
+    if base.resolve() in {file.resolve() for file in way}:
+        circle = " -> ".join(file.name for file in (*way, base))
+        raise ConfigError(f"{path}: `extends` must not lead back to a file, got {circle}")
+    inherited = read_tables(base, way)
+    kept = {key: inherited[key] for key in _TAKEN_OVER if key in inherited}
+    if "from" in own:
+        kept.pop("model", None)
+    return _merged(kept, own)
+
+
+def _parse(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"recipe {path} does not exist")
+        reason = f", which {extended_by[-1]} extends," if extended_by else ""
+        raise ConfigError(f"recipe {path}{reason} does not exist")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {path} must be TOML: {error}") from error
-    return from_dict(Recipe, data, "recipe")
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the keys of ``changes``; tables key by key, in the order of ``base``."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merged(old, value)
+        result[key] = value
+    return result
+
+
+def recipe_of(tables: dict[str, Any], path: Path) -> Recipe:
+    """Recipe of the content of a file, without the keys of stages.
+
+    Raises:
+        ConfigError: naming the file, for unknown or missing keys and bad values.
+    """
+    try:
+        data = tables.get("data")
+        if isinstance(data, dict) and isinstance(data.get("sources"), dict):
+            tables = {**tables, "data": {**data, "sources": _source_list(data["sources"])}}
+        return from_dict(Recipe, tables, "recipe")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _source_list(sources: dict[str, Any]) -> list[dict[str, Any]]:
+    """The table of files as the list that a recipe has, without those that are left out."""
+    rows = []
+    for name, options in sources.items():
+        if options is False:
+            continue
+        if not isinstance(options, dict):
+            raise ConfigError(
+                f'`data.sources."{name}"` must be a table of options, or false to leave the file '
+                f"out, got {options!r}"
+            )
+        rows.append({"path": name, **options})
+    return rows

@@ -17,6 +17,7 @@ from lesff.atoms.elements import elements_of, symbols
 from lesff.errors import ConfigError, DataError
 from lesff.files import sha256_of
 from lesff.model_folder.folder import load_model, save_model
+from lesff.model_folder.layout import WEIGHTS_FILE
 from lesff.plain_data import write_json
 from lesff.potential.edit import with_dispersion, with_head
 from lesff.potential.potential import Potential
@@ -28,7 +29,7 @@ from lesff.train.training_data import TrainingData, model_config, read_training_
 
 _CARD = """# {name}
 
-Trained by the recipe `{name}` on {n_train} frames; {n_validation} frames were held out.
+{origin}.
 Not released: no licence, no evaluation, no promise.
 
 Level of theory: {level}. Energy zero: {reference}.
@@ -69,21 +70,35 @@ def run_recipe(
         origin = {
             "recipe": asdict(recipe),
             "data": data.sources,
-            "start": None if start is None else sha256_of(start / "model.safetensors"),
+            "start": None if start is None else sha256_of(start / WEIGHTS_FILE),
             "software": _software(),
         }
         write_json(output / "origin.json", origin)
-        card = _CARD.format(
-            name=recipe.name,
-            n_train=len(data.train),
-            n_validation=len(data.validation),
-            level=potential.config.level_of_theory,
-            reference=potential.config.energy_reference,
+        trained = (
+            f"Trained by the recipe `{recipe.name}` on {len(data.train)} frames; "
+            f"{len(data.validation)} frames were held out"
         )
+        card = unreleased_card(recipe.name, trained, potential)
         save_model(potential, folder, card=card, license_text="Not licensed.\n", overwrite=True)
     if dist.is_initialized():
         dist.barrier()
     return folder
+
+
+def unreleased_card(name: str, origin: str, potential: Potential) -> str:
+    """Card of a model folder that a run writes.
+
+    Args:
+        name: Name of the run.
+        origin: How the model was made, a sentence without its full stop.
+        potential: The model.
+    """
+    return _CARD.format(
+        name=name,
+        origin=origin,
+        level=potential.config.level_of_theory,
+        reference=potential.config.energy_reference,
+    )
 
 
 def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> dict[str, Any]:

@@ -1,0 +1,189 @@
+"""Recipes of several stages: a folder says what each run goes on from, and why.
+
+``NAME/stages/*.toml`` are the runs, in the order of their names; ``NAME/base.toml`` is what they
+have in common, ``NAME/data.lock.toml`` the bytes of their data (:mod:`lesff.train.data_lock`). A
+stage is a recipe file (:mod:`lesff.train.recipe`) with ``from`` and the fields of :class:`Notes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lesff.errors import ConfigError
+from lesff.plain_data import from_dict
+from lesff.train.recipe import STAGE_KEYS, Recipe, read_tables, recipe_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+    """Average of the weights of two stages instead of training.
+
+    Weights = earlier + share (``from`` - earlier) (Wortsman et al., arXiv 2109.01903).
+
+    Attributes:
+        earlier: The stage that ``from`` was trained on from.
+        share: Share of ``from``, between 0 and 1.
+    """
+
+    earlier: str
+    share: float
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a share outside its range."""
+        if not 0.0 <= self.share <= 1.0:
+            raise ConfigError(f"`average.share` must be between 0 and 1, got {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """What a stage says beside its recipe.
+
+    Attributes:
+        why: What the stage is for, one sentence.
+        folder: Subfolder of the data folder that the paths of this stage are relative to.
+        processes: Processes of the released run; each takes ``data.max_atoms`` per step.
+        steps: Optimiser steps of the released run, where time and not steps were its limit.
+        released: Model ``name@version`` that is the result, if it was released.
+        average: Set where two stages are averaged and nothing is trained.
+    """
+
+    why: str
+    folder: str = "."
+    processes: int = 1
+    steps: int | None = None
+    released: str | None = None
+    average: AverageConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an empty reason and numbers that count nothing."""
+        if not self.why.strip():
+            raise ConfigError("`why` must say in a sentence what the stage is for, got ''")
+        for name in ("processes", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One run of a chain.
+
+    Attributes:
+        name: Name of its file, without ``.toml``.
+        start: The stage or the model ``name@version`` that it goes on from; None for fresh weights.
+        notes: What it says beside its recipe.
+        recipe: What is trained; None where two stages are averaged.
+    """
+
+    name: str
+    start: str | None
+    notes: Notes
+    recipe: Recipe | None
+
+    @property
+    def starts_from_model(self) -> bool:
+        """Whether it goes on from a model with a name instead of a stage."""
+        return self.start is not None and "@" in self.start
+
+    def source_files(self) -> list[str]:
+        """Files whose frames it reads, relative to the data folder."""
+        sources = [] if self.recipe is None else self.recipe.data.sources
+        return self._in_folder([source.path for source in sources])
+
+    def data_files(self) -> list[str]:
+        """All its files: sources, and those whose molecules are left out."""
+        sources = [] if self.recipe is None else self.recipe.data.sources
+        held = [source.without for source in sources if source.without is not None]
+        return list(dict.fromkeys([*self.source_files(), *self._in_folder(held)]))
+
+    def _in_folder(self, names: Sequence[str]) -> list[str]:
+        return [str(PurePosixPath(self.notes.folder) / name) for name in names]
+
+
+def read_stages(folder: Path) -> list[Stage]:
+    """Stages of a recipe folder in their order.
+
+    Raises:
+        ConfigError: naming the file, if a stage cannot be read or goes on from what is not there.
+    """
+    paths = sorted((folder / "stages").glob("*.toml"))
+    if not paths:
+        raise ConfigError(
+            f"{folder} must hold stages/*.toml, one file for each stage; a recipe of one run is a "
+            "TOML file and is given as such"
+        )
+    stages: list[Stage] = []
+    for path in paths:
+        stages.append(_read_stage(path, [stage.name for stage in stages]))
+    return stages
+
+
+def select_stages(
+    stages: Sequence[Stage], *, until: str | None = None, only: str | None = None
+) -> list[Stage]:
+    """Stages up to and with one, or one alone; all of them if neither is given.
+
+    Raises:
+        ConfigError: if both are given, or there is no such stage.
+    """
+    if until is not None and only is not None:
+        raise ConfigError("`until` and `only` exclude each other; give one of them")
+    wanted = until if only is None else only
+    names = [stage.name for stage in stages]
+    if wanted is None:
+        return list(stages)
+    if wanted not in names:
+        raise ConfigError(f"the stage must be one of {', '.join(names)}, got {wanted}")
+    last = names.index(wanted) + 1
+    return list(stages[:last] if only is None else stages[last - 1 : last])
+
+
+def _read_stage(path: Path, earlier: Sequence[str]) -> Stage:
+    tables = read_tables(path)
+    kept = {key: tables.pop(key) for key in STAGE_KEYS if key in tables}
+    start = kept.pop("from", None)
+    try:
+        notes = from_dict(Notes, kept, "stage")
+        _check_start(start, tables, earlier)
+        if notes.average is not None:
+            _check_average(notes.average, start, tables, earlier)
+            return Stage(name=path.stem, start=start, notes=notes, recipe=None)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return Stage(name=path.stem, start=start, notes=notes, recipe=recipe_of(tables, path))
+
+
+def _check_start(start: Any, tables: dict[str, Any], earlier: Sequence[str]) -> None:
+    """Refuse a stage with no model, with two, or with one that no earlier stage makes."""
+    if start is None:
+        if "model" not in tables:
+            raise ConfigError(
+                "a stage must have a `model` section for fresh weights, or `from` for the stage or "
+                "model to go on from"
+            )
+        return
+    if not isinstance(start, str) or not ("@" in start or start in earlier):
+        known = ", ".join(earlier) or "none"
+        raise ConfigError(
+            f"`from` must be an earlier stage ({known}) or a model NAME@VERSION, got {start!r}"
+        )
+    if "model" in tables:
+        raise ConfigError("a stage with `from` must not have a `model` section, too")
+
+
+def _check_average(
+    average: AverageConfig, start: Any, tables: dict[str, Any], earlier: Sequence[str]
+) -> None:
+    """Refuse an average of what is not there, and one that would also train."""
+    if start is None or "@" in start or average.earlier not in earlier:
+        raise ConfigError(
+            f"`from` and `average.earlier` must be earlier stages ({', '.join(earlier)}), got "
+            f"{start!r} and {average.earlier!r}"
+        )
+    if tables:
+        raise ConfigError(
+            f"a stage with `average` trains nothing and must not have {', '.join(sorted(tables))}"
+        )

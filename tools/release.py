@@ -1,0 +1,117 @@
+"""Turn a trained model folder into a bundled release: card tables, weights folder, manifest entry.
+
+    python tools/release.py RUN/model NAME VERSION
+
+Fills the tables of the card ``model_cards/NAME.md``: those of the training from the recipe, those
+of the results from the JSON files beside it, which ``lesff evaluate`` writes:
+``NAME.evaluation.json`` (DFT frames; it becomes the metrics of the manifest),
+``NAME.suite.json`` (``--suite``) and whatever else the card has marks for. Writes
+``lesff/weights/NAME/VERSION``, ``checkpoints_manifest/NAME.json`` and the hashes in
+``tests/released.json``.
+A version that exists is never changed.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from card_training import with_training
+
+from lesff.evaluation.tables import filled
+from lesff.hub.manifest.entries import PERMISSIVE_LICENSES
+from lesff.model_folder.card import front_matter
+from lesff.model_folder.folder import load_model, save_model
+from lesff.model_folder.layout import MODEL_FILES
+from lesff.model_folder.verify import verify_parity
+
+ROOT = Path(__file__).parents[1]
+SPDX = {name.lower(): name for name in PERMISSIVE_LICENSES}
+"""Cards have licences in lower case, as the Hub does; the manifest has SPDX identifiers."""
+RELEASED = ROOT / "tests" / "released.json"
+"""Hashes that a test compares with the manifest for ever."""
+
+
+def metrics(evaluation: dict) -> list[dict]:
+    """Force and energy errors of every subset as manifest metrics."""
+    rows = []
+    for subset, errors in evaluation["errors"].items():
+        for quantity, key, unit in (
+            ("forces", "forces_mae", "meV/A"),
+            ("energy", "energy_mae", "meV/atom"),
+        ):
+            rows.append(
+                {
+                    "dataset": f"{evaluation['data'][0]}:{subset}",
+                    "quantity": quantity,
+                    "metric": "mae",
+                    "unit": unit,
+                    "value": round(errors[key], 3),
+                    "n_structures": errors["n_frames"],
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    """Write the release."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("version")
+    options = parser.parse_args()
+    cards = ROOT / "model_cards"
+    card_file = cards / f"{options.name}.md"
+    card = with_training(filled(card_file.read_text(encoding="utf-8"), options.name, cards))
+    card_file.write_text(card, encoding="utf-8")
+    evaluation = json.loads((cards / f"{options.name}.evaluation.json").read_text("utf-8"))
+    head = front_matter(card)
+    manifest = ROOT / "checkpoints_manifest" / f"{options.name}.json"
+    entry = json.loads(manifest.read_text("utf-8")) if manifest.exists() else {"versions": []}
+    if any(row["version"] == options.version for row in entry["versions"]):
+        sys.exit(f"{options.name}@{options.version} is released: its bytes never change")
+
+    potential = load_model(options.model)
+    config = potential.config
+    folder = ROOT / "lesff" / "weights" / options.name / options.version
+    license_text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    save_model(potential, folder, card=card, license_text=license_text)
+    report = verify_parity(folder)
+    if not report.ok:
+        sys.exit(f"parity failed: {report}")
+    files = []
+    for name in MODEL_FILES:
+        data = (folder / name).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        files.append({"path": name, "size": len(data), "sha256": digest})
+    version = {
+        "version": options.version,
+        "date": datetime.date.today().isoformat(),
+        "files": files,
+        "sources": {"bundled": True},
+        "min_lesff": "0.1.0",
+        "level_of_theory": config.level_of_theory,
+        "total_charge": list(config.total_charge),
+        "spin_multiplicity": list(config.spin_multiplicity),
+        "metrics": metrics(evaluation),
+    }
+    entry |= {
+        "name": options.name,
+        "description": head["description"],
+        "license": SPDX[head["license"]],
+        "elements": list(config.elements),
+        "citation": head["citation"],
+        "versions": [*entry["versions"], version],
+    }
+    manifest.parent.mkdir(exist_ok=True)
+    manifest.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    released = json.loads(RELEASED.read_text("utf-8"))
+    released[f"{options.name}@{options.version}"] = {row["path"]: row["sha256"] for row in files}
+    RELEASED.write_text(json.dumps(released, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{folder.relative_to(ROOT)} and {manifest.relative_to(ROOT)} written\n")
+
+
+if __name__ == "__main__":
+    main()
