@@ -124,7 +124,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeModel:
-    """The model to train; see :class:`lesff.potential.potential.ModelConfig`.
+    """The model to train; see :class:`lesff.potential.config.ModelConfig`.
 
     Elements, reference energies, energy scale, average neighbour number and charge range are
     taken from the data.
