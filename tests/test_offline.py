@@ -30,7 +30,7 @@ sys.addaudithook(forbid)
 import ase.build
 import lesff
 from pathlib import Path
-from lesff import registry
+from lesff.hub.manifest import names as registry
 manifest, specs = Path(sys.argv[1]), sys.argv[2:]
 registry.manifest_folder = lambda: manifest
 water = ase.build.molecule("H2O")
