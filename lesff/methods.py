@@ -17,6 +17,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from lesff.atoms.structure import Structure
 from lesff.errors import ConfigError, DataError, LesffError, UnsupportedInputError
+from lesff.hub.spec import has_model_scheme
 from lesff.model import load
 from lesff.potential.domain import check_domain
 
@@ -61,7 +62,7 @@ def open_teacher(spec: str, *, accept_license: bool = False) -> Teacher:
         ConfigError: for a specification that cannot be imported or called, or a calculator
             without energy or forces.
     """
-    match = None if spec.startswith(("hf:", "http:", "https:")) else _SPEC.fullmatch(spec)
+    match = None if has_model_scheme(spec) else _SPEC.fullmatch(spec)
     if match is None:
         return _lesff_teacher(spec, accept_license=accept_license)
     factory = _import(match["module"], match["name"], spec)

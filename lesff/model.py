@@ -20,13 +20,13 @@ from lesff.hub.publish import publish_folder
 from lesff.hub.resolve import ResolvedModel, resolve
 from lesff.model_folder.folder import load_model, save_model
 from lesff.potential.batches import plan_batches, predict_graph
+from lesff.potential.config import DTYPES
 from lesff.potential.domain import check_caveats, check_domain
 from lesff.potential.potential import ModelConfig, Potential, RadialMode, properties_in_order
 from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _PROGRESS_ATOMS = 20_000
 """From this many atoms on, predict shows a progress bar unless told otherwise."""
 
@@ -76,10 +76,10 @@ def load(
         licenses=licenses,
         lock=None if lock is None else Path(lock),
     )
-    if dtype is not None and dtype not in _DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
     _check_device(device)
-    torch_dtype = None if dtype is None else _DTYPES[dtype]
+    torch_dtype = None if dtype is None else DTYPES[dtype]
     potential = load_model(resolved.folder, dtype=torch_dtype, device=device, radial=radial)
     return Model(potential, resolved)
 

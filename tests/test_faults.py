@@ -29,13 +29,15 @@ from lesff.errors import (
     ModelNotFoundError,
     OfflineError,
 )
+from lesff.hub.cache import find_damage
 from lesff.hub.manifest import names as registry
 from lesff.hub.manifest.names import find_model
 from lesff.hub.mirror.copy import mirror_models
 from lesff.hub.mirror.server import HubHandler, HubServer, running
-from lesff.hub.resolve import bundled_folder, find_damage, resolve
+from lesff.hub.resolve import resolve
 from lesff.hub.sources import foreign as published
 from lesff.hub.sources import huggingface as repositories
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.folder import load_model
 from lesff.model_folder.layout import MODEL_FILES
 

@@ -10,7 +10,8 @@ import pytest
 from published_site import NAME, Site, private_site, run
 from test_offline import fill_hub_cache
 
-from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.resolve import resolve
+from lesff.hub.sources.bundled import bundled_folder
 
 MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
 SOURCE = bundled_folder() / "off-small" / "0.1.0"

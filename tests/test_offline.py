@@ -15,7 +15,8 @@ from test_hub import COMMIT
 
 from lesff.hub.licenses import require_license
 from lesff.hub.manifest.names import find_model
-from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.resolve import resolve
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES
 
 MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"

@@ -18,13 +18,14 @@ from lesff.errors import (
     OfflineError,
     UnverifiedWarning,
 )
-from lesff.files import folder_digest, sha256_of
-from lesff.hub.resolve import bundled_folder, resolve
+from lesff.files import FileEntry, FileSet, sha256_of
+from lesff.hub.resolve import resolve
 from lesff.hub.sources import download
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES, UNCERTAINTY_FILE
 
 BUNDLED = bundled_folder() / "off-small" / "0.1.0"
-DIGEST = folder_digest((name, sha256_of(BUNDLED / name)) for name in MODEL_FILES)
+DIGEST = FileSet.of(BUNDLED, MODEL_FILES).digest
 
 
 @pytest.fixture
@@ -64,9 +65,10 @@ def test_the_digest_is_that_of_sha256sum() -> None:
 def test_an_optional_file_counts_in_the_digest(server: FileServer) -> None:
     extra = b"uncertainty"
     server.files[f"m/{UNCERTAINTY_FILE}"] = extra
-    rows = [(name, sha256_of(BUNDLED / name)) for name in MODEL_FILES]
-    rows.append((UNCERTAINTY_FILE, hashlib.sha256(extra).hexdigest()))
-    found = resolve(f"{server.url('m/')}#sha256={folder_digest(rows)}")
+    sha256 = hashlib.sha256(extra).hexdigest()
+    added = FileEntry(path=UNCERTAINTY_FILE, size=len(extra), sha256=sha256)
+    files = FileSet((*FileSet.of(BUNDLED, MODEL_FILES).entries, added))
+    found = resolve(f"{server.url('m/')}#sha256={files.digest}")
     assert (found.folder / UNCERTAINTY_FILE).read_bytes() == extra
     with pytest.raises(IntegrityError, match=f"digest sha256={DIGEST}, got .*was not used"):
         resolve(f"{server.url('m/')}#sha256={DIGEST}")

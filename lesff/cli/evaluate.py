@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
 
+from lesff.atomic import write_atomically
 from lesff.cli.catalogue import accept_license_option
 from lesff.cli.suite import _beside, _check_card, _summary
 from lesff.errors import DataError
@@ -22,6 +22,7 @@ from lesff.evaluation.tables import fragment_table as markdown
 from lesff.files import sha256_of
 from lesff.model import Model, load
 from lesff.model_folder.layout import WEIGHTS_FILE
+from lesff.plain_data import write_json
 from lesff.train.frames import read_frames
 from lesff.train.metrics import Errors, errors_by, predict_frames
 from lesff.train.training_data import keep_energies, without_compositions
@@ -132,7 +133,7 @@ def evaluate_command(
     click.echo(f"results in {path}")
     if card is not None:
         text = filled(card.read_text(encoding="utf-8"), card.stem, card.parent)
-        card.write_text(text, encoding="utf-8")
+        write_atomically(card, text)
         click.echo(f"tables of {card} made from the results beside it")
 
 
@@ -176,7 +177,7 @@ def _evaluate_frames(
             head["energy_states"] = energy_states
         if without is not None:
             head["without"] = without.name
-        output.write_text(json.dumps(head | result, indent=1) + "\n", encoding="utf-8")
+        write_json(output, head | result)
 
 
 def _table(table: dict[str, Errors]) -> str:

@@ -36,6 +36,7 @@ from lesff.model_folder.layout import (
     WEIGHTS_FILE,
 )
 from lesff.plain_data import from_dict, read_json
+from lesff.potential.config import DTYPES
 from lesff.potential.potential import RADIAL_MODES, ModelConfig, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
 
@@ -47,7 +48,6 @@ Other processors and thread counts change the order of sums, which moves results
 
 _MAX_HEADER_BYTES = 25_000_000
 _MAX_FILE_BYTES = 8 * 2**30
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _DTYPE_NAMES = {
     torch.float32: "F32",
     torch.float64: "F64",
@@ -153,7 +153,7 @@ def load_model(
             the configuration asks for.
     """
     folder = Path(folder)
-    if dtype is not None and dtype not in _DTYPES.values():
+    if dtype is not None and dtype not in DTYPES.values():
         raise ConfigError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
     if radial is not None and radial not in RADIAL_MODES:
         raise ConfigError(f"`radial` must be one of {', '.join(RADIAL_MODES)}, got {radial!r}")
@@ -161,7 +161,7 @@ def load_model(
     with torch.random.fork_rng(devices=[]):  # the random initial weights are not kept
         potential = Potential(config)
     # only weights have the model's type: tables and reference energies stay in float64
-    potential.cast_parameters(_DTYPES[config.dtype])
+    potential.cast_parameters(DTYPES[config.dtype])
     expected = {
         name: (value.dtype, tuple(value.shape)) for name, value in potential.state_dict().items()
     }
@@ -220,7 +220,7 @@ def weights_digest(potential: Potential) -> bytes:
 
 
 def _stored_weights(potential: Potential) -> dict[str, Tensor]:
-    stored, parameters = _DTYPES[potential.config.dtype], dict(potential.named_parameters())
+    stored, parameters = DTYPES[potential.config.dtype], dict(potential.named_parameters())
     return {
         name: value.detach().to("cpu", stored if name in parameters else value.dtype).clone()
         for name, value in potential.state_dict().items()
