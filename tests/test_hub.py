@@ -24,7 +24,7 @@ from lesff.errors import (
 from lesff.hub import resolve as hub
 from lesff.hub.cache import find_damage
 from lesff.hub.manifest import names as registry
-from lesff.hub.resolve import resolve
+from lesff.hub.resolve import lock_models, pull, resolve
 from lesff.hub.sources import bundled
 from lesff.hub.sources import huggingface as repositories
 from lesff.model_folder.layout import MODEL_FILES
@@ -391,8 +391,11 @@ def test_the_manifest_must_fit_this_lesff(site: Site, monkeypatch: pytest.Monkey
     with pytest.raises(ManifestError, match="must list README.md, model.safetensors, parity"):
         resolve("off-small")
     site.publish(bundled=True, status="deprecated", status_note="drifts", successor="off-medium")
-    with pytest.warns(FutureWarning, match="0.1.0 is deprecated: drifts; use off-medium instead"):
-        resolve("off-small")
+    message = "0.1.0 is deprecated: drifts; use off-medium instead"
+    for call in (resolve, pull, lambda name: lock_models([name], site.cache / "lock")):
+        with pytest.warns(FutureWarning, match=message) as caught:
+            call("off-small")
+        assert caught[0].filename == __file__  # however deep the call
 
 
 class FakeHub(ThreadingHTTPServer):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from lesff.errors import (
 )
 from lesff.files import FileEntry, FileSet, sha256_of
 from lesff.hub.resolve import resolve
-from lesff.hub.sources import download
+from lesff.hub.sources import address, download
 from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES, UNCERTAINTY_FILE
 
@@ -104,6 +105,26 @@ def test_the_first_fetch_is_recorded(server: FileServer, tmp_path: Path) -> None
     pin.write_text(json.dumps({"url": 1}))
     with pytest.raises(IntegrityError, match="must hold the digest of the first fetch"):
         resolve(server.url("m/"))
+
+
+def test_two_first_fetches_trust_the_same_bytes(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waited for another one's first fetch takes what that one recorded."""
+    locked = address.locked
+
+    @contextmanager
+    def after_another_process(lock: Path, what: str) -> Iterator[None]:
+        monkeypatch.setattr(address, "locked", locked)
+        with pytest.warns(UnverifiedWarning, match="could not be verified"):
+            resolve(server.url("m/"))
+        server.files["m/LICENSE"] = b"another"
+        with locked(lock, what):
+            yield
+
+    monkeypatch.setattr(address, "locked", after_another_process)
+    found = resolve(server.url("m/"))
+    assert FileSet.of(found.folder, MODEL_FILES).digest == DIGEST
 
 
 def test_missing_and_oversized_files(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
