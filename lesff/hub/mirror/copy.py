@@ -131,7 +131,7 @@ def _mirror_repository(spec: HubSpec, store: Store, *, offline: bool | None) -> 
     if found.version is None or not GIT_ID.fullmatch(found.version):
         raise UnsupportedInputError(f"the commit of {spec} is not known; load it online once")
     return store.add(
-        spec.repo,
+        HubSpec.parse(found.name).repo,
         {name: found.folder / name for name in model_files(found.folder)},
         refs=() if revision == found.version else (revision,),
         date=datetime.date.today().isoformat(),
