@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from lesff.hub.manifest import names as registry
 from lesff.hub.mirror.server import running
 from lesff.hub.mirror.store import Store
-from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.resolve import resolve
+from lesff.hub.sources.bundled import bundled_folder
 
 FIRST = """
 import time

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
 
 class LesffError(Exception):
     """Base of all lesff errors; catch it to catch them all."""
@@ -97,3 +103,17 @@ class UnverifiedWarning(UserWarning):
 
 class KernelError(LesffError, RuntimeError):
     """Compiled kernels are asked for but not there, or cannot do what is asked."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called lesff, however deep inside lesff the cause is.
+
+    Args:
+        message: What is the matter.
+        category: Class of the warning.
+    """
+    # level 1 is the line below, level 2 the caller of this function
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

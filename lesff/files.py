@@ -1,4 +1,7 @@
-"""Digests of files and folders; files that have not changed since are not read again."""
+"""Files that must be exactly these: sizes and digests, and the first difference from them.
+
+Large files that have not changed since they were last read are not read again.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lesff.environment import always_rehash, state_folder
-from lesff.errors import ConfigError, ManifestError
+from lesff.errors import ConfigError, IntegrityError, ManifestError
 from lesff.plain_data import from_dict, read_json, write_json
 
 ALWAYS_HASHED = 2**20
 """Files up to this many bytes are read each time: that takes less than asking for a record."""
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
+GIT_ID = re.compile(r"[0-9a-f]{40}")
+"""Git's id of a commit or of a file."""
+PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+"""Path of a file in a model folder."""
+
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any ending."""
+_CHUNK = 2**20
 _SETTLED_S = 2.0
 """A file that changed less than this ago may change again without a new time stamp."""
 
@@ -67,28 +79,6 @@ def forget(path: Path) -> None:
     _record_path(path).unlink(missing_ok=True)
 
 
-def folder_digest(rows: Iterable[tuple[str, str]]) -> str:
-    """One sha256 for a folder: that of what ``sha256sum`` prints for its files, sorted by name.
-
-    In a shell: ``LC_ALL=C sha256sum LICENSE README.md config.json model.safetensors
-    parity.safetensors | sha256sum``, with ``uncertainty.safetensors`` last where there is one.
-
-    Args:
-        rows: Path and sha256 of every file.
-    """
-    lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(rows))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def git_blob_of(path: Path) -> str:
-    """Git's id of a file: sha1 of "blob", its size, a zero byte and its bytes."""
-    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            blob.update(chunk)
-    return blob.hexdigest()
-
-
 def _state(path: Path) -> tuple[int, ...]:
     stat = os.stat(path)
     return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
@@ -122,24 +112,97 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         """Check the fields; raises ManifestError."""
-        _match(_PATH, self.path, "path", "a relative path of plain names")
-        _check_portable(self.path)
-        _match(_SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
+        require_match(PATH, self.path, "path", "a relative path of plain names")
+        check_portable(self.path)
+        require_match(SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
         if self.size < 1:
             raise ManifestError(f"`size` of {self.path} must be positive, got {self.size}")
 
+    @classmethod
+    def of(cls, path: Path, name: str) -> FileEntry:
+        """Size and sha256 of a file that is there.
 
-def file_damage(path: Path, file: FileEntry) -> str | None:
-    """Difference between a file and what it must be as text, or None if there is none."""
-    if not path.is_file():
-        return f"{path} is missing"
-    size = path.stat().st_size
-    if size != file.size:
-        return f"{path} must have {file.size} bytes, got {size}"
-    digest = sha256_of(path)
-    if digest != file.sha256:
-        return f"{path} must have sha256 {file.sha256}, got {digest}"
-    return None
+        Args:
+            path: The file.
+            name: What it is called in its folder.
+
+        Raises:
+            IntegrityError: if it is empty, as no file of a model is.
+        """
+        size = path.stat().st_size
+        if size < 1:
+            raise IntegrityError(f"{path} must not be empty; fetch or copy it again")
+        return cls(path=name, size=size, sha256=sha256_of(path))
+
+    def damage(self, path: Path) -> str | None:
+        """Difference between a file and what it must be as text, or None if there is none.
+
+        Args:
+            path: The file, wherever it is.
+        """
+        if not path.is_file():
+            return f"{path} is missing"
+        size = path.stat().st_size
+        if size != self.size:
+            return f"{path} must have {self.size} bytes, got {size}"
+        digest = sha256_of(path)
+        if digest != self.sha256:
+            return f"{path} must have sha256 {self.sha256}, got {digest}"
+        return None
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Files of a folder that must be exactly these.
+
+    Attributes:
+        entries: Size and sha256 of every file.
+    """
+
+    entries: tuple[FileEntry, ...]
+
+    @classmethod
+    def of(cls, folder: Path, names: Iterable[str]) -> FileSet:
+        """Files of a folder as they are now.
+
+        Args:
+            folder: The folder.
+            names: Their paths in it.
+
+        Raises:
+            IntegrityError: if one is empty.
+            OSError: if one cannot be read.
+        """
+        return cls(tuple(FileEntry.of(folder / name, name) for name in names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Paths of the files in their folder."""
+        return tuple(file.path for file in self.entries)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.entries)
+
+    @property
+    def digest(self) -> str:
+        """One sha256 for all: that of what ``sha256sum`` prints for the files, sorted by name.
+
+        In a shell: ``LC_ALL=C sha256sum LICENSE README.md config.json model.safetensors
+        parity.safetensors | sha256sum``, with ``uncertainty.safetensors`` last where there is one.
+        """
+        rows = sorted((file.path, file.sha256) for file in self.entries)
+        lines = "".join(f"{sha256}  {path}\n" for path, sha256 in rows)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def damage(self, folder: Path) -> str | None:
+        """First difference between a folder and these files as text, or None if there is none.
+
+        Files of the folder that are not among these are not looked at.
+        """
+        damages = (file.damage(folder / file.path) for file in self.entries)
+        return next((damage for damage in damages if damage is not None), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,38 +212,32 @@ class Digest:
     Attributes:
         size: Bytes.
         sha256: Hexadecimal digest.
-        git_blob: Git's id of the file.
+        git_blob: Git's id of the file: sha1 of "blob", its size, a zero byte and its bytes.
     """
 
     size: int
     sha256: str
     git_blob: str
 
-
-def digest_file(path: Path) -> Digest:
-    """Size, sha256 and git blob id of a file."""
-    size = path.stat().st_size
-    sha256 = hashlib.sha256()
-    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            sha256.update(chunk)
-            blob.update(chunk)
-    return Digest(size=size, sha256=sha256.hexdigest(), git_blob=blob.hexdigest())
-
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+    @classmethod
+    def of(cls, path: Path) -> Digest:
+        """Digests of a file, which is read whole each time."""
+        size = path.stat().st_size
+        sha256 = hashlib.sha256()
+        blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                sha256.update(chunk)
+                blob.update(chunk)
+        return cls(size=size, sha256=sha256.hexdigest(), git_blob=blob.hexdigest())
 
 
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+def check_portable(path: str) -> None:
+    """Refuse file names that some file system cannot hold.
 
-
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices, with any ending."""
-
-
-def _check_portable(path: str) -> None:
-    """Refuse file names that some file system cannot hold."""
+    Raises:
+        ManifestError: naming the part.
+    """
     for part in path.split("/"):
         if _RESERVED.fullmatch(part) or part.endswith("."):
             raise ManifestError(
@@ -188,9 +245,17 @@ def _check_portable(path: str) -> None:
             )
 
 
-def _match(pattern: re.Pattern[str], value: str, name: str, expected: str) -> None:
+def require_match(pattern: re.Pattern[str], value: str, name: str, expected: str) -> None:
+    """Make sure that a field has the form that it must have.
+
+    Args:
+        pattern: The form.
+        value: The field.
+        name: Its name, for messages.
+        expected: The form in words, for messages.
+
+    Raises:
+        ManifestError: if it has not.
+    """
     if not pattern.fullmatch(value):
         raise ManifestError(f"`{name}` must be {expected}, got {value!r}")
-
-
-_CHUNK = 2**20

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from lesff.atoms.elements import symbols
 from lesff.atoms.structure import Structure, lowest_spin
 from lesff.errors import ConfigError, MissingDependencyError, UnsupportedInputError
+from lesff.hub.spec import has_model_scheme
 from lesff.model import Model, load
 from lesff.model_folder.card import license_of
 from lesff.model_folder.layout import LICENSE_FILE
@@ -253,7 +254,7 @@ def open_method(spec: str, *, label: str | None = None, accept_license: bool = F
     """
     if spec == XTB:
         return _xtb()
-    match = _SPEC.fullmatch(spec)
+    match = None if has_model_scheme(spec) else _SPEC.fullmatch(spec)
     if match is None:
         return ModelMethod(spec, label=label, accept_license=accept_license)
     factory = _import(match["module"], match["name"], spec)

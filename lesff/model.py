@@ -24,7 +24,7 @@ from lesff.hub.resolve import ResolvedModel, resolve
 from lesff.model_folder.card import with_section
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
-from lesff.potential.config import ModelConfig
+from lesff.potential.config import DTYPES, ModelConfig
 from lesff.potential.domain import check_caveats, check_domain
 from lesff.potential.potential import Potential, RadialMode
 from lesff.potential.predict import predict_graph
@@ -36,7 +36,6 @@ from lesff.train.frames import Frame, Source
 from lesff.uncertainty.agreement import Calibration
 from lesff.uncertainty.calibration import DIRECTIONS, calibrate, card_section
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _PROGRESS_ATOMS = 20_000
 """From this many atoms on, predict shows a progress bar unless told otherwise."""
 
@@ -86,10 +85,10 @@ def load(
         licenses=licenses,
         lock=None if lock is None else Path(lock),
     )
-    if dtype is not None and dtype not in _DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
     _check_device(device)
-    torch_dtype = None if dtype is None else _DTYPES[dtype]
+    torch_dtype = None if dtype is None else DTYPES[dtype]
     potential = load_model(resolved.folder, dtype=torch_dtype, device=device, radial=radial)
     return Model(potential, resolved)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import types
-import uuid
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from lesff.atomic import write_atomically
 from lesff.errors import ConfigError
 
 T = TypeVar("T")
@@ -39,15 +40,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write a small JSON file; it appears complete or not at all."""
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON object; the file appears complete or not at all, its folder is made if need be.
+
+    Args:
+        path: The file.
+        data: Plain data; see :func:`finite` for numbers that JSON cannot hold.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        new.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8", newline="\n")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(data, indent=1) + "\n")
+
+
+def finite(data: Any) -> Any:
+    """Plain data that JSON can hold: numbers of numpy become Python's, NaN and infinity None."""
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    if isinstance(data, bool) or not isinstance(data, Real):
+        return data
+    if isinstance(data, Integral):
+        return int(data)
+    return float(data) if math.isfinite(data) else None
 
 
 def _reject_constant(name: str) -> Any:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from file_server import FileServer, running_server
 
 from lesff.cli import main
-from lesff.files import Digest, digest_file
+from lesff.files import Digest
 from lesff.hub.manifest import names as registry
 from lesff.hub.sources import download
 from lesff.hub.sources import foreign as published
@@ -33,7 +33,7 @@ def digest_of(data: bytes) -> Digest:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
         path.write_bytes(data)
-        return digest_file(path)
+        return Digest.of(path)
 
 
 DATA = checkpoint("residual_l1")
@@ -133,4 +133,4 @@ def cut_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object, **_options: object) -> None:
         raise AssertionError("the model was converted again")
 
-    monkeypatch.setattr(published, "convert_checkpoint", refuse)
+    monkeypatch.setattr("lesff.convert.checkpoint.convert_checkpoint", refuse)

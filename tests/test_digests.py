@@ -10,7 +10,7 @@ import pytest
 
 from lesff import files as digests
 from lesff.environment import state_folder
-from lesff.files import forget, git_blob_of, sha256_of
+from lesff.files import Digest, forget, sha256_of
 
 
 @pytest.fixture
@@ -122,4 +122,4 @@ def test_damaged_records_and_places_without_room_only_cost_time(
 def test_the_blob_id_is_that_of_git(tmp_path: Path) -> None:
     """Known from ``echo hello | git hash-object --stdin``."""
     (tmp_path / "hello").write_bytes(b"hello\n")
-    assert git_blob_of(tmp_path / "hello") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert Digest.of(tmp_path / "hello").git_blob == "ce013625030ba8dba906f756967f9e9ca394464a"

@@ -21,6 +21,7 @@ from published_site import DATA, NAME, first_off_small, private_site
 from published_site import Site as PublishedSite
 
 import lesff
+from lesff.convert import checkpoint
 from lesff.errors import (
     CacheError,
     ConfigError,
@@ -29,13 +30,14 @@ from lesff.errors import (
     ModelNotFoundError,
     OfflineError,
 )
+from lesff.hub.cache import find_damage
 from lesff.hub.manifest import names as registry
 from lesff.hub.manifest.names import find_model
 from lesff.hub.mirror.copy import mirror_models
 from lesff.hub.mirror.server import HubHandler, HubServer, running
-from lesff.hub.resolve import bundled_folder, find_damage, resolve
-from lesff.hub.sources import foreign as published
+from lesff.hub.resolve import resolve
 from lesff.hub.sources import huggingface as repositories
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.folder import load_model
 from lesff.model_folder.layout import MODEL_FILES
 
@@ -316,14 +318,14 @@ def _convert_for_ever(environment: dict[str, str], manifest: Path, begun: Path) 
     os.environ.clear()
     os.environ.update(environment)
     registry.manifest_folder = lambda: manifest
-    original = published.convert_checkpoint
+    original = checkpoint.convert_checkpoint
 
     def convert(source: Path, target: Path, **options: Any) -> Any:
         original(source, target, **options)  # the folder is there, its record is not
         begun.write_text("")
         time.sleep(100)
 
-    published.convert_checkpoint = convert
+    checkpoint.convert_checkpoint = convert
     resolve(NAME)
 
 
@@ -399,7 +401,7 @@ def test_disk_errors_of_models_of_others(
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(published, "convert_checkpoint", fail)
+    monkeypatch.setattr(checkpoint, "convert_checkpoint", fail)
     with pytest.raises(CacheError, match=f"must be writable to hold {NAME}@1.0.0"):
         resolve(NAME)
     monkeypatch.undo()

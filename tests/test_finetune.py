@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 import lesff
+from lesff.atomic import UNFINISHED
 from lesff.cli.finetune import parse_settings
 from lesff.cli.main import main
 from lesff.errors import ConfigError, DataError, IntegrityError
@@ -547,7 +548,7 @@ def test_a_full_disk_keeps_the_last_resume_point(base, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="resume point .* cannot be written .*No space left"):
         lesff.load(base).finetune(labelled_frames(6), tmp_path / "run", progress=False, **TINY)
     assert not (tmp_path / "run" / "model").exists()
-    assert not list((tmp_path / "run").glob("*.partial"))
+    assert not list((tmp_path / "run").glob(f".*{UNFINISHED}"))
 
 
 def test_charge_labels_are_learned(base, tmp_path):

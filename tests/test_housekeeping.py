@@ -10,7 +10,8 @@ import pytest
 from published_site import NAME, Site, private_site, run
 from test_offline import fill_hub_cache
 
-from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.resolve import resolve
+from lesff.hub.sources.bundled import bundled_folder
 
 MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
@@ -73,8 +74,13 @@ def test_leftovers_are_pruned_when_they_are_old(site: Site) -> None:
     part.write_bytes(b"x" * 1000)
     assert "0 entries" in run("cache", "prune").output
     old, ahead = time.time() - 90_000, time.time() + 10**8
+    record = site.cache / "licenses" / ".off-small.json.abc.tmp"
+    former = site.cache / "pins" / "abc.partial"
+    for path in (record, former):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+        os.utime(path, (old, old))
     os.utime(work, (old, old))
     os.utime(part, (ahead, ahead))
-    assert "2 entries" in run("cache", "prune").output
-    assert not work.exists()
-    assert not part.exists()
+    assert "4 entries" in run("cache", "prune").output
+    assert not any(path.exists() for path in (work, part, record, former))

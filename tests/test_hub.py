@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lesff import environment
+from lesff import atomic, environment
 from lesff.errors import (
     ConfigError,
     IntegrityError,
@@ -22,8 +22,10 @@ from lesff.errors import (
     OfflineError,
 )
 from lesff.hub import resolve as hub
+from lesff.hub.cache import find_damage
 from lesff.hub.manifest import names as registry
-from lesff.hub.resolve import find_damage, resolve
+from lesff.hub.resolve import lock_models, pull, resolve
+from lesff.hub.sources import bundled
 from lesff.hub.sources import huggingface as repositories
 from lesff.model_folder.layout import MODEL_FILES
 
@@ -93,7 +95,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LESFF_CACHE", str(site.cache))
     monkeypatch.setattr(registry, "manifest_folder", lambda: site.manifest)
-    monkeypatch.setattr(hub, "bundled_folder", lambda: tmp_path / "weights")
+    monkeypatch.setattr(bundled, "bundled_folder", lambda: tmp_path / "weights")
     monkeypatch.setattr(repositories, "_BACKOFF_S", 0.0)
     return site
 
@@ -119,7 +121,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Callable[[str, int], bytes
         (folder / path).write_bytes(data)
         return folder / path
 
-    monkeypatch.setattr(hub, "download_file", download)
+    monkeypatch.setattr(repositories, "download_file", download)
     return calls
 
 
@@ -208,7 +210,7 @@ def test_a_cache_that_cannot_be_healed_is_passed_over(
     site.publish(bundled=True)
     write_files(site.bundled)
     write_files(site.cached, CONTENT | {"config.json": b"{}"})
-    monkeypatch.setattr(hub, "_install", read_only)
+    monkeypatch.setattr(atomic, "_install", read_only)
     found = resolve("off-small")
     assert (found.folder, found.origin) == (site.bundled, "bundled")
     assert site.leftovers() == []
@@ -389,8 +391,11 @@ def test_the_manifest_must_fit_this_lesff(site: Site, monkeypatch: pytest.Monkey
     with pytest.raises(ManifestError, match="must list README.md, model.safetensors, parity"):
         resolve("off-small")
     site.publish(bundled=True, status="deprecated", status_note="drifts", successor="off-medium")
-    with pytest.warns(FutureWarning, match="0.1.0 is deprecated: drifts; use off-medium instead"):
-        resolve("off-small")
+    message = "0.1.0 is deprecated: drifts; use off-medium instead"
+    for call in (resolve, pull, lambda name: lock_models([name], site.cache / "lock")):
+        with pytest.warns(FutureWarning, match=message) as caught:
+            call("off-small")
+        assert caught[0].filename == __file__  # however deep the call
 
 
 class FakeHub(ThreadingHTTPServer):

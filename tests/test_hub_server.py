@@ -26,7 +26,7 @@ from lesff.errors import IntegrityError, ManifestError, ModelNotFoundError
 from lesff.hub.mirror import server as hub_server
 from lesff.hub.mirror.server import HubServer, running
 from lesff.hub.mirror.store import Snapshot, Store
-from lesff.hub.resolve import bundled_folder
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"

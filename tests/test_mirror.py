@@ -16,7 +16,8 @@ from lesff.errors import IntegrityError, LicenseError, OfflineError, Unsupported
 from lesff.hub.mirror.copy import mirror_models
 from lesff.hub.mirror.server import running
 from lesff.hub.mirror.store import Store
-from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.resolve import resolve
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"
@@ -141,7 +142,7 @@ def only_the_mirror(event, arguments):
 sys.addaudithook(only_the_mirror)
 from pathlib import Path
 import ase.build, lesff
-from lesff import registry
+from lesff.hub.manifest import names as registry
 registry.manifest_folder = lambda: Path(sys.argv[2])
 for spec in sys.argv[3:]:
     model = lesff.load(spec)

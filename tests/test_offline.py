@@ -15,7 +15,8 @@ from test_hub import COMMIT
 
 from lesff.hub.licenses import require_license
 from lesff.hub.manifest.names import find_model
-from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.resolve import resolve
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES
 
 MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
@@ -30,7 +31,7 @@ sys.addaudithook(forbid)
 import ase.build
 import lesff
 from pathlib import Path
-from lesff import registry
+from lesff.hub.manifest import names as registry
 manifest, specs = Path(sys.argv[1]), sys.argv[2:]
 registry.manifest_folder = lambda: manifest
 water = ase.build.molecule("H2O")

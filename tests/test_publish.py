@@ -15,7 +15,7 @@ import lesff
 from lesff.errors import ConfigError, IntegrityError, ManifestError, OfflineError, PublishError
 from lesff.hub.mirror.server import HubHandler, HubServer, running
 from lesff.hub.publish import check_publication, publish_folder
-from lesff.hub.resolve import bundled_folder
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES
 
 SOURCE = bundled_folder() / "off-small" / "0.1.0"

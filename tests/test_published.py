@@ -40,7 +40,6 @@ from lesff.errors import (
 from lesff.hub.manifest import names as registry
 from lesff.hub.resolve import pull, resolve
 from lesff.hub.sources import download
-from lesff.hub.sources import foreign as published
 from lesff.hub.sources.download import Download
 
 
@@ -300,7 +299,7 @@ def test_a_cache_that_cannot_be_written(site: Site, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.EROFS, "Read-only file system")
 
     site.publish()
-    monkeypatch.setattr(published, "install", read_only)
+    monkeypatch.setattr("lesff.atomic._install", read_only)
     message = f"the cache {site.cache} must be writable to hold .*Read-only.*LESFF_CACHE names"
     with pytest.raises(CacheError, match=message):
         resolve(NAME)
@@ -313,7 +312,7 @@ def test_what_cannot_be_converted_is_not_fetched_again(
         raise UnsupportedInputError("not yet")
 
     site.publish()
-    monkeypatch.setattr(published, "convert_checkpoint", refuse)
+    monkeypatch.setattr("lesff.convert.checkpoint.convert_checkpoint", refuse)
     for _ in range(2):
         with pytest.raises(UnsupportedInputError, match="not yet"):
             resolve(NAME)

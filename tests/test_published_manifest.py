@@ -16,7 +16,7 @@ from published_site import EXAMPLE, checkpoint, digest_of
 import lesff
 from lesff.cli import main
 from lesff.errors import LicenseError
-from lesff.files import digest_file
+from lesff.files import Digest
 from lesff.hub.manifest.citations import bibtex, read_citations
 from lesff.hub.manifest.names import list_models, manifest_folder
 
@@ -116,8 +116,8 @@ def test_a_published_file_passes_through_its_entry(tmp_path, monkeypatch):
     name = "les-fit-water-maceles-nl1-l0"
     monkeypatch.setenv("LESFF_CACHE", str(tmp_path))
     monkeypatch.delenv("LESFF_ACCEPT_LICENSE", raising=False)
-    assert digest_file(path).git_blob == "f735e0c1fd404161df61d1a34145c83f949d0a8b"
-    assert source_of(name).git_blob == digest_file(path).git_blob
+    assert Digest.of(path).git_blob == "f735e0c1fd404161df61d1a34145c83f949d0a8b"
+    assert source_of(name).git_blob == Digest.of(path).git_blob
     runner = CliRunner()
     refused = runner.invoke(main, ["pull", name, "--from", str(path)])
     assert "is under the licence CC-BY-NC-4.0" in refused.output

@@ -24,10 +24,11 @@ from lesff.errors import (
 )
 from lesff.hub.manifest.entries import ModelEntry
 from lesff.hub.manifest.names import find_model, list_models
-from lesff.hub.manifest.pull import pull_update
 from lesff.hub.manifest.updates import ManifestUpdate, installed_update, merge, update_folder
-from lesff.hub.resolve import bundled_folder, resolve
+from lesff.hub.resolve import resolve
 from lesff.hub.signatures import check_folder, sign_folder
+from lesff.hub.sources.bundled import bundled_folder
+from lesff.hub.sources.update import pull_update
 from lesff.model_folder.folder import load_model, save_model
 from lesff.plain_data import from_dict
 

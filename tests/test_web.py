@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,14 @@ from lesff.errors import (
     OfflineError,
     UnverifiedWarning,
 )
-from lesff.files import folder_digest, sha256_of
-from lesff.hub.resolve import bundled_folder, resolve
-from lesff.hub.sources import download
+from lesff.files import FileEntry, FileSet, sha256_of
+from lesff.hub.resolve import resolve
+from lesff.hub.sources import address, download
+from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES, UNCERTAINTY_FILE
 
 BUNDLED = bundled_folder() / "off-small" / "0.1.0"
-DIGEST = folder_digest((name, sha256_of(BUNDLED / name)) for name in MODEL_FILES)
+DIGEST = FileSet.of(BUNDLED, MODEL_FILES).digest
 
 
 @pytest.fixture
@@ -64,9 +66,10 @@ def test_the_digest_is_that_of_sha256sum() -> None:
 def test_an_optional_file_counts_in_the_digest(server: FileServer) -> None:
     extra = b"uncertainty"
     server.files[f"m/{UNCERTAINTY_FILE}"] = extra
-    rows = [(name, sha256_of(BUNDLED / name)) for name in MODEL_FILES]
-    rows.append((UNCERTAINTY_FILE, hashlib.sha256(extra).hexdigest()))
-    found = resolve(f"{server.url('m/')}#sha256={folder_digest(rows)}")
+    sha256 = hashlib.sha256(extra).hexdigest()
+    added = FileEntry(path=UNCERTAINTY_FILE, size=len(extra), sha256=sha256)
+    files = FileSet((*FileSet.of(BUNDLED, MODEL_FILES).entries, added))
+    found = resolve(f"{server.url('m/')}#sha256={files.digest}")
     assert (found.folder / UNCERTAINTY_FILE).read_bytes() == extra
     with pytest.raises(IntegrityError, match=f"digest sha256={DIGEST}, got .*was not used"):
         resolve(f"{server.url('m/')}#sha256={DIGEST}")
@@ -102,6 +105,26 @@ def test_the_first_fetch_is_recorded(server: FileServer, tmp_path: Path) -> None
     pin.write_text(json.dumps({"url": 1}))
     with pytest.raises(IntegrityError, match="must hold the digest of the first fetch"):
         resolve(server.url("m/"))
+
+
+def test_two_first_fetches_trust_the_same_bytes(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waited for another one's first fetch takes what that one recorded."""
+    locked = address.locked
+
+    @contextmanager
+    def after_another_process(lock: Path, what: str) -> Iterator[None]:
+        monkeypatch.setattr(address, "locked", locked)
+        with pytest.warns(UnverifiedWarning, match="could not be verified"):
+            resolve(server.url("m/"))
+        server.files["m/LICENSE"] = b"another"
+        with locked(lock, what):
+            yield
+
+    monkeypatch.setattr(address, "locked", after_another_process)
+    found = resolve(server.url("m/"))
+    assert FileSet.of(found.folder, MODEL_FILES).digest == DIGEST
 
 
 def test_missing_and_oversized_files(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:

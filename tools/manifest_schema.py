@@ -13,25 +13,26 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lesff import files
+from lesff.hub import spec
 from lesff.hub.manifest import entries as manifest
 from lesff.hub.manifest.entries import ModelEntry
 
 TARGET = Path(__file__).parents[1] / "docs" / "manifest.schema.json"
 
 PATTERNS = {
-    "name": manifest._NAME,
-    "aliases": manifest._NAME,
-    "version": manifest._VERSION,
-    "min_lesff": manifest._VERSION,
+    "name": spec.NAME,
+    "aliases": spec.NAME,
+    "version": spec.VERSION,
+    "min_lesff": spec.VERSION,
     "date": manifest.DATE,
     "license": manifest._SPDX,
     "successor": manifest._SUCCESSOR,
     "bibtex": manifest._CITATION_KEY,
-    "path": files._PATH,
-    "sha256": files._SHA256,
-    "git_blob": manifest._BLOB,
-    "commit": manifest._COMMIT,
-    "repo": manifest._REPO,
+    "path": files.PATH,
+    "sha256": files.SHA256,
+    "git_blob": files.GIT_ID,
+    "commit": files.GIT_ID,
+    "repo": spec.REPOSITORY,
     "filename": manifest._FILENAME,
 }
 """Regular expressions by the name of the field."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lesff.atoms.elements import elements_of
 from lesff.cli.catalogue import accept_license_option
 from lesff.errors import ConfigError
 from lesff.model import Model, load
+from lesff.plain_data import write_json
 from lesff.train.frames import Frame, read_labelled
 from lesff.uncertainty.agreement import evaluate_uncertainty
 from lesff.uncertainty.calibration import DIRECTIONS
@@ -74,7 +74,7 @@ def calibrate_command(
             click.echo(f"  {line}")
     if table is not None:
         data = {part: asdict(report) for part, report in reports.items()}
-        table.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_json(table, data)
     click.echo(f"lesff.load({str(output)!r}).predict(atoms, ['energy', 'uncertainty'])")
 
 

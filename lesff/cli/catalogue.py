@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from lesff.atoms.elements import symbols
 from lesff.errors import ModelNotFoundError
+from lesff.files import FileSet
 from lesff.hub.manifest.citations import bibtex
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.names import find_model, list_models
 from lesff.hub.resolve import is_here, pull
+from lesff.hub.spec import RegistrySpec, parse
 
 accept_license_option = click.option(
     "--accept-license", is_flag=True, help="Accept the licence of the model; asked for once."
@@ -64,8 +65,11 @@ def cite_command(name: str) -> None:
 def find_unfetched(name: str) -> tuple[ModelEntry, VersionEntry] | None:
     """Model and version if it is published by others and not on this machine, else None."""
     try:
-        entry, version = find_model(name)
-    except ModelNotFoundError:  # a folder or hub repository, or a name for `load` to refuse
+        spec = parse(name)
+        if not isinstance(spec, RegistrySpec):
+            return None
+        entry, version = find_model(spec)
+    except ModelNotFoundError:  # a name for `load` to refuse
         return None
     if version.sources.published is None or is_here(entry, version):
         return None
@@ -74,6 +78,9 @@ def find_unfetched(name: str) -> tuple[ModelEntry, VersionEntry] | None:
 
 def show_unfetched(entry: ModelEntry, version: VersionEntry, *, as_json: bool) -> str:
     """What the manifest says about a model that others publish."""
+    # here, because it takes seconds that the other commands need not spend
+    from lesff.atoms.elements import symbols
+
     source = version.sources.published
     if as_json or source is None:
         return json.dumps(entry.to_dict(), indent=1)
@@ -124,7 +131,7 @@ def _version(entry: ModelEntry) -> VersionEntry:
 
 def _size(version: VersionEntry) -> str:
     source = version.sources.published
-    n_bytes = sum(file.size for file in version.files) if source is None else source.size
+    n_bytes = FileSet(version.files).size if source is None else source.size
     return "unknown" if n_bytes is None else f"{n_bytes / 1e6:.1f} MB"
 
 

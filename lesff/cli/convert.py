@@ -1,4 +1,4 @@
-"""Commands on model folders: convert, verify."""
+"""The command that converts checkpoints of others."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import click
 import torch
 
 import lesff
+from lesff.environment import cache_folder, is_offline
 from lesff.errors import KernelError
-from lesff.hub.resolve import cache_folder, is_offline
 from lesff.kernels import kernel_status
 from lesff.kernels.library import VARIABLE, device_kernels_wanted
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.suite import CHECKS, SUITES
 from lesff.evaluation.tables import fragment_table as markdown
 from lesff.model import Model, load
+from lesff.plain_data import write_json
 from lesff.train.frames import read_frames
 from lesff.train.metrics import Errors, errors_by, predict_frames
 from lesff.train.training_data import keep_energies, without_compositions
@@ -166,7 +166,7 @@ def _evaluate_frames(
             head["energy_states"] = energy_states
         if without is not None:
             head["without"] = without.name
-        output.write_text(json.dumps(head | result, indent=1) + "\n", encoding="utf-8")
+        write_json(output, head | result)
 
 
 def _table(table: dict[str, Errors]) -> str:

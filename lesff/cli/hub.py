@@ -11,12 +11,13 @@ import click
 
 from lesff.cli.catalogue import accept_license_option
 from lesff.environment import own_mirror
+from lesff.files import FileSet
 from lesff.hub.manifest.names import read_entry
-from lesff.hub.manifest.pull import pull_update
 from lesff.hub.manifest.updates import remove_update, write_update
 from lesff.hub.mirror import server as hub_server
 from lesff.hub.mirror.copy import mirror_models
 from lesff.hub.resolve import lock_models
+from lesff.hub.sources.update import pull_update
 
 
 @click.group("hub")
@@ -45,7 +46,7 @@ def lock_command(names: tuple[str, ...], output: Path, *, accept_license: bool) 
 def mirror_command(folder: Path, names: tuple[str, ...], *, accept_license: bool) -> None:
     """Copy models (all of lesff itself if none is named) to FOLDER, for `lesff hub serve`."""
     for snapshot in mirror_models(names, folder, accept_license=accept_license):
-        n_bytes = sum(file.size for file in snapshot.files)
+        n_bytes = FileSet(snapshot.files).size
         click.echo(f"{snapshot.repo} at {snapshot.commit[:12]}: {n_bytes / 1e6:.1f} MB")
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
+from lesff.files import FileSet
 from lesff.hub.publish import check_publication, publish_folder
+from lesff.hub.spec import HubSpec
 from lesff.plain_data import write_json
 
 
@@ -32,16 +34,16 @@ def publish_command(
     """Check a model folder and upload it to the hub, with the token of `hf auth login`."""
     if only_check:
         publication = check_publication(folder)
-        n_bytes = sum(file.size for file in publication.files)
+        n_bytes = FileSet(publication.files).size
         click.echo(f"{folder} may be published: {n_bytes / 1e6:.1f} MB, {publication.license}")
         return
     if repo is None or version is None:
         raise click.UsageError("give --repo and --version, or --check")
     entry = publish_folder(folder, repo, version=version, private=private)
     source = entry.versions[0].sources.hub
+    revision = source.commit if source else version
     if output is not None:
         write_json(output, asdict(entry))
     click.echo(
-        f"{entry.name}@{version} is published; load it with "
-        f"lesff.load('hf:{repo}@{source.commit if source else version}')"
+        f"{entry.name}@{version} is published; load it with lesff.load('{HubSpec(repo, revision)}')"
     )

@@ -13,8 +13,9 @@ from lesff.cli.catalogue import accept_license_option
 from lesff.electrostatics.moments.born import BornMode
 from lesff.errors import DataError
 from lesff.model import Model, load
+from lesff.plain_data import finite, write_json
 from lesff.potential.response import BornOptions
-from lesff.reports.spectrum import draw_curves, write_csv, write_json
+from lesff.reports.spectrum import draw_curves, write_csv
 from lesff.spectra.correlation import Spectrum, peaks
 from lesff.spectra.series import property_series
 from lesff.spectra.trajectory import Trajectory, read_trajectory
@@ -130,7 +131,8 @@ def _write_spectrum(
         columns[f"{key} error ({curve.unit})"] = curve.errors
     write_csv(stem.with_suffix(".csv"), columns)
     highest = {key: peaks(curve, 0.0, limit) for key, curve in curves.items()}
-    write_json(stem.with_suffix(".json"), settings | {"unit": first.unit, "highest": highest})
+    report = settings | {"unit": first.unit, "highest": highest}
+    write_json(stem.with_suffix(".json"), finite(report))
     draw_curves(
         stem.with_suffix(".png"),
         first.wavenumber,
@@ -186,7 +188,7 @@ def transport_command(
         "mean squared dP (e^2 A^2)": slope.curve, "error (e^2 A^2)": slope.curve_error,
     }  # fmt: skip
     write_csv(output / "transport.csv", columns)
-    write_json(output / "transport.json", {
+    write_json(output / "transport.json", finite({
         "trajectory": trajectory.name, "model": model.name, "n_frames": run.n_frames,
         "time_step_fs": dt, "temperature_k": temperature, "volume_a3": run.volume,
         "velocities": "file" if run.has_velocities else "differences of positions",
@@ -195,7 +197,7 @@ def transport_command(
         "green_kubo_s_per_m": kubo.conductivity, "green_kubo_error_s_per_m": kubo.error,
         "helfand_s_per_m": slope.conductivity, "helfand_error_s_per_m": slope.error,
         "eps_inf": eps_inf, "dielectric_constant": eps, "dielectric_constant_error": eps_error,
-    })  # fmt: skip
+    }))  # fmt: skip
     draw_curves(
         output / "transport.png",
         kubo.time,

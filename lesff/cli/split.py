@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -12,6 +11,7 @@ from ase.io import write
 from lesff.atoms.structure import read_structures
 from lesff.errors import DataError
 from lesff.files import sha256_of
+from lesff.plain_data import write_json
 from lesff.train.shards import read_shard, write_npz
 from lesff.train.splits import VALIDATION_FRACTION, MoleculeSplit, shard_groups, split_by_molecule
 
@@ -52,7 +52,7 @@ def split_command(files: tuple[Path, ...], key: str, fraction: float, output: Pa
         "counts": split.counts,
         "validation": list(split.validation),
     }
-    (output / "split.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "split.json", record)
 
 
 def _split_file(file: Path, key: str, fraction: float, output: Path) -> MoleculeSplit:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lesff.atomic import write_atomically
 from lesff.errors import DataError
 from lesff.evaluation.checks.frames import Labelled
 from lesff.evaluation.results import SuiteFile
@@ -63,7 +64,7 @@ def evaluate_suite(
     click.echo(f"results in {path}")
     if card is not None:
         text = filled(card.read_text(encoding="utf-8"), card.stem, card.parent)
-        card.write_text(text, encoding="utf-8")
+        write_atomically(card, text)
         click.echo(f"tables of {card} made from the results beside it")
 
 

@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lesff.atomic import write_atomically
 from lesff.finetune.report import (
     charge_summary,
     dipole_r2,
-    finite,
     peak_memory_mb,
     worst_frames,
-    write_text,
 )
 from lesff.model_folder.card import with_front_matter
+from lesff.plain_data import finite, write_json
 from lesff.potential.config import ModelConfig
 from lesff.reports.page import curve_figure, document, image, parity_figure
 from lesff.reports.tables import error_table, table
@@ -64,9 +64,9 @@ def write_report(result: Result, folder: Path) -> dict[str, Any]:
     report = make_report(result)
     path = folder / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    write_text(folder / "report.json", json.dumps(finite(report), indent=1, allow_nan=False) + "\n")
+    write_json(folder / "report.json", finite(report))
     page = _page(report, result.parts[HELD_OUT], [json.loads(line) for line in lines])
-    write_text(folder / "report.html", page)
+    write_atomically(folder / "report.html", page)
     return report
 
 

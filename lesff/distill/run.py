@@ -29,6 +29,7 @@ from lesff.methods import Method, open_method
 from lesff.model import Model
 from lesff.model_folder.folder import load_model, save_model
 from lesff.plain_data import from_dict
+from lesff.potential.config import DTYPES
 from lesff.potential.potential import Potential
 from lesff.train.metrics import predict_frames
 from lesff.train.recipe import Recipe, SourceConfig
@@ -36,7 +37,6 @@ from lesff.train.trainer import Trainer
 from lesff.train.training_data import model_config, read_training_data
 
 MODEL_FOLDER = "model"
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def distill(
@@ -196,7 +196,7 @@ def _train(
     software = {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy", "ase")}
     torch.manual_seed(recipe.seed)
     potential = Potential(model_config(model, data, software, recipe.dispersion))
-    potential.cast_parameters(_DTYPES[potential.config.dtype])
+    potential.cast_parameters(DTYPES[potential.config.dtype])
     trainer = Trainer(recipe, data, potential, folder, progress=progress)
     trainer.train()
     potential.requires_grad_(requires_grad=False).eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,9 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
+from lesff.atomic import write_atomically
 from lesff.finetune.start import EnergyShift
+from lesff.plain_data import finite, write_json
 from lesff.reports.page import page_html
 from lesff.train.frames import Frame
 from lesff.train.metrics import Errors, FramePrediction, errors_by, errors_of, labelled_values
@@ -84,9 +85,9 @@ def write_report(outcome: Outcome, folder: Path) -> dict[str, Any]:
     log_file = folder / "log.jsonl"
     lines = log_file.read_text(encoding="utf-8").splitlines() if log_file.exists() else []
     log = [json.loads(line) for line in lines]
-    write_text(folder / "report.json", json.dumps(finite(report), indent=1, allow_nan=False) + "\n")
-    write_text(folder / "report.html", page_html(report, outcome.refitted("validation"),
-                                             outcome.after["validation"], log))  # fmt: skip
+    write_json(folder / "report.json", finite(report))
+    page = page_html(report, outcome.refitted("validation"), outcome.after["validation"], log)
+    write_atomically(folder / "report.html", page)
     return report
 
 
@@ -261,22 +262,6 @@ def peak_memory_mb() -> float:
     """Peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def finite(data: Any) -> Any:
-    """The data with NaN as None, which JSON can hold."""
-    if isinstance(data, dict):
-        return {key: finite(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file; it appears complete or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def error_rows(report: dict[str, Any], part: str) -> list[tuple[str, str, Errors]]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +31,7 @@ from lesff.finetune.start import (
 )
 from lesff.finetune.unit_check import check_units
 from lesff.model_folder.folder import save_model
+from lesff.plain_data import write_json
 from lesff.potential.edit import with_head, with_multipoles
 from lesff.potential.potential import Potential
 from lesff.train.frames import Frame, Source, read_labelled
@@ -204,7 +203,7 @@ class _Run:
         prepared = self._prepare(split, known)
         self.output.mkdir(parents=True, exist_ok=True)
         if self.is_first:
-            _write_json(
+            write_json(
                 self.output / "split.json",
                 split.to_dict(self.options.split, self.options.seed),
             )
@@ -384,9 +383,3 @@ def _weights(potential: Potential) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().to(torch.float64).contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _write_json(path: Path, data: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -1,13 +1,21 @@
-"""The cache: checked files, entries that appear complete or not at all."""
+"""The cache: what its entries must hold, records of what was fetched, one process at a time."""
 
 from __future__ import annotations
 
 import errno
-import os
-import shutil
-import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from lesff.environment import cache_folder
+from lesff.errors import CacheError, ConfigError, IntegrityError, ManifestError
+from lesff.files import FileSet
+from lesff.hub.manifest.entries import ModelEntry, VersionEntry
+from lesff.model_folder.layout import model_damage
+from lesff.plain_data import from_dict, read_json
+
+T = TypeVar("T")
 
 DISK_ERRORS = frozenset(
     {
@@ -18,39 +26,56 @@ DISK_ERRORS = frozenset(
 """Errors that trying again does not cure."""
 
 
-class Workspace:
-    """A new folder beside a cache entry, removed on leaving.
+def cached_folder(entry: ModelEntry, version: VersionEntry) -> Path:
+    """Where the cache has a version of a model of the manifest, if it has it."""
+    return cache_folder() / "models" / entry.name / version.version
+
+
+def find_damage(folder: Path, version: VersionEntry) -> str | None:
+    """First difference between a folder and the manifest as text, or None if there is none."""
+    return model_damage(FileSet(version.files), folder, "the manifest")
+
+
+def read_record(kind: type[T], path: Path) -> T:
+    """What was written down when something was fetched.
 
     Args:
-        cached: The cache entry.
-    """
+        kind: Dataclass of the record.
+        path: Its file.
 
-    def __init__(self, cached: Path) -> None:
-        self.path = cached.parent / f".{cached.name}.{uuid.uuid4().hex}.tmp"
-
-    def __enter__(self) -> Path:
-        self.path.mkdir(parents=True)
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-
-
-def install(new: Path, cached: Path, old: Path, *, is_intact: Callable[[], bool]) -> None:
-    """Move a complete folder into the cache; a damaged entry goes to ``old``.
-
-    Args:
-        new: The folder to install.
-        cached: Where it goes.
-        old: Where to move what is there.
-        is_intact: Whether what is there can stay, for another process may have been faster.
+    Raises:
+        IntegrityError: if there is none, or it is malformed.
     """
     try:
-        os.replace(new, cached)
-    except OSError:
-        if not cached.exists():
-            raise
-        if is_intact():
-            return
-        os.replace(cached, old)
-        os.replace(new, cached)
+        return from_dict(kind, read_json(path), path.name)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{path} is missing") from error
+    except (OSError, ConfigError, ManifestError) as error:
+        raise IntegrityError(f"{path} is not a readable record: {error}") from error
+
+
+@contextmanager
+def locked(lock: Path, what: str) -> Iterator[None]:
+    """One process at a time; errors of the disk become errors of the cache.
+
+    Args:
+        lock: File that the processes agree on; its folder is made if need be.
+        what: What the cache shall hold, for messages.
+
+    Raises:
+        CacheError: if the cache cannot be written.
+    """
+    # here, because it takes half a second that commands without a download need not spend
+    from huggingface_hub.utils import WeakFileLock
+
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise CacheError(
+                f"the cache {cache_folder()} must be writable to hold {what} ({error.strerror}); "
+                "LESFF_CACHE names another place"
+            ) from error
+        raise

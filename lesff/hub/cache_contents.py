@@ -9,17 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lesff.atomic import UNFINISHED
 from lesff.environment import cache_folder
 from lesff.errors import ModelNotFoundError
 from lesff.files import forget
+from lesff.hub.cache import find_damage
 from lesff.hub.manifest.names import find_model
-from lesff.hub.resolve import find_damage
 from lesff.hub.sources.address import find_web_damage, web_address
 from lesff.hub.sources.foreign import find_published_damage
 from lesff.hub.sources.huggingface import find_altered
+from lesff.hub.spec import HubSpec, RegistrySpec
 
 LEFTOVER_AGE_S = 24 * 3600.0
 """Unfinished work is left alone for so long: another process may be at it."""
+
+_LEFTOVERS = (
+    f"*/.*{UNFINISHED}",  # records, folders from addresses
+    f"models/*/.*{UNFINISHED}",
+    "downloads/*.part",
+    "hf/*/blobs/*.incomplete",  # of huggingface_hub
+    "*/*.partial",  # of older versions of lesff
+)
+"""Where unfinished work lies in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +54,10 @@ def list_cache() -> list[CacheEntry]:
     """Everything in the cache, by kind and label."""
     root = cache_folder()
     rows = [
-        *(_entry("model", f"{p.parent.name}@{p.name}", p) for p in _folders(root, "models/*/*")),
+        *(
+            _entry("model", str(RegistrySpec(p.parent.name, p.name)), p)
+            for p in _folders(root, "models/*/*")
+        ),
         *(_entry("address", web_address(p) or p.name, p) for p in _folders(root, "web/*")),
         *(_entry("repository", _repository(p), p) for p in _folders(root, "hf/*/snapshots/*")),
         *(_entry("leftover", p.name, p) for p in _leftovers(root)),
@@ -108,10 +122,8 @@ def _folders(root: Path, pattern: str) -> Iterator[Path]:
 
 
 def _leftovers(root: Path) -> Iterator[Path]:
-    yield from root.glob("models/*/.*.tmp")
-    yield from root.glob("web/.*.tmp")
-    yield from root.glob("downloads/*.part")
-    yield from root.glob("hf/*/blobs/*.incomplete")
+    for pattern in _LEFTOVERS:
+        yield from root.glob(pattern)
 
 
 def _entry(
@@ -123,4 +135,7 @@ def _entry(
 
 def _repository(snapshot: Path) -> str:
     name = snapshot.parents[1].name.removeprefix("models--").replace("--", "/", 1)
-    return f"hf:{name}@{snapshot.name}"
+    try:
+        return str(HubSpec(name, snapshot.name))
+    except ModelNotFoundError:  # a folder that no download has made
+        return f"{name} at {snapshot.name}"

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
-from lesff.files import FileEntry, file_damage, sha256_of
+from lesff.files import FileEntry, FileSet
 from lesff.hub.manifest.names import find_model
-from lesff.model_folder.layout import MODEL_FILES, model_files, unlisted_file
+from lesff.hub.spec import PublicSpec, RegistrySpec
+from lesff.model_folder.layout import model_damage, model_files
 from lesff.plain_data import from_dict, read_json, write_json
 
 _SCHEMA = 1
@@ -73,14 +74,14 @@ def write_lock(path: Path, lock: Lockfile) -> None:
     write_json(path, asdict(lock))
 
 
-def lock_key(spec: str) -> str:
+def lock_key(spec: PublicSpec) -> str:
     """What a name is listed under, whatever version it asks for."""
-    if spec.startswith(("https://", "http://")):
-        return spec.partition("#")[0]
-    return spec.partition("@")[0] if spec.startswith("hf:") else find_model(spec)[0].name
+    if isinstance(spec, RegistrySpec):
+        return find_model(spec)[0].name
+    return str(spec.unpinned)
 
 
-def find_locked(lock: Lockfile, spec: str, path: Path) -> LockedModel:
+def find_locked(lock: Lockfile, spec: PublicSpec, path: Path) -> LockedModel:
     """What a name stands for.
 
     Raises:
@@ -92,14 +93,10 @@ def find_locked(lock: Lockfile, spec: str, path: Path) -> LockedModel:
         raise ModelNotFoundError(
             f"{spec} is not in the lockfile {path}; add it with `lesff hub lock {key} -o {path}`"
         )
-    is_name = not spec.startswith(("hf:", "https://", "http://"))
-    wanted = find_model(spec)[1].version if is_name and "@" in spec else None
-    differs = (
-        wanted is not None and wanted != locked.spec.partition("@")[2]
-        if is_name
-        else spec != key and spec != locked.spec
-    )
-    if differs:
+    asked = spec
+    if isinstance(spec, RegistrySpec):  # an alias, or the beginning of a version
+        asked = RegistrySpec(key, find_model(spec)[1].version)
+    if spec != spec.unpinned and str(asked) != locked.spec:
         raise ModelNotFoundError(
             f"{spec} contradicts the lockfile {path}, which has {locked.spec}; leave out the "
             "version, or lock another one"
@@ -109,11 +106,7 @@ def find_locked(lock: Lockfile, spec: str, path: Path) -> LockedModel:
 
 def describe(folder: Path, spec: str) -> LockedModel:
     """What a model folder holds, for a lockfile."""
-    files = tuple(
-        FileEntry(path=name, size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
-        for name in model_files(folder)
-    )
-    return LockedModel(spec=spec, files=files)
+    return LockedModel(spec=spec, files=FileSet.of(folder, model_files(folder)).entries)
 
 
 def check_locked(folder: Path, locked: LockedModel, path: Path) -> None:
@@ -122,19 +115,9 @@ def check_locked(folder: Path, locked: LockedModel, path: Path) -> None:
     Raises:
         IntegrityError: naming the first file that differs.
     """
-    absent = sorted(set(MODEL_FILES) - {file.path for file in locked.files})
-    if absent:
-        raise IntegrityError(f"lockfile {path} must list {', '.join(absent)} of {locked.spec}")
-    extra = unlisted_file(folder, [file.path for file in locked.files])
-    if extra is not None:
+    damage = model_damage(FileSet(locked.files), folder, "it")
+    if damage is not None:
         raise IntegrityError(
-            f"{locked.spec} has {extra}, which the lockfile {path} does not list; lock it again if "
-            "it is meant to be there"
+            f"{locked.spec} is not what the lockfile {path} says: {damage}; if the change is "
+            "meant, lock it again"
         )
-    for file in locked.files:
-        damage = file_damage(folder / file.path, file)
-        if damage is not None:
-            raise IntegrityError(
-                f"{locked.spec} is not what the lockfile {path} says: {damage}; if the change is "
-                "meant, lock it again"
-            )

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from lesff.environment import hub_endpoint, is_offline
 from lesff.errors import ConfigError, OfflineError, PublishError
-from lesff.files import FileEntry, sha256_of
+from lesff.files import FileEntry, FileSet
 from lesff.hub.manifest.entries import (
     PERMISSIVE_LICENSES,
     HubSource,
     ModelEntry,
     Sources,
     VersionEntry,
-    is_safe_url,
 )
+from lesff.hub.spec import VERSION, is_safe_url
 from lesff.model_folder.card import front_matter, read_card
 from lesff.model_folder.folder import load_model
 from lesff.model_folder.layout import (
@@ -37,7 +36,6 @@ _CODE = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".model", ".py", ".s
 _MIN_LICENSE = 40
 _MIN_CARD = 200
 """Fewer characters say nothing."""
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
 _REQUIRED = ("license", "description", "citation")
 
 
@@ -124,12 +122,12 @@ def check_publication(folder: Path) -> Publication:
             f"eV/atom and {report.force_error:.1e} eV/A; save the model again"
         )
     names = [n for n in (*model_files(folder), SIGNATURE_FILE) if (folder / n).is_file()]
-    files = tuple(
-        FileEntry(path=name, size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
-        for name in names
-    )
     return Publication(
-        folder=folder, files=files, config=config, facts=facts, license=_spdx(facts["license"])
+        folder=folder,
+        files=FileSet.of(folder, names).entries,
+        config=config,
+        facts=facts,
+        license=_spdx(facts["license"]),
     )
 
 
@@ -163,7 +161,7 @@ def publish_folder(
     """
     if is_offline():
         raise OfflineError("publishing needs the network, but LESFF_OFFLINE or HF_HUB_OFFLINE is 1")
-    if not _VERSION.fullmatch(version):
+    if not VERSION.fullmatch(version):
         raise ConfigError(f"`version` must be 'major.minor.patch', got {version!r}")
     endpoint = hub_endpoint()
     if endpoint is not None and not is_safe_url(endpoint):
@@ -250,5 +248,5 @@ def _spdx(text: str) -> str:
 
 def _release(version: str) -> str:
     """First three numbers of a version."""
-    match = re.match(r"\d+\.\d+\.\d+", version)
+    match = VERSION.match(version)
     return match[0] if match else "0.1.0"

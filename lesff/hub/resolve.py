@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
-import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lesff.environment import cache_folder, is_offline
+from lesff.environment import is_offline
 from lesff.errors import (
-    IntegrityError,
     ManifestError,
     ModelNotFoundError,
     OfflineError,
     UnsupportedInputError,
+    warn,
 )
-from lesff.files import FileEntry, file_damage, folder_digest, sha256_of
-from lesff.hub.cache import DISK_ERRORS, Workspace, install
+from lesff.files import FileSet
+from lesff.hub.cache import cached_folder, find_damage
 from lesff.hub.licenses import LicensePolicy, check_policy, require_license
 from lesff.hub.lockfile import (
     Lockfile,
@@ -33,32 +30,32 @@ from lesff.hub.lockfile import (
     read_lock,
     write_lock,
 )
-from lesff.hub.manifest.entries import HubSource, ModelEntry, VersionEntry, version_numbers
-from lesff.hub.manifest.names import find_model, package_folder
+from lesff.hub.manifest.entries import ModelEntry, VersionEntry, version_numbers
+from lesff.hub.manifest.names import find_model
 from lesff.hub.sources.address import fetch_folder
+from lesff.hub.sources.bundled import bundled_version, check_bundled, heal_from
 from lesff.hub.sources.foreign import find_published_damage, make_published
-from lesff.hub.sources.huggingface import check_files, download_file, fetch_repository, retried
+from lesff.hub.sources.huggingface import fetch_repository, fetch_version
+from lesff.hub.spec import (
+    ACCEPTED_SOURCES,
+    AddressSpec,
+    FolderSpec,
+    HubSpec,
+    ModelSpec,
+    RegistrySpec,
+    parse,
+)
 from lesff.model_folder.card import front_matter, read_card
 from lesff.model_folder.layout import (
     CARD_FILE,
     CONFIG_FILE,
     MODEL_FILES,
     WEIGHTS_FILE,
+    check_files,
     model_files,
-    unlisted_file,
 )
 
 Origin = Literal["folder", "bundled", "cache", "hub", "published", "web"]
-
-ACCEPTED_SOURCES = (
-    "a model's name ('off-small'), name and version ('off-small@0.1.0'), a hub repository "
-    "('hf:organisation/name' or 'hf:organisation/name@revision'), the https:// address of a model "
-    "folder ('https://host/path/' or 'https://host/path/#sha256=...') or the path of a model "
-    "folder, with a separator ('./my-model')"
-)
-"""What a model can be given as, for messages."""
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:/|[^\\/])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,7 @@ class ResolvedModel:
 
 
 def resolve(
-    spec: str | Path,
+    spec: str | Path | ModelSpec,
     *,
     offline: bool | None = None,
     accept_license: bool = False,
@@ -99,7 +96,7 @@ def resolve(
     Args:
         spec: Name, ``name@version``, ``hf:org/repo[@revision]``, ``https://host/path/`` with or
             without ``#sha256=...``, or the path of a folder (a ``Path``, or a string with a
-            separator). A bare name is never taken for a path.
+            separator), or one of these parsed. A bare name is never taken for a path.
         offline: Make no network call; from ``LESFF_OFFLINE`` or ``HF_HUB_OFFLINE`` if None.
         accept_license: Accept the licence of a model that is not free for any use.
         licenses: ``"permissive"`` refuses models that are not free for any use; from
@@ -118,10 +115,13 @@ def resolve(
     """
     offline = is_offline() if offline is None else offline
     path = lock_path(lock)
-    if isinstance(spec, Path) or path is None or _is_path(spec):
+    spec = parse(spec) if isinstance(spec, (str, Path)) else spec
+    if path is None or isinstance(spec, FolderSpec):
         return _resolve(spec, offline=offline, accept_license=accept_license, licenses=licenses)
     locked = find_locked(read_lock(path), spec, path)
-    found = _resolve(locked.spec, offline=offline, accept_license=accept_license, licenses=licenses)
+    found = _resolve(
+        parse(locked.spec), offline=offline, accept_license=accept_license, licenses=licenses
+    )
     check_locked(found.folder, locked, path)
     return found
 
@@ -147,16 +147,16 @@ def lock_models(
     """
     offline = is_offline() if offline is None else offline
     models = dict(read_lock(path).models) if path.exists() else {}
-    for spec in specs:
-        is_web = spec.startswith(("https://", "http://"))
-        if _is_path(spec):
-            raise UnsupportedInputError(f"{spec} must be a name or an address to be locked")
+    for text in specs:
+        spec = parse(text)
+        if isinstance(spec, FolderSpec):
+            raise UnsupportedInputError(f"{text} must be a name or an address to be locked")
         found = _resolve(spec, offline=offline, accept_license=accept_license, licenses=None)
-        full = f"{found.name}@{found.version}"
-        if is_web:
-            names = model_files(found.folder)
-            digest = folder_digest((n, sha256_of(found.folder / n)) for n in names)
-            full = f"{found.name}#sha256={digest}"
+        if isinstance(spec, AddressSpec):
+            digest = FileSet.of(found.folder, model_files(found.folder)).digest
+            full = str(AddressSpec(spec.url, digest))
+        else:
+            full = f"{found.name}@{found.version}"
         models[lock_key(spec)] = describe(found.folder, full)
     lock = Lockfile(models=dict(sorted(models.items())))
     write_lock(path, lock)
@@ -164,23 +164,20 @@ def lock_models(
 
 
 def _resolve(
-    spec: str | Path, *, offline: bool, accept_license: bool, licenses: LicensePolicy | None
+    spec: ModelSpec, *, offline: bool, accept_license: bool, licenses: LicensePolicy | None
 ) -> ResolvedModel:
-    if isinstance(spec, str) and is_name(spec):
-        entry, version = find_model(spec)
-        check_policy(entry.license, entry.name, licenses)
-        require_license(entry, accept=accept_license)
-        return _resolve_entry(entry, version, offline=offline)
-    if isinstance(spec, Path):
-        found = _resolve_folder(spec)
-    elif spec.startswith("hf:"):
-        found = _resolve_repository(spec, offline=offline)
-    elif spec.startswith(("https://", "http://")):
-        found = _resolve_address(spec, offline=offline)
-    elif _is_url(spec):
-        raise ModelNotFoundError(f"{spec!r} is not a source of models; give {ACCEPTED_SOURCES}")
-    else:
-        found = _resolve_folder(Path(spec).expanduser())
+    match spec:
+        case RegistrySpec():
+            entry, version = find_model(spec)
+            check_policy(entry.license, entry.name, licenses)
+            require_license(entry, accept=accept_license)
+            return _resolve_entry(entry, version, offline=offline)
+        case HubSpec():
+            found = _resolve_repository(spec, offline=offline)
+        case AddressSpec():
+            found = _resolve_address(spec, offline=offline)
+        case FolderSpec():
+            found = _resolve_folder(spec.path)
     has_card = (found.folder / CARD_FILE).is_file()
     stated = front_matter(read_card(found.folder)).get("license", "") if has_card else ""
     check_policy(stated, f"the card of {found.name}", licenses)
@@ -217,7 +214,7 @@ def pull(
     check_policy(entry.license, entry.name, None)
     require_license(entry, accept=accept_license)
     _check_version(entry, version)
-    cached = _cached(entry, version)
+    cached = cached_folder(entry, version)
     make_published(entry, version, cached, checkpoint=checkpoint)
     return ResolvedModel(
         folder=cached, name=entry.name, version=version.version, origin="published"
@@ -227,48 +224,9 @@ def pull(
 def is_here(entry: ModelEntry, version: VersionEntry) -> bool:
     """Whether the files of a version are on this machine, so that loading fetches nothing."""
     if version.sources.published is not None:
-        return find_published_damage(_cached(entry, version), entry, version) is None
-    places = (_cached(entry, version), _bundled(entry, version))
+        return find_published_damage(cached_folder(entry, version), entry, version) is None
+    places = (cached_folder(entry, version), bundled_version(entry, version))
     return any(find_damage(place, version) is None for place in places)
-
-
-def _cached(entry: ModelEntry, version: VersionEntry) -> Path:
-    return cache_folder() / "models" / entry.name / version.version
-
-
-def _bundled(entry: ModelEntry, version: VersionEntry) -> Path:
-    return bundled_folder() / entry.name / version.version
-
-
-def bundled_folder() -> Path:
-    """Folder of the weights that come with the package."""
-    return package_folder() / "weights"
-
-
-def find_damage(folder: Path, version: VersionEntry) -> str | None:
-    """First difference between a folder and the manifest as text, or None if there is none."""
-    for file in version.files:
-        damage = file_damage(folder / file.path, file)
-        if damage is not None:
-            return damage
-    extra = unlisted_file(folder, [file.path for file in version.files])
-    return None if extra is None else f"{folder / extra} is not in the manifest"
-
-
-def _is_url(spec: str) -> bool:
-    return bool(_URL.match(spec)) and not Path(spec).exists()
-
-
-def is_name(spec: str) -> bool:
-    """Whether a text can only be a name of the manifest."""
-    return not (spec.startswith(("hf:", "https://", "http://")) or _is_url(spec) or _is_path(spec))
-
-
-def _is_path(spec: str) -> bool:
-    if spec.startswith(("hf:", "https://", "http://")):
-        return False
-    separators = {"/", os.sep, os.altsep or os.sep}
-    return spec in {".", "..", "~"} or any(mark in spec for mark in separators)
 
 
 def _resolve_folder(folder: Path) -> ResolvedModel:
@@ -280,7 +238,7 @@ def _resolve_folder(folder: Path) -> ResolvedModel:
 
 def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -> ResolvedModel:
     _check_version(entry, version)
-    cached, bundled = _cached(entry, version), _bundled(entry, version)
+    cached, bundled = cached_folder(entry, version), bundled_version(entry, version)
 
     def found(folder: Path, origin: Origin) -> ResolvedModel:
         return ResolvedModel(
@@ -302,8 +260,8 @@ def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -
     if cached.is_dir() and damage is None:
         return found(cached, "cache")
     if version.sources.bundled and (bundled.is_dir() or version.sources.hub is None):
-        _check_bundled(bundled, version)
-        if damage is None or not _heal_from(bundled, cached, version):
+        check_bundled(bundled, version)
+        if damage is None or not heal_from(bundled, cached, version):
             return found(bundled, "bundled")
         return found(cached, "cache")
     label = f"{entry.name}@{version.version}"
@@ -321,7 +279,7 @@ def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -
     hub = version.sources.hub
     if hub is None:
         raise ManifestError(f"{label} must have a source in the manifest, got none")
-    _fetch(hub, version, cached, label)
+    fetch_version(hub, version, cached, label)
     return found(cached, "hub")
 
 
@@ -340,72 +298,18 @@ def _check_version(entry: ModelEntry, version: VersionEntry) -> None:
     if version.status == "deprecated":
         note = f": {version.status_note}" if version.status_note else ""
         note += f"; use {version.successor} instead" if version.successor else ""
-        warnings.warn(f"{label} is deprecated{note}", FutureWarning, stacklevel=6)
+        warn(f"{label} is deprecated{note}", FutureWarning)
 
 
-def _check_bundled(bundled: Path, version: VersionEntry) -> None:
-    damage = find_damage(bundled, version)
-    if damage is not None:
-        raise IntegrityError(f"bundled weights are damaged: {damage}; install lesff again")
-
-
-def _heal_from(bundled: Path, cached: Path, version: VersionEntry) -> bool:
-    """Replace a damaged cache entry by a copy of the bundled files; False if it is read-only."""
-    try:
-        with Workspace(cached) as work:
-            new = work / "new"
-            for file in version.files:
-                target = new / file.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(bundled / file.path, target)
-            _install(new, cached, version, work / "old")
-    except OSError:
-        return False
-    return True
-
-
-def _fetch(hub: HubSource, version: VersionEntry, cached: Path, label: str) -> None:
-    """Download all files of a version, check them, then move them into the cache at once."""
-    try:
-        with Workspace(cached) as work:
-            new = work / "new"
-            for file in version.files:
-                retried(
-                    lambda file=file: _fetch_file(hub, file, work / "download", new),
-                    f"{file.path} of {label} from {hub.repo}",
-                )
-            _install(new, cached, version, work / "old")
-    except OSError as error:
-        if error.errno in DISK_ERRORS:
-            error.add_note(f"{cached.parent} must be writable; LESFF_CACHE names another place")
-        raise
-
-
-def _fetch_file(hub: HubSource, file: FileEntry, download: Path, new: Path) -> None:
-    path = download_file(hub.repo, hub.commit, file.path, download)
-    damage = file_damage(path, file)
-    if damage is not None:
-        path.unlink(missing_ok=True)
-        raise IntegrityError(f"{damage}: the hub or the connection gave other bytes; try again")
-    target = new / file.path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(path, target)
-
-
-def _install(new: Path, cached: Path, version: VersionEntry, old: Path) -> None:
-    """Move a complete folder into the cache; a damaged entry goes to ``old``."""
-    install(new, cached, old, is_intact=lambda: find_damage(cached, version) is None)
-
-
-def _resolve_repository(spec: str, *, offline: bool) -> ResolvedModel:
+def _resolve_repository(spec: HubSpec, *, offline: bool) -> ResolvedModel:
     folder, name, version = fetch_repository(spec, offline=offline)
     origin: Origin = "cache" if offline else "hub"
     return ResolvedModel(folder=folder, name=name, version=version, origin=origin)
 
 
-def _resolve_address(spec: str, *, offline: bool) -> ResolvedModel:
+def _resolve_address(spec: AddressSpec, *, offline: bool) -> ResolvedModel:
     folder, digest, is_cached = fetch_folder(spec, offline=offline)
     origin: Origin = "cache" if is_cached else "web"
     return ResolvedModel(
-        folder=folder, name=spec.partition("#")[0], version=f"sha256={digest[:12]}", origin=origin
+        folder=folder, name=spec.url, version=f"sha256={digest[:12]}", origin=origin
     )

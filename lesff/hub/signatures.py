@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lesff.errors import ConfigError, IntegrityError, MissingDependencyError, SignatureError
-from lesff.files import folder_digest, sha256_of
-from lesff.model_folder.layout import MODEL_FILES, SIGNATURE_FILE, model_files
+from lesff.files import FileSet
+from lesff.model_folder.layout import SIGNATURE_FILE, missing_files, model_files
 from lesff.plain_data import from_dict, read_json, write_json
 
 _SCHEMA = 1
@@ -153,15 +153,15 @@ def _key_id(public_key: Any) -> str:
 
 
 def digest_of(folder: Path) -> str:
-    """Digest of the files of a model folder, see :func:`lesff.files.folder_digest`.
+    """Digest of the files of a model folder, see :attr:`lesff.files.FileSet.digest`.
 
     Raises:
-        IntegrityError: if one is missing.
+        IntegrityError: if one is missing or empty.
     """
-    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    missing = missing_files(folder)
     if missing:
         raise IntegrityError(f"{folder} lacks {', '.join(missing)}: it is not a model folder")
-    return folder_digest((name, sha256_of(folder / name)) for name in model_files(folder))
+    return FileSet.of(folder, model_files(folder)).digest
 
 
 def sign_folder(folder: Path, private_key: Path) -> Signature:

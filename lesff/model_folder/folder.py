@@ -36,11 +36,9 @@ from lesff.model_folder.tensor_file import (
     write_tensors,
 )
 from lesff.plain_data import from_dict, read_json
-from lesff.potential.config import ModelConfig
+from lesff.potential.config import DTYPES, ModelConfig
 from lesff.potential.potential import RADIAL_MODES, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def save_model(
@@ -104,7 +102,7 @@ def load_model(
             the configuration asks for.
     """
     folder = Path(folder)
-    if dtype is not None and dtype not in _DTYPES.values():
+    if dtype is not None and dtype not in DTYPES.values():
         raise ConfigError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
     if radial is not None and radial not in RADIAL_MODES:
         raise ConfigError(f"`radial` must be one of {', '.join(RADIAL_MODES)}, got {radial!r}")
@@ -112,7 +110,7 @@ def load_model(
     with torch.random.fork_rng(devices=[]):  # the random initial weights are not kept
         potential = Potential(config)
     # only weights have the model's type: tables and reference energies stay in float64
-    potential.cast_parameters(_DTYPES[config.dtype])
+    potential.cast_parameters(DTYPES[config.dtype])
     expected = {
         name: (value.dtype, tuple(value.shape)) for name, value in potential.state_dict().items()
     }
@@ -137,7 +135,7 @@ def weights_digest(potential: Potential) -> bytes:
 
 
 def _stored_weights(potential: Potential) -> dict[str, Tensor]:
-    stored, parameters = _DTYPES[potential.config.dtype], dict(potential.named_parameters())
+    stored, parameters = DTYPES[potential.config.dtype], dict(potential.named_parameters())
     return {
         name: value.detach().to("cpu", stored if name in parameters else value.dtype).clone()
         for name, value in potential.state_dict().items()

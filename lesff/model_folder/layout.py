@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from lesff.errors import IntegrityError
+from lesff.files import FileSet
+
 CONFIG_FILE = "config.json"
 
 
@@ -40,7 +43,40 @@ def model_files(folder: Path) -> tuple[str, ...]:
     return MODEL_FILES + tuple(name for name in OPTIONAL_FILES if (folder / name).is_file())
 
 
-def unlisted_file(folder: Path, listed: Iterable[str]) -> str | None:
-    """An optional file of a model folder that nobody vouches for, or None."""
-    extra = sorted(set(model_files(folder)) - {*MODEL_FILES, *listed})
-    return extra[0] if extra else None
+def missing_files(folder: Path, names: Iterable[str] = MODEL_FILES) -> list[str]:
+    """Those of the named files that a folder lacks."""
+    return [name for name in names if not (folder / name).is_file()]
+
+
+def check_files(folder: Path, names: Iterable[str]) -> None:
+    """Make sure that a folder has all files that it must have.
+
+    Raises:
+        IntegrityError: naming those that it lacks.
+    """
+    missing = missing_files(folder, names)
+    if missing:
+        raise IntegrityError(
+            f"{folder} lacks {', '.join(missing)}: it is not a complete model folder; "
+            "fetch or copy the model again"
+        )
+
+
+def model_damage(files: FileSet, folder: Path, record: str) -> str | None:
+    """First reason not to take a folder for the model that a record describes, or None.
+
+    The record must list every file that a model must have, the folder must have no optional file
+    that it does not list, and what it lists must be there with the same bytes.
+
+    Args:
+        files: What the record lists.
+        folder: The model folder.
+        record: What it is called, for messages.
+    """
+    absent = sorted(set(MODEL_FILES) - set(files.names))
+    if absent:
+        return f"{record} must list {', '.join(absent)}"
+    extra = sorted(set(model_files(folder)) - {*MODEL_FILES, *files.names})
+    if extra:
+        return f"{folder / extra[0]} is not in {record}"
+    return files.damage(folder)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from lesff.architectures import ARCHITECTURES
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
 from lesff.nn.state_embedding import StateInput
 from lesff.plain_data import from_dict
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+"""Types that a model can compute in, by their names in configurations."""
 
 FORMAT_VERSION = 1
 

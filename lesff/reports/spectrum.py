@@ -1,11 +1,9 @@
-"""Results as CSV, JSON and PNG files."""
+"""Results as CSV and PNG files."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,21 +13,6 @@ def write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
     table = np.column_stack(list(columns.values()))
     header = ",".join(columns)
     np.savetxt(path, table, delimiter=",", header=header, comments="", fmt="%.8g")
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Plain data; numbers that are not finite become null."""
-    path.write_text(json.dumps(_plain(values), indent=1) + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
 
 
 def draw_curves(

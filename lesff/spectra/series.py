@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from tqdm.auto import tqdm
 
 from lesff.errors import DataError
 from lesff.model import Model
+from lesff.plain_data import write_json
 from lesff.potential.potential import Potential
 from lesff.potential.response import BornOptions
+from lesff.train.shards import write_npz
 
 CHUNK_FRAMES = 10
 """Frames per file."""
@@ -83,19 +84,14 @@ def _chunk(
     rows = model.predict(frames[len(known) :], name, born=options, progress=False)
     fresh = np.array(rows[name])
     values = np.concatenate([known, fresh]) if len(known) else fresh
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("wb") as file:
-        np.savez(file, values=values, structures=digests)
-    os.replace(unfinished, path)
+    write_npz(path, {"values": values, "structures": digests})
     return values
 
 
 def _claim(folder: Path, settings: dict[str, object]) -> None:
     path = folder / "series.json"
     if not path.is_file():
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        write_json(path, settings)
         return
     stored = json.loads(path.read_text(encoding="utf-8"))
     different = sorted(key for key in settings if stored.get(key) != settings[key])

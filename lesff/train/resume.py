@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lesff.atomic import written_atomically
 from lesff.errors import DataError, IntegrityError
 
 
@@ -75,12 +75,10 @@ def save_state(
         tensors |= {f"optimizer:{index}:{key}": value for key, value in slots.items()}
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     metadata = {"progress": json.dumps(asdict(progress)), "recipe": recipe_hash}
-    partial = path.with_suffix(".partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
-        os.replace(partial, path)
+        with written_atomically(path) as new:
+            save_file(tensors, new, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise DataError(
             f"the resume point {path} cannot be written ({error}): make room and run again; "
             "the last one is kept"

@@ -19,6 +19,7 @@ from lesff.files import sha256_of
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import WEIGHTS_FILE
 from lesff.plain_data import write_json
+from lesff.potential.config import DTYPES
 from lesff.potential.edit import with_dispersion, with_head
 from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
@@ -162,8 +163,7 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
             potential = with_head(potential, recipe.head)
         return potential if chosen is None else with_dispersion(potential, chosen)
     potential = Potential(model_config(recipe.model, data, _software(), chosen))  # pyright: ignore[reportArgumentType]
-    dtypes = {"float32": torch.float32, "float64": torch.float64}
-    potential.cast_parameters(dtypes[potential.config.dtype])
+    potential.cast_parameters(DTYPES[potential.config.dtype])
     return potential
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lesff.atomic import written_atomically
 from lesff.errors import DataError
 
 REQUIRED = ("n", "numbers", "positions", "energy", "forces")
@@ -50,15 +51,12 @@ def write_npz(
     Raises:
         DataError: if it cannot be written; nothing is left behind.
     """
-    partial = path.with_suffix(".partial")
     try:
-        with partial.open("wb") as stream:
+        with written_atomically(path) as new, new.open("wb") as stream:
             save(stream, **arrays)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(
             f"{path} cannot be written ({error}): make room and run again; what is finished is kept"
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lesff.atomic import write_atomically
 from lesff.errors import ConfigError, DataError
 from lesff.potential.potential import Potential
 from lesff.train.batches import LabelledBatch, make_batch
@@ -132,9 +132,7 @@ class Trainer:
                     kept.append(line + "\n")
             except ValueError:  # the line being written when the run was killed
                 continue
-        partial = log.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, log)
+        write_atomically(log, "".join(kept))
 
     def train(self) -> None:
         """Run to the end of the schedule; leaves the averaged weights in the potential.

@@ -22,7 +22,7 @@ from lesff.errors import UnsupportedInputError
 from lesff.heads import LongRangeConfig
 from lesff.nn.activations import SIGMOID_NORM, SILU_NORM
 from lesff.nn.state_embedding import StateInput
-from lesff.potential.config import ModelConfig
+from lesff.potential.config import DTYPES, ModelConfig
 from lesff.potential.potential import Potential
 
 __all__ = ["convert_mace", "mace_heads"]
@@ -76,7 +76,7 @@ def convert_mace(
     state = mace_weights(root, tensors, shape, config)
     tensors.finish()
     potential = Potential(config)
-    potential.cast_parameters(torch.float64 if config.dtype == "float64" else torch.float32)
+    potential.cast_parameters(DTYPES[config.dtype])
     potential.load_state_dict(state)
     return potential.requires_grad_(requires_grad=False).eval()
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from lesff.errors import ManifestError
-from lesff.files import _SHA256, FileEntry, _check_portable, _match
+from lesff.files import GIT_ID, SHA256, FileEntry, check_portable, require_match
+from lesff.hub.spec import NAME, REPOSITORY, VERSION, is_safe_url
 from lesff.quantities import QUANTITIES
 
 SCHEMA = 1
 """Version of the manifest layout."""
 
-_NAME = re.compile(r"[a-z0-9]+(?:[-._][a-z0-9]+)*")
-_VERSION = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}")
-_SUCCESSOR = re.compile(f"{_NAME.pattern}(?:@{_VERSION.pattern})?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 DATE = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])")
+_SUCCESSOR = re.compile(f"{NAME.pattern}(?:@{VERSION.pattern})?")
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*")
-_BLOB = re.compile(r"[0-9a-f]{40}")
 _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CITATION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:-]*")
 
@@ -50,8 +44,8 @@ class HubSource:
 
     def __post_init__(self) -> None:
         """Check the fields; raises ManifestError."""
-        _match(_REPO, self.repo, "repo", "'organisation/name'")
-        _match(_COMMIT, self.commit, "commit", "40 lower-case hexadecimal digits")
+        require_match(REPOSITORY, self.repo, "repo", "'organisation/name'")
+        require_match(GIT_ID, self.commit, "commit", "40 lower-case hexadecimal digits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +80,13 @@ class PublishedSource:
                     f"`{name}` must be an https:// address without credentials, "
                     f"got {getattr(self, name)!r}"
                 )
-        _match(_FILENAME, self.filename, "filename", "a plain file name")
+        require_match(_FILENAME, self.filename, "filename", "a plain file name")
         if self.size is not None and self.size < 1:
             raise ManifestError(f"`size` of {self.filename} must be positive, got {self.size}")
         if self.git_blob is not None:
-            _match(_BLOB, self.git_blob, "git_blob", "40 lower-case hexadecimal digits")
+            require_match(GIT_ID, self.git_blob, "git_blob", "40 lower-case hexadecimal digits")
         if self.sha256 is not None:
-            _match(_SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
+            require_match(SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
         if self.head is not None and not self.head:
             raise ManifestError("`head` must be the name of a head or null, got ''")
 
@@ -184,11 +178,13 @@ class VersionEntry:
 
     def __post_init__(self) -> None:
         """Check the fields; raises ManifestError."""
-        _match(_VERSION, self.version, "version", "'major.minor.patch'")
-        _match(_VERSION, self.min_lesff, "min_lesff", "'major.minor.patch'")
-        _match(DATE, self.date, "date", "YYYY-MM-DD")
+        require_match(VERSION, self.version, "version", "'major.minor.patch'")
+        require_match(VERSION, self.min_lesff, "min_lesff", "'major.minor.patch'")
+        require_match(DATE, self.date, "date", "YYYY-MM-DD")
         if self.successor is not None:
-            _match(_SUCCESSOR, self.successor, "successor", "'name' or 'name@major.minor.patch'")
+            require_match(
+                _SUCCESSOR, self.successor, "successor", "'name' or 'name@major.minor.patch'"
+            )
             if self.status != "deprecated":
                 raise ManifestError(f"`successor` of active version {self.version} must be null")
         if bool(self.files) == (self.sources.published is not None):
@@ -248,9 +244,9 @@ class ModelEntry:
         if self.schema != SCHEMA:
             raise ManifestError(f"`schema` must be {SCHEMA}, got {self.schema}; update lesff")
         for name in (self.name, *self.aliases):
-            _match(_NAME, name, "name", "lower-case letters and digits joined by - . _")
-            _check_portable(name)
-        _match(_SPDX, self.license, "license", "an SPDX expression")
+            require_match(NAME, name, "name", "lower-case letters and digits joined by - . _")
+            check_portable(name)
+        require_match(_SPDX, self.license, "license", "an SPDX expression")
         z = self.elements
         if not z or list(z) != sorted(set(z)) or z[0] < 1 or z[-1] > 118:
             raise ManifestError(f"`elements` must be ascending atomic numbers 1..118, got {z}")
@@ -258,7 +254,7 @@ class ModelEntry:
             raise ManifestError(f"`versions` of {self.name} must not be empty")
         check_unique([entry.version for entry in self.versions], f"versions of {self.name}")
         for key in self.bibtex:
-            _match(_CITATION_KEY, key, "bibtex", "keys of citations.bib")
+            require_match(_CITATION_KEY, key, "bibtex", "keys of citations.bib")
         check_unique(self.bibtex, f"bibtex keys of {self.name}")
         if self.license_url and not is_safe_url(self.license_url):
             raise ManifestError(f"`license_url` must be an https:// address: {self.license_url!r}")
@@ -306,25 +302,6 @@ def is_permissive_license(expression: str, *, ignore_case: bool = False) -> bool
         expression = expression.lower()
     choices = [re.split(" AND | and ", choice) for choice in re.split(" OR | or ", expression)]
     return any(all(re.split(" WITH | with ", p)[0] in known for p in parts) for parts in choices)
-
-
-def is_safe_url(url: str) -> bool:
-    """Whether a web address is ``https`` (``http`` for loopback hosts) and has no credentials."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        return False
-    if not host or parts.username is not None or parts.password is not None or url.split() != [url]:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def version_numbers(text: str) -> tuple[int, ...]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from lesff.errors import ConfigError, ManifestError, ModelNotFoundError
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.updates import installed_update, merge
+from lesff.hub.spec import VERSION_PREFIX, RegistrySpec
 from lesff.plain_data import from_dict, read_json
 
-_VERSION_PREFIX = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){0,2}")
 _KNOWN_NAMES_SHOWN = 12
 
 
@@ -49,26 +48,26 @@ def installed_models() -> tuple[ModelEntry, ...]:
     return tuple(read_entry(path) for path in sorted(folder.glob("*.json")))
 
 
-def find_model(spec: str) -> tuple[ModelEntry, VersionEntry]:
+def find_model(spec: RegistrySpec | str) -> tuple[ModelEntry, VersionEntry]:
     """Model and version that a name stands for.
 
     Args:
         spec: ``"off-small"`` (newest active version), ``"off-small@0.1"`` (newest 0.1.x) or
-            ``"off-small@0.1.0"``; an alias may stand for the name.
+            ``"off-small@0.1.0"``, or these parsed; an alias may stand for the name.
 
     Raises:
         ModelNotFoundError: for a name or version that the manifest does not have.
         ManifestError: if the manifest is malformed.
     """
-    name, separator, wanted = spec.partition("@")
+    if isinstance(spec, str):
+        spec = RegistrySpec.parse(spec)
     entries = list_models()
-    entry = next((e for e in entries if name == e.name or name in e.aliases), None)
+    entry = next((e for e in entries if spec.name in (e.name, *e.aliases)), None)
     if entry is None:
-        raise ModelNotFoundError(_unknown_name(name, entries))
-    if separator and not _VERSION_PREFIX.fullmatch(wanted):
-        version = None
-    else:
-        version = entry.newest(wanted if separator else None)
+        raise ModelNotFoundError(_unknown_name(spec.name, entries))
+    wanted = spec.version
+    is_number = wanted is None or VERSION_PREFIX.fullmatch(wanted)
+    version = entry.newest(wanted) if is_number else None
     if version is None:
         known = ", ".join(e.version for e in sorted(entry.versions, key=lambda e: e.order))
         raise ModelNotFoundError(f"{entry.name} has no version {wanted!r}; its versions: {known}")

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lesff.atomic import replaced_folder
 from lesff.environment import state_folder
 from lesff.errors import ConfigError, ManifestError, SignatureError
+from lesff.files import require_match
 from lesff.hub.manifest.entries import DATE, ModelEntry, VersionEntry, check_unique
 from lesff.hub.signatures import check, read_signature, sign, write_signature
-from lesff.plain_data import from_dict, read_json
+from lesff.plain_data import from_dict, read_json, write_json
 
 SIGNATURE_SUFFIX = ".sig"
 
@@ -47,8 +49,7 @@ class ManifestUpdate:
             raise ManifestError(f"`schema` must be {_SCHEMA}, got {self.schema}; update lesff")
         if self.serial < 1:
             raise ManifestError(f"`serial` must be positive, got {self.serial}")
-        if not DATE.fullmatch(self.date):
-            raise ManifestError(f"`date` must be YYYY-MM-DD, got {self.date!r}")
+        require_match(DATE, self.date, "date", "YYYY-MM-DD")
 
 
 def update_folder() -> Path:
@@ -110,7 +111,7 @@ def write_update(
     update = ManifestUpdate(serial=serial, date=date, models=tuple(models))
     data = json.loads(json.dumps(asdict(update)))
     signature = sign(_canonical(data), "manifest update", key)
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8", newline="\n")
+    write_json(path, data)
     write_signature(path.with_name(path.name + SIGNATURE_SUFFIX), signature)
 
 
@@ -145,15 +146,12 @@ def install_update(
         )
     known = merge(installed, current)
     merge(known, update)
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    shutil.copyfile(path, new / _UPDATE)
-    suffixed = path.name + SIGNATURE_SUFFIX
-    shutil.copyfile(path.with_name(suffixed), new / (_UPDATE + SIGNATURE_SUFFIX))
-    shutil.copyfile(key, new / _KEY)
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
+    with replaced_folder(folder) as new:
+        new.mkdir()
+        shutil.copyfile(path, new / _UPDATE)
+        signature = path.with_name(path.name + SIGNATURE_SUFFIX)
+        shutil.copyfile(signature, new / (_UPDATE + SIGNATURE_SUFFIX))
+        shutil.copyfile(key, new / _KEY)
     return update
 
 

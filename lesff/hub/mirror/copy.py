@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lesff.errors import LicenseError, UnsupportedInputError
+from lesff.files import GIT_ID
 from lesff.hub.licenses import require_license
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.names import find_model, list_models
 from lesff.hub.mirror.store import Snapshot, Store
-from lesff.hub.resolve import is_name, resolve
+from lesff.hub.resolve import resolve
 from lesff.hub.sources.foreign import attribution_of, fetch_original
+from lesff.hub.spec import HubSpec, RegistrySpec, parse
 from lesff.model_folder.layout import model_files
 from lesff.plain_data import write_json
 
@@ -54,10 +56,11 @@ def mirror_models(
     store = Store(folder)
     names = list(specs) or [e.name for e in list_models() if not e.is_published]
     snapshots = []
-    for spec in names:
-        if spec.startswith("hf:"):
+    for name in names:
+        spec = parse(name)
+        if isinstance(spec, HubSpec):
             snapshots.append(_mirror_repository(spec, store, offline=offline))
-        elif is_name(spec):
+        elif isinstance(spec, RegistrySpec):
             entry, version = find_model(spec)
             if version.sources.published is not None:
                 require_license(entry, accept=accept_license)
@@ -90,8 +93,7 @@ def refuse_copies(entry: ModelEntry) -> None:
 def _mirror_own(
     entry: ModelEntry, version: VersionEntry, store: Store, *, offline: bool | None
 ) -> Snapshot:
-    label = f"{entry.name}@{version.version}"
-    found = resolve(label, offline=offline)
+    found = resolve(RegistrySpec(entry.name, version.version), offline=offline)
     hub = version.sources.hub
     newest = entry.newest()
     refs = (version.version, "main") if newest == version else (version.version,)
@@ -123,13 +125,13 @@ def _mirror_original(
         )
 
 
-def _mirror_repository(spec: str, store: Store, *, offline: bool | None) -> Snapshot:
+def _mirror_repository(spec: HubSpec, store: Store, *, offline: bool | None) -> Snapshot:
     found = resolve(spec, offline=offline)
-    revision = spec.partition("@")[2] or "main"
-    if found.version is None or len(found.version) != 40:
+    revision = spec.revision or "main"
+    if found.version is None or not GIT_ID.fullmatch(found.version):
         raise UnsupportedInputError(f"the commit of {spec} is not known; load it online once")
     return store.add(
-        found.name.removeprefix("hf:"),
+        HubSpec.parse(found.name).repo,
         {name: found.folder / name for name in model_files(found.folder)},
         refs=() if revision == found.version else (revision,),
         date=datetime.date.today().isoformat(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import threading
 from collections.abc import Mapping
@@ -12,15 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from lesff.atomic import replaced_folder
 from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
-from lesff.files import FileEntry, file_damage, folder_digest, sha256_of
-from lesff.hub.cache import Workspace
+from lesff.files import GIT_ID, FileEntry, FileSet
+from lesff.hub.spec import REPOSITORY
 from lesff.plain_data import from_dict, read_json, write_json
 
 T = TypeVar("T")
-
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,7 @@ class Store:
         """Names of all repositories."""
         found = (path.parent for path in self.folder.glob("*/*/refs.json"))
         names = (f"{path.parent.name}/{path.name}" for path in found)
-        return sorted(name for name in names if _REPO.fullmatch(name))
+        return sorted(name for name in names if REPOSITORY.fullmatch(name))
 
     def references(self, repo: str) -> dict[str, str]:
         """Commit by branch or tag.
@@ -86,10 +83,10 @@ class Store:
             IntegrityError: if its list of references is damaged.
         """
         path = self._repository(repo) / "refs.json"
-        if not _REPO.fullmatch(repo) or not self._is_plain(path):
+        if not REPOSITORY.fullmatch(repo) or not self._is_plain(path):
             raise ModelNotFoundError(f"this mirror has no repository {repo}")
         refs = _read(References, path).refs
-        if not all(_COMMIT.fullmatch(commit) for commit in refs.values()):
+        if not all(GIT_ID.fullmatch(commit) for commit in refs.values()):
             raise IntegrityError(f"{path} must hold commits of 40 hexadecimal digits")
         return refs
 
@@ -103,7 +100,7 @@ class Store:
         refs = self.references(repo)
         commit = refs.get(revision, revision)
         path = self._repository(repo) / f"{commit}.json"
-        if not _COMMIT.fullmatch(commit) or not self._is_plain(path):
+        if not GIT_ID.fullmatch(commit) or not self._is_plain(path):
             return None
         snapshot = _read(Snapshot, path)
         if (snapshot.repo, snapshot.commit) != (repo, commit):
@@ -160,33 +157,27 @@ class Store:
 
         Raises:
             ManifestError: for a malformed name.
-            IntegrityError: if the commit is there with other bytes.
+            IntegrityError: if the commit is there with other bytes, or a file is empty.
         """
-        entries = tuple(
-            FileEntry(path=name, size=path.stat().st_size, sha256=sha256_of(path))
-            for name, path in sorted(files.items())
-        )
-        commit = commit or folder_digest((e.path, e.sha256) for e in entries)[:40]
-        if not _REPO.fullmatch(repo) or not _COMMIT.fullmatch(commit):
+        wanted = FileSet(tuple(FileEntry.of(path, name) for name, path in sorted(files.items())))
+        commit = commit or wanted.digest[:40]
+        if not REPOSITORY.fullmatch(repo) or not GIT_ID.fullmatch(commit):
             raise ManifestError(f"a mirror cannot hold the repository {repo!r} at {commit!r}")
         home = self._repository(repo)
         index, target = home / f"{commit}.json", home / commit
-        snapshot = Snapshot(repo=repo, commit=commit, date=date, files=entries)
-        if index.is_file() and _read(Snapshot, index).files != entries:
+        snapshot = Snapshot(repo=repo, commit=commit, date=date, files=wanted.entries)
+        if index.is_file() and _read(Snapshot, index).files != wanted.entries:
             raise IntegrityError(
                 f"{repo} at {commit} is in the mirror {self.folder} with other bytes; remove "
                 f"{target} and {index.name} if they are the wrong ones"
             )
-        if any(file_damage(target / entry.path, entry) for entry in entries):
-            with Workspace(target) as work:
+        if wanted.damage(target) is not None:
+            with replaced_folder(target) as new:
                 for name, path in files.items():
-                    new = work / "new" / name
-                    new.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, new)
-                    new.chmod(0o644)
-                if target.exists():
-                    os.replace(target, work / "old")
-                os.replace(work / "new", target)
+                    copy = new / name
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
+                    copy.chmod(0o644)
         write_json(index, asdict(snapshot))
         known = self.references(repo) if (home / "refs.json").is_file() else {}
         write_json(home / "refs.json", {"refs": known | dict.fromkeys(refs, commit)})

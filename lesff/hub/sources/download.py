@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError, OfflineError
 from lesff.hub.cache import DISK_ERRORS
-from lesff.hub.manifest.entries import is_safe_url
+from lesff.hub.spec import is_safe_url
 from lesff.plain_data import from_dict, read_json, write_json
 
 MAX_BYTES = 4 * 2**30

@@ -6,29 +6,24 @@ import contextlib
 import datetime
 import importlib.metadata
 import shutil
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lesff.convert.checkpoint import Attribution, convert_checkpoint
+from lesff.atomic import replaced_folder
 from lesff.environment import cache_folder, is_offline, own_mirror
-from lesff.errors import (
-    CacheError,
-    ConfigError,
-    IntegrityError,
-    ManifestError,
-    ModelNotFoundError,
-    OfflineError,
-    UnverifiedWarning,
-)
-from lesff.files import Digest, FileEntry, digest_file, file_damage
-from lesff.hub.cache import DISK_ERRORS, Workspace, install
+from lesff.errors import IntegrityError, ManifestError, ModelNotFoundError, OfflineError
+from lesff.files import Digest, FileEntry, FileSet
+from lesff.hub.cache import locked, read_record
 from lesff.hub.manifest.entries import ModelEntry, PublishedSource, VersionEntry
 from lesff.hub.sources.download import Download
-from lesff.model_folder.layout import MODEL_FILES, unlisted_file
-from lesff.plain_data import from_dict, read_json, write_json
+from lesff.hub.sources.first_use import Pin
+from lesff.model_folder.layout import MODEL_FILES, model_damage
+from lesff.plain_data import write_json
+
+if TYPE_CHECKING:
+    from lesff.convert.checkpoint import Attribution
 
 RECORD_FILE = "source.json"
 """File of a converted folder that says what it was made from."""
@@ -63,27 +58,17 @@ class SourceRecord:
 
 def find_published_damage(folder: Path, entry: ModelEntry, version: VersionEntry) -> str | None:
     """First reason not to use a converted folder as text, or None if there is none."""
-    path = folder / RECORD_FILE
-    if not path.is_file():
-        return f"{path} is missing"
+    path, source = folder / RECORD_FILE, _source(version)
     try:
-        record = from_dict(SourceRecord, read_json(path), RECORD_FILE)
-    except (ConfigError, ManifestError) as error:
-        return f"{path} is not a record of a conversion: {error}"
-    source = _source(version)
+        record = read_record(SourceRecord, path)
+    except IntegrityError as error:
+        return str(error)
     if record.schema != _SCHEMA or record.head != source.head:
         return f"{path} is of another conversion"
-    difference = _difference(record.source, source, _pin(entry, version))
+    difference = _difference(record.source, source, _pinned(entry, version))
     if difference is not None:
         return f"{path} is of another checkpoint: {difference}"
-    absent = sorted(set(MODEL_FILES) - {file.path for file in record.files})
-    if absent:
-        return f"{path} does not list {', '.join(absent)}"
-    extra = unlisted_file(folder, [file.path for file in record.files])
-    if extra is not None:
-        return f"{path} does not list {extra}"
-    damages = (file_damage(folder / file.path, file) for file in record.files)
-    return next((damage for damage in damages if damage is not None), None)
+    return model_damage(FileSet(record.files), folder, str(path))
 
 
 def make_published(
@@ -112,10 +97,10 @@ def make_published(
     downloads = _downloads(entry, version)
     if checkpoint is not None and not checkpoint.is_file():
         raise ModelNotFoundError(f"checkpoint {checkpoint} does not exist; check the path")
-    with _locked(downloads[-1], label):
+    with locked(downloads[-1].lock_path, label):
         if checkpoint is not None:
-            digest = digest_file(checkpoint)
-            _verify(digest, source, _pin(entry, version), f"{checkpoint} for {label}")
+            digest = Digest.of(checkpoint)
+            _verify(digest, source, _pinned(entry, version), f"{checkpoint} for {label}")
             _convert(checkpoint, digest, entry, version, cached)
         elif find_published_damage(cached, entry, version) is not None:
             _fetch_and_convert(downloads, entry, version, cached)
@@ -140,8 +125,8 @@ def fetch_original(
     if is_offline() if offline is None else offline:
         raise OfflineError(f"the original file of {label} must be fetched, but this is offline")
     downloads = _downloads(entry, version)
-    with _locked(downloads[-1], label):
-        download, digest = _fetch(downloads, _source(version), _pin(entry, version))
+    with locked(downloads[-1].lock_path, label):
+        download, digest = _fetch(downloads, _source(version), _pinned(entry, version))
         _record_pin(entry, version, digest)
         shutil.copyfile(download.path, target)
         download.discard()
@@ -149,6 +134,9 @@ def fetch_original(
 
 def attribution_of(entry: ModelEntry, version: VersionEntry) -> Attribution:
     """Whose model it is."""
+    # here, because it takes seconds that models which are in the cache need not spend
+    from lesff.convert.checkpoint import Attribution
+
     source = _source(version)
     return Attribution(
         title=entry.name,
@@ -161,24 +149,6 @@ def attribution_of(entry: ModelEntry, version: VersionEntry) -> Attribution:
         license_url=entry.license_url,
         citation=entry.citation,
     )
-
-
-@contextmanager
-def _locked(download: Download, label: str) -> Iterator[None]:
-    """One process at a time; errors of the disk become errors of the cache."""
-    from huggingface_hub.utils import WeakFileLock
-
-    try:
-        download.lock_path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(download.lock_path):
-            yield
-    except OSError as error:
-        if error.errno in DISK_ERRORS:
-            raise CacheError(
-                f"the cache {cache_folder()} must be writable to hold {label} "
-                f"({error.strerror}); LESFF_CACHE names another place"
-            ) from error
-        raise
 
 
 def _downloads(entry: ModelEntry, version: VersionEntry) -> list[Download]:
@@ -215,7 +185,7 @@ def _fetch_one(
     """A file that was put together from parts gets a second chance in one piece."""
     while True:
         path = download.run()
-        digest = digest_file(path)
+        digest = Digest.of(path)
         try:
             _verify(digest, source, pin, f"{source.filename} from {download.url}")
         except IntegrityError:
@@ -229,7 +199,7 @@ def _fetch_one(
 def _fetch_and_convert(
     downloads: Sequence[Download], entry: ModelEntry, version: VersionEntry, cached: Path
 ) -> None:
-    download, digest = _fetch(downloads, _source(version), _pin(entry, version))
+    download, digest = _fetch(downloads, _source(version), _pinned(entry, version))
     try:
         _convert(download.path, digest, entry, version, cached)
     except IntegrityError as error:  # other errors keep the verified file, for a newer lesff
@@ -263,44 +233,34 @@ def _verify(digest: Digest, source: PublishedSource, pin: Digest | None, what: s
         )
 
 
-def _pin_path(entry: ModelEntry, version: VersionEntry) -> Path:
-    return cache_folder() / "published" / f"{entry.name}@{version.version}.json"
+def _pin(entry: ModelEntry, version: VersionEntry) -> Pin[Digest]:
+    return Pin(cache_folder() / "published" / f"{entry.name}@{version.version}.json", Digest)
 
 
-def _pin(entry: ModelEntry, version: VersionEntry) -> Digest | None:
+def _pinned(entry: ModelEntry, version: VersionEntry) -> Digest | None:
     """Digest recorded by the first fetch of a file that the manifest has no hash for."""
-    path = _pin_path(entry, version)
-    if _source(version).has_hash or not path.is_file():
-        return None
-    try:
-        return from_dict(Digest, read_json(path), path.name)
-    except ConfigError as error:
-        raise IntegrityError(
-            f"{path} must hold the digest of the first fetch: {error}; remove it to trust the "
-            "next fetch"
-        ) from error
+    return None if _source(version).has_hash else _pin(entry, version).read()
 
 
 def _record_pin(entry: ModelEntry, version: VersionEntry, digest: Digest) -> None:
-    path = _pin_path(entry, version)
-    if _source(version).has_hash or path.is_file():
-        return
-    write_json(path, asdict(digest))
-    warnings.warn(
-        f"no hash of {_source(version).filename} ({entry.name}@{version.version}) is known, so its "
-        f"bytes could not be verified; their sha256 {digest.sha256} is now recorded in {path} and "
-        "later fetches must match it",
-        UnverifiedWarning,
-        stacklevel=2,
-    )
+    source, pin = _source(version), _pin(entry, version)
+    if not source.has_hash:
+        pin.write(
+            digest,
+            f"no hash of {source.filename} ({entry.name}@{version.version}) is known, so its bytes "
+            f"could not be verified; their sha256 {digest.sha256} is now recorded in {pin.path} "
+            "and later fetches must match it",
+        )
 
 
 def _convert(
     checkpoint: Path, digest: Digest, entry: ModelEntry, version: VersionEntry, cached: Path
 ) -> None:
+    # here, because it takes seconds that models which are in the cache need not spend
+    from lesff.convert.checkpoint import convert_checkpoint
+
     source, attribution = _source(version), attribution_of(entry, version)
-    with Workspace(cached) as work:
-        new = work / "new"
+    with replaced_folder(cached) as new:
         config = convert_checkpoint(checkpoint, new, head=source.head, attribution=attribution)
         if sorted(config.elements) != list(entry.elements):
             raise IntegrityError(
@@ -314,13 +274,7 @@ def _convert(
             source=digest,
             lesff=importlib.metadata.version("lesff"),
             date=datetime.date.today().isoformat(),
-            files=tuple(_file_entry(new, name) for name in MODEL_FILES),
+            files=FileSet.of(new, MODEL_FILES).entries,
         )
         write_json(new / RECORD_FILE, asdict(record))
         _record_pin(entry, version, digest)
-        install(new, cached, work / "old", is_intact=lambda: False)
-
-
-def _file_entry(folder: Path, name: str) -> FileEntry:
-    digest = digest_file(folder / name)
-    return FileEntry(path=name, size=digest.size, sha256=digest.sha256)

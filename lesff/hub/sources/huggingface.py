@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import re
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from lesff.atomic import replaced_folder
 from lesff.environment import cache_folder, hub_endpoint
 from lesff.errors import IntegrityError, ModelNotFoundError, OfflineError
-from lesff.files import git_blob_of, sha256_of
-from lesff.hub.cache import DISK_ERRORS
-from lesff.model_folder.layout import MODEL_FILES, OPTIONAL_FILES, model_files
+from lesff.files import GIT_ID, Digest, FileEntry, sha256_of
+from lesff.hub.cache import DISK_ERRORS, find_damage
+from lesff.hub.manifest.entries import HubSource, VersionEntry
+from lesff.hub.spec import HubSpec
+from lesff.model_folder.layout import (
+    MODEL_FILES,
+    OPTIONAL_FILES,
+    check_files,
+    missing_files,
+    model_files,
+)
 
 T = TypeVar("T")
 
@@ -21,8 +30,6 @@ _BACKOFF_S = 0.5
 """Pause before the second attempt; doubles from one attempt to the next."""
 _PROBE_S = 5.0
 """A hub that does not answer a request for metadata within this time is taken to be down."""
-_HUB_SPEC = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def download_file(repo: str, commit: str, path: str, folder: Path) -> Path:
@@ -87,46 +94,65 @@ def retried(action: Callable[[], T], what: str) -> T:
     ) from last
 
 
-def check_files(folder: Path, names: tuple[str, ...]) -> None:
-    """Make sure that a folder has all files that it must have.
+def fetch_version(source: HubSource, version: VersionEntry, cached: Path, label: str) -> None:
+    """Download all files of a version, check them, then move them into the cache at once.
+
+    Args:
+        source: The repository, pinned.
+        version: What its files must be.
+        cached: Model folder to write.
+        label: Name and version of the model, for messages.
 
     Raises:
-        IntegrityError: naming those that it lacks.
+        ModelNotFoundError: if the hub does not have a file.
+        IntegrityError: if the bytes are wrong each time.
+        OfflineError: if the hub cannot be reached.
+        OSError: if the cache cannot be written.
     """
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise IntegrityError(
-            f"{folder} lacks {', '.join(missing)}: it is not a complete model folder; "
-            "fetch or copy the model again"
-        )
+    try:
+        with replaced_folder(cached, is_intact=lambda: find_damage(cached, version) is None) as new:
+            for file in version.files:
+                retried(
+                    lambda file=file: _fetch_file(source, file, new),
+                    f"{file.path} of {label} from {source.repo}",
+                )
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            error.add_note(f"{cached.parent} must be writable; LESFF_CACHE names another place")
+        raise
 
 
-def fetch_repository(spec: str, *, offline: bool) -> tuple[Path, str, str | None]:
+def _fetch_file(source: HubSource, file: FileEntry, new: Path) -> None:
+    path = download_file(source.repo, source.commit, file.path, new.with_name("download"))
+    damage = file.damage(path)
+    if damage is not None:
+        path.unlink(missing_ok=True)
+        raise IntegrityError(f"{damage}: the hub or the connection gave other bytes; try again")
+    target = new / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+
+
+def fetch_repository(spec: HubSpec, *, offline: bool) -> tuple[Path, str, str | None]:
     """Model folder of a hub repository, from the cache or fetched into it.
 
     The bytes are compared with the digests that the hub announces for them, which huggingface_hub
     does not do.
 
     Args:
-        spec: ``hf:org/repo`` or ``hf:org/repo@revision``.
+        spec: The repository, and which revision of it.
         offline: Make no network call.
 
     Returns:
         The folder, ``hf:org/repo`` and the commit (or the revision if that is not known).
 
     Raises:
-        ModelNotFoundError: if the name is malformed or the hub does not have the repository.
+        ModelNotFoundError: if the hub does not have the repository, or cannot by its name.
         IntegrityError: if it is not a model folder, or its bytes are not those announced.
         OfflineError: if a download is needed, but not allowed or not possible.
     """
-    match = _HUB_SPEC.fullmatch(spec)
-    if match is None:
-        raise ModelNotFoundError(
-            f"{spec!r} must be 'hf:organisation/name' or 'hf:organisation/name@revision'"
-        )
-    repo, revision = match["repo"], match["revision"]
-    folder = _snapshot(repo, revision, offline=offline)
-    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    folder = _snapshot(spec, offline=offline)
+    missing = missing_files(folder)
     if missing and offline:
         raise OfflineError(
             f"{spec} is only partly in the cache, {', '.join(missing)} must be downloaded; "
@@ -139,7 +165,7 @@ def fetch_repository(spec: str, *, offline: bool) -> tuple[Path, str, str | None
                 f"the copy of {spec} in the cache is damaged, it must be downloaded again; load it "
                 "once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
             )
-        folder = _snapshot(repo, revision, offline=False)
+        folder = _snapshot(spec, offline=False)
         check_files(folder, model_files(folder))
         altered = _drop_altered(folder)
         if altered:
@@ -147,8 +173,8 @@ def fetch_repository(spec: str, *, offline: bool) -> tuple[Path, str, str | None
                 f"{', '.join(altered)} of {spec} did not have the digest that the hub announces; "
                 "the hub or the connection gave other bytes; try again"
             )
-    version = folder.name if _COMMIT.fullmatch(folder.name) else revision
-    return folder, f"hf:{repo}", version
+    version = folder.name if GIT_ID.fullmatch(folder.name) else spec.revision
+    return folder, str(spec.unpinned), version
 
 
 def find_altered(folder: Path) -> list[str]:
@@ -164,11 +190,15 @@ def find_altered(folder: Path) -> list[str]:
     for name in model_files(folder):
         path = folder / name
         blob = path.resolve()
-        digest = {40: git_blob_of, 64: sha256_of}.get(len(blob.name))
+        digest = {40: _git_blob_of, 64: sha256_of}.get(len(blob.name))
         if path.is_symlink() and digest is not None:
             is_intact = blob.is_file() and digest(blob) == blob.name
             altered += [] if is_intact else [name]
     return altered
+
+
+def _git_blob_of(path: Path) -> str:
+    return Digest.of(path).git_blob
 
 
 def _drop_altered(folder: Path) -> list[str]:
@@ -180,7 +210,7 @@ def _drop_altered(folder: Path) -> list[str]:
     return altered
 
 
-def _snapshot(repo: str, revision: str | None, *, offline: bool) -> Path:
+def _snapshot(spec: HubSpec, *, offline: bool) -> Path:
     """Folder with the model files of a hub repository.
 
     Raises:
@@ -193,8 +223,8 @@ def _snapshot(repo: str, revision: str | None, *, offline: bool) -> Path:
     def snapshot() -> Path:
         return Path(
             snapshot_download(
-                repo,
-                revision=revision,
+                spec.repo,
+                revision=spec.revision,
                 cache_dir=cache_folder() / "hf",
                 allow_patterns=[*MODEL_FILES, *OPTIONAL_FILES],
                 token=False,
@@ -203,13 +233,14 @@ def _snapshot(repo: str, revision: str | None, *, offline: bool) -> Path:
             )
         )
 
-    what = f"hf:{repo}" + (f"@{revision}" if revision else "")
     try:
-        return snapshot() if offline else retried(snapshot, what)
+        return snapshot() if offline else retried(snapshot, str(spec))
     except HFValidationError as error:
-        raise ModelNotFoundError(f"{what!r} is not a valid repository name: {error}") from error
+        raise ModelNotFoundError(
+            f"{str(spec)!r} is not a valid repository name: {error}"
+        ) from error
     except LocalEntryNotFoundError as error:
         raise OfflineError(
-            f"{what} must be in the cache to be used offline, but is not; load it once with "
+            f"{spec} must be in the cache to be used offline, but is not; load it once with "
             "network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
         ) from error

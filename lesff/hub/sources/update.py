@@ -11,12 +11,13 @@ from lesff.errors import ModelNotFoundError, OfflineError
 from lesff.hub.manifest.names import installed_models
 from lesff.hub.manifest.updates import SIGNATURE_SUFFIX, ManifestUpdate, install_update
 from lesff.hub.sources.download import Download
+from lesff.hub.spec import FileAddress, parse_file
 
 _MAX_BYTES = 1_000_000
 
 
 def pull_update(
-    source: str, *, public_key: Path | None = None, offline: bool | None = None
+    source: str | Path, *, public_key: Path | None = None, offline: bool | None = None
 ) -> ManifestUpdate:
     """Fetch, check and keep a signed update of the manifest.
 
@@ -32,18 +33,24 @@ def pull_update(
         ManifestError: if the update is malformed, older than the one that is there, or changes
             what a known version is.
     """
-    if not source.startswith(("https://", "http://")):
-        path = Path(source)
-        if not path.is_file():
-            raise ModelNotFoundError(f"manifest update {path} does not exist; check the path")
-        return install_update(path, installed_models(), public_key=public_key)
+    place = parse_file(source)
+    if isinstance(place, FileAddress):
+        return _fetch_update(place, public_key, offline=offline)
+    if not place.is_file():
+        raise ModelNotFoundError(f"manifest update {place} does not exist; check the path")
+    return install_update(place, installed_models(), public_key=public_key)
+
+
+def _fetch_update(
+    address: FileAddress, public_key: Path | None, *, offline: bool | None
+) -> ManifestUpdate:
     if is_offline() if offline is None else offline:
-        raise OfflineError(f"{source} must be fetched, but this is offline; give a file")
+        raise OfflineError(f"{address.url} must be fetched, but this is offline; give a file")
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "manifest.json"
         for suffix in ("", SIGNATURE_SUFFIX):
             download = Download(
-                source + suffix, Path(work), what="the manifest update", limit=_MAX_BYTES,
+                address.url + suffix, Path(work), what="the manifest update", limit=_MAX_BYTES,
                 advice="give it as a file",
             )  # fmt: skip
             os.replace(download.run(), path.with_name(path.name + suffix))
