@@ -1,6 +1,7 @@
 """Model folders: exact round trips, strict reading, no half-written folders."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,14 +270,14 @@ def test_a_failed_swap_restores_the_old_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (folder / "model.safetensors").read_bytes()
-    replace = checkpoint.os.replace
+    replace = os.replace
 
     def fail_for_new(source: Path, target: Path) -> None:
         if Path(source).name == "new":
             raise OSError("disk trouble")
         replace(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "replace", fail_for_new)
+    monkeypatch.setattr(os, "replace", fail_for_new)
     with pytest.raises(OSError, match="disk trouble"):
         save(tiny_potential(seed=1), folder, overwrite=True)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lesff.atomic import replaced_folder
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
 from lesff.model_folder.golden import (
     golden_values,
@@ -68,15 +66,9 @@ def save_model(
     """
     folder = Path(folder).resolve()
     _check_target(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
-    new = work / "new"
-    try:
-        new.mkdir(parents=True)
+    with replaced_folder(folder) as new:
+        new.mkdir()
         _write_files(potential, new, card=card, license_text=license_text)
-        _swap(new, folder, work / "old")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def load_model(
@@ -190,19 +182,6 @@ def _check_belongs(uncertainty: Uncertainty, potential: Potential) -> None:
             "`uncertainty` must belong to these weights, but was calibrated for others: calibrate "
             "again, or set `potential.uncertainty = None`"
         )
-
-
-def _swap(new: Path, folder: Path, old: Path) -> None:
-    """Put ``new`` in the place of ``folder``; what was there goes to ``old``."""
-    if not folder.exists():
-        os.replace(new, folder)
-        return
-    os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    except OSError:
-        os.replace(old, folder)
-        raise
 
 
 def _read_config(folder: Path) -> ModelConfig:

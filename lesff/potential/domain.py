@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 from lesff.atoms.elements import elements_of, symbols
 from lesff.atoms.structure import Structure
-from lesff.errors import CaveatWarning, ExtrapolationWarning, UnsupportedInputError
+from lesff.errors import CaveatWarning, ExtrapolationWarning, UnsupportedInputError, warn
 from lesff.potential.config import ModelConfig
 
 
@@ -37,9 +36,7 @@ def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict
             )
             if strict:
                 raise UnsupportedInputError(text)
-            warnings.warn(
-                f"{text}; the result is an extrapolation", ExtrapolationWarning, stacklevel=3
-            )
+            warn(f"{text}; the result is an extrapolation", ExtrapolationWarning)
 
 
 def check_caveats(
@@ -56,4 +53,4 @@ def check_caveats(
         text = f"{name} of {model} is not to be trusted: {caveats[name]}"
         if strict:
             raise UnsupportedInputError(text)
-        warnings.warn(text, CaveatWarning, stacklevel=3)
+        warn(text, CaveatWarning)
