@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import ase.io
 import numpy as np
-from ase.io.formats import UnknownFileTypeError
 
 from lesff.errors import ChargeSpinError, StructureError
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
@@ -234,6 +232,9 @@ def read_structures(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
     Raises:
         StructureError: if the file is missing, unreadable or empty.
     """
+    import ase.io  # start-up: imports scipy, 0.7 s of CPU
+    from ase.io.formats import UnknownFileTypeError
+
     if not path.is_file():
         raise StructureError(f"structure file {path} does not exist")
     try:

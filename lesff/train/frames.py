@@ -9,7 +9,6 @@ from pathlib import Path
 
 import ase
 import numpy as np
-from ase.db import connect
 
 from lesff.atoms.structure import Structure, read_structures, to_structure
 from lesff.errors import DataError
@@ -143,6 +142,8 @@ def _structures(atoms_list: Iterable[ase.Atoms]) -> Iterator[tuple[Structure, as
 
 def _database_rows(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
     """Rows of an ASE database with their key-value pairs and data."""
+    from ase.db import connect  # start-up: imports ase.io and scipy, 0.7 s of CPU
+
     rows = connect(path).select()
     return _structures(row.toatoms(add_additional_information=True) for row in rows)
 
