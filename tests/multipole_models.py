@@ -2,11 +2,7 @@
 
 import ase
 import torch
-from helpers import (
-    make_graph,
-    tiny_potential,
-    triclinic_ice,
-)
+from helpers import make_graph, tiny_potential, triclinic_ice
 
 from lesff.atoms.graph import AtomGraph
 from lesff.heads import MultipoleConfig

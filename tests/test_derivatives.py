@@ -4,14 +4,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    left_handed,
-    make_graph,
-    tiny_potential,
-    triclinic_ice,
-    two_waters,
-    water,
-)
+from helpers import left_handed, make_graph, tiny_potential, triclinic_ice, two_waters, water
 
 from lesff.atoms.graph import strained
 from lesff.autograd import gradients, jacobian_rows

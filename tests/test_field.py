@@ -297,7 +297,14 @@ class ToyEquilibration:
         energy = 0.5 * charges @ matrix @ charges + self.chi @ charges
         zero = torch.zeros(n, dtype=torch.float64)
         head = HeadOutput(local=charges, charges=charges, latent=charges, coulomb=None)
-        return EnergyTerms(zero, zero.sum()[None], energy[None], charges, charges, head)
+        return EnergyTerms(
+            node_energy=zero,
+            energy_sr=zero.sum()[None],
+            energy_lr=energy[None],
+            local_charges=charges,
+            charges=charges,
+            head=head,
+        )
 
 
 @pytest.fixture

@@ -2,13 +2,7 @@
 
 import pytest
 import torch
-from helpers import (
-    make_graph,
-    tiny_potential,
-    triclinic_ice,
-    two_waters,
-    water,
-)
+from helpers import make_graph, tiny_potential, triclinic_ice, two_waters, water
 from multipole_models import BEC, FIELD, HIDDEN, KINDS, bare, filled, in_field, make
 
 from lesff.calculator import LesffCalculator

@@ -6,14 +6,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    left_handed,
-    make_graph,
-    random_rotation,
-    transformed,
-    triclinic_ice,
-    two_waters,
-)
+from helpers import left_handed, make_graph, random_rotation, transformed, triclinic_ice, two_waters
 from torch.autograd import gradcheck, gradgradcheck
 
 from lesff.atoms.graph import collate, strained

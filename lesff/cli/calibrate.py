@@ -39,10 +39,18 @@ from lesff.uncertainty.calibration import DIRECTIONS
 @click.option("--overwrite", is_flag=True, help="Replace a model folder that is there.")
 @accept_license_option
 def calibrate_command(
-    name: str, train: tuple[Path, ...], validation: tuple[Path, ...], test: Path | None,
-    output: Path, max_frames: int | None, directions: int, table: Path | None, *,
-    overwrite: bool, accept_license: bool,
-) -> None:  # fmt: skip
+    name: str,
+    train: tuple[Path, ...],
+    validation: tuple[Path, ...],
+    test: Path | None,
+    output: Path,
+    max_frames: int | None,
+    directions: int,
+    table: Path | None,
+    *,
+    overwrite: bool,
+    accept_license: bool,
+) -> None:
     """Give a model uncertainties: write it as a folder that predicts them.
 
     The scale is set on the validation frames; --test frames are only reported on.

@@ -37,10 +37,21 @@ from lesff.train.recipe import read_recipe
 @click.option("--labels-only", is_flag=True, help="Sample and label into labels.npz; no student.")
 @accept_license_option
 def distill_command(
-    teacher: str, structures: Path, sample: str, output: Path, recipe: Path | None,
-    temperatures: str | None, frames: int | None, minutes: float | None, steps: int | None,
-    threads: int | None, settings: tuple[str, ...], *, labels_only: bool, accept_license: bool,
-) -> None:  # fmt: skip
+    teacher: str,
+    structures: Path,
+    sample: str,
+    output: Path,
+    recipe: Path | None,
+    temperatures: str | None,
+    frames: int | None,
+    minutes: float | None,
+    steps: int | None,
+    threads: int | None,
+    settings: tuple[str, ...],
+    *,
+    labels_only: bool,
+    accept_license: bool,
+) -> None:
     """Train a student on what a teacher says around STRUCTURES; run again to resume.
 
     A teacher is a lesff model or an ASE calculator such as ase.calculators.emt:EMT or

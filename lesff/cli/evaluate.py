@@ -78,12 +78,24 @@ from lesff.train.training_data import keep_energies, without_compositions
 @click.option("--restart", is_flag=True, help="Forget results of the suite in an older file.")
 @accept_license_option
 def evaluate_command(
-    name: str, frames: tuple[Path, ...], suite: str | None, only: tuple[str, ...],
-    data: Path | None, baselines: tuple[str, ...], card: Path | None, output: Path | None,
-    label: str | None, gap: float | None, energy_states: tuple[tuple[int, int], ...],
-    without: Path | None, *, validation_only: bool, fragments: bool, restart: bool,
+    name: str,
+    frames: tuple[Path, ...],
+    suite: str | None,
+    only: tuple[str, ...],
+    data: Path | None,
+    baselines: tuple[str, ...],
+    card: Path | None,
+    output: Path | None,
+    label: str | None,
+    gap: float | None,
+    energy_states: tuple[tuple[int, int], ...],
+    without: Path | None,
+    *,
+    validation_only: bool,
+    fragments: bool,
+    restart: bool,
     accept_license: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Errors of a model on labelled FRAMES, per subset; or the evaluation suite.
 
     With --suite, a JSON file holds the results, beside the card if one is given; run again to go on
@@ -127,9 +139,15 @@ def evaluate_command(
 
 
 def _evaluate_frames(
-    model: Model, label: str, paths: tuple[Path, ...], validation_only: bool, output: Path | None,
-    reach: float | None, energy_states: tuple[tuple[int, int], ...], without: Path | None,
-) -> None:  # fmt: skip
+    model: Model,
+    label: str,
+    paths: tuple[Path, ...],
+    validation_only: bool,
+    output: Path | None,
+    reach: float | None,
+    energy_states: tuple[tuple[int, int], ...],
+    without: Path | None,
+) -> None:
     """Errors per subset, or between molecules if ``reach`` (A) is given."""
     known = set(model.config.elements)
     frames = [frame for path in paths for frame in read_frames(path)]

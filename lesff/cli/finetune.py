@@ -35,10 +35,20 @@ from lesff.model import load
 )  # fmt: skip
 @accept_license_option
 def finetune_command(
-    data: Path, name: str, output: Path, config: Path | None, validation: Path | None,
-    test: Path | None, probe: Path | None, strategy: str | None, minutes: float | None,
-    threads: int | None, settings: tuple[str, ...], *, accept_license: bool,
-) -> None:  # fmt: skip
+    data: Path,
+    name: str,
+    output: Path,
+    config: Path | None,
+    validation: Path | None,
+    test: Path | None,
+    probe: Path | None,
+    strategy: str | None,
+    minutes: float | None,
+    threads: int | None,
+    settings: tuple[str, ...],
+    *,
+    accept_license: bool,
+) -> None:
     """Train a model further on the labelled frames of DATA; run again to resume.
 
     Prints what labels were found and what became better or worse. The run folder holds the model

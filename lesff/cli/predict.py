@@ -45,10 +45,21 @@ from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES
 @click.option("--strict", is_flag=True, help="Refuse charges and spins outside the range.")
 @accept_license_option
 def predict_command(
-    structures: Path, name: str, properties: str, output: Path | None, charge: int | None,
-    spin: int | None, field: tuple[float, float, float] | None, born: Any, device: str,
-    dtype: Any, *, sum_rule: bool, strict: bool, accept_license: bool,
-) -> None:  # fmt: skip
+    structures: Path,
+    name: str,
+    properties: str,
+    output: Path | None,
+    charge: int | None,
+    spin: int | None,
+    field: tuple[float, float, float] | None,
+    born: Any,
+    device: str,
+    dtype: Any,
+    *,
+    sum_rule: bool,
+    strict: bool,
+    accept_license: bool,
+) -> None:
     """Predict properties of every structure in a file."""
     if output is not None and output.suffix not in (".xyz", ".extxyz"):
         raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")

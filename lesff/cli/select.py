@@ -31,9 +31,14 @@ from lesff.uncertainty.selection import select_frames
 )  # fmt: skip
 @accept_license_option
 def select_command(
-    structures: Path, count: int, name: str, output: Path, *, without_calibration: bool,
+    structures: Path,
+    count: int,
+    name: str,
+    output: Path,
+    *,
+    without_calibration: bool,
     accept_license: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Choose the most informative frames of a file, labels and all, most informative first."""
     if output.suffix not in (".xyz", ".extxyz"):
         raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")

@@ -63,10 +63,20 @@ _ORDINATE = {"ir": "n alpha", "vdos": "density of states", "raman": "intensity"}
 @click.option("--max-wavenumber", default=4500.0, show_default=True, help="Of the plot, 1/cm.")
 @accept_license_option
 def spectrum_command(
-    trajectory: Path, name: str | None, output: Path, kind: str, dt: float,
-    temperature: float | None, lag: float | None, blocks: int, every: int, born: BornMode,
-    max_wavenumber: float, *, accept_license: bool,
-) -> None:  # fmt: skip
+    trajectory: Path,
+    name: str | None,
+    output: Path,
+    kind: str,
+    dt: float,
+    temperature: float | None,
+    lag: float | None,
+    blocks: int,
+    every: int,
+    born: BornMode,
+    max_wavenumber: float,
+    *,
+    accept_license: bool,
+) -> None:
     """Spectrum of a trajectory: CSV, JSON and PNG with error bars.
 
     Born effective charges (or polarizabilities) of the frames are stored in the output folder; a
@@ -159,10 +169,20 @@ def _write_spectrum(
 @_BORN
 @accept_license_option
 def transport_command(
-    trajectory: Path, name: str, output: Path, dt: float, temperature: float | None,
-    lower: float | None, upper: float | None, eps_inf: float, blocks: int, every: int,
-    born: BornMode,    *, accept_license: bool,
-) -> None:  # fmt: skip
+    trajectory: Path,
+    name: str,
+    output: Path,
+    dt: float,
+    temperature: float | None,
+    lower: float | None,
+    upper: float | None,
+    eps_inf: float,
+    blocks: int,
+    every: int,
+    born: BornMode,
+    *,
+    accept_license: bool,
+) -> None:
     """Ionic conductivity (Green-Kubo and Helfand) and the static dielectric constant.
 
     The current is that of Born effective charges, not of formal ones. The dielectric constant has a

@@ -95,9 +95,12 @@ def _check_plan(
 
 
 def _shard(
-    task: Task, structure: Structure, teacher: Method, driver: Method | None,
+    task: Task,
+    structure: Structure,
+    teacher: Method,
+    driver: Method | None,
     options: DistillOptions,
-) -> dict[str, np.ndarray]:  # fmt: skip
+) -> dict[str, np.ndarray]:
     where = f"{task.group}, shard {task.index}"
     calculator = _calculator(teacher, structure)
     moving = calculator if driver is None else _calculator(driver, structure)
@@ -166,9 +169,12 @@ def label(atoms: ase.Atoms, calculator: BaseCalculator, where: str) -> dict[str,
 
 
 def _arrays(
-    task: Task, structure: Structure, frames: Sequence[ase.Atoms],
-    labels: Sequence[dict[str, np.ndarray]], dropped: int,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    task: Task,
+    structure: Structure,
+    frames: Sequence[ase.Atoms],
+    labels: Sequence[dict[str, np.ndarray]],
+    dropped: int,
+) -> dict[str, np.ndarray]:
     count = len(frames)
     arrays: dict[str, Any] = {
         "n": np.full(count, len(structure)),

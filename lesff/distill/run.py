@@ -140,9 +140,15 @@ def label(
 
 
 def _labelled(
-    teacher: str, sources: list[Structure], folder: Path, options: Mapping[str, Any] | None,
-    tell: Callable[[str], None], *, accept_license: bool, progress: bool,
-) -> tuple[Method, DistillOptions, list[Path]]:  # fmt: skip
+    teacher: str,
+    sources: list[Structure],
+    folder: Path,
+    options: Mapping[str, Any] | None,
+    tell: Callable[[str], None],
+    *,
+    accept_license: bool,
+    progress: bool,
+) -> tuple[Method, DistillOptions, list[Path]]:
     """Method, options and labelled shards."""
     settings = from_dict(DistillOptions, dict(options or {}), "distill")
     source = open_method(teacher, accept_license=accept_license)
@@ -177,9 +183,16 @@ def check_student(recipe: Recipe, structures: list[Structure]) -> None:
 
 
 def _train(
-    recipe: Recipe, teacher: Method, options: DistillOptions, folder: Path, dropped: int,
-    command: str | None, tell: Callable[[str], None], *, progress: bool,
-) -> Model:  # fmt: skip
+    recipe: Recipe,
+    teacher: Method,
+    options: DistillOptions,
+    folder: Path,
+    dropped: int,
+    command: str | None,
+    tell: Callable[[str], None],
+    *,
+    progress: bool,
+) -> Model:
     data = read_training_data(recipe, folder)
     if not any(frame.dipole is not None for frame in data.train):
         recipe = replace(recipe, loss=replace(recipe.loss, dipole=0.0))

@@ -116,9 +116,12 @@ def _free_hydrogens(atoms: ase.Atoms) -> list[tuple[int, int]]:
 
 
 def _bonded(
-    first: ase.Atoms, here: tuple[int, int], second: ase.Atoms, there: tuple[int, int],
+    first: ase.Atoms,
+    here: tuple[int, int],
+    second: ase.Atoms,
+    there: tuple[int, int],
     rng: np.random.Generator,
-) -> ase.Atoms | None:  # fmt: skip
+) -> ase.Atoms | None:
     """Two molecules with a bond in the place of a hydrogen of each; None if there is no room."""
     (h1, a1), (h2, a2) = here, there
     axis = first.positions[h1] - first.positions[a1]

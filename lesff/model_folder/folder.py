@@ -11,9 +11,7 @@ from torch import Tensor
 
 from lesff.atomic import replaced_folder
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
-from lesff.model_folder.golden import (
-    golden_values,
-)
+from lesff.model_folder.golden import golden_values
 from lesff.model_folder.layout import (
     CARD_FILE,
     CONFIG_FILE,

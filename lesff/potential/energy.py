@@ -11,7 +11,7 @@ from lesff.autograd import gradients
 from lesff.heads import HeadOutput
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnergyTerms:
     """Energies of a batch, with graph.
 

@@ -10,24 +10,19 @@ from torch import Tensor, nn
 
 from lesff import kernels
 from lesff.architectures import ARCHITECTURES
-from lesff.architectures.base import Architecture
+from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, strained
 from lesff.atoms.segments import segment_sum
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.dispersion import Dispersion
 from lesff.electrostatics.moments.born import CHUNK_ATOMS, BornMode
-from lesff.electrostatics.moments.field import (
-    site_potential,
-    with_field_leaf,
-)
-from lesff.electrostatics.moments.totals import (
-    neutralised,
-)
+from lesff.electrostatics.moments.field import site_potential, with_field_leaf
+from lesff.electrostatics.moments.totals import neutralised
 from lesff.electrostatics.sums.plan import SLAB, plan_coulomb
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
-from lesff.heads import HEADS, ChargeModel, HeadInput, HeadSizes, MultipoleHead
+from lesff.heads import HEADS, ChargeModel, HeadInput, HeadOutput, HeadSizes, MultipoleHead
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
 from lesff.potential.energy import EnergyTerms
@@ -40,11 +35,7 @@ from lesff.potential.properties import (
     compute,
     needs_gradients,
 )
-from lesff.potential.response import (
-    BornOptions,
-    LocalCharges,
-    born_charges,
-)
+from lesff.potential.response import BornOptions, LocalCharges, born_charges
 from lesff.potential.uncertainty import Uncertainty
 
 RADIAL_MODES = ("table", "exact")
@@ -296,9 +287,13 @@ class Potential(nn.Module):
             ).detach()
 
     def energy_terms(
-        self, graph: AtomGraph, *, tabulated: bool = False, plan: StepPlan | None = None,
+        self,
+        graph: AtomGraph,
+        *,
+        tabulated: bool = False,
+        plan: StepPlan | None = None,
         dispersion: bool = True,
-    ) -> EnergyTerms:  # fmt: skip
+    ) -> EnergyTerms:
         """Energies and charges, differentiable in positions, cell and parameters.
 
         Args:
@@ -307,58 +302,84 @@ class Potential(nn.Module):
             plan: See :meth:`forward`.
             dispersion: Whether dispersion, which has no parameters, is part of it.
         """
-        topology, coulomb_plan = (None, None) if plan is None else (plan.topology, plan.coulomb)
         element = self.element_row[graph.atomic_numbers]
-        state = self.node_state(graph)
         multipoles = self.multipole_head
+        # features and short-range energies of all atoms
         output = self.architecture(
             graph,
-            state,
+            self.node_state(graph),
             tabulated=tabulated,
-            topology=topology,
+            topology=None if plan is None else plan.topology,
             max_order=0 if multipoles is None else multipoles.max_order,
         )
+        # E_i = E0[z_i] + scale e_i, in float64: energies of large systems need the digits
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
             node_energy = node_energy + output.state_energy.to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
+        # dispersion depends on elements and positions only
         coefficients, attraction = None, None
         if dispersion and self.dispersion is not None:
             groups = None if plan is None else plan.dispersion
             coefficients, attraction = self.dispersion(graph, element, groups)
-        if self.charge_head is None or self.ewald is None:
-            energy_lr = torch.zeros_like(energy_sr) if attraction is None else attraction
-            return EnergyTerms(
-                node_energy, energy_sr, energy_lr, None, None, dispersion_energy=attraction,
-                dispersion_coefficients=coefficients, invariants=output.invariants,
-            )  # fmt: skip
-        responds = self.charge_head.responds_to_field
+        # charges, and the energy of their interaction
+        head, coulomb, energy_lr = None, None, torch.zeros_like(energy_sr)
+        if self.charge_head is not None and self.ewald is not None:
+            head = self._charges(graph, output, element)
+            coulomb, energy_lr = self._electrostatics(graph, head, plan)
+        if attraction is not None:
+            energy_lr = energy_lr + attraction
+        return EnergyTerms(
+            node_energy=node_energy,
+            energy_sr=energy_sr,
+            energy_lr=energy_lr,
+            local_charges=None if head is None else head.local,
+            charges=None if head is None else head.charges,
+            head=head,
+            coulomb_energy=coulomb,
+            dispersion_energy=attraction,
+            dispersion_coefficients=coefficients,
+            invariants=output.invariants,
+        )
+
+    def _charges(self, graph: AtomGraph, output: ArchitectureOutput, element: Tensor) -> HeadOutput:
+        """Charges and further moments of the heads."""
+        charge_head, settings = self._electrostatic_parts()
         inputs = HeadInput(
             invariants=output.invariants,
             element=element,
             graph=graph,
-            settings=self.ewald,
-            site_potential=site_potential(graph) if responds else None,
+            settings=settings,
+            site_potential=site_potential(graph) if charge_head.responds_to_field else None,
             equivariants=output.equivariants,
         )
-        head = self.charge_head(inputs)
-        if multipoles is not None:
-            head = multipoles(inputs, head)
+        head = charge_head(inputs)
+        return head if self.multipole_head is None else self.multipole_head(inputs, head)
+
+    def _electrostatics(
+        self, graph: AtomGraph, head: HeadOutput, plan: StepPlan | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Coulomb energy of the permanent moments, if any, and the whole electrostatic energy.
+
+        Both (n_systems,) in eV, the second in float64.
+        """
         coulomb = head.coulomb_energy
         if coulomb is None and head.coulomb is not None:
-            coulomb = latent_energy(head.coulomb, graph, self.ewald, plan=coulomb_plan)
-        energy_lr = graph.positions.new_zeros(graph.n_systems) if coulomb is None else coulomb
+            groups = None if plan is None else plan.coulomb
+            _, settings = self._electrostatic_parts()
+            coulomb = latent_energy(head.coulomb, graph, settings, plan=groups)
+        energy = graph.positions.new_zeros(graph.n_systems) if coulomb is None else coulomb
+        # what it costs to charge and polarise the atoms
         if head.response_energy is not None:
-            energy_lr = energy_lr + head.response_energy
-        energy_lr = energy_lr.to(torch.float64)
-        if attraction is not None:
-            energy_lr = energy_lr + attraction
-        return EnergyTerms(
-            node_energy, energy_sr, energy_lr, head.local, head.charges, head, coulomb,
-            dispersion_energy=attraction, dispersion_coefficients=coefficients,
-            invariants=output.invariants,
-        )  # fmt: skip
+            energy = energy + head.response_energy
+        return coulomb, energy.to(torch.float64)
+
+    def _electrostatic_parts(self) -> tuple[ChargeModel, EwaldSettings]:
+        """Charge head and constants of the Coulomb sums; PropertyError without charges."""
+        if self.charge_head is None or self.ewald is None:
+            raise PropertyError("this model has no charges: it was trained without LES")
+        return self.charge_head, self.ewald
 
     def node_state(self, graph: AtomGraph) -> Tensor | None:
         """Charge and spin increment of the node features, (n_atoms, channels) or None."""
@@ -379,15 +400,11 @@ class Potential(nn.Module):
         At given (n_systems, k) ``potentials`` of :class:`lesff.heads.base.HeadOutput`, or before
         any constraint. Raises PropertyError for a model without charges.
         """
-        if self.charge_head is None or self.ewald is None:
-            raise PropertyError("this model has no charges: it was trained without LES")
-        tabulated = self.radial == "table"
-        output = self.architecture(graph, node_state, tabulated=tabulated)
+        charge_head, settings = self._electrostatic_parts()
+        output = self.architecture(graph, node_state, tabulated=self.radial == "table")
         element = self.element_row[graph.atomic_numbers]
-        x = HeadInput(
-            invariants=output.invariants, element=element, graph=graph, settings=self.ewald
-        )
-        return self.charge_head.at_potentials(x, potentials)
+        x = HeadInput(invariants=output.invariants, element=element, graph=graph, settings=settings)
+        return charge_head.at_potentials(x, potentials)
 
     def reference_charges(self, graph: AtomGraph) -> Tensor | None:
         """``long_range.reference_charges`` of the atoms, (n_atoms,) in e, or None without them."""

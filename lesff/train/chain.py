@@ -16,13 +16,7 @@ from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import WEIGHTS_FILE
 from lesff.plain_data import read_json, write_json
 from lesff.train.average import average_weights
-from lesff.train.data_lock import (
-    LOCK_FILE,
-    CheckedData,
-    check_data,
-    read_data_lock,
-    require_locked,
-)
+from lesff.train.data_lock import LOCK_FILE, CheckedData, check_data, read_data_lock, require_locked
 from lesff.train.run import dry_run, run_recipe, unreleased_card
 from lesff.train.stages import Stage
 

@@ -195,9 +195,15 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
 
 
 def _frame(
-    structure: Structure, atoms: ase.Atoms, reader: LabelReader, where: str,
-    required: Sequence[str], weight: float, group_key: str | None, subset: str,
-) -> Frame:  # fmt: skip
+    structure: Structure,
+    atoms: ase.Atoms,
+    reader: LabelReader,
+    where: str,
+    required: Sequence[str],
+    weight: float,
+    group_key: str | None,
+    subset: str,
+) -> Frame:
     labels = reader.read(atoms, where)
     reader.summary.count_state(structure.total_charge, structure.spin_multiplicity)
     missing = [key for key in required if key not in labels]

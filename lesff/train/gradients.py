@@ -61,9 +61,13 @@ def accumulate_gradients(
 
 
 def _outputs(
-    potential: Potential, graph: AtomGraph, config: LossConfig, origin: Tensor,
-    *, dispersion: bool = True,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    potential: Potential,
+    graph: AtomGraph,
+    config: LossConfig,
+    origin: Tensor,
+    *,
+    dispersion: bool = True,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Energy of every system and what else the loss needs of :class:`Prediction`, with graph."""
     terms = potential.energy_terms(graph, dispersion=dispersion)
     extras: dict[str, Tensor] = {}
