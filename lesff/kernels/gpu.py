@@ -1,4 +1,4 @@
-"""The same kernels for GPUs, in Triton: drop-in for :mod:`lesff.kernels.cpu`.
+"""The same kernels for GPUs, in Triton.
 
 One program sums over the neighbours of one node for one path (or one feature), or over the
 monomials of one component, so that as on a CPU nothing of size edges x channels x (l, m) is
@@ -10,8 +10,9 @@ Without a GPU, Triton's interpreter (``TRITON_INTERPRET=1``) runs the same code 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false
 from __future__ import annotations
 
-import ctypes
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import triton
@@ -19,7 +20,12 @@ import triton.language as tl
 from torch import Tensor
 
 from lesff.errors import KernelError
-from lesff.kernels.arguments import ContractionTerms, ConvolutionEdges, RadialTable
+from lesff.kernels.arguments import (
+    ContractionTerms,
+    ConvolutionEdges,
+    ConvolutionPaths,
+    RadialWeights,
+)
 
 _BLOCK = 32
 """Channels per program: a warp's width."""
@@ -29,104 +35,233 @@ _FIELDS = tl.constexpr(8)
 """Numbers per path in its table."""
 
 
-def convolve(
-    features: Tensor, kernel: Tensor, radial: Tensor | tuple[Tensor, RadialTable],
-    paths: ctypes.Array, edges: ConvolutionEdges, message_cols: tuple[int, ...],
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """See :func:`lesff.kernels.cpu.convolve`; weights only, no tables."""
-    weights = _weights(radial, features, kernel)
-    n_nodes, n_rows, channels = features.shape
-    sizes = [n_nodes * (2 * order + 1) * cols for order, cols in enumerate(message_cols)]
-    out = features.new_empty(sum(sizes))
-    table = _path_table(_numbers(paths), message_cols, features.device)
-    grid = (n_nodes, len(paths), triton.cdiv(channels, _BLOCK))
-    if out.numel():
-        _convolve[grid](
-            features.contiguous(), kernel.contiguous(), weights, edges.node_start, edges.sender,
-            edges.pair, edges.sign, table, out, n_nodes, len(kernel), channels, n_rows,
-            kernel.shape[1], weights.shape[1], len(weights) != len(kernel), _BLOCK,
-        )  # fmt: skip
-    parts = out.split(sizes)
-    return tuple(
-        part.view(n_nodes, 2 * order + 1, cols)
-        for (order, cols), part in zip(enumerate(message_cols), parts, strict=True)
-    )
+@dataclass(frozen=True)
+class DeviceTerms:
+    """Monomials term by term, int64.
 
+    Attributes:
+        factors: (n_terms, 3) factors; factor 0 is the constant 1.
+        component: (n_terms,) output component, ascending.
+        start: (n_components + 1,) first term of each component.
+        uses: (n_uses, 4) for every factor of every term, by factor: the term, its component, and
+            the other two factors.
+        use_start: (n_rows + 1,) first use of each feature row.
+    """
 
-def convolve_backward(
-    grads: tuple[Tensor, ...], features: Tensor, kernel: Tensor,
-    radial: Tensor | tuple[Tensor, RadialTable], paths: ctypes.Array, edges: ConvolutionEdges,
-    *, need_features: bool, need_pairs: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """See :func:`lesff.kernels.cpu.convolve_backward`; weights only, no tables."""
-    weights = _weights(radial, features, kernel)
-    features, kernel = features.contiguous(), kernel.contiguous()
-    n_nodes, n_rows, channels = features.shape
-    table = _path_table(_numbers(paths), tuple(g.shape[2] for g in grads), features.device)
-    grad = torch.cat([g.reshape(-1) for g in grads])
-    is_directed = len(weights) != len(kernel)
-    sizes = (n_nodes, len(kernel), channels, n_rows, kernel.shape[1], weights.shape[1])
-    grad_features = grad_kernel = grad_weights = None
-    if need_features:
-        grad_features = torch.zeros_like(features)
-        grid = (n_nodes, n_rows, triton.cdiv(channels, _BLOCK))
-        if grad_features.numel():
-            _convolve_features[grid](
-                kernel, weights, edges.node_start, edges.sender, edges.pair, edges.sign, table,
-                grad, grad_features, *sizes, len(paths), is_directed, _BLOCK,
-            )  # fmt: skip
-    if need_pairs:
-        grad_kernel, grad_weights = torch.zeros_like(kernel), torch.zeros_like(weights)
-        if len(kernel):
-            _convolve_pairs[(len(kernel), len(paths))](
-                features, kernel, weights, edges.pair_sender, edges.pair_receiver, table, grad,
-                grad_kernel, grad_weights, *sizes, is_directed, _BLOCK,
-            )  # fmt: skip
-    return grad_features, grad_kernel, grad_weights
+    factors: Tensor
+    component: Tensor
+    start: Tensor
+    uses: Tensor
+    use_start: Tensor
 
-
-def contract(features: Tensor, table: Tensor, slices: Tensor, terms: ContractionTerms) -> Tensor:
-    """See :func:`lesff.kernels.cpu.contract`; ``slices`` on the device."""
-    _check_dtype(features, table)
-    n_nodes, n_rows, channels = features.shape
-    output = features.new_empty(n_nodes, terms.n_components, channels)
-    found = terms.on(features.device, n_rows)
-    grid = (n_nodes, terms.n_components, triton.cdiv(channels, _BLOCK))
-    if output.numel():
-        _contract[grid](
-            features.contiguous(), table.contiguous(), _element(slices, n_nodes), found.factors,
-            found.start, output, channels, n_rows, terms.n_components, len(terms.last), _BLOCK,
-        )  # fmt: skip
-    return output
-
-
-def contract_backward(
-    grad: Tensor, features: Tensor, table: Tensor, slices: Tensor, terms: ContractionTerms,
-    *, need_features: bool, need_table: bool,
-) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """See :func:`lesff.kernels.cpu.contract_backward`; ``slices`` on the device."""
-    _check_dtype(features, table)
-    grad, features, table = grad.contiguous(), features.contiguous(), table.contiguous()
-    n_nodes, n_rows, channels = features.shape
-    found, n_blocks = terms.on(features.device, n_rows), triton.cdiv(channels, _BLOCK)
-    sizes = (channels, n_rows, terms.n_components, len(terms.last))
-    grad_features = torch.empty_like(features) if need_features else None
-    grad_table = torch.zeros_like(table) if need_table else None
-    if grad_features is not None and grad_features.numel():
-        _contract_features[(n_nodes, n_rows, n_blocks)](
-            features, table, _element(slices, n_nodes), found.uses, found.use_start, grad,
-            grad_features, *sizes, _BLOCK,
-        )  # fmt: skip
-    if grad_table is not None and len(slices):
-        _contract_table[(len(slices), len(terms.last), n_blocks)](
-            features, slices, found.factors, found.component, grad, grad_table, *sizes, _BLOCK
+    @staticmethod
+    def of(terms: ContractionTerms, n_rows: int, device: torch.device) -> DeviceTerms:
+        """The monomials for ``n_rows`` feature rows."""
+        groups = terms.groups.long()
+        ends = groups[:, 3]
+        count = torch.diff(ends, prepend=ends.new_zeros(1))
+        lead = groups[:, :3].repeat_interleave(count, 0)
+        factors = torch.cat([lead[:, :2], terms.last[:, None].long()], 1)
+        component = lead[:, 2].contiguous()
+        start = torch.searchsorted(component, torch.arange(terms.n_components + 1))
+        term = torch.arange(len(factors))
+        uses = [
+            torch.stack([factors[:, k], term, component, factors[:, i], factors[:, j]], 1)
+            for k, i, j in ((0, 1, 2), (1, 0, 2), (2, 0, 1))
+        ]
+        all_uses = torch.cat(uses)
+        all_uses = all_uses[all_uses[:, 0] > 0]
+        all_uses = all_uses[all_uses[:, 0].argsort(stable=True)]
+        rows = torch.arange(1, n_rows + 2)
+        use_start = torch.searchsorted(all_uses[:, 0].contiguous(), rows)
+        return DeviceTerms(
+            factors=factors.to(device),
+            component=component.to(device),
+            start=start.to(device),
+            uses=all_uses[:, 1:].contiguous().to(device),
+            use_start=use_start.to(device),
         )
-    return grad_features, grad_table
 
 
-def _weights(
-    radial: Tensor | tuple[Tensor, RadialTable], features: Tensor, kernel: Tensor
-) -> Tensor:
+class GPUBackend:
+    """Triton kernels; see :class:`lesff.kernels.Backend` for the methods.
+
+    It keeps its tables of paths and of monomials on every device where they were used, and drops
+    them with what they were made from.
+    """
+
+    has_tables = False
+
+    def __init__(self) -> None:
+        self._paths: WeakKeyDictionary[ConvolutionPaths, dict[torch.device, Tensor]] = (
+            WeakKeyDictionary()
+        )
+        self._terms: WeakKeyDictionary[
+            ContractionTerms, dict[tuple[torch.device, int], DeviceTerms]
+        ] = WeakKeyDictionary()
+
+    def has_harmonics(self, max_ell: int) -> bool:
+        """None: see :class:`lesff.kernels.Backend`."""
+        return False
+
+    def convolve(
+        self,
+        features: Tensor,
+        kernel: Tensor,
+        radial: RadialWeights,
+        paths: ConvolutionPaths,
+        edges: ConvolutionEdges,
+    ) -> tuple[Tensor, ...]:
+        """See :class:`lesff.kernels.Backend`."""
+        weights = _weights(radial, features, kernel)
+        n_nodes, n_rows, channels = features.shape
+        sizes = [n_nodes * (2 * order + 1) * cols for order, cols in enumerate(paths.message_cols)]
+        out = features.new_empty(sum(sizes))
+        table = self._path_table(paths, features.device)
+        grid = (n_nodes, len(paths.paths), triton.cdiv(channels, _BLOCK))
+        if out.numel():
+            _convolve[grid](
+                features.contiguous(), kernel.contiguous(), weights, edges.node_start, edges.sender,
+                edges.pair, edges.sign, table, out, n_nodes, len(kernel), channels, n_rows,
+                kernel.shape[1], weights.shape[1], len(weights) != len(kernel), _BLOCK,
+            )  # fmt: skip
+        parts = out.split(sizes)
+        return tuple(
+            part.view(n_nodes, 2 * order + 1, cols)
+            for (order, cols), part in zip(enumerate(paths.message_cols), parts, strict=True)
+        )
+
+    def convolve_backward(
+        self,
+        grads: Sequence[Tensor],
+        features: Tensor,
+        kernel: Tensor,
+        radial: RadialWeights,
+        paths: ConvolutionPaths,
+        edges: ConvolutionEdges,
+        *,
+        need_features: bool,
+        need_pairs: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """See :class:`lesff.kernels.Backend`."""
+        weights = _weights(radial, features, kernel)
+        features, kernel = features.contiguous(), kernel.contiguous()
+        n_nodes, n_rows, channels = features.shape
+        table = self._path_table(paths, features.device)
+        n_paths = len(paths.paths)
+        grad = torch.cat([g.reshape(-1) for g in grads])
+        is_directed = len(weights) != len(kernel)
+        sizes = (n_nodes, len(kernel), channels, n_rows, kernel.shape[1], weights.shape[1])
+        grad_features = grad_kernel = grad_weights = None
+        if need_features:
+            grad_features = torch.zeros_like(features)
+            grid = (n_nodes, n_rows, triton.cdiv(channels, _BLOCK))
+            if grad_features.numel():
+                _convolve_features[grid](
+                    kernel, weights, edges.node_start, edges.sender, edges.pair, edges.sign, table,
+                    grad, grad_features, *sizes, n_paths, is_directed, _BLOCK,
+                )  # fmt: skip
+        if need_pairs:
+            grad_kernel, grad_weights = torch.zeros_like(kernel), torch.zeros_like(weights)
+            if len(kernel):
+                _convolve_pairs[(len(kernel), n_paths)](
+                    features, kernel, weights, edges.pair_sender, edges.pair_receiver, table, grad,
+                    grad_kernel, grad_weights, *sizes, is_directed, _BLOCK,
+                )  # fmt: skip
+        return grad_features, grad_kernel, grad_weights
+
+    def contract(
+        self, features: Tensor, table: Tensor, slices: Tensor, terms: ContractionTerms
+    ) -> Tensor:
+        """See :class:`lesff.kernels.Backend`."""
+        _check_dtype(features, table)
+        n_nodes, n_rows, channels = features.shape
+        output = features.new_empty(n_nodes, terms.n_components, channels)
+        found = self._device_terms(terms, n_rows, features.device)
+        grid = (n_nodes, terms.n_components, triton.cdiv(channels, _BLOCK))
+        if output.numel():
+            _contract[grid](
+                features.contiguous(), table.contiguous(), _element(slices, n_nodes), found.factors,
+                found.start, output, channels, n_rows, terms.n_components, len(terms.last), _BLOCK,
+            )  # fmt: skip
+        return output
+
+    def contract_backward(
+        self,
+        grad: Tensor,
+        features: Tensor,
+        table: Tensor,
+        slices: Tensor,
+        terms: ContractionTerms,
+        *,
+        need_features: bool,
+        need_table: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See :class:`lesff.kernels.Backend`."""
+        _check_dtype(features, table)
+        grad, features, table = grad.contiguous(), features.contiguous(), table.contiguous()
+        n_nodes, n_rows, channels = features.shape
+        found = self._device_terms(terms, n_rows, features.device)
+        n_blocks = triton.cdiv(channels, _BLOCK)
+        sizes = (channels, n_rows, terms.n_components, len(terms.last))
+        grad_features = torch.empty_like(features) if need_features else None
+        grad_table = torch.zeros_like(table) if need_table else None
+        if grad_features is not None and grad_features.numel():
+            _contract_features[(n_nodes, n_rows, n_blocks)](
+                features, table, _element(slices, n_nodes), found.uses, found.use_start, grad,
+                grad_features, *sizes, _BLOCK,
+            )  # fmt: skip
+        if grad_table is not None and len(slices):
+            _contract_table[(len(slices), len(terms.last), n_blocks)](
+                features, slices, found.factors, found.component, grad, grad_table, *sizes, _BLOCK
+            )
+        return grad_features, grad_table
+
+    def harmonics(self, vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
+        """Raises KernelError: plain PyTorch computes them."""
+        raise KernelError("there are no harmonics in Triton: use plain PyTorch on a GPU")
+
+    def harmonics_backward(
+        self, grad_distance: Tensor, grad_harmonics: Tensor, vectors: Tensor, max_ell: int
+    ) -> Tensor:
+        """Raises KernelError: plain PyTorch computes them."""
+        raise KernelError("there are no harmonics in Triton: use plain PyTorch on a GPU")
+
+    def _path_table(self, paths: ConvolutionPaths, device: torch.device) -> Tensor:
+        """(n_paths, 8) int64, made once per device.
+
+        Rows, columns, first feature row, first kernel column, values per node before those of the
+        path's order, channels of that order, block, whether the kernel is odd.
+        """
+        tables = self._paths.setdefault(paths, {})
+        if device not in tables:
+            cols = paths.message_cols
+            before = [0]
+            for order, count in enumerate(cols):
+                before.append(before[-1] + (2 * order + 1) * count)
+            rows = [
+                (p.rows, p.cols, p.feature_row, p.kernel_col, before[p.order], cols[p.order])
+                + (p.block, int(p.is_odd))
+                for p in paths.paths
+            ]
+            tables[device] = torch.tensor(rows, dtype=torch.int64, device=device)
+        return tables[device]
+
+    def _device_terms(
+        self, terms: ContractionTerms, n_rows: int, device: torch.device
+    ) -> DeviceTerms:
+        tables = self._terms.setdefault(terms, {})
+        key = device, n_rows
+        if key not in tables:
+            tables[key] = DeviceTerms.of(terms, n_rows, device)
+        return tables[key]
+
+
+GPU = GPUBackend()
+"""The one of this process."""
+
+
+def _weights(radial: RadialWeights, features: Tensor, kernel: Tensor) -> Tensor:
     if not isinstance(radial, Tensor):
         raise KernelError("radial tables are for compiled CPU kernels; got one for a GPU")
     _check_dtype(features, radial)
@@ -137,31 +272,6 @@ def _weights(
 def _check_dtype(features: Tensor, other: Tensor) -> None:
     if other.dtype != features.dtype:
         raise KernelError(f"inputs must be {features.dtype} like the features, got {other.dtype}")
-
-
-def _numbers(paths: ctypes.Array) -> tuple[tuple[int, ...], ...]:
-    return tuple(
-        (p.rows, p.cols, p.feature_row, p.kernel_col, p.order, p.block, p.odd) for p in paths
-    )
-
-
-@lru_cache(maxsize=64)
-def _path_table(
-    paths: tuple[tuple[int, ...], ...], message_cols: tuple[int, ...], device: torch.device
-) -> Tensor:
-    """(n_paths, 8) int64, made once per device.
-
-    Rows, columns, first feature row, first kernel column, values per node before those of the
-    path's order, channels of that order, block, whether the kernel is odd.
-    """
-    before = [0]
-    for order, cols in enumerate(message_cols):
-        before.append(before[-1] + (2 * order + 1) * cols)
-    rows = [
-        (rows, cols, first, column, before[order], message_cols[order], block, odd)
-        for rows, cols, first, column, order, block, odd in paths
-    ]
-    return torch.tensor(rows, dtype=torch.int64, device=device)
 
 
 def _element(slices: Tensor, n_nodes: int) -> Tensor:

@@ -82,6 +82,10 @@ class SymmetricContraction(nn.Module):
         self._terms: kernels.ContractionTerms | None = None
         self._kept_table: tuple[tuple[object, ...], list[Tensor], Tensor] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State without what is built when it is needed, the weight table and the monomials."""
+        return {**self.__dict__, "_kept_table": None, "_terms": None}
+
     @property
     def n_terms(self) -> int:
         """Number of monomials, all components together."""
@@ -181,9 +185,13 @@ class _FusedContract(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, features: Tensor, table: Tensor, module: SymmetricContraction,
-        topology: Topology, fused: Any,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        features: Tensor,
+        table: Tensor,
+        module: SymmetricContraction,
+        topology: Topology,
+        fused: kernels.Backend,
+    ) -> Tensor:
         ctx.save_for_backward(features, table)
         ctx.module, ctx.topology, ctx.fused = module, topology, fused
         slices = topology.element_slices(table.shape[0])
@@ -200,10 +208,16 @@ class _FusedContract(torch.autograd.Function):
                 return module.plain(features, table, ctx.topology)
 
             return (*recorded_gradients(run, (features, table), need, (grad,)), None, None, None)
-        result = ctx.fused.contract_backward(
-            grad, features, table, ctx.topology.element_slices(table.shape[0]), module.terms(),
-            need_features=need[0], need_table=need[1],
-        )  # fmt: skip
+        fused: kernels.Backend = ctx.fused
+        result = fused.contract_backward(
+            grad,
+            features,
+            table,
+            ctx.topology.element_slices(table.shape[0]),
+            module.terms(),
+            need_features=need[0],
+            need_table=need[1],
+        )
         return (*result, None, None, None)
 
 

@@ -9,7 +9,6 @@ edges x channels x (l, m).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,33 +20,6 @@ from lesff.nn.coupling import convolution_paths, lm_slice, wigner_3j
 from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.edge_tables import Chunk, Topology
 from lesff.nn.radial_table import TabulatedWeights
-
-
-@dataclass(frozen=True)
-class _PathSlices:
-    """Where one path lives on the axes of the tensors below.
-
-    Attributes:
-        index: position of the path in the radial weights.
-        rows: number of sender components, 2 l1 + 1.
-        cols: number of message components, 2 l3 + 1.
-        feature: slice of sender components.
-        kernel: slice of the flattened (m1, m3) kernel axis.
-        order: l3.
-        block: position of the path among those of the same l3.
-    """
-
-    index: int
-    rows: int
-    cols: int
-    feature: slice
-    kernel: slice
-    order: int
-    block: int
-
-    def columns(self, channels: int) -> slice:
-        """Channels of the message that the path fills."""
-        return slice(self.block * channels, (self.block + 1) * channels)
 
 
 class Convolution(nn.Module):
@@ -72,41 +44,35 @@ class Convolution(nn.Module):
         self.blocks_per_order = tuple(
             sum(path.l3 == order for path in paths) for order in range(max_ell + 1)
         )
-        slices, start, seen = [], 0, [0] * (max_ell + 1)
+        rows_of_paths, start, seen = [], 0, [0] * (max_ell + 1)
         n_kernel = sum((2 * p.l1 + 1) * (2 * p.l3 + 1) for p in paths)
         coupling = torch.zeros((max_ell + 1) ** 2, n_kernel, dtype=torch.float64)
         changes_sign = torch.zeros(n_kernel, dtype=torch.bool)
-        for index, path in enumerate(paths):
-            rows, cols = 2 * path.l1 + 1, 2 * path.l3 + 1
-            kernel = slice(start, start + rows * cols)
-            c = torch.from_numpy(wigner_3j(path.l1, path.l2, path.l3)) * cols**0.5
-            coupling[lm_slice(path.l2), kernel] = c.transpose(0, 1).reshape(2 * path.l2 + 1, -1)
-            changes_sign[kernel] = path.l2 % 2 == 1  # Y_l(-r) = (-1)^l Y_l(r)
-            slices.append(
-                _PathSlices(index, rows, cols, lm_slice(path.l1), kernel, path.l3, seen[path.l3])
+        for path in paths:
+            row = kernels.ConvolutionPath(
+                rows=2 * path.l1 + 1,
+                cols=2 * path.l3 + 1,
+                feature_row=lm_slice(path.l1).start,
+                kernel_col=start,
+                order=path.l3,
+                block=seen[path.l3],
+                is_odd=path.l2 % 2 == 1,  # Y_l(-r) = (-1)^l Y_l(r)
             )
+            c = torch.from_numpy(wigner_3j(path.l1, path.l2, path.l3)) * row.cols**0.5
+            coupling[lm_slice(path.l2), row.kernel] = c.transpose(0, 1).reshape(2 * path.l2 + 1, -1)
+            changes_sign[row.kernel] = row.is_odd
+            rows_of_paths.append(row)
             seen[path.l3] += 1
-            start = kernel.stop
-        self.paths = tuple(slices)
+            start = row.kernel.stop
+        self.paths = kernels.ConvolutionPaths(
+            paths=tuple(rows_of_paths),
+            message_cols=tuple(n * channels for n in self.blocks_per_order),
+        )
         self.is_trivial = feature_l == 0  # the kernel is then the harmonics themselves
         self.register_buffer("coupling", coupling, persistent=False)
         self.register_buffer("changes_sign", changes_sign, persistent=False)
         self.coupling: Tensor
         self.changes_sign: Tensor
-        self.kernel_paths = (kernels.ConvolutionPath * len(paths))(
-            *[
-                kernels.ConvolutionPath(
-                    rows=path.rows,
-                    cols=path.cols,
-                    feature_row=path.feature.start,
-                    kernel_col=path.kernel.start,
-                    order=path.order,
-                    block=path.block,
-                    odd=int(changes_sign[path.kernel.start]),
-                )
-                for path in slices
-            ]
-        )
 
     def forward(
         self,
@@ -129,14 +95,14 @@ class Convolution(nn.Module):
             One tensor (n_nodes, 2 l + 1, n_blocks * channels) per order l, element order.
         """
         kernel = harmonics if self.is_trivial else harmonics @ self.coupling.to(harmonics.dtype)
-        if isinstance(radial, TabulatedWeights):
-            args = (features, kernel, radial.distance, radial, self, topology)
-            return list(_FusedConvolve.apply(*args, kernels.backend(features)))
+        table = radial if isinstance(radial, TabulatedWeights) else None
+        given = radial.distance if isinstance(radial, TabulatedWeights) else radial
         fused = kernels.backend(features)
         if fused is not None:
-            args = (features, kernel, radial, None, self, topology)
-            return list(_FusedConvolve.apply(*args, fused))
-        return list(self.plain(features, kernel, radial, topology))
+            args = (features, kernel, given, table, self, topology, fused)
+            return list(_FusedConvolve.apply(*args))
+        weights = given if table is None else table.exact(given)
+        return list(self.plain(features, kernel, weights, topology))
 
     def plain(
         self, features: Tensor, kernel: Tensor, radial: Tensor, topology: Topology
@@ -163,14 +129,12 @@ class _FusedConvolve(torch.autograd.Function):
         tabulated: TabulatedWeights | None,
         conv: Convolution,
         topology: Topology,
-        fused: Any,
+        fused: kernels.Backend,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(features, kernel, radial)
         ctx.tabulated, ctx.conv, ctx.topology, ctx.fused = tabulated, conv, topology, fused
-        columns = tuple(n * conv.channels for n in conv.blocks_per_order)
         source = radial if tabulated is None else (radial, tabulated.table)
-        paths = conv.kernel_paths
-        return fused.convolve(features, kernel, source, paths, topology.edges, columns)
+        return fused.convolve(features, kernel, source, conv.paths, topology.edges)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -187,10 +151,17 @@ class _FusedConvolve(torch.autograd.Function):
             out = recorded_gradients(run, (features, kernel, radial), need, grads)
             return (*out, None, None, None, None)
         source = radial if tabulated is None else (radial, tabulated.table)
-        result = ctx.fused.convolve_backward(
-            grads, features, kernel, source, conv.kernel_paths, ctx.topology.edges,
-            need_features=need[0], need_pairs=need[1] or need[2],
-        )  # fmt: skip
+        fused: kernels.Backend = ctx.fused
+        result = fused.convolve_backward(
+            grads,
+            features,
+            kernel,
+            source,
+            conv.paths,
+            ctx.topology.edges,
+            need_features=need[0],
+            need_pairs=need[1] or need[2],
+        )
         return (*result, None, None, None, None)
 
 
@@ -259,8 +230,8 @@ def _convolve(
         k, r, h = _chunk_inputs(features, kernel, radial, conv, topology, chunk)
         n, width = k.shape[:2]
         nodes = slice(chunk.node_start, chunk.node_stop)
-        for path in conv.paths:
-            value = r[:, :, path.index] * h[:, :, path.feature]  # (n, width, m1, c)
+        for index, path in enumerate(conv.paths.paths):
+            value = r[:, :, index] * h[:, :, path.features]  # (n, width, m1, c)
             value = value.reshape(n, width * path.rows, channels)
             k_path = k[:, :, path.kernel].reshape(n, width * path.rows, path.cols)
             message = torch.bmm(k_path.transpose(1, 2), value)
@@ -332,9 +303,9 @@ def _chunk_gradients(
     (n, width), channels = k.shape[:2], conv.channels
     by_feature: dict[int, Tensor] = {}  # by 2 l1 + 1, ascending: paths of l3 = 0 come first
     by_kernel, by_radial = [k.new_empty(n * width, 0)], [k.new_empty(n * width, 0)]
-    for path in conv.paths:
+    for index, path in enumerate(conv.paths.paths):
         g = grads[path.order][:, :, path.columns(channels)]
-        r_path, h_path = r[:, :, path.index], h[:, :, path.feature]
+        r_path, h_path = r[:, :, index], h[:, :, path.features]
         if need_kernel:
             value = (r_path * h_path).reshape(n, width * path.rows, channels)
             gk = torch.bmm(value, g.transpose(1, 2))

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lesff.kernels import TABLE_BLOCK, RadialTable, is_active
+from lesff import kernels
+from lesff.kernels import TABLE_BLOCK, RadialTable
 from lesff.nn.radial import RadialBasis
 
 KNOTS_PER_ANGSTROM = 96
@@ -55,8 +57,9 @@ class TableSource:
 
     @staticmethod
     def of(distance: Tensor, basis: RadialBasis, cutoff: float) -> TableSource | None:
-        """None where exact weights are due: no compiled kernels, or a pair below the table."""
-        if not is_active(distance) or distance.numel() == 0:
+        """None where exact weights are due: no kernels that read tables, or a pair below it."""
+        fused = kernels.backend(distance)
+        if fused is None or not fused.has_tables or distance.numel() == 0:
             return None
         if float(distance.detach().min()) < TABLE_START:
             return None
@@ -85,6 +88,10 @@ class RadialTabulator:
         self._key: tuple[object, ...] = ()
         self._held: list[Tensor] = []
         self._table: RadialTable | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the table, which is built again when it is needed."""
+        return {**self.__dict__, "_key": (), "_held": [], "_table": None}
 
     def weights(self, source: TableSource, network: nn.Module) -> TabulatedWeights | Tensor:
         """The table looked up at the pairs; exact weights if the network is being trained."""
