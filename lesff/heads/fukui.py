@@ -19,7 +19,7 @@ the potentials is not defined in a periodic cell.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ _TINY = 1e-10
 """Added to every weight: without any susceptible atom the rest is shared equally."""
 
 
+@final
 class FukuiHead(ChargeModel):
     """``"fukui"``: see the module's text. The weights start out equal, the spin channel at zero."""
 

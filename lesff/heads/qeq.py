@@ -20,7 +20,7 @@ chi at the start: without it chi = 0 would be a stationary point of any loss on 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class Hardness(nn.Module):
         return functional.softplus(value) + self.minimum
 
 
+@final
 class QEqHead(ChargeModel):
     """``"qeq"``: charges at the minimum of an energy with the full Coulomb matrix."""
 
@@ -73,6 +74,10 @@ class QEqHead(ChargeModel):
         if self.readouts is not None:
             return self.readouts(x.invariants)
         return -self.electronegativity(x.invariants) / self.hardness(x)
+
+    def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
+        """See :meth:`ChargeModel.at_potentials`; there are none."""
+        return self.local(x)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
@@ -104,6 +109,7 @@ class QEqHead(ChargeModel):
         )
 
 
+@final
 class LocalQEqHead(ChargeModel):
     """``"qeq-local"``: the diagonal of the Coulomb matrix only, in closed form."""
 
@@ -118,6 +124,10 @@ class LocalQEqHead(ChargeModel):
         """See :meth:`ChargeModel.local`."""
         local = -self.electronegativity(x.invariants) / self.hardness(x)
         return local if self.readouts is None else local + self.readouts(x.invariants)
+
+    def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
+        """See :meth:`ChargeModel.at_potentials`; there are none."""
+        return self.local(x)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import final
 
 import torch
 from ase.data import covalent_radii
@@ -62,6 +63,7 @@ class RadialBasis(nn.Module, ABC):
         return bare * self.envelope(distance) if self.has_envelope else bare
 
 
+@final
 class BesselBasis(RadialBasis):
     """``sqrt(2/rc) sin(n pi r / rc) / r`` (DimeNet, arXiv 2003.03123, eq. 7).
 
@@ -98,6 +100,7 @@ class BesselBasis(RadialBasis):
         return torch.sin(x * self.frequencies.to(x.dtype)) / x * self.prefactor
 
 
+@final
 class GaussianBasis(RadialBasis):
     """``exp(-exponent (x - c_n)^2)`` (Behler and Parrinello, PRL 98, 146401, eq. 4).
 
@@ -129,6 +132,7 @@ class GaussianBasis(RadialBasis):
         return torch.exp(-self.exponent * (x - self.centers.to(x.dtype)).square())
 
 
+@final
 class ChebyshevBasis(RadialBasis):
     """Chebyshev polynomials of the first kind, T_1(x) .. T_n(x), by their recursion.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +45,18 @@ class PairFeatures:
         return values * torch.cat([self.envelope, self.envelope])
 
 
-class MACELayer(nn.Module):
-    """Interaction block and product block of one layer; the message is linear in its inputs."""
+class MACELayer(nn.Module, ABC):
+    """Interaction block (messages) and product block (many-body features) of one layer.
+
+    What the kinds of interaction share: the first linear map, the convolution's index tables, the
+    product block. A subclass adds the modules of :meth:`message` and :meth:`residual`.
+
+    Args:
+        config: Hyper-parameters.
+        n_elements: Rows of element tables.
+        index: Position of the layer; the first one reads invariants only, the last one keeps only
+            invariants.
+    """
 
     def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
         super().__init__()
@@ -53,8 +65,6 @@ class MACELayer(nn.Module):
         self.l_out = 0 if is_last else config.feature_l
         self.max_ell = config.max_ell
         self.channels = channels = config.channels
-        self.is_residual = config.first_residual or not is_first
-        self.scale = 1.0 / config.avg_num_neighbors
         edge_channels = config.first_edge_channels if is_first else config.edge_channels
         self.edge_channels = edge_channels or channels
         same = (channels,)
@@ -64,6 +74,7 @@ class MACELayer(nn.Module):
         self.convolution = Convolution(
             channels=self.edge_channels, feature_l=self.l_in, max_ell=config.max_ell
         )
+        self.n_weights = self.convolution.n_paths * self.edge_channels
         edge_l = max(self.l_in, 0 if is_first else config.edge_l or 0)
         counted = [path.l3 for path in convolution_paths(edge_l, config.max_ell)]
         self.message_channels = tuple(
@@ -87,35 +98,6 @@ class MACELayer(nn.Module):
         self.product_linear = OrderLinear(
             channels_in=same * (self.l_out + 1), channels_out=same * (self.l_out + 1)
         )
-        self.tabulator: RadialTabulator | None = None
-        self._make_interaction(config, n_elements)
-
-    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
-        """Modules of :meth:`message` and :meth:`residual`."""
-        n_weights = self.convolution.n_paths * self.edge_channels
-        self.radial = RadialNetwork(sizes=(config.n_radial, *config.radial_mlp, n_weights))
-        self.tabulator = RadialTabulator(
-            n_paths=self.convolution.n_paths, channels=self.edge_channels
-        )
-        self.density = (
-            RadialNetwork(sizes=(config.n_radial, 1))
-            if config.message_normalization == "density"
-            else None
-        )
-        self.linear = self._message_linear()
-        self.self_connection = ElementLinear(
-            channels=self.channels,
-            channels_out=self.channels,
-            n_elements=n_elements,
-            max_l=min(self.l_in, self.l_out) if self.is_residual else config.max_ell,
-        )
-
-    def _message_linear(self) -> OrderLinear:
-        return OrderLinear(
-            channels_in=self.message_channels,
-            channels_out=(self.channels,) * (self.max_ell + 1),
-            fan_in=self.message_fan_in,
-        )
 
     def forward(
         self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
@@ -124,34 +106,77 @@ class MACELayer(nn.Module):
         message = self.message(features, harmonics, pairs, topology)
         products = [contraction(message, topology) for contraction in self.contractions]
         mixed = self.product_linear(products)
-        if not self.is_residual:
-            return mixed
         residual = self.residual(features, topology)
+        if residual is None:
+            return mixed
         n_residual = residual.shape[1]
         if n_residual == mixed.shape[1]:
             return mixed + residual
         return torch.cat([mixed[:, :n_residual] + residual, mixed[:, n_residual:]], dim=1)
 
+    @abstractmethod
     def message(
         self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
     ) -> Tensor:
-        """Input of the contraction, (n_nodes, (max_ell + 1)^2, c)."""
+        """Input of the contraction, (n_nodes, (max_ell + 1)^2, c).
+
+        Args:
+            features: (n_nodes, (l_in + 1)^2, c), element order.
+            harmonics: (n_pairs, (max_ell + 1)^2).
+            pairs: Radial functions.
+            topology: Index tables.
+        """
+
+    @abstractmethod
+    def residual(self, features: Tensor, topology: Topology) -> Tensor | None:
+        """What is added to the product, its lowest orders (n_nodes, (l + 1)^2, c), or None."""
+
+
+@final
+class LinearLayer(MACELayer):
+    """Messages of MACE: ``m_i = W sum_j R(r_ij) (h_j x Y_ij) / n`` (arXiv 2206.07697, eq. 8).
+
+    ``n`` is the mean number of neighbours, or one plus a learned local density. The first layer
+    may act on its message with an element-wise map instead of adding a residual.
+    """
+
+    def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
+        super().__init__(config, n_elements=n_elements, index=index)
+        self.is_residual = config.first_residual or index > 0
+        self.scale = 1.0 / config.avg_num_neighbors
+        self.radial = RadialNetwork(sizes=(config.n_radial, *config.radial_mlp, self.n_weights))
+        self.tabulator = RadialTabulator(
+            n_paths=self.convolution.n_paths, channels=self.edge_channels
+        )
+        self.density = (
+            RadialNetwork(sizes=(config.n_radial, 1))
+            if config.message_normalization == "density"
+            else None
+        )
+        self.linear = _message_linear(self)
+        self.self_connection = ElementLinear(
+            channels=self.channels,
+            channels_out=self.channels,
+            n_elements=n_elements,
+            max_l=min(self.l_in, self.l_out) if self.is_residual else config.max_ell,
+        )
+
+    def message(
+        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
+    ) -> Tensor:
+        """See :class:`MACELayer`."""
         up = self.linear_up(split_orders(features, self.l_in))
-        if self.tabulator is not None and pairs.source is not None:
+        if pairs.source is not None:
             weights = self.tabulator.weights(pairs.source, self.radial)
         else:
-            weights = pairs.enveloped(self.radial_weights(features, pairs, topology))
+            weights = pairs.enveloped(self.radial(pairs.basis))
         messages = self.convolution(up, harmonics, weights, topology)
         message = self.linear(messages) * self._normalization(pairs, topology)
         return message if self.is_residual else self.self_connection(message, topology)
 
-    def radial_weights(self, features: Tensor, pairs: PairFeatures, topology: Topology) -> Tensor:
-        """Weights of the convolution before the envelope, one row per pair."""
-        return self.radial(pairs.basis)
-
-    def residual(self, features: Tensor, topology: Topology) -> Tensor:
-        """Self-connection of the node features."""
-        return self.self_connection(features, topology)
+    def residual(self, features: Tensor, topology: Topology) -> Tensor | None:
+        """See :class:`MACELayer`; one channel mix per element."""
+        return self.self_connection(features, topology) if self.is_residual else None
 
     def _normalization(self, pairs: PairFeatures, topology: Topology) -> Tensor | float:
         """Factor of the summed messages, (n_nodes, 1, 1) or one number."""
@@ -161,33 +186,40 @@ class MACELayer(nn.Module):
         return 1.0 / (1.0 + sum_pairs(values, topology)[:, None])
 
 
+@final
 class AttentionLayer(MACELayer):
-    """The radial network reads invariants of both atoms too."""
+    """As :class:`LinearLayer`, but the radial network reads invariants of both atoms too."""
 
     _REDUCED = 64
     _SIZES = (256, 256, 256)
 
-    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
-        n_weights = self.convolution.n_paths * self.edge_channels
+    def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
+        super().__init__(config, n_elements=n_elements, index=index)
+        self.scale = 1.0 / config.avg_num_neighbors
         n_inputs = config.n_radial + 2 * self._REDUCED
-        self.density = None
         self.linear_down = OrderLinear(channels_in=(self.channels,), channels_out=(self._REDUCED,))
-        self.radial = RadialNetwork(sizes=(n_inputs, *self._SIZES, n_weights))
-        self.linear = self._message_linear()
+        self.radial = RadialNetwork(sizes=(n_inputs, *self._SIZES, self.n_weights))
+        self.linear = _message_linear(self)
         self.self_connection = _plain_connection(self)
 
-    def radial_weights(self, features: Tensor, pairs: PairFeatures, topology: Topology) -> Tensor:
-        """Weights of the convolution, one row per directed edge."""
+    def message(
+        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
+    ) -> Tensor:
+        """See :class:`MACELayer`."""
+        up = self.linear_up(split_orders(features, self.l_in))
         down = self.linear_down([features[:, :1]])[:, 0]
         sender, receiver = directed_edges(topology)
         basis = torch.cat([pairs.basis, pairs.basis])
-        return self.radial(torch.cat([basis, down[sender], down[receiver]], dim=1))
+        inputs = torch.cat([basis, down[sender], down[receiver]], dim=1)
+        weights = pairs.enveloped(self.radial(inputs))
+        return self.linear(self.convolution(up, harmonics, weights, topology)) * self.scale
 
     def residual(self, features: Tensor, topology: Topology) -> Tensor:
-        """Self-connection of the node features."""
+        """See :class:`MACELayer`; one channel mix for all elements."""
         return self.self_connection(split_orders(features, self.l_in))
 
 
+@final
 class GatedLayer(MACELayer):
     """Gated nonlinearity on the message, radial networks that know both elements.
 
@@ -197,14 +229,14 @@ class GatedLayer(MACELayer):
 
     _DENSITY_SIZE = 64
 
-    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
+    def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
+        super().__init__(config, n_elements=n_elements, index=index)
         channels, n_basis = self.channels, config.n_radial
         gates = (channels * (1 + self.max_ell), *(channels,) * self.max_ell)
-        n_weights = self.convolution.n_paths * self.edge_channels
         self.source = nn.Parameter(torch.empty(n_elements, channels).uniform_(-1e-3, 1e-3))
         self.target = nn.Parameter(torch.empty(n_elements, channels).uniform_(-1e-3, 1e-3))
         self.radial = EdgePerceptron(
-            n_basis=n_basis, channels=channels, sizes=(*config.radial_mlp, n_weights)
+            n_basis=n_basis, channels=channels, sizes=(*config.radial_mlp, self.n_weights)
         )
         self.density = EdgePerceptron(
             n_basis=n_basis, channels=channels, sizes=(self._DENSITY_SIZE, 1)
@@ -228,7 +260,7 @@ class GatedLayer(MACELayer):
     def message(
         self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
     ) -> Tensor:
-        """Input of the contraction, (n_nodes, (max_ell + 1)^2, c)."""
+        """See :class:`MACELayer`."""
         up = self.linear_up(split_orders(features, self.l_in))
         sender, receiver = directed_edges(topology)
         element = topology.node_element
@@ -258,16 +290,24 @@ class GatedLayer(MACELayer):
         return out
 
     def residual(self, features: Tensor, topology: Topology) -> Tensor:
-        """Self-connection of the node features."""
+        """See :class:`MACELayer`; one channel mix for all elements."""
         return self.self_connection(split_orders(features, self.l_in))
 
 
 LAYERS: dict[str, type[MACELayer]] = {
-    "linear": MACELayer,
+    "linear": LinearLayer,
     "attention": AttentionLayer,
     "gated": GatedLayer,
 }
 """``MACEConfig.interaction`` -> layer."""
+
+
+def _message_linear(layer: MACELayer) -> OrderLinear:
+    return OrderLinear(
+        channels_in=layer.message_channels,
+        channels_out=(layer.channels,) * (layer.max_ell + 1),
+        fan_in=layer.message_fan_in,
+    )
 
 
 def _plain_connection(layer: MACELayer) -> OrderLinear:

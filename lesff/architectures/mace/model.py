@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from lesff.nn.radial_table import TableSource
 from lesff.nn.readout import LayerReadouts, LinearReadout
 
 
+@final
 class MACE(Architecture):
     """The short-range model.
 
