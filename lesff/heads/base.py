@@ -162,6 +162,7 @@ class Anchored(nn.Module):
 
     def forward(self, local: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
         """Shifted charges ``q0`` and ``a (p - q0)``, both (n_atoms,) in e."""
+        # q0 has the total charge; what the shift took away, p - q0, is the anchor's
         shifted = shift_to_total(local, graph.batch, graph.total_charge, graph.atoms_per_system())
         return shifted, self.anchor * (local - shifted)
 
@@ -173,6 +174,7 @@ def make_readouts(
     readouts = LayerReadouts(
         channels=sizes.channels, n_layers=sizes.n_layers, config=config.readouts
     )
+    # the last linear map is zero: no output yet, but a gradient
     if starts_at_zero:
         for layer in readouts.layers:
             last = layer.weight if isinstance(layer, LinearReadout) else layer.weight_2

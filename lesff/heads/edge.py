@@ -62,6 +62,7 @@ class EdgeHead(ChargeModel):
         moved = segment_sum(transfers, x.graph.edge_index[1], x.graph.n_atoms)
         if self.readouts is not None:
             return self.readouts(x.invariants) + moved
+        # q_i = N_i + sum_j t_ij: what an atom takes over all edges that it receives
         start = self.element_charges(x.element)
         return moved if start is None else start.to(moved.dtype) + moved
 
@@ -104,10 +105,13 @@ class EdgeTransfers(nn.Module):
         graph, features = x.graph, x.invariants[-1]
         sender, receiver = graph.edge_index
         distance = edge_vectors(graph).norm(dim=1)
+        # b[e, h] from Bessel functions with the cutoff: transfers vanish smoothly with distance
         radial = self.radial(self.basis(distance, distance))
+        # u[e, h] of sender j and receiver i, features of the last layer
         pair = self.sender(features).index_select(0, sender)
         pair = pair + self.receiver(features).index_select(0, receiver)
         hidden = functional.silu(pair * radial)
+        # antisymmetric: what i takes from j is what j gives, so charge is conserved exactly
         hidden = hidden - hidden.index_select(0, graph.reverse_edge)
         return hidden @ self.out * _HIDDEN**-0.5
 
@@ -122,6 +126,7 @@ def transfer_polarization(references: Tensor, transfers: Tensor, graph: AtomGrap
         transfers: (n_edges,) charge that the receiver takes from the sender in e.
         graph: The batch.
     """
+    # charges N_i at their places, then each transfer times the vector it goes along
     total = segment_sum(references[:, None] * graph.positions, graph.batch, graph.n_systems)
     # t_ij is what i takes from j: the vector of that edge, from its sender j to i, is r_i - r_j
     moved = 0.5 * transfers[:, None] * edge_vectors(graph)

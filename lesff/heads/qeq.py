@@ -42,6 +42,7 @@ class Hardness(nn.Module):
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
         self.minimum = config.min_hardness
+        # softplus(log(e^s - 1)) = s
         start = max(_START_HARDNESS - self.minimum, 1.0)
         self.table = nn.Parameter(torch.full((sizes.n_elements,), math.log(math.expm1(start))))
         self.readouts = make_readouts(config, sizes, starts_at_zero=True)
@@ -71,6 +72,7 @@ class QEqHead(ChargeModel):
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`; not defined without ``residual``: ``-chi / J``."""
+        # with `residual`: charges of the pretrained head
         if self.readouts is not None:
             return self.readouts(x.invariants)
         return -self.electronegativity(x.invariants) / self.hardness(x)
@@ -83,16 +85,20 @@ class QEqHead(ChargeModel):
         """See :meth:`ChargeModel.forward`."""
         chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
         local, graph = self.local(x), x.graph
+        # without `residual`: q itself, from zero charges to the total charge
         start, base = torch.zeros_like(chi), None
         slope, totals = chi, graph.total_charge
         if self.anchored is not None:
+            # with it: the change d of q0, which sums to zero, in the potential c Phi of p'
             start, excess = self.anchored(local, graph)
             base = start + excess
             slope = chi + self.coupling * coulomb_potential(base, graph, x.settings)
             totals = torch.zeros_like(graph.total_charge)
+        # chi . q0: the slope in chi at the start, see the module's text
         rest = chi * start
         if x.site_potential is not None:
             slope = slope + x.site_potential
+        # (A + J) d + slope + lambda = 0, solved with the sums of d given
         found = equilibrate(slope, hardness, graph, x.settings, totals=totals)
         change = found.charges
         if x.site_potential is not None:  # whoever adds the work on all charges counts this part
@@ -137,6 +143,7 @@ class LocalQEqHead(ChargeModel):
             charges = equilibrate_locally(chi, hardness, graph)
             latent = charges
         else:
+            # q = q0 + d with d = -(chi + lambda) / J, which sums to zero
             start, excess = self.anchored(self.readouts(x.invariants), graph)
             totals = torch.zeros_like(graph.total_charge)
             charges = start + equilibrate_locally(chi, hardness, graph, totals=totals)

@@ -35,20 +35,24 @@ class _Path(ctypes.Structure):
 
 class _Convolution(ctypes.Structure):
     _fields_ = [
+        # sizes, names and order as in the C structure
         *[(n, c_int64) for n in ("n_nodes", "n_pairs", "n_edges", "channels", "feature_rows")],
         ("kernel_cols", c_int64),
         ("n_paths", c_int32),
         ("n_threads", c_int32),
+        # paths, index tables, values that come in
         ("paths", c_void_p),
         ("message_cols", c_int64 * 4),
         *[(n, c_void_p) for n in ("node_start", "edge_sender", "edge_pair", "edge_sign")],
         *[(n, c_void_p) for n in ("pair_sender", "pair_receiver", "features", "kernel", "weights")],
+        # radial weights are given, or looked up in a table at the distances
         ("weight_rows", c_int64),
         ("distance", c_void_p),
         ("table", c_void_p),
         ("n_intervals", c_int64),
         ("table_start", c_double),
         ("table_inverse_step", c_double),
+        # messages go out of the forward; in the backward their gradients come in
         ("messages", c_void_p * 4),
         *[(n, c_void_p) for n in ("grad_features", "grad_kernel", "grad_weights", "grad_distance")],
     ]
@@ -78,6 +82,7 @@ class _Inputs:
     """Contiguous tensors, kept alive while the kernels use their memory."""
 
     def __init__(self, features: Tensor, kernel: Tensor, radial: RadialWeights) -> None:
+        # kernels index raw memory: C order, one type
         self.features = features.contiguous()
         self.kernel = kernel.contiguous()
         self.weights = self.distance = self.table = None
@@ -116,6 +121,7 @@ class CPUBackend:
     ) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`."""
         n_nodes = features.shape[0]
+        # A[i, m, (path, c)] of every order, not yet filled
         messages = tuple(
             features.new_empty(n_nodes, 2 * order + 1, cols)
             for order, cols in enumerate(paths.message_cols)
@@ -138,16 +144,19 @@ class CPUBackend:
         need_pairs: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """See :class:`lesff.kernels.Backend`."""
+        # the places of the messages now hold their gradients
         grads = tuple(grad.contiguous() for grad in grads)
         inputs = _Inputs(features, kernel, radial)
         arguments = _convolution(inputs, self._array(paths), edges, grads)
         grad_features = grad_kernel = grad_radial = None
+        # kernels add to what is there: rows that no edge reaches stay zero
         if need_features:
             grad_features = torch.zeros_like(inputs.features)
             arguments.grad_features = grad_features.data_ptr()
         if need_pairs:
             grad_kernel = torch.zeros_like(inputs.kernel)
             arguments.grad_kernel = grad_kernel.data_ptr()
+            # weights are written in full, gradients of distances added up path by path
             if inputs.weights is not None:
                 grad_radial = torch.empty_like(inputs.weights)
                 arguments.grad_weights = grad_radial.data_ptr()
@@ -158,6 +167,7 @@ class CPUBackend:
         return grad_features, grad_kernel, grad_radial
 
     def _array(self, paths: ConvolutionPaths) -> ctypes.Array[_Path]:
+        # looked up by identity: the same module asks with the same table at every call
         array = self._arrays.get(paths)
         if array is None:
             rows = [
@@ -180,6 +190,7 @@ class CPUBackend:
     ) -> Tensor:
         """See :class:`lesff.kernels.Backend`."""
         features, table = features.contiguous(), table.contiguous()
+        # B[n, m, c]
         output = features.new_empty(features.shape[0], terms.n_components, features.shape[2])
         arguments = _contraction(features, table, slices, terms)
         arguments.output = output.data_ptr()
@@ -201,6 +212,7 @@ class CPUBackend:
         grad, features, table = grad.contiguous(), features.contiguous(), table.contiguous()
         arguments = _contraction(features, table, slices, terms)
         arguments.grad = grad.data_ptr()
+        # features are written in full; in the table, elements without nodes stay zero
         grad_features = torch.empty_like(features) if need_features else None
         grad_table = torch.zeros_like(table) if need_table else None
         if grad_features is not None:
@@ -213,6 +225,7 @@ class CPUBackend:
     def harmonics(self, vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
         """See :class:`lesff.kernels.Backend`."""
         vectors = vectors.contiguous()
+        # r[p] and Y[p, (l, m)]
         distance = vectors.new_empty(len(vectors))
         values = vectors.new_empty(len(vectors), (max_ell + 1) ** 2)
         arguments = _Harmonics(
@@ -231,6 +244,7 @@ class CPUBackend:
     ) -> Tensor:
         """See :class:`lesff.kernels.Backend`."""
         vectors, grad_distance = vectors.contiguous(), grad_distance.contiguous()
+        # dr[p] and dY[p, (l, m)] -> one gradient of the vector [p, 3]
         grad_harmonics, grad_vectors = grad_harmonics.contiguous(), torch.empty_like(vectors)
         arguments = _Harmonics(
             n_pairs=len(vectors),
@@ -253,6 +267,7 @@ def _convolution(
     inputs: _Inputs, paths: ctypes.Array[_Path], edges: ConvolutionEdges, messages: Sequence[Tensor]
 ) -> _Convolution:
     n_nodes, feature_rows, channels = inputs.features.shape
+    # nothing is copied: the structure holds addresses, the caller keeps the tensors alive
     arguments = _Convolution(
         n_nodes=n_nodes,
         n_pairs=len(edges.pair_sender),
@@ -272,9 +287,11 @@ def _convolution(
         features=inputs.features.data_ptr(),
         kernel=inputs.kernel.data_ptr(),
     )
+    # one message tensor per order, its columns are (path of that order, channel)
     for order, message in enumerate(messages):
         arguments.message_cols[order] = message.shape[2]
         arguments.messages[order] = message.data_ptr()
+    # weight_rows tells one row per pair from one per direction
     if inputs.weights is not None:
         arguments.weights = inputs.weights.data_ptr()
         arguments.weight_rows = inputs.weights.shape[0]
@@ -292,6 +309,7 @@ def _contraction(
 ) -> _Contraction:
     if table.dtype != features.dtype:
         raise KernelError(f"weights must be {features.dtype} like the features, got {table.dtype}")
+    # a[n, i, c], W[z, t, c]; slices say which nodes n have the table row z
     n_nodes, n_rows, channels = features.shape
     return _Contraction(
         n_nodes=n_nodes,

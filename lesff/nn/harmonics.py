@@ -13,7 +13,7 @@ from lesff.nn.double_backward import recorded_gradients
 
 
 def pair_harmonics(vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
-    """Distances and harmonics.
+    """Distances and harmonics, in fused kernels where there are any.
 
     Args:
         vectors: (n_pairs, 3) in A.
@@ -29,7 +29,8 @@ def pair_harmonics(vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
 
 
 def plain_harmonics(vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
-    """The same in plain PyTorch."""
+    """Distances and harmonics in plain PyTorch, differentiable any number of times."""
+    # component norm: the sum of Y_lm^2 over m is 2 l + 1; all (l, m) on one axis
     orders = list(range(max_ell + 1))
     values = o3.spherical_harmonics(orders, vectors, normalize=True, normalization="component")
     return vectors.norm(dim=1), values
@@ -49,12 +50,14 @@ class _FusedHarmonics(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (vectors,) = ctx.saved_tensors
+        # a backward that is itself recorded: the plain form, differentiated by autograd
         if torch.is_grad_enabled():
             (out,) = recorded_gradients(
                 lambda x: plain_harmonics(x, ctx.max_ell), (vectors,), (True,), grads
             )
             return out, None, None
         fused: kernels.Backend = ctx.fused
+        # distances and harmonics have one gradient together, that of the vectors
         grad_distance, grad_values = grads
         grad = fused.harmonics_backward(grad_distance, grad_values, vectors, ctx.max_ell)
         return grad, None, None

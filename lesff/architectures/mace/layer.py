@@ -39,6 +39,7 @@ class PairFeatures:
         """(n_pairs, k), or (2 n_pairs, k) for both directions, times the envelope if any."""
         if self.envelope is None:
             return values
+        # the cutoff depends on the distance, so it is the same for both directions
         n_pairs = len(self.envelope)
         if len(values) == n_pairs:
             return values * self.envelope
@@ -60,6 +61,7 @@ class MACELayer(nn.Module, ABC):
 
     def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
         super().__init__()
+        # the embedding has invariants only, and only invariants are read off the last layer
         is_first, is_last = index == 0, index == config.n_layers - 1
         self.l_in = 0 if is_first else config.feature_l
         self.l_out = 0 if is_last else config.feature_l
@@ -68,6 +70,7 @@ class MACELayer(nn.Module, ABC):
         edge_channels = config.first_edge_channels if is_first else config.edge_channels
         self.edge_channels = edge_channels or channels
         same = (channels,)
+        # h[j, (l, m), c] -> the channels of the convolution
         self.linear_up = OrderLinear(
             channels_in=same * (self.l_in + 1), channels_out=(self.edge_channels,) * (self.l_in + 1)
         )
@@ -75,6 +78,8 @@ class MACELayer(nn.Module, ABC):
             channels=self.edge_channels, feature_l=self.l_in, max_ell=config.max_ell
         )
         self.n_weights = self.convolution.n_paths * self.edge_channels
+        # inputs that the normalisation of the message map counts: published models count paths from
+        # sender orders that are always zero
         edge_l = max(self.l_in, 0 if is_first else config.edge_l or 0)
         counted = [path.l3 for path in convolution_paths(edge_l, config.max_ell)]
         self.message_channels = tuple(
@@ -83,6 +88,7 @@ class MACELayer(nn.Module, ABC):
         self.message_fan_in = tuple(
             counted.count(order) * self.edge_channels for order in range(config.max_ell + 1)
         )
+        # one contraction per order of the result, B[i, l m, c]
         self.contractions = nn.ModuleList(
             SymmetricContraction(
                 channels=channels,
@@ -103,12 +109,14 @@ class MACELayer(nn.Module, ABC):
         self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
     ) -> Tensor:
         """(n_nodes, (l_in + 1)^2, c) to (n_nodes, (l_out + 1)^2, c), element order."""
+        # two-body messages, their products up to the correlation order, a mix of channels
         message = self.message(features, harmonics, pairs, topology)
         products = [contraction(message, topology) for contraction in self.contractions]
         mixed = self.product_linear(products)
         residual = self.residual(features, topology)
         if residual is None:
             return mixed
+        # orders above those of the residual have nothing to be added to them
         n_residual = residual.shape[1]
         if n_residual == mixed.shape[1]:
             return mixed + residual
@@ -165,12 +173,14 @@ class LinearLayer(MACELayer):
         self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
     ) -> Tensor:
         """See :class:`MACELayer`."""
+        # A[i, l m, (path, c)] from weights R[p, (path, c)], looked up or computed
         up = self.linear_up(split_orders(features, self.l_in))
         if pairs.source is not None:
             weights = self.tabulator.weights(pairs.source, self.radial)
         else:
             weights = pairs.enveloped(self.radial(pairs.basis))
         messages = self.convolution(up, harmonics, weights, topology)
+        # (path, c) -> c for every order; all nodes have the same divisor, or each its density
         message = self.linear(messages) * self._normalization(pairs, topology)
         return message if self.is_residual else self.self_connection(message, topology)
 
@@ -182,6 +192,7 @@ class LinearLayer(MACELayer):
         """Factor of the summed messages, (n_nodes, 1, 1) or one number."""
         if self.density is None:
             return self.scale
+        # rho_i = sum_j tanh(f(r_ij)^2): a smooth count of neighbours, each worth less than one
         values = pairs.enveloped(torch.tanh(self.density(pairs.basis).square()))
         return 1.0 / (1.0 + sum_pairs(values, topology)[:, None])
 
@@ -207,8 +218,10 @@ class AttentionLayer(MACELayer):
     ) -> Tensor:
         """See :class:`MACELayer`."""
         up = self.linear_up(split_orders(features, self.l_in))
+        # invariants x[n, c] -> 64 of them; the network sees those of sender and receiver
         down = self.linear_down([features[:, :1]])[:, 0]
         sender, receiver = directed_edges(topology)
+        # rows along the pairs' edges, then against them: weights of the two directions differ
         basis = torch.cat([pairs.basis, pairs.basis])
         inputs = torch.cat([basis, down[sender], down[receiver]], dim=1)
         weights = pairs.enveloped(self.radial(inputs))
@@ -232,6 +245,7 @@ class GatedLayer(MACELayer):
     def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
         super().__init__(config, n_elements=n_elements, index=index)
         channels, n_basis = self.channels, config.n_radial
+        # scalars of the first map: c of them go on, c more for each order above are its gates
         gates = (channels * (1 + self.max_ell), *(channels,) * self.max_ell)
         self.source = nn.Parameter(torch.empty(n_elements, channels).uniform_(-1e-3, 1e-3))
         self.target = nn.Parameter(torch.empty(n_elements, channels).uniform_(-1e-3, 1e-3))
@@ -263,16 +277,20 @@ class GatedLayer(MACELayer):
         """See :class:`MACELayer`."""
         up = self.linear_up(split_orders(features, self.l_in))
         sender, receiver = directed_edges(topology)
+        # weights R[e, (path, c)] of directed edges e from radial basis and both elements
         element = topology.node_element
         edge = element[sender], element[receiver]
         basis = torch.cat([pairs.basis, pairs.basis])
+        # as e3nn's linear map of one-hot elements is normalised
         scale = len(self.source) ** -0.5
         tables = self.source * scale, self.target * scale
         weights = pairs.enveloped(self.radial(basis, *tables, edge))
         messages = self.convolution(up, harmonics, weights, topology)
+        # density of the receiver; messages are divided by alpha + beta rho_i
         rho = pairs.enveloped(torch.tanh(self.density(basis, *tables, edge).square()))
         rho = segment_sum(rho, receiver, len(features))[:, None]
         factor = 1.0 / (rho * self.beta + self.alpha)
+        # (path, c) -> gates and c channels of every order, plus the node's own features
         blocks = [block * factor for block in self.linear_1.blocks(messages)]
         for order, block in enumerate(
             self.linear_residual.blocks(split_orders(up, self.linear_residual.max_l))
@@ -282,6 +300,8 @@ class GatedLayer(MACELayer):
 
     def _gate(self, blocks: list[Tensor]) -> list[Tensor]:
         """Silu on scalars, orders above times the sigmoid of a scalar each."""
+        # x[n, 1, (gate, c)] -> scalars and one gate [n, 1, c] per order above; a gate is invariant,
+        # so multiplying by it keeps the block equivariant
         silu_norm, sigmoid_norm = self.gate_norms
         scalars, *gates = torch.split(blocks[0], self.channels, dim=2)
         out = [functional.silu(scalars) * silu_norm]
@@ -325,6 +345,7 @@ def directed_edges(topology: Topology) -> tuple[Tensor, Tensor]:
 def sum_pairs(values: Tensor, topology: Topology) -> Tensor:
     """Sum (n_pairs, k) over the pairs of each node, element order, (n_nodes, k)."""
     n_nodes = len(topology.node_rank)
+    # a pair counts at both of its ends; graph order until the last line
     total = segment_sum(values, topology.pair_sender, n_nodes)
     total = total + segment_sum(values, topology.pair_receiver, n_nodes)
     return total[topology.node_order]
