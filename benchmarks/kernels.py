@@ -23,7 +23,6 @@ from lesff import kernels
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
-from lesff.nn import radial_table
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
 from lesff.nn.edge_tables import build_topology
@@ -41,10 +40,7 @@ CASES = {
 @contextmanager
 def plain_torch():
     """No compiled kernels inside."""
-    with (
-        mock.patch.object(kernels, "is_active", return_value=False),
-        mock.patch.object(radial_table, "is_active", return_value=False),
-    ):
+    with mock.patch.object(kernels, "is_active", return_value=False):
         yield
 
 

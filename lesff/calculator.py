@@ -45,6 +45,8 @@ class LesffCalculator(Calculator):
     an external field the energy is the electric enthalpy; a crystal in a field has forces, but no
     energy and no stress (asking raises), see :mod:`lesff.electrostatics.moments.field`.
 
+    A calculator, and Atoms that carry it, can be pickled, copied and sent to a worker process.
+
     Args:
         potential: The model.
         total_charge: Total charge in e for all structures.

@@ -66,7 +66,10 @@ class Prediction(Mapping[str, np.ndarray]):
 
     def __getattr__(self, name: str) -> Any:
         """Results of a property."""
-        if name.startswith("_") or name not in self._values:
+        # private names are never results: copying asks for some before there are any values
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name not in self._values:
             raise AttributeError(self._absent(name))
         return self[name]
 

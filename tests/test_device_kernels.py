@@ -1,5 +1,7 @@
 """Triton kernels against plain PyTorch: on a GPU, or through Triton's interpreter on a CPU."""
 
+import gc
+
 import ase
 import pytest
 import torch
@@ -23,7 +25,7 @@ ATOL = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 
 def fused(monkeypatch):
-    monkeypatch.setattr(kernels, "backend", lambda tensor: device_kernels)
+    monkeypatch.setattr(kernels, "backend", lambda tensor: device_kernels.GPU)
 
 
 def unfused(monkeypatch):
@@ -153,6 +155,34 @@ def test_wrong_types_raise(monkeypatch):
             torch.ones(n_pairs, conv.n_paths * 2, dtype=torch.float32, device=DEVICE),
             topology_of(graph),
         )
+
+
+def test_neither_tables_nor_harmonics_are_asked_of_triton(monkeypatch):
+    potential = tiny_potential(hidden_irreps="2x0e", n_layers=1).to(DEVICE)
+    potential.radial = "table"
+    graph = make_graph(water()).to(dtype=torch.float64, device=DEVICE)
+    found = []
+    for choose in (fused, unfused):
+        with monkeypatch.context() as patch:
+            choose(patch)
+            found.append(potential(graph, ("energy", "forces")))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=0, atol=1e-11)
+    with pytest.raises(KernelError, match="no harmonics in Triton"):
+        device_kernels.GPU.harmonics(torch.ones(1, 3), 1)
+    with pytest.raises(KernelError, match="no harmonics in Triton"):
+        device_kernels.GPU.harmonics_backward(*torch.ones(2, 1), torch.ones(1, 3), 0)
+
+
+def test_device_tables_go_with_the_model(monkeypatch):
+    backend = device_kernels.GPUBackend()
+    monkeypatch.setattr(kernels, "backend", lambda tensor: backend)
+    potential = tiny_potential(hidden_irreps="2x0e", n_layers=1).to(DEVICE)
+    potential(make_graph(water()).to(dtype=torch.float64, device=DEVICE), ("energy",))
+    assert (len(backend._paths), len(backend._terms)) == (1, 1)
+    del potential
+    gc.collect()
+    assert (len(backend._paths), len(backend._terms)) == (0, 0)
 
 
 def test_plain_pytorch_on_cpus_without_compiled_kernels(monkeypatch):

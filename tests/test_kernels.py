@@ -1,5 +1,7 @@
 """Compiled kernels against plain PyTorch, radial tables against exact weights."""
 
+import copy
+import gc
 from pathlib import Path
 
 import ase
@@ -25,9 +27,9 @@ from lesff.atoms.graph import AtomGraph, build_graph, collate
 from lesff.atoms.structure import read_structures, to_structure
 from lesff.cli import main
 from lesff.errors import ConfigError, KernelError
+from lesff.kernels import cpu
 from lesff.kernels import library as loading
 from lesff.nn import harmonics as harmonics_module
-from lesff.nn import radial_table
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
 from lesff.nn.edge_tables import build_topology
@@ -72,7 +74,6 @@ def topology_of(graph):
 
 def plain(monkeypatch):
     monkeypatch.setattr(kernels, "is_active", lambda _: False)
-    monkeypatch.setattr(radial_table, "is_active", lambda _: False)
 
 
 def gradients(outputs, inputs):
@@ -130,6 +131,20 @@ def test_convolution(feature_l, channels, dtype, monkeypatch):
         for directed in (False, True):
             inputs = convolution_inputs(graph, conv, dtype, directed=directed)
             compare(lambda h, y, r, c=conv: tuple(c(h, y, r, topology)), inputs, monkeypatch)
+
+
+@needs_kernels
+def test_c_arrays_go_with_the_convolution(monkeypatch):
+    backend = cpu.CPUBackend()
+    monkeypatch.setattr(kernels, "CPU", backend)
+    graph = GRAPHS["one atom"]()
+    conv = Convolution(channels=2, feature_l=1, max_ell=2)
+    for module in (conv, copy.deepcopy(conv)):
+        module(*convolution_inputs(graph, conv, torch.float64), topology_of(graph))
+    assert [len(array) for array in backend._arrays.values()] == [conv.n_paths] * 2
+    del conv, module
+    gc.collect()
+    assert not backend._arrays
 
 
 @needs_kernels

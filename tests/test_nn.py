@@ -1,6 +1,9 @@
 """Blocks of the network against e3nn, dense references and numerical derivatives."""
 
+import inspect
 import math
+from importlib import import_module
+from pkgutil import walk_packages
 
 import ase
 import numpy as np
@@ -11,6 +14,7 @@ from e3nn import o3
 from helpers import double_default, make_graph, random_rotation, triclinic_ice, two_waters
 from torch.func import functional_call
 
+import lesff
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import collate
 from lesff.heads.base import HeadInput, HeadSizes
@@ -499,3 +503,33 @@ def test_stored_couplings_of_one_module_leave_others_alone():
     first.load_state_dict({name: value + 1.0 for name, value in first.state_dict().items()})
     for name, value in make(stores_basis=False).named_buffers():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+# --- abstract or final -------------------------------------------------------------------------
+
+
+def classes_of_the_model():
+    """Classes that are written in the rooms of the network and of the charge heads."""
+    for room in ("architectures", "heads", "nn"):
+        for module in walk_packages([f"{lesff.__path__[0]}/{room}"], f"lesff.{room}."):
+            for cls in vars(import_module(module.name)).values():
+                if inspect.isclass(cls) and cls.__module__ == module.name:
+                    yield cls
+
+
+def bases_of_ours(cls):
+    return [base for base in cls.__mro__[1:] if base.__module__.startswith("lesff.")]
+
+
+def test_classes_are_abstract_or_final():
+    """Subclasses fill in abstract methods and are final; no method with a body is overridden."""
+    derived = [cls for cls in classes_of_the_model() if bases_of_ours(cls)]
+    assert len(derived) >= 12
+    for cls in derived:
+        assert getattr(cls, "__final__", False), cls
+        assert not inspect.isabstract(cls), cls
+        for base in bases_of_ours(cls):
+            abstract = getattr(base, "__abstractmethods__", frozenset()) | {"__init__"}
+            written = {name for name, x in vars(base).items() if inspect.isfunction(x)}
+            overridden = (written - abstract) & set(vars(cls))
+            assert not overridden, (cls, overridden)

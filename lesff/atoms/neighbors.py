@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from vesin import NeighborList
@@ -98,6 +99,10 @@ class VerletList:
         self._kept: Neighbors | None = None
         self._pairs = np.zeros(0, dtype=np.int64)  # one edge of each pair
         self._offsets = np.zeros((0, 3))  # shift vectors of these edges, A
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the kept list: the copy searches anew."""
+        return vars(VerletList(self.cutoff, self.skin))
 
     def find(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Neighbors:
         """All pairs closer than the cutoff; arguments as for :func:`find_neighbors`."""

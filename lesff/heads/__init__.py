@@ -1,5 +1,7 @@
 """Charge heads: one file per family, listed by name in ``HEADS``."""
 
+from collections.abc import Callable
+
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes
 from lesff.heads.config import HEAD_NAMES, HeadName, LongRangeConfig, MultipoleConfig
 from lesff.heads.edge import EdgeHead
@@ -8,7 +10,7 @@ from lesff.heads.fukui import FukuiHead
 from lesff.heads.multipoles import MultipoleHead
 from lesff.heads.qeq import LocalQEqHead, QEqHead
 
-HEADS: dict[HeadName, type[ChargeModel]] = {
+HEADS: dict[HeadName, Callable[[LongRangeConfig, HeadSizes], ChargeModel]] = {
     "latent": FreeHead,
     "shifted": FreeHead,
     "qeq": QEqHead,

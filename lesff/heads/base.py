@@ -107,11 +107,10 @@ class HeadOutput:
 
 
 class ChargeModel(nn.Module, ABC):
-    """A charge head.
+    """A charge head; subclasses take the long-range configuration and :class:`HeadSizes`.
 
     Args:
-        config: The long-range part of the model.
-        sizes: Sizes of the architecture.
+        reference: (n_elements,) reference charges in e, for a head that starts from such.
 
     Attributes:
         responds_to_field: Whether charges depend on the site potential.
@@ -128,6 +127,11 @@ class ChargeModel(nn.Module, ABC):
     extra_hops: ClassVar[int] = 0
     asks_host: ClassVar[bool] = False
 
+    def __init__(self, *, reference: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("reference", reference, persistent=False)
+        self.reference: Tensor | None
+
     @abstractmethod
     def local(self, x: HeadInput) -> Tensor:
         """Charges before any constraint, (n_atoms,); functions of the receptive field only."""
@@ -136,16 +140,17 @@ class ChargeModel(nn.Module, ABC):
     def forward(self, x: HeadInput) -> HeadOutput:
         """Charges and energy of the response."""
 
+    @abstractmethod
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
         """Charges at given :attr:`HeadOutput.potentials`, (n_atoms,), without a uniform shift.
 
-        Functions of the receptive field if ``is_local``; a head without potentials ignores them.
+        Functions of the receptive field if ``is_local``; a head without potentials ignores them
+        and gives :meth:`local`.
         """
-        return self.local(x)
 
     def element_charges(self, element: Tensor) -> Tensor | None:
         """Reference charges of elements by their index, in e, or None without such charges."""
-        return None
+        return None if self.reference is None else self.reference.index_select(0, element)
 
 
 class Anchored(nn.Module):
@@ -157,6 +162,7 @@ class Anchored(nn.Module):
 
     def forward(self, local: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
         """Shifted charges ``q0`` and ``a (p - q0)``, both (n_atoms,) in e."""
+        # q0 has the total charge; what the shift took away, p - q0, is the anchor's
         shifted = shift_to_total(local, graph.batch, graph.total_charge, graph.atoms_per_system())
         return shifted, self.anchor * (local - shifted)
 
@@ -168,6 +174,7 @@ def make_readouts(
     readouts = LayerReadouts(
         channels=sizes.channels, n_layers=sizes.n_layers, config=config.readouts
     )
+    # the last linear map is zero: no output yet, but a gradient
     if starts_at_zero:
         for layer in readouts.layers:
             last = layer.weight if isinstance(layer, LinearReadout) else layer.weight_2

@@ -44,6 +44,7 @@ class MultipoleConfig:
                     f"`long_range.multipoles.{name}` must be one of {', '.join(get_args(known))}, "
                     f"got {getattr(self, name)!r}"
                 )
+        # a section that selects nothing is a mistake
         if not (self.dipoles or self.quadrupoles or self.induced != "none"):
             raise ConfigError(
                 "`long_range.multipoles` must select dipoles, quadrupoles or induced moments; "
@@ -79,6 +80,7 @@ class MultipoleConfig:
 
     def needing(self, order: int) -> str:
         """Names of what reads node features above an order."""
+        # name, order of the features it needs, whether it is chosen
         rows = [("dipoles", 1, self.dipoles), ("quadrupoles", 2, self.quadrupoles)]
         rows.append(("an anisotropic polarizability", 2, self.polarizability == "anisotropic"))
         return " and ".join(name for name, needed, chosen in rows if chosen and needed > order)
@@ -127,6 +129,7 @@ class LongRangeConfig:
             raise ConfigError(
                 f"`long_range.head` must be one of {', '.join(HEAD_NAMES)}, got {self.head!r}"
             )
+        # free heads have nothing to start from but themselves
         if self.residual and self.head in ("latent", "shifted"):
             raise ConfigError(
                 f"`long_range.residual` must be false for the head {self.head!r}, got true"
@@ -135,6 +138,7 @@ class LongRangeConfig:
             raise ConfigError(
                 f"`long_range.min_hardness` must be in (0, 1000) eV/e^2, got {self.min_hardness!r}"
             )
+        # other heads read their charges off the invariants, elements included
         if self.reference_charges is not None and (self.head != "edge" or self.residual):
             raise ConfigError(
                 "`long_range.reference_charges` are for the head 'edge' without `residual`; leave "
@@ -145,6 +149,7 @@ class LongRangeConfig:
                 "`long_range.reference_charges` must be finite numbers in e, got "
                 f"{self.reference_charges}"
             )
+        # the field of dipoles would have to enter the equations of the charges
         if self.multipoles is not None and self.head == "qeq":
             raise ConfigError(
                 "`long_range.multipoles` must be null for the head 'qeq', whose charges "

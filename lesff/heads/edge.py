@@ -18,7 +18,7 @@ interactions, and training goes on from where it starts.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ _HIDDEN, _N_RADIAL, _POWER = 16, 8, 5
 """Hidden units, radial functions, and power of their cutoff: two smooth derivatives at least."""
 
 
+@final
 class EdgeHead(ChargeModel):
     """``"edge"``: see the module's text."""
 
@@ -42,20 +43,18 @@ class EdgeHead(ChargeModel):
     extra_hops: ClassVar[int] = 1  # a transfer reads the invariants of both ends
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
-        super().__init__()
-        self.readouts = make_readouts(config, sizes) if config.residual else None
-        self.has_references = config.reference_charges is not None
-        starts_at_zero = config.residual or self.has_references
-        self.transfers = EdgeTransfers(sizes, starts_at_zero=starts_at_zero)
-        given = config.reference_charges or (0.0,) * sizes.n_elements
-        if len(given) != sizes.n_elements:
+        given = config.reference_charges
+        if given is not None and len(given) != sizes.n_elements:
             raise ConfigError(
                 "`long_range.reference_charges` must have one value per element "
                 f"({sizes.n_elements}), got {len(given)}"
             )
-        reference = torch.tensor(given, dtype=torch.float64)
-        self.register_buffer("reference", reference, persistent=False)
-        self.reference: Tensor
+        super().__init__(
+            reference=None if given is None else torch.tensor(given, dtype=torch.float64)
+        )
+        self.readouts = make_readouts(config, sizes) if config.residual else None
+        starts_at_zero = config.residual or given is not None
+        self.transfers = EdgeTransfers(sizes, starts_at_zero=starts_at_zero)
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
@@ -63,16 +62,20 @@ class EdgeHead(ChargeModel):
         moved = segment_sum(transfers, x.graph.edge_index[1], x.graph.n_atoms)
         if self.readouts is not None:
             return self.readouts(x.invariants) + moved
-        return self.reference.to(moved.dtype).index_select(0, x.element) + moved
-
-    def element_charges(self, element: Tensor) -> Tensor | None:
-        """See :meth:`ChargeModel.element_charges`."""
-        return self.reference.index_select(0, element) if self.has_references else None
+        # q_i = N_i + sum_j t_ij: what an atom takes over all edges that it receives
+        start = self.element_charges(x.element)
+        return moved if start is None else start.to(moved.dtype) + moved
 
     def references(self, x: HeadInput) -> Tensor:
         """``N_i`` without ``residual``, summing to the total charge, (n_atoms,) in e."""
-        n = self.reference.to(x.graph.positions.dtype).index_select(0, x.element)
-        return _shifted(n, x.graph)
+        start = self.element_charges(x.element)
+        if start is None:
+            start = x.graph.positions.new_zeros(len(x.element))
+        return _shifted(start.to(x.graph.positions.dtype), x.graph)
+
+    def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
+        """See :meth:`ChargeModel.at_potentials`; there are none."""
+        return self.local(x)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
@@ -102,10 +105,13 @@ class EdgeTransfers(nn.Module):
         graph, features = x.graph, x.invariants[-1]
         sender, receiver = graph.edge_index
         distance = edge_vectors(graph).norm(dim=1)
+        # b[e, h] from Bessel functions with the cutoff: transfers vanish smoothly with distance
         radial = self.radial(self.basis(distance, distance))
+        # u[e, h] of sender j and receiver i, features of the last layer
         pair = self.sender(features).index_select(0, sender)
         pair = pair + self.receiver(features).index_select(0, receiver)
         hidden = functional.silu(pair * radial)
+        # antisymmetric: what i takes from j is what j gives, so charge is conserved exactly
         hidden = hidden - hidden.index_select(0, graph.reverse_edge)
         return hidden @ self.out * _HIDDEN**-0.5
 
@@ -120,6 +126,7 @@ def transfer_polarization(references: Tensor, transfers: Tensor, graph: AtomGrap
         transfers: (n_edges,) charge that the receiver takes from the sender in e.
         graph: The batch.
     """
+    # charges N_i at their places, then each transfer times the vector it goes along
     total = segment_sum(references[:, None] * graph.positions, graph.batch, graph.n_systems)
     # t_ij is what i takes from j: the vector of that edge, from its sender j to i, is r_i - r_j
     moved = 0.5 * transfers[:, None] * edge_vectors(graph)

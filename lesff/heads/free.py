@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, final
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from lesff.heads.config import LongRangeConfig
 from lesff.nn.readout import LayerReadouts
 
 
+@final
 class FreeHead(ChargeModel):
     """Latent charges as the sum of one readout per layer (KING25, arXiv 2412.15455).
 
@@ -36,6 +37,10 @@ class FreeHead(ChargeModel):
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
         return self.readouts(x.invariants)
+
+    def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
+        """See :meth:`ChargeModel.at_potentials`; there are none."""
+        return self.local(x)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""

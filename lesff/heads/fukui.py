@@ -19,7 +19,7 @@ the potentials is not defined in a periodic cell.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ _TINY = 1e-10
 """Added to every weight: without any susceptible atom the rest is shared equally."""
 
 
+@final
 class FukuiHead(ChargeModel):
     """``"fukui"``: see the module's text. The weights start out equal, the spin channel at zero."""
 
@@ -67,9 +68,11 @@ class FukuiHead(ChargeModel):
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
         channels, weights = self._local(x)
+        # p + f lambda has the targets as its sums; both channels together are the charge
         potentials = self._potentials(channels, weights, x.graph)
         charges = (channels + weights * potentials[x.graph.batch]).sum(1)
         local, latent = channels.sum(1), charges
+        # at the start the Coulomb energy is that of the free charges, see heads/base.py
         if self.anchored is not None:
             latent = charges + self.anchored(local, x.graph)[1]
         return HeadOutput(
@@ -78,12 +81,14 @@ class FukuiHead(ChargeModel):
 
     def _local(self, x: HeadInput) -> tuple[Tensor, Tensor]:
         """Populations before any constraint, in e, and weights, both (n_atoms, 2)."""
+        # p_up = (q + s) / 2, p_down = (q - s) / 2; f > 0 through softplus, [n, (up, down)]
         half, spin = 0.5 * self.local(x), 0.5 * self.spin_readouts(x.invariants)
         weights = [functional.softplus(readout(x.invariants)) for readout in self.weights]
         return torch.stack([half + spin, half - spin], dim=1), torch.stack(weights, dim=1) + _TINY
 
     @staticmethod
     def _potentials(channels: Tensor, weights: Tensor, graph: AtomGraph) -> Tensor:
+        # T_up = (Q + S) / 2 and T_down = (Q - S) / 2 with S unpaired electrons
         unpaired = (graph.spin_multiplicity - 1).to(channels.dtype)
         targets = torch.stack([graph.total_charge + unpaired, graph.total_charge - unpaired], 1)
         return fukui_potentials(channels, weights, 0.5 * targets, graph)
@@ -100,5 +105,6 @@ def fukui_potentials(
         targets: (n_systems, channels) in e.
         graph: The batch.
     """
+    # what a system lacks in each channel, per unit of weight: f lambda adds up to it
     missing = targets - segment_sum(populations, graph.batch, graph.n_systems)
     return missing / segment_sum(weights, graph.batch, graph.n_systems)

@@ -58,6 +58,7 @@ class MultipoleHead(nn.Module):
         self._check_orders(chosen, sizes)
         self.dipoles = OrderReadout(sizes, order=1) if chosen.dipoles else None
         self.quadrupoles = OrderReadout(sizes, order=2) if chosen.quadrupoles else None
+        # softness: charge per potential; polarizability: dipole per field
         self.softness = self.polarizability = self.anisotropy = None
         if chosen.induces_charges:
             self.softness = Susceptibility(config, sizes, start=_SOFTNESS)
@@ -86,6 +87,7 @@ class MultipoleHead(nn.Module):
             raise ConfigError(
                 "`long_range.multipoles` must be null for a head whose energy is a response only"
             )
+        # charges of the charge head, dipoles and quadrupoles of the features
         permanent = Multipoles.of(head.coulomb, self._dipoles(x), self._quadrupoles(x))
         dipoles = permanent.dipoles if self.config.has_dipoles else None
         result = replace(
@@ -98,8 +100,10 @@ class MultipoleHead(nn.Module):
 
     def _with_induced(self, x: HeadInput, head: HeadOutput, permanent: Multipoles) -> HeadOutput:
         graph = x.graph
+        # potential and field at every atom: of the permanent moments, then with the external ones
         found = interact(permanent, graph, x.settings)
         potential, field = with_external(found.potential, found.field, graph)
+        # linear response, dq = -kappa (Phi - mean Phi) and du = alpha E; half of the work is stored
         induced = respond(potential, field, graph, self.response(x))
         # the field's work on induced moments is counted with that on all moments, elsewhere
         work_potential, work_field = potential - found.potential, field - found.field
@@ -118,6 +122,7 @@ class MultipoleHead(nn.Module):
 
     def response(self, x: HeadInput) -> Response:
         """Softness and polarizability of every atom."""
+        # kappa = |gate| s; the shares s alone give the mean potential where the gate is closed
         softness = shares = alpha = None
         if self.softness is not None:
             shares = self.softness(x)
@@ -125,6 +130,7 @@ class MultipoleHead(nn.Module):
         if self.polarizability is not None:
             alpha = self.polarizability.scale() * self.polarizability(x)
             if self.anisotropy is not None:
+                # alpha (1 + T)^2: the square of a symmetric matrix is never negative
                 root = self._tensor(self.anisotropy(x)) + torch.eye(3).to(alpha)
                 alpha = alpha[:, None, None] * (root @ root)
         return Response(softness=softness, shares=shares, polarizability=alpha)
@@ -137,10 +143,12 @@ class MultipoleHead(nn.Module):
 
     def _tensor(self, y: Tensor) -> Tensor:
         """(n, 5) of order 2 to traceless symmetric (n, 3, 3)."""
+        # T[n, a, b] = sum_m B[a, b, m] y[n, m]
         return torch.einsum("abm,nm->nab", self.basis.to(y.dtype), y)
 
     @staticmethod
     def _check_orders(chosen: MultipoleConfig, sizes: HeadSizes) -> None:
+        # what to write instead: irreps up to the order that is needed
         have = len(sizes.equivariant_layers)
         if have >= chosen.max_order:
             return
@@ -178,6 +186,7 @@ class OrderReadout(nn.Module):
         for weight, mix, v in zip(
             self.weight, self.mix, x.equivariants[self.order - 1], strict=True
         ):
+            # w_c + sum_d W[d, c] x[n, d] of one layer, then y[n, m] = sum_c factor[n, c] v[n, m, c]
             factor = weight + x.invariants[-1] @ (mix * norm)  # (n_atoms, channels)
             parts.append((v * (factor * norm)[:, None]).sum(2))
         return torch.stack(parts).sum(0)
@@ -201,10 +210,12 @@ class Susceptibility(nn.Module):
 
     def scale(self) -> Tensor:
         """``|gate|``, with slope 1 at zero: a gate that is pushed below zero comes back."""
+        # torch.abs has slope 0 at zero: a closed gate would never open
         return torch.where(self.gate >= 0, self.gate, -self.gate)
 
     def forward(self, x: HeadInput) -> Tensor:
         """(n_atoms,), positive, without the gate."""
+        # softplus(0) = log 2, which `factor` divides out: `start` before training
         value = self.table.index_select(0, x.element) + self.readouts(x.invariants)
         return self.factor * functional.softplus(value)
 

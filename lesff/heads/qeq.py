@@ -20,7 +20,7 @@ chi at the start: without it chi = 0 would be a stationary point of any loss on 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class Hardness(nn.Module):
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
         self.minimum = config.min_hardness
+        # softplus(log(e^s - 1)) = s
         start = max(_START_HARDNESS - self.minimum, 1.0)
         self.table = nn.Parameter(torch.full((sizes.n_elements,), math.log(math.expm1(start))))
         self.readouts = make_readouts(config, sizes, starts_at_zero=True)
@@ -52,6 +53,7 @@ class Hardness(nn.Module):
         return functional.softplus(value) + self.minimum
 
 
+@final
 class QEqHead(ChargeModel):
     """``"qeq"``: charges at the minimum of an energy with the full Coulomb matrix."""
 
@@ -70,24 +72,33 @@ class QEqHead(ChargeModel):
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`; not defined without ``residual``: ``-chi / J``."""
+        # with `residual`: charges of the pretrained head
         if self.readouts is not None:
             return self.readouts(x.invariants)
         return -self.electronegativity(x.invariants) / self.hardness(x)
+
+    def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
+        """See :meth:`ChargeModel.at_potentials`; there are none."""
+        return self.local(x)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
         chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
         local, graph = self.local(x), x.graph
+        # without `residual`: q itself, from zero charges to the total charge
         start, base = torch.zeros_like(chi), None
         slope, totals = chi, graph.total_charge
         if self.anchored is not None:
+            # with it: the change d of q0, which sums to zero, in the potential c Phi of p'
             start, excess = self.anchored(local, graph)
             base = start + excess
             slope = chi + self.coupling * coulomb_potential(base, graph, x.settings)
             totals = torch.zeros_like(graph.total_charge)
+        # chi . q0: the slope in chi at the start, see the module's text
         rest = chi * start
         if x.site_potential is not None:
             slope = slope + x.site_potential
+        # (A + J) d + slope + lambda = 0, solved with the sums of d given
         found = equilibrate(slope, hardness, graph, x.settings, totals=totals)
         change = found.charges
         if x.site_potential is not None:  # whoever adds the work on all charges counts this part
@@ -104,6 +115,7 @@ class QEqHead(ChargeModel):
         )
 
 
+@final
 class LocalQEqHead(ChargeModel):
     """``"qeq-local"``: the diagonal of the Coulomb matrix only, in closed form."""
 
@@ -119,6 +131,10 @@ class LocalQEqHead(ChargeModel):
         local = -self.electronegativity(x.invariants) / self.hardness(x)
         return local if self.readouts is None else local + self.readouts(x.invariants)
 
+    def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
+        """See :meth:`ChargeModel.at_potentials`; there are none."""
+        return self.local(x)
+
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
         chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
@@ -127,6 +143,7 @@ class LocalQEqHead(ChargeModel):
             charges = equilibrate_locally(chi, hardness, graph)
             latent = charges
         else:
+            # q = q0 + d with d = -(chi + lambda) / J, which sums to zero
             start, excess = self.anchored(self.readouts(x.invariants), graph)
             totals = torch.zeros_like(graph.total_charge)
             charges = start + equilibrate_locally(chi, hardness, graph, totals=totals)

@@ -1,16 +1,23 @@
-"""Fused kernels: compiled ones for CPUs, Triton ones for GPUs; calls on tensors (no autograd)."""
+"""Fused kernels behind one protocol: compiled ones for CPUs, Triton ones for GPUs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
+from typing import Protocol
 
 from torch import Tensor
 
-from lesff.kernels.arguments import ContractionTerms, ConvolutionEdges, ConvolutionPath, RadialTable
-from lesff.kernels.cpu import harmonics, harmonics_backward
+from lesff.kernels.arguments import (
+    ContractionTerms,
+    ConvolutionEdges,
+    ConvolutionPath,
+    ConvolutionPaths,
+    RadialTable,
+    RadialWeights,
+)
+from lesff.kernels.cpu import CPU
 from lesff.kernels.library import (
     TABLE_BLOCK,
     KernelStatus,
@@ -21,32 +28,169 @@ from lesff.kernels.library import (
 
 __all__ = [
     "TABLE_BLOCK",
+    "Backend",
     "ContractionTerms",
     "ConvolutionEdges",
     "ConvolutionPath",
+    "ConvolutionPaths",
     "KernelStatus",
     "RadialTable",
+    "RadialWeights",
     "backend",
-    "harmonics",
-    "harmonics_backward",
     "is_active",
     "kernel_status",
 ]
 
 
-def backend(tensor: Tensor) -> ModuleType | None:
-    """Module whose ``convolve`` and ``contract`` compute on a tensor's device and type.
+class Backend(Protocol):
+    """What the blocks in :mod:`lesff.nn` ask of fused kernels: calls on tensors, without autograd.
 
-    :mod:`lesff.kernels.cpu` on CPUs, :mod:`lesff.kernels.gpu` on CUDA devices where Triton is
-    installed, None for plain PyTorch.
+    A backend gives values and first derivatives; second derivatives go through the plain PyTorch
+    form of the same block. All floating-point tensors of one call have the same type; index tables
+    (``edges``, ``slices``) are where the features are, ``paths`` and ``terms`` on the host. What a
+    backend makes of ``paths`` and ``terms`` it keeps for itself, as long as they live.
+    """
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether radial weights may be given as distances and a :class:`RadialTable`."""
+        ...
+
+    def has_harmonics(self, max_ell: int) -> bool:
+        """Whether :meth:`harmonics` and its backward exist up to an order."""
+        ...
+
+    def convolve(
+        self,
+        features: Tensor,
+        kernel: Tensor,
+        radial: RadialWeights,
+        paths: ConvolutionPaths,
+        edges: ConvolutionEdges,
+    ) -> tuple[Tensor, ...]:
+        """Messages of every node, one tensor (n_nodes, 2 l + 1, message_cols[l]) per order l.
+
+        Args:
+            features: (n_nodes, (feature_l + 1)^2, channels).
+            kernel: (n_pairs, kernel_cols) angular kernel along the pair's edge.
+            radial: Weights, one row per pair or per direction of a pair, or distances and a table.
+            paths: The paths.
+            edges: Index tables.
+
+        Raises:
+            KernelError: if types differ, or for a table where :attr:`has_tables` is false.
+        """
+        ...
+
+    def convolve_backward(
+        self,
+        grads: Sequence[Tensor],
+        features: Tensor,
+        kernel: Tensor,
+        radial: RadialWeights,
+        paths: ConvolutionPaths,
+        edges: ConvolutionEdges,
+        *,
+        need_features: bool,
+        need_pairs: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of features, angular kernel and radial weights (or distances).
+
+        Args:
+            grads: Gradients of the messages.
+            features: As for :meth:`convolve`, like the next four.
+            kernel: See there.
+            radial: See there.
+            paths: See there.
+            edges: See there.
+            need_features: Whether the gradient of the features is computed.
+            need_pairs: Whether those of kernel and radial weights are.
+
+        Raises:
+            KernelError: as :meth:`convolve`.
+        """
+        ...
+
+    def contract(
+        self, features: Tensor, table: Tensor, slices: Tensor, terms: ContractionTerms
+    ) -> Tensor:
+        """Value of a symmetric contraction, (n_nodes, n_components, channels).
+
+        Args:
+            features: (n_nodes, n_rows, channels).
+            table: (n_elements, n_terms, channels) weight of every monomial.
+            slices: (n_slices, 3) int64: nodes ``start:stop`` have row ``element`` of the table;
+                every row at most once.
+            terms: The monomials.
+
+        Raises:
+            KernelError: if types differ.
+        """
+        ...
+
+    def contract_backward(
+        self,
+        grad: Tensor,
+        features: Tensor,
+        table: Tensor,
+        slices: Tensor,
+        terms: ContractionTerms,
+        *,
+        need_features: bool,
+        need_table: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of features and table.
+
+        Args:
+            grad: (n_nodes, n_components, channels) gradient of the value.
+            features: As for :meth:`contract`, like the next three.
+            table: See there.
+            slices: See there.
+            terms: See there.
+            need_features: Whether the gradient of the features is computed.
+            need_table: Whether that of the table is.
+
+        Raises:
+            KernelError: if types differ.
+        """
+        ...
+
+    def harmonics(self, vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
+        """Lengths (n,) in A and real harmonics (n, (max_ell + 1)^2) of vectors (n, 3) in A.
+
+        Raises:
+            KernelError: where :meth:`has_harmonics` is false.
+        """
+        ...
+
+    def harmonics_backward(
+        self, grad_distance: Tensor, grad_harmonics: Tensor, vectors: Tensor, max_ell: int
+    ) -> Tensor:
+        """Gradient of the vectors, (n, 3), from those of lengths and harmonics.
+
+        Raises:
+            KernelError: where :meth:`has_harmonics` is false.
+        """
+        ...
+
+
+def backend(tensor: Tensor) -> Backend | None:
+    """What computes on a tensor's device and type.
+
+    The compiled library on CPUs, Triton on CUDA devices where it is installed, None for plain
+    PyTorch.
     """
     if is_active(tensor):
-        return import_module("lesff.kernels.cpu")
+        return CPU
     if tensor.is_cuda and tensor.is_floating_point() and device_kernels_wanted():
-        return _device_module()
+        return _device_backend()
     return None
 
 
 @cache
-def _device_module() -> ModuleType | None:
-    return None if find_spec("triton") is None else import_module("lesff.kernels.gpu")
+def _device_backend() -> Backend | None:
+    if find_spec("triton") is None:
+        return None
+    from lesff.kernels.gpu import GPU  # Triton is optional, and is not imported without a GPU
+
+    return GPU

@@ -1,11 +1,14 @@
-"""Calls of the compiled kernels on CPU tensors, without autograd.
+"""Compiled kernels on CPU tensors, without autograd.
 
-The structures mirror ``csrc/arguments.h`` field by field.
+The structures mirror ``csrc/arguments.h`` field by field; all that ctypes knows stays in this file.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from ctypes import c_double, c_int32, c_int64, c_void_p
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -14,80 +17,257 @@ from lesff.errors import KernelError
 from lesff.kernels.arguments import (
     ContractionTerms,
     ConvolutionEdges,
-    RadialTable,
-    _Contraction,
-    _Convolution,
-    _Harmonics,
-    _Inputs,
+    ConvolutionPaths,
+    RadialWeights,
 )
 from lesff.kernels.library import call
 
+_MAX_ELL = 3
+"""Highest order of harmonics that is compiled in."""
 
-def convolve(
-    features: Tensor, kernel: Tensor, radial: Tensor | tuple[Tensor, RadialTable],
-    paths: ctypes.Array, edges: ConvolutionEdges, message_cols: tuple[int, ...],
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """Messages of every node, one tensor (n_nodes, 2 l + 1, message_cols[l]) per order.
 
-    Args:
-        features: (n_nodes, (feature_l + 1)^2, channels).
-        kernel: (n_pairs, kernel_cols) angular kernel along the pair's edge.
-        radial: Weights (n_pairs or 2 n_pairs, n_paths * channels), or distances (n_pairs,) in A
-            and the table to look up.
-        paths: Array of :class:`ConvolutionPath`.
-        edges: Index tables.
-        message_cols: Channels of each order's message.
+class _Path(ctypes.Structure):
+    _fields_ = [
+        (name, c_int32)
+        for name in ("rows", "cols", "feature_row", "kernel_col", "order", "block", "odd")
+    ]
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = [
+        # sizes, names and order as in the C structure
+        *[(n, c_int64) for n in ("n_nodes", "n_pairs", "n_edges", "channels", "feature_rows")],
+        ("kernel_cols", c_int64),
+        ("n_paths", c_int32),
+        ("n_threads", c_int32),
+        # paths, index tables, values that come in
+        ("paths", c_void_p),
+        ("message_cols", c_int64 * 4),
+        *[(n, c_void_p) for n in ("node_start", "edge_sender", "edge_pair", "edge_sign")],
+        *[(n, c_void_p) for n in ("pair_sender", "pair_receiver", "features", "kernel", "weights")],
+        # radial weights are given, or looked up in a table at the distances
+        ("weight_rows", c_int64),
+        ("distance", c_void_p),
+        ("table", c_void_p),
+        ("n_intervals", c_int64),
+        ("table_start", c_double),
+        ("table_inverse_step", c_double),
+        # messages go out of the forward; in the backward their gradients come in
+        ("messages", c_void_p * 4),
+        *[(n, c_void_p) for n in ("grad_features", "grad_kernel", "grad_weights", "grad_distance")],
+    ]
+
+
+class _Contraction(ctypes.Structure):
+    _fields_ = [
+        *[(n, c_int64) for n in ("n_nodes", "channels", "n_rows", "n_components", "n_terms")],
+        *[(n, c_int64) for n in ("n_groups", "n_slices", "n_elements")],
+        ("n_threads", c_int32),
+        *[(n, c_void_p) for n in ("slices", "groups", "last", "features", "table")],
+        *[(n, c_void_p) for n in ("output", "grad", "grad_features", "grad_table")],
+    ]
+
+
+class _Harmonics(ctypes.Structure):
+    _fields_ = [
+        ("n_pairs", c_int64),
+        ("max_ell", c_int32),
+        ("n_threads", c_int32),
+        *[(n, c_void_p) for n in ("vectors", "distance", "harmonics", "grad_distance")],
+        *[(n, c_void_p) for n in ("grad_harmonics", "grad_vectors")],
+    ]
+
+
+class _Inputs:
+    """Contiguous tensors, kept alive while the kernels use their memory."""
+
+    def __init__(self, features: Tensor, kernel: Tensor, radial: RadialWeights) -> None:
+        # kernels index raw memory: C order, one type
+        self.features = features.contiguous()
+        self.kernel = kernel.contiguous()
+        self.weights = self.distance = self.table = None
+        if isinstance(radial, Tensor):
+            self.weights = radial.contiguous()
+        else:
+            self.distance, self.table = radial[0].contiguous(), radial[1]
+        for tensor in (self.kernel, self.weights, self.distance):
+            if tensor is not None and tensor.dtype != features.dtype:
+                raise KernelError(f"inputs must be {features.dtype}, got {tensor.dtype}")
+
+
+class CPUBackend:
+    """The compiled library; see :class:`lesff.kernels.Backend` for the methods.
+
+    It keeps one C array per table of paths, made at the first call with that table and dropped with
+    it.
     """
-    n_nodes = features.shape[0]
-    messages = tuple(
-        features.new_empty(n_nodes, 2 * order + 1, cols) for order, cols in enumerate(message_cols)
-    )
-    inputs = _Inputs(features, kernel, radial)
-    call("convolve", features.dtype, _convolution(inputs, paths, edges, messages))
-    return messages
+
+    has_tables = True
+
+    def __init__(self) -> None:
+        self._arrays: WeakKeyDictionary[ConvolutionPaths, ctypes.Array[_Path]] = WeakKeyDictionary()
+
+    def has_harmonics(self, max_ell: int) -> bool:
+        """See :class:`lesff.kernels.Backend`."""
+        return max_ell <= _MAX_ELL
+
+    def convolve(
+        self,
+        features: Tensor,
+        kernel: Tensor,
+        radial: RadialWeights,
+        paths: ConvolutionPaths,
+        edges: ConvolutionEdges,
+    ) -> tuple[Tensor, ...]:
+        """See :class:`lesff.kernels.Backend`."""
+        n_nodes = features.shape[0]
+        # A[i, m, (path, c)] of every order, not yet filled
+        messages = tuple(
+            features.new_empty(n_nodes, 2 * order + 1, cols)
+            for order, cols in enumerate(paths.message_cols)
+        )
+        inputs = _Inputs(features, kernel, radial)
+        arguments = _convolution(inputs, self._array(paths), edges, messages)
+        call("convolve", features.dtype, arguments)
+        return messages
+
+    def convolve_backward(
+        self,
+        grads: Sequence[Tensor],
+        features: Tensor,
+        kernel: Tensor,
+        radial: RadialWeights,
+        paths: ConvolutionPaths,
+        edges: ConvolutionEdges,
+        *,
+        need_features: bool,
+        need_pairs: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """See :class:`lesff.kernels.Backend`."""
+        # the places of the messages now hold their gradients
+        grads = tuple(grad.contiguous() for grad in grads)
+        inputs = _Inputs(features, kernel, radial)
+        arguments = _convolution(inputs, self._array(paths), edges, grads)
+        grad_features = grad_kernel = grad_radial = None
+        # kernels add to what is there: rows that no edge reaches stay zero
+        if need_features:
+            grad_features = torch.zeros_like(inputs.features)
+            arguments.grad_features = grad_features.data_ptr()
+        if need_pairs:
+            grad_kernel = torch.zeros_like(inputs.kernel)
+            arguments.grad_kernel = grad_kernel.data_ptr()
+            # weights are written in full, gradients of distances added up path by path
+            if inputs.weights is not None:
+                grad_radial = torch.empty_like(inputs.weights)
+                arguments.grad_weights = grad_radial.data_ptr()
+            elif inputs.distance is not None:
+                grad_radial = torch.zeros_like(inputs.distance)
+                arguments.grad_distance = grad_radial.data_ptr()
+        call("convolve_backward", features.dtype, arguments)
+        return grad_features, grad_kernel, grad_radial
+
+    def _array(self, paths: ConvolutionPaths) -> ctypes.Array[_Path]:
+        # looked up by identity: the same module asks with the same table at every call
+        array = self._arrays.get(paths)
+        if array is None:
+            rows = [
+                _Path(
+                    rows=path.rows,
+                    cols=path.cols,
+                    feature_row=path.feature_row,
+                    kernel_col=path.kernel_col,
+                    order=path.order,
+                    block=path.block,
+                    odd=int(path.is_odd),
+                )
+                for path in paths.paths
+            ]
+            array = self._arrays[paths] = (_Path * len(rows))(*rows)
+        return array
+
+    def contract(
+        self, features: Tensor, table: Tensor, slices: Tensor, terms: ContractionTerms
+    ) -> Tensor:
+        """See :class:`lesff.kernels.Backend`."""
+        features, table = features.contiguous(), table.contiguous()
+        # B[n, m, c]
+        output = features.new_empty(features.shape[0], terms.n_components, features.shape[2])
+        arguments = _contraction(features, table, slices, terms)
+        arguments.output = output.data_ptr()
+        call("contract", features.dtype, arguments)
+        return output
+
+    def contract_backward(
+        self,
+        grad: Tensor,
+        features: Tensor,
+        table: Tensor,
+        slices: Tensor,
+        terms: ContractionTerms,
+        *,
+        need_features: bool,
+        need_table: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See :class:`lesff.kernels.Backend`."""
+        grad, features, table = grad.contiguous(), features.contiguous(), table.contiguous()
+        arguments = _contraction(features, table, slices, terms)
+        arguments.grad = grad.data_ptr()
+        # features are written in full; in the table, elements without nodes stay zero
+        grad_features = torch.empty_like(features) if need_features else None
+        grad_table = torch.zeros_like(table) if need_table else None
+        if grad_features is not None:
+            arguments.grad_features = grad_features.data_ptr()
+        if grad_table is not None:
+            arguments.grad_table = grad_table.data_ptr()
+        call("contract_backward", features.dtype, arguments)
+        return grad_features, grad_table
+
+    def harmonics(self, vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`."""
+        vectors = vectors.contiguous()
+        # r[p] and Y[p, (l, m)]
+        distance = vectors.new_empty(len(vectors))
+        values = vectors.new_empty(len(vectors), (max_ell + 1) ** 2)
+        arguments = _Harmonics(
+            n_pairs=len(vectors),
+            max_ell=max_ell,
+            n_threads=torch.get_num_threads(),
+            vectors=vectors.data_ptr(),
+            distance=distance.data_ptr(),
+            harmonics=values.data_ptr(),
+        )
+        call("harmonics", vectors.dtype, arguments)
+        return distance, values
+
+    def harmonics_backward(
+        self, grad_distance: Tensor, grad_harmonics: Tensor, vectors: Tensor, max_ell: int
+    ) -> Tensor:
+        """See :class:`lesff.kernels.Backend`."""
+        vectors, grad_distance = vectors.contiguous(), grad_distance.contiguous()
+        # dr[p] and dY[p, (l, m)] -> one gradient of the vector [p, 3]
+        grad_harmonics, grad_vectors = grad_harmonics.contiguous(), torch.empty_like(vectors)
+        arguments = _Harmonics(
+            n_pairs=len(vectors),
+            max_ell=max_ell,
+            n_threads=torch.get_num_threads(),
+            vectors=vectors.data_ptr(),
+            grad_distance=grad_distance.data_ptr(),
+            grad_harmonics=grad_harmonics.data_ptr(),
+            grad_vectors=grad_vectors.data_ptr(),
+        )
+        call("harmonics_backward", vectors.dtype, arguments)
+        return grad_vectors
 
 
-def convolve_backward(
-    grads: tuple[Tensor, ...], features: Tensor, kernel: Tensor,
-    radial: Tensor | tuple[Tensor, RadialTable], paths: ctypes.Array, edges: ConvolutionEdges,
-    *, need_features: bool, need_pairs: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """Gradients of features, angular kernel and radial weights (or distances).
-
-    Args:
-        grads: Gradients of the messages.
-        features: As for :func:`convolve`.
-        kernel: As for :func:`convolve`.
-        radial: As for :func:`convolve`.
-        paths: As for :func:`convolve`.
-        edges: As for :func:`convolve`.
-        need_features: Whether the gradient of the features is computed.
-        need_pairs: Whether those of kernel and radial weights are.
-    """
-    grads = tuple(grad.contiguous() for grad in grads)
-    inputs = _Inputs(features, kernel, radial)
-    arguments = _convolution(inputs, paths, edges, grads)
-    grad_features = grad_kernel = grad_radial = None
-    if need_features:
-        grad_features = torch.zeros_like(inputs.features)
-        arguments.grad_features = grad_features.data_ptr()
-    if need_pairs:
-        grad_kernel = torch.zeros_like(inputs.kernel)
-        arguments.grad_kernel = grad_kernel.data_ptr()
-        if inputs.weights is not None:
-            grad_radial = torch.empty_like(inputs.weights)
-            arguments.grad_weights = grad_radial.data_ptr()
-        elif inputs.distance is not None:
-            grad_radial = torch.zeros_like(inputs.distance)
-            arguments.grad_distance = grad_radial.data_ptr()
-    call("convolve_backward", features.dtype, arguments)
-    return grad_features, grad_kernel, grad_radial
+CPU = CPUBackend()
+"""The one of this process."""
 
 
 def _convolution(
-    inputs: _Inputs, paths: ctypes.Array, edges: ConvolutionEdges, messages: tuple[Tensor, ...]
+    inputs: _Inputs, paths: ctypes.Array[_Path], edges: ConvolutionEdges, messages: Sequence[Tensor]
 ) -> _Convolution:
     n_nodes, feature_rows, channels = inputs.features.shape
+    # nothing is copied: the structure holds addresses, the caller keeps the tensors alive
     arguments = _Convolution(
         n_nodes=n_nodes,
         n_pairs=len(edges.pair_sender),
@@ -107,9 +287,11 @@ def _convolution(
         features=inputs.features.data_ptr(),
         kernel=inputs.kernel.data_ptr(),
     )
+    # one message tensor per order, its columns are (path of that order, channel)
     for order, message in enumerate(messages):
         arguments.message_cols[order] = message.shape[2]
         arguments.messages[order] = message.data_ptr()
+    # weight_rows tells one row per pair from one per direction
     if inputs.weights is not None:
         arguments.weights = inputs.weights.data_ptr()
         arguments.weight_rows = inputs.weights.shape[0]
@@ -122,57 +304,12 @@ def _convolution(
     return arguments
 
 
-def contract(features: Tensor, table: Tensor, slices: Tensor, terms: ContractionTerms) -> Tensor:
-    """Value of the contraction, (n_nodes, n_components, channels).
-
-    Args:
-        features: (n_nodes, n_rows, channels).
-        table: (n_elements, n_terms, channels) weight of every monomial.
-        slices: (n_slices, 3) int64: nodes ``start:stop`` have row ``element`` of the table; every
-            row at most once.
-        terms: The monomials.
-    """
-    features, table = features.contiguous(), table.contiguous()
-    output = features.new_empty(features.shape[0], terms.n_components, features.shape[2])
-    arguments = _contraction(features, table, slices, terms)
-    arguments.output = output.data_ptr()
-    call("contract", features.dtype, arguments)
-    return output
-
-
-def contract_backward(
-    grad: Tensor, features: Tensor, table: Tensor, slices: Tensor, terms: ContractionTerms,
-    *, need_features: bool, need_table: bool,
-) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """Gradients of features and table.
-
-    Args:
-        grad: (n_nodes, n_components, channels) gradient of the output.
-        features: As for :func:`contract`.
-        table: As for :func:`contract`.
-        slices: As for :func:`contract`.
-        terms: As for :func:`contract`.
-        need_features: Whether the gradient of the features is computed.
-        need_table: Whether that of the table is.
-    """
-    grad, features, table = grad.contiguous(), features.contiguous(), table.contiguous()
-    arguments = _contraction(features, table, slices, terms)
-    arguments.grad = grad.data_ptr()
-    grad_features = torch.empty_like(features) if need_features else None
-    grad_table = torch.zeros_like(table) if need_table else None
-    if grad_features is not None:
-        arguments.grad_features = grad_features.data_ptr()
-    if grad_table is not None:
-        arguments.grad_table = grad_table.data_ptr()
-    call("contract_backward", features.dtype, arguments)
-    return grad_features, grad_table
-
-
 def _contraction(
     features: Tensor, table: Tensor, slices: Tensor, terms: ContractionTerms
 ) -> _Contraction:
     if table.dtype != features.dtype:
         raise KernelError(f"weights must be {features.dtype} like the features, got {table.dtype}")
+    # a[n, i, c], W[z, t, c]; slices say which nodes n have the table row z
     n_nodes, n_rows, channels = features.shape
     return _Contraction(
         n_nodes=n_nodes,
@@ -190,39 +327,3 @@ def _contraction(
         features=features.data_ptr(),
         table=table.data_ptr(),
     )
-
-
-def harmonics(vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
-    """Lengths (n,) in A and real harmonics (n, (max_ell + 1)^2) of vectors (n, 3) in A."""
-    vectors = vectors.contiguous()
-    distance = vectors.new_empty(len(vectors))
-    values = vectors.new_empty(len(vectors), (max_ell + 1) ** 2)
-    arguments = _Harmonics(
-        n_pairs=len(vectors),
-        max_ell=max_ell,
-        n_threads=torch.get_num_threads(),
-        vectors=vectors.data_ptr(),
-        distance=distance.data_ptr(),
-        harmonics=values.data_ptr(),
-    )
-    call("harmonics", vectors.dtype, arguments)
-    return distance, values
-
-
-def harmonics_backward(
-    grad_distance: Tensor, grad_harmonics: Tensor, vectors: Tensor, max_ell: int
-) -> Tensor:
-    """Gradient of the vectors, (n, 3)."""
-    vectors, grad_distance = vectors.contiguous(), grad_distance.contiguous()
-    grad_harmonics, grad_vectors = grad_harmonics.contiguous(), torch.empty_like(vectors)
-    arguments = _Harmonics(
-        n_pairs=len(vectors),
-        max_ell=max_ell,
-        n_threads=torch.get_num_threads(),
-        vectors=vectors.data_ptr(),
-        grad_distance=grad_distance.data_ptr(),
-        grad_harmonics=grad_harmonics.data_ptr(),
-        grad_vectors=grad_vectors.data_ptr(),
-    )
-    call("harmonics_backward", vectors.dtype, arguments)
-    return grad_vectors

@@ -49,6 +49,7 @@ def library_path() -> Path | None:
     # an editable installation keeps compiled files in a second folder of the package
     folders = [Path(folder) for folder in import_module("lesff.kernels").__path__]
     names = [f"_kernels*.{suffix}" for suffix in ("so", "dll", "dylib")]
+    # the name's end depends on platform and build; one library is enough
     found = [path for folder in folders for name in names for path in folder.glob(name)]
     return found[0] if found else None
 
@@ -77,12 +78,14 @@ def kernel_status() -> KernelStatus:
             "not built: this installation was made without a C++ compiler (GCC or Clang) and "
             "CMake, or runs from a source tree; install lesff again from source with both",
         )
+    # a library of another system, or of another lesff, is as good as none
     try:
         library = _load(path)
     except (OSError, AttributeError) as error:
         return _absent(choice, f"{path.name} cannot be loaded: {error}; install lesff again")
     if library.lesff_abi_version() != _ABI_VERSION:
         return _absent(choice, f"{path.name} belongs to another version; install lesff again")
+    # by default the best that the processor has
     best = library.lesff_best_instruction_set()
     wanted = INSTRUCTION_SETS.index(choice) if choice in INSTRUCTION_SETS else best
     if wanted > best:
@@ -123,5 +126,6 @@ def call(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
     if status.path is None or status.instruction_set is None:
         raise KernelError(f"compiled kernels are {status.reason}")
     function = getattr(_load(status.path), f"lesff_{name}")
+    # instruction set and type choose among the copies of the kernel in the library
     isa = INSTRUCTION_SETS.index(status.instruction_set)
     function(isa, int(dtype == torch.float64), ctypes.byref(arguments))

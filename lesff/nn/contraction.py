@@ -57,20 +57,24 @@ class SymmetricContraction(nn.Module):
         self.n_elements = n_elements
         terms = [monomials(max_ell, l_out, degree) for degree in range(1, correlation + 1)]
         self.weights = nn.ParameterList()
+        # weights w[z, p, c] and coupling coefficients U[t, p] of every degree
         for degree, term in enumerate(terms, start=1):
             basis = torch.tensor(term.basis)  # a copy: the cached table must not change
             if n_paths is not None:
+                # published coefficients of another basis are loaded into this place
                 basis = torch.zeros(len(basis), n_paths[degree - 1], dtype=basis.dtype)
             count = basis.shape[1]
             self.weights.append(nn.Parameter(torch.randn(n_elements, count, channels) / count))
             self.register_buffer(f"basis_{degree}", basis, persistent=stores_basis)
         # component 0 stands for the factor 1 that fills up terms of lower degree
         index = np.zeros((sum(len(t.index) for t in terms), correlation), dtype=np.int64)
+        # one row of factors per monomial t, short monomials filled up with zeros in front
         start = 0
         for term in terms:
             stop = start + len(term.index)
             index[start:stop, correlation - term.index.shape[1] :] = term.index + 1
             start = stop
+        # t by component, then by what monomials have in common
         component = np.concatenate([term.component for term in terms])
         index, order = grouped_terms(index, component)
         self.n_components = 2 * l_out + 1
@@ -82,6 +86,10 @@ class SymmetricContraction(nn.Module):
         self._terms: kernels.ContractionTerms | None = None
         self._kept_table: tuple[tuple[object, ...], list[Tensor], Tensor] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State without what is built when it is needed, the weight table and the monomials."""
+        return {**self.__dict__, "_kept_table": None, "_terms": None}
+
     @property
     def n_terms(self) -> int:
         """Number of monomials, all components together."""
@@ -89,10 +97,12 @@ class SymmetricContraction(nn.Module):
 
     def table(self) -> Tensor:
         """Weight of every monomial, (n_elements, n_terms, channels)."""
+        # W[z, t, c] = sum_p U[t, p] w[z, p, c], degree by degree
         parts = [
             torch.einsum("tp,zpc->ztc", self.get_buffer(f"basis_{nu}").to(weight.dtype), weight)
             for nu, weight in enumerate(self.weights, start=1)
         ]
+        # monomials of all degrees side by side, in their common order
         return torch.cat(parts, dim=1).index_select(1, self.term_order)
 
     def inference_table(self) -> Tensor:
@@ -100,6 +110,7 @@ class SymmetricContraction(nn.Module):
         if any(weight.requires_grad for weight in self.weights):
             return self.table()
         bases = [self.get_buffer(f"basis_{nu}") for nu in range(1, len(self.weights) + 1)]
+        # a table is stale when a tensor it was made from was replaced, cast or written to
         sources = [*self.weights, *bases]
         key = tuple((x.data_ptr(), x.dtype, x._version) for x in sources)
         if self._kept_table is None or self._kept_table[0] != key:
@@ -111,12 +122,15 @@ class SymmetricContraction(nn.Module):
     def terms(self) -> kernels.ContractionTerms:
         """Monomials as compiled kernels read them, grouped by their leading two factors."""
         if self._terms is None:
+            # factors i <= j, k of every monomial: always three, zeros (the constant 1) in front
             index = self.index.cpu().numpy()
             padded = np.zeros((3, index.shape[1]), dtype=np.int32)
             padded[3 - len(index) :] = index
+            # monomials with the same (i, j, component) are neighbours: one group each
             component = np.repeat(np.arange(self.n_components), self.terms_per_component)
             lead = np.stack([padded[0], padded[1], component])
             ends = np.flatnonzero(np.append((lead[:, 1:] != lead[:, :-1]).any(0), True)) + 1
+            # i, j, component of a group's last monomial, and where the group ends
             groups = np.concatenate([lead[:, ends - 1], ends[None]]).T
             self._terms = kernels.ContractionTerms(
                 groups=torch.from_numpy(groups.astype(np.int32).copy()),
@@ -126,7 +140,7 @@ class SymmetricContraction(nn.Module):
         return self._terms
 
     def forward(self, features: Tensor, topology: Topology) -> Tensor:
-        """Contract.
+        """Value of the contraction, in fused kernels where there are any.
 
         Args:
             features: (n_nodes, (max_ell + 1)^2, channels), element order.
@@ -146,6 +160,7 @@ class SymmetricContraction(nn.Module):
 
     def blocks(self, topology: Topology, channels: int) -> list[tuple[int, int, int]]:
         """(element row, start, stop) of blocks of nodes that share an element."""
+        # values of a block: nodes x terms x channels
         step = max(_BLOCK_VALUES // (self.n_terms * channels), 4)
         return [
             (min(part.element, self.n_elements - 1), start, min(start + step, part.stop))
@@ -155,6 +170,7 @@ class SymmetricContraction(nn.Module):
 
     def factors(self, features: Tensor) -> list[Tensor]:
         """The factors of every monomial, each (n_terms, n, channels)."""
+        # a[n, i, c] -> [1 + i, n, c] with the constant 1 in front, then one row per monomial
         ones = features.new_ones(1, features.shape[0], features.shape[2])
         extended = torch.cat([ones, features.transpose(0, 1)])
         return [extended.index_select(0, rows) for rows in self.index]
@@ -163,13 +179,16 @@ class SymmetricContraction(nn.Module):
         """Sum (n_terms, n, c) over the terms of each component into (n, n_components, c)."""
         if self.n_components == 1:
             return values.sum(0)[:, None]
+        # [t, n, c] -> sum over the t of each component m -> [n, m, c]
         parts = torch.split(values, self.terms_per_component)
         return torch.stack([part.sum(0) for part in parts], dim=1)
 
     def spread(self, grad: Tensor) -> Tensor:
         """(n, n_components, c) to one row per term; left to broadcast for one component."""
         if self.n_components == 1:
+            # G[n, 1, c] -> [1, n, c]
             return grad.transpose(0, 1)
+        # G[n, m, c] -> [t, n, c], the row of the component m that t belongs to
         rows = [
             grad[:, m].expand(count, -1, -1) for m, count in enumerate(self.terms_per_component)
         ]
@@ -181,9 +200,13 @@ class _FusedContract(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, features: Tensor, table: Tensor, module: SymmetricContraction,
-        topology: Topology, fused: Any,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        features: Tensor,
+        table: Tensor,
+        module: SymmetricContraction,
+        topology: Topology,
+        fused: kernels.Backend,
+    ) -> Tensor:
         ctx.save_for_backward(features, table)
         ctx.module, ctx.topology, ctx.fused = module, topology, fused
         slices = topology.element_slices(table.shape[0])
@@ -195,15 +218,21 @@ class _FusedContract(torch.autograd.Function):
         module: SymmetricContraction = ctx.module
         need = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
-
+            # a backward that is itself recorded: the plain form, differentiated by autograd
             def run(features: Tensor, table: Tensor) -> Tensor:
                 return module.plain(features, table, ctx.topology)
 
             return (*recorded_gradients(run, (features, table), need, (grad,)), None, None, None)
-        result = ctx.fused.contract_backward(
-            grad, features, table, ctx.topology.element_slices(table.shape[0]), module.terms(),
-            need_features=need[0], need_table=need[1],
-        )  # fmt: skip
+        fused: kernels.Backend = ctx.fused
+        result = fused.contract_backward(
+            grad,
+            features,
+            table,
+            ctx.topology.element_slices(table.shape[0]),
+            module.terms(),
+            need_features=need[0],
+            need_table=need[1],
+        )
         return (*result, None, None, None)
 
 
@@ -218,6 +247,7 @@ class _Contract(torch.autograd.Function):
         ctx.module, ctx.topology = module, topology
         out = []
         for element, start, stop in module.blocks(topology, features.shape[2]):
+            # B[n, m, c] = sum_t W[z, t, c] a[t, n, c] a'[t, n, c] a''[t, n, c]
             factors = module.factors(features[start:stop])
             out.append(module.sum_terms(_product(factors) * table[element][:, None]))
         return torch.cat(out)
@@ -232,19 +262,24 @@ class _Contract(torch.autograd.Function):
             factors = module.factors(features[start:stop])
             g = module.spread(grad[start:stop])
             if need_features:
+                # d/da_k of a monomial: its weight and gradient times the other factors ...
                 gw = table[element][:, None] * g
                 total = gw.new_zeros(features.shape[1] + 1, stop - start, features.shape[2])
                 for k, rows in enumerate(module.index):
                     others = [f for other, f in enumerate(factors) if other != k]
+                    # ... added to the row of that factor; row 0, the constant 1, is dropped
                     total = total.index_add(0, rows, _product([gw, *others]))
+                # [i, n, c] -> [n, i, c]
                 grad_features.append(total[1:].transpose(0, 1))
             if need_table:
+                # dW[z, t, c] = sum over the nodes n of element z of the monomial times G
                 part = (_product(factors) * g).sum(1)
                 before = grad_table.get(element)
                 grad_table[element] = part if before is None else before + part
         out_features = torch.cat(grad_features) if need_features else None
         out_table = None
         if need_table:
+            # elements without a node have no gradient
             zero = torch.zeros_like(table[0])
             out_table = torch.stack([grad_table.get(z, zero) for z in range(table.shape[0])])
         return out_features, out_table, None, None
@@ -265,16 +300,20 @@ def grouped_terms(index: np.ndarray, component: np.ndarray) -> tuple[np.ndarray,
     """
     degree = index.shape[1]
     if degree < 3:
+        # fewer than three factors share no product of two: sorted by component, then by factors
         order = np.lexsort((*index.T[::-1], component))
         return index[order], order
     rows: list[tuple[int, ...]] = []
     sources: list[int] = []
     for m in np.unique(component):
+        # monomials of component m that have no place yet
         left = {int(t): tuple(index[t].tolist()) for t in np.flatnonzero(component == m)}
         while left:
+            # the pair of factors in most of them; ties go to the larger pair
             count = Counter(pair for term in left.values() for pair in set(_pairs(term)))
             first, second = max(count, key=lambda pair: (count[pair], pair))
             for t, term in list(left.items()):
+                # the pair first, what remains of the monomial last
                 rest = list(term)
                 if (first, second) in _pairs(term):
                     rest.remove(first)

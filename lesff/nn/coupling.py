@@ -61,16 +61,21 @@ def _coupled_bases(
     """
     dim = (max_ell + 1) ** 2
     if degree == 1:
+        # one copy: order l is itself, U[m, i] = delta between m and the (l, m) axis i
         eye = np.eye(dim)
         return [((l, (-1) ** l), eye[lm_slice(l)]) for l in range(min(max_ell, l_limit) + 1)]
     coupled = []
     # a left factor of higher order could not couple down to l_limit any more
     for (l_left, p_left), left in _coupled_bases(max_ell, degree - 1, l_limit + max_ell):
         flat = left.reshape(left.shape[0], -1)  # (m_left, components of the left factors)
+        # couple one more factor of order l to the left ones, to every order allowed
         for l in range(max_ell + 1):
             for l_out in range(abs(l_left - l), min(l_left + l, l_limit) + 1):
+                # i, j, l: m of the result, of the left factors, of the new one;
+                # k: components of the left factors, flattened
                 c = wigner_3j(l_out, l_left, l) * np.sqrt(2 * l_out + 1)
                 block = np.einsum("jk,ijl->ikl", flat, c)
+                # the new factor's axis lists all (l, m); other orders than l stay zero
                 full = np.zeros((2 * l_out + 1, *left.shape[1:], dim))
                 full[..., lm_slice(l)] = block.reshape(2 * l_out + 1, *left.shape[1:], 2 * l + 1)
                 coupled.append(((l_out, p_left * (-1) ** l), full))
@@ -83,6 +88,7 @@ def contraction_basis(max_ell: int, l_out: int, degree: int) -> np.ndarray:
 
     MACE, arXiv 2206.07697, eq. 10; n_lm = (max_ell + 1)^2.
     """
+    # natural parity only; the last axis lists the paths
     wanted = (l_out, (-1) ** l_out)
     blocks = [c for ir, c in _coupled_bases(max_ell, degree, l_out) if ir == wanted]
     return np.stack(blocks, axis=-1)
@@ -101,10 +107,12 @@ def sparse_form(basis: np.ndarray) -> Monomials:
     for index in combinations_with_replacement(range(basis.shape[1]), degree):
         # one monomial collects the coefficients of all distinct orders of its factors
         total = np.sum([basis[(slice(None), *order)] for order in set(permutations(index))], axis=0)
+        # kept where any path has a coefficient, one row per output component m
         for component in np.flatnonzero(np.abs(total).max(axis=1) > _ZERO):
             rows_index.append(index)
             rows_component.append(component)
             rows_basis.append(total[component])
+    # components ascending; monomials of a component stay in their order
     order = np.argsort(rows_component, kind="stable")
     return Monomials(
         index=np.array(rows_index)[order],
@@ -129,6 +137,7 @@ def convolution_paths(feature_l: int, max_ell: int) -> tuple[Path, ...]:
     Natural parity everywhere, so l1 + l2 + l3 is even. Sorted by l3, then in the order e3nn
     meets them (l1, then l2): the layout of published radial weights.
     """
+    # triangle rule |l1 - l2| <= l3 <= l1 + l2, and even parity of the sum
     paths = [
         Path(l1, l2, l3)
         for l1 in range(feature_l + 1)

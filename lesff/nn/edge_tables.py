@@ -4,6 +4,32 @@ Nodes are kept sorted by element, so that element-wise weights act on contiguous
 kernels read edges receiver by receiver. For plain PyTorch edges are regrouped into chunks of
 receivers with about the same number of neighbours: inside a chunk the sum over neighbours is one
 batched matrix product. Either table is built when it is first asked for.
+
+A water molecule in which only O-H are neighbours, atoms O H H in graph order, H H O in element
+order (``node_order`` = 1 2 0, ``node_rank`` = 2 0 1):
+
+.. code-block:: text
+
+    tables, edges by receiver in graph order             edges, the same for fused kernels
+    edge  receiver  sender  pair  sign  the vector       receiver   node_start  sender  pair  sign
+    0     O         0       0     +     H1 -> O          0 (H1)     0           2       0     -
+    1     O         1       1     +     H2 -> O          1 (H2)     1           2       1     -
+    2     H1        2       0     -     O -> H1          2 (O)      2           0       0     +
+    3     H2        2       1     -     O -> H2                                 1       1     +
+    of_pair = [[0, 2], [1, 3]]                           end        4
+
+Senders are in element order. Edges 0 and 2 are the two directions of pair 0, whose radial and
+angular functions are evaluated once, along edge 0.
+
+Slots of four receivers with 5, 4, 4 and 1 edges e0 .. e13:
+
+.. code-block:: text
+
+                        w = 0    1    2    3    4
+    chunk 0, width 5    e0   e1   e2   e3   e4       slots 0..14, a (3, 5) block
+                        e5   e6   e7   e8   --       -- is padding: sign 0, so that it adds nothing
+                        e9   e10  e11  e12  --
+    chunk 1, width 1    e13                          slot 15, a (1, 1) block
 """
 
 from __future__ import annotations
@@ -110,12 +136,15 @@ class Topology:
     @cached_property
     def edges(self) -> ConvolutionEdges:
         """Edges grouped by receiver in element order, for fused kernels."""
+        # receivers from graph order to element order: their edges move as blocks
         tables, order = self.tables, self.node_order.cpu().numpy()
         device = self.node_order.device
         degree = tables.degree[order]
         start = np.concatenate([[0], np.cumsum(degree)])
         graph_start = np.cumsum(tables.degree) - tables.degree
+        # edge of the e-th row: first edge of its receiver in graph order, plus its place among them
         edge = np.repeat(graph_start[order] - start[:-1], degree) + np.arange(start[-1])
+        # the ends of a pair are those of the edge along it; both in element order
         along = tables.of_pair[:, 0]
         receiver = np.repeat(self.node_rank.cpu().numpy(), tables.degree)
 
@@ -151,6 +180,7 @@ class Topology:
 
     def prepare(self, *, fused: bool) -> None:
         """Make the tables of fused kernels, or those of plain PyTorch, now."""
+        # cached properties: looking at them builds them
         names = ("edges", "_element_slices", "_one_slice") if fused else ("slots",)
         for name in names:
             getattr(self, name)
@@ -161,20 +191,25 @@ class Topology:
         tables, order = self.tables, self.node_order.cpu().numpy()
         degree = tables.degree
         n_nodes, n_edges = len(degree), len(tables.sender)
+        # receivers by descending number of edges, so that a chunk's first is its widest
         first_edge = np.cumsum(degree) - degree
         by_degree = np.argsort(-degree, kind="stable")
         chunks = _plan_chunks(degree[by_degree])
         parts = [np.zeros(0, dtype=np.int64)]
         for chunk in chunks:
+            # (n, w) edges of the chunk's receivers, -1 where a receiver has fewer than w + 1
             nodes = by_degree[chunk.node_start : chunk.node_stop]
             part = first_edge[nodes, None] + np.arange(chunk.width)
             part[np.arange(chunk.width) >= degree[nodes, None]] = -1
             parts.append(part.ravel())
+        # slot -> edge, and its inverse on the slots that are no padding
         slot_edge = np.concatenate(parts)
         real = slot_edge >= 0
         edge_slot = np.empty(n_edges, dtype=np.int64)
         edge_slot[slot_edge[real]] = np.flatnonzero(real)
+        # padding reads edge 0, with sign 0
         slot_edge = np.where(real, slot_edge, 0)
+        # row of each node in chunk order: inverse of by_degree
         chunk_rank = np.empty(n_nodes, dtype=np.int64)
         chunk_rank[by_degree] = np.arange(n_nodes)
 
@@ -203,6 +238,7 @@ class Topology:
         rows = self.slots.pair[slots]
         if n_rows == self.n_pairs:
             return rows
+        # rows of the directions against the pairs' edges stand n_pairs further on
         return rows + self.n_pairs * (self.slots.sign[slots] < 0)
 
 
@@ -213,9 +249,11 @@ def _plan_chunks(degree: np.ndarray) -> list[Chunk]:
     n_nodes = len(degree)
     while start < n_nodes:
         width = int(degree[start])
+        # all that is left has no edges: one chunk, of width zero
         if width == 0:
             chunks.append(Chunk(start, n_nodes, 0, edge, edge))
             break
+        # receivers that fill enough of the width, and no more than fit into the cache
         full = np.searchsorted(-degree, -max(_MIN_FILL * width, 1.0), side="right")
         stop = min(int(full), start + max(_CHUNK_EDGES // width, 1))
         n_slots = (stop - start) * width
@@ -225,6 +263,8 @@ def _plan_chunks(degree: np.ndarray) -> list[Chunk]:
 
 
 def _element_slices(node_element: np.ndarray) -> tuple[ElementSlice, ...]:
+    """Runs of equal rows in the ascending table rows of the nodes."""
+    # rows are ascending: a value's nodes end where the next value starts
     values, starts = np.unique(node_element, return_index=True)
     stops = [*starts[1:], len(node_element)]
     return tuple(
@@ -240,19 +280,23 @@ def build_topology(graph: AtomGraph, element_row: Tensor) -> Topology:
         element_row: (119,) table row of each atomic number.
     """
     device = graph.positions.device
+    # the tables are made with numpy on the host, then copied to the device
     element = element_row[graph.atomic_numbers].cpu().numpy()
     sender, receiver = graph.edge_index.cpu().numpy()
     reverse = graph.reverse_edge.cpu().numpy()
     n_nodes, n_edges = graph.n_atoms, graph.n_edges
 
+    # nodes by element; atoms of an element keep their order
     node_order = np.argsort(element, kind="stable")
     node_rank = np.empty(n_nodes, dtype=np.int64)
     node_rank[node_order] = np.arange(n_nodes)
 
+    # of the two edges of a pair, the first one in the list gives the pair its direction
     is_along = np.arange(n_edges) < reverse
     along = np.flatnonzero(is_along)
     against = reverse[along]
     pair = np.empty(n_edges, dtype=np.int64)
+    # both directions carry the number of their pair
     pair[along] = pair[against] = np.arange(len(along))
 
     def tensor(array: np.ndarray) -> Tensor:

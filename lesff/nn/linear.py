@@ -39,6 +39,7 @@ class OrderLinear(nn.Module):
     def blocks(self, blocks: list[Tensor]) -> list[Tensor]:
         """Map one block (n, 2 l + 1, c_in) per order to one (n, 2 l + 1, c_out)."""
         return [
+            # y[n, m, d] = sum_c x[n, m, c] W_l[c, d] / sqrt(fan in), the same for all m of an order
             block @ (weight * scale)
             for block, weight, scale in zip(blocks, self.weights, self.scales, strict=False)
         ]
@@ -76,11 +77,15 @@ class ElementLinear(nn.Module):
     def forward(self, features: Tensor, topology: Topology) -> Tensor:
         """Map (n, (l, m), channels), element order, to (n, (l, m), channels_out)."""
         out = []
+        # nodes of an element are contiguous: one matrix product per element and order
         for part in topology.elements:
             rows = features[part.start : part.stop]
             blocks = [
+                # y[n, m, d] = sum_c x[n, m, c] W_l[c, z, d] / sqrt(channels n_elements)
                 rows[:, lm_slice(order)] @ (weight[:, part.element] * self.scale)
                 for order, weight in enumerate(self.weights)
             ]
+            # [n, m, d] of all orders side by side: [n, (l, m), d]
             out.append(blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1))
+        # elements one after the other: element order again
         return torch.cat(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import final
 
 import torch
 from ase.data import covalent_radii
@@ -22,6 +23,7 @@ def polynomial_cutoff(x: Tensor, p: int) -> Tensor:
 
     ``1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)`` (DimeNet, arXiv 2003.03123, eq. 8).
     """
+    # factored so that x^p is computed once; beyond the cutoff the polynomial itself is not zero
     xp = x**p
     u = 1.0 - xp * ((p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2)))
     return u * (x < 1.0)
@@ -62,6 +64,7 @@ class RadialBasis(nn.Module, ABC):
         return bare * self.envelope(distance) if self.has_envelope else bare
 
 
+@final
 class BesselBasis(RadialBasis):
     """``sqrt(2/rc) sin(n pi r / rc) / r`` (DimeNet, arXiv 2003.03123, eq. 7).
 
@@ -87,6 +90,7 @@ class BesselBasis(RadialBasis):
         super().__init__(cutoff=cutoff, p=p, has_envelope=has_envelope)
         self.prefactor = math.sqrt(2.0 / cutoff) if prefactor is None else prefactor
         if frequencies is None:
+            # n pi / rc: every function is zero at the cutoff
             table = torch.arange(1, n_basis + 1, dtype=torch.float64) * math.pi / cutoff
         else:
             table = torch.tensor(frequencies, dtype=torch.float64)
@@ -95,9 +99,11 @@ class BesselBasis(RadialBasis):
 
     def values(self, x: Tensor) -> Tensor:
         """Bare functions of x (n, 1), (n, n_basis)."""
+        # x[n, 1] f[k] -> [n, k]
         return torch.sin(x * self.frequencies.to(x.dtype)) / x * self.prefactor
 
 
+@final
 class GaussianBasis(RadialBasis):
     """``exp(-exponent (x - c_n)^2)`` (Behler and Parrinello, PRL 98, 146401, eq. 4).
 
@@ -126,9 +132,11 @@ class GaussianBasis(RadialBasis):
 
     def values(self, x: Tensor) -> Tensor:
         """Bare functions of x (n, 1), (n, n_basis)."""
+        # x[n, 1] - c[k] -> [n, k]
         return torch.exp(-self.exponent * (x - self.centers.to(x.dtype)).square())
 
 
+@final
 class ChebyshevBasis(RadialBasis):
     """Chebyshev polynomials of the first kind, T_1(x) .. T_n(x), by their recursion.
 
@@ -145,6 +153,7 @@ class ChebyshevBasis(RadialBasis):
 
     def values(self, x: Tensor) -> Tensor:
         """Bare functions of x (n, 1), (n, n_basis)."""
+        # T_0 = 1, T_1 = x, T_(k+1) = 2 x T_k - T_(k-1); T_0 is left out
         rows = [torch.ones_like(x), x]
         while len(rows) <= self.n_basis:
             rows.append(2.0 * x * rows[-1] - rows[-2])
@@ -171,6 +180,7 @@ class AgnesiTransform(nn.Module):
 
     def forward(self, distance: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
         """(n_pairs,) distances in A to numbers between 0 and 1."""
+        # distances count on the scale of the pair's own radii, short for hydrogen, long for iodine
         mean = 0.5 * (self.radii[z_first] + self.radii[z_second]).to(distance.dtype)
         x = distance / mean
         return 1.0 / (1.0 + self.a * x**self.q / (1.0 + x ** (self.q - self.p)))
@@ -195,6 +205,7 @@ class SoftTransform(nn.Module):
     def forward(self, distance: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
         """(n_pairs,) distances in A to transformed distances in A."""
         bond = (self.radii[z_first] + self.radii[z_second]).to(distance.dtype)
+        # a step between 3/4 and 4/3 of a bond: far below it, every distance becomes the lower end
         low, high = 0.75 * bond, bond * 4.0 / 3.0
         x = self.alpha * (distance - 0.5 * (low + high)) / (high - low)
         return low + (distance - low) * 0.5 * (1.0 + torch.tanh(x))
@@ -214,6 +225,7 @@ class RadialNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, sizes[0]) to (n, sizes[-1])."""
+        # 1/sqrt(n_in) keeps the second moment at one from layer to layer; the last layer is linear
         *hidden, last = self.weights
         for weight in hidden:
             x = normalised_silu(x @ (weight * weight.shape[0] ** -0.5))
@@ -251,6 +263,8 @@ class EdgePerceptron(nn.Module):
             edge: Row of the source and of the target of each edge, (n_edges,) each.
         """
         first, *others = self.linears
+        # W [basis, source, target] = W_b basis + W_s source[z_j] + W_t target[z_i]:
+        # the two products with tables have one row per element, not one per edge
         w_basis, w_source, w_target = torch.split(first.weight, self.parts, dim=1)  # pyright: ignore[reportArgumentType]
         x = (
             basis @ w_basis.T
@@ -293,11 +307,14 @@ class ScreenedRepulsion(nn.Module):
             z_second: (n_pairs,) atomic numbers.
         """
         dtype = distance.dtype
+        # screening length a: the more electrons, the closer to the nucleus they screen its charge
         z1, z2 = z_first.to(dtype), z_second.to(dtype)
         length = 0.4543 * _ZBL_BOHR / (z1**0.3 + z2**0.3)
         x = distance / length
+        # universal screening function phi(x), four exponentials fitted to many pairs of atoms
         terms = zip(self._COEFFICIENTS, self._EXPONENTS, strict=True)
         screening = torch.stack([c * torch.exp(-a * x) for c, a in terms]).sum(0)
+        # the repulsion of the bare nuclei ends where a bond begins; the rest is for the network
         reach = (self.radii[z_first] + self.radii[z_second]).to(dtype)
         envelope = polynomial_cutoff(distance / reach, self.p)
         return _ZBL_COULOMB * z1 * z2 / distance * screening * envelope

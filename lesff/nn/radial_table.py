@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lesff.kernels import TABLE_BLOCK, RadialTable, is_active
+from lesff import kernels
+from lesff.kernels import TABLE_BLOCK, RadialTable
 from lesff.nn.radial import RadialBasis
 
 KNOTS_PER_ANGSTROM = 96
@@ -55,9 +57,11 @@ class TableSource:
 
     @staticmethod
     def of(distance: Tensor, basis: RadialBasis, cutoff: float) -> TableSource | None:
-        """None where exact weights are due: no compiled kernels, or a pair below the table."""
-        if not is_active(distance) or distance.numel() == 0:
+        """None where exact weights are due: no kernels that read tables, or a pair below it."""
+        fused = kernels.backend(distance)
+        if fused is None or not fused.has_tables or distance.numel() == 0:
             return None
+        # below the table the network, not the polynomial, decides
         if float(distance.detach().min()) < TABLE_START:
             return None
         return TableSource(distance, basis, cutoff)
@@ -86,12 +90,17 @@ class RadialTabulator:
         self._held: list[Tensor] = []
         self._table: RadialTable | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the table, which is built again when it is needed."""
+        return {**self.__dict__, "_key": (), "_held": [], "_table": None}
+
     def weights(self, source: TableSource, network: nn.Module) -> TabulatedWeights | Tensor:
         """The table looked up at the pairs; exact weights if the network is being trained."""
         parameters = [*network.parameters(), *source.basis.parameters()]
         if any(p.requires_grad for p in parameters):
             return source.exact(network, source.distance)
         dtype = source.distance.dtype
+        # whatever a table depends on, apart from values written past the version counter
         key = (dtype, source.cutoff, *((p.data_ptr(), p.dtype, p._version) for p in parameters))
         if self._table is None or key != self._key:
             self._table = self._build(source, network, dtype)
@@ -101,18 +110,23 @@ class RadialTabulator:
         return TabulatedWeights(source.distance, self._table, partial(source.exact, network))
 
     def _build(self, source: TableSource, network: nn.Module, dtype: torch.dtype) -> RadialTable:
+        # n intervals from TABLE_START to the cutoff, n + 1 knots
         n = max(round((source.cutoff - TABLE_START) * KNOTS_PER_ANGSTROM), 1)
         step = (source.cutoff - TABLE_START) / n
         knots = torch.linspace(TABLE_START, source.cutoff, n + 1, dtype=torch.float64)
+        # the network in float64: second derivatives in float32 would show in the forces
         state = {name: p.detach().double() for name, p in network.named_parameters()}
 
         def function(r: Tensor) -> Tensor:
             return source.exact(lambda x: functional_call(network, state, (x,)), r)
 
         values = _with_derivatives(function, knots)
+        # value, slope and curvature in units of the step: v[i, k, (path, c)]
         scaled = torch.stack([v * step**k for k, v in enumerate(values)], dim=1)
         split = scaled.view(n + 1, 3, self.n_paths, self.channels)
+        # channels up to whole blocks of 16, and two more knots of zeros beyond the cutoff
         padded = nn.functional.pad(split, (0, -self.channels % TABLE_BLOCK, 0, 0, 0, 0, 0, 2))
+        # v[i, k, path, (block, lane)] -> [path, block, i, k, lane], as kernels read it
         blocks = padded.view(n + 3, 3, self.n_paths, -1, TABLE_BLOCK).permute(2, 3, 0, 1, 4)
         return RadialTable(
             knots=blocks.to(dtype).contiguous(), start=TABLE_START, inverse_step=1.0 / step

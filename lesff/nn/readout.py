@@ -21,6 +21,7 @@ class LinearReadout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels) to (n,)."""
+        # E[n] = sum_c x[n, c] W[c] / sqrt(c)
         return (x @ (self.weight * self.weight.shape[0] ** -0.5)).squeeze(-1)
 
     def features(self, x: Tensor) -> Tensor:
@@ -79,6 +80,7 @@ class BiasedReadout(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the output is linear in: the second layer of hidden units, (n, hidden)."""
+        # first hidden layer without bias, the second with one
         hidden = normalised_silu(x @ (self.weight_1 * self.weight_1.shape[0] ** -0.5))
         return normalised_silu(hidden @ (self.weight_mid * self.scale) + self.bias_mid)
 
@@ -112,6 +114,7 @@ class LayerReadouts(nn.Module):
     def __init__(self, *, channels: int, n_layers: int, config: ReadoutConfig) -> None:
         super().__init__()
         count = 1 if config.last_layer_only else n_layers
+        # linear readouts; the last layer's is replaced by one with hidden units
         layers: list[nn.Module] = [LinearReadout(channels=channels) for _ in range(count)]
         if config.hidden is not None:
             kind = BiasedReadout if config.has_bias else GatedReadout
@@ -125,6 +128,7 @@ class LayerReadouts(nn.Module):
 
     def forward(self, invariants: list[Tensor]) -> Tensor:
         """One (n, channels) tensor per layer to (n,)."""
+        # the energy is a sum over layers: one linear readout each, hidden units in the last
         parts = [layer(x) for layer, x in self._pairs(invariants)]
         return torch.stack(parts).sum(0)
 
@@ -134,4 +138,5 @@ class LayerReadouts(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _pairs(self, invariants: list[Tensor]) -> Iterator[tuple[nn.Module, Tensor]]:
+        # with a readout of the last layer only, that is the last of the invariants
         return zip(self.layers, invariants[-len(self.layers) :], strict=True)

@@ -47,10 +47,13 @@ class StateEmbedding(nn.Module):
         """
         charge = total_charge.to(self.table.dtype)
         unpaired = (spin_multiplicity - 1).to(self.table.dtype)
+        # u[s, k]: electrons missing, electrons in excess, unpaired electrons; never negative
         states = torch.stack([charge.clamp(min=0), (-charge).clamp(min=0), unpaired], dim=1)
+        # w[n, k] / total[s, k]: shares of an atom in each state of its system s, sum one
         weight = functional.softplus(self.affinity)[element]
         total = segment_sum(weight, batch, len(total_charge))
         share = weight * (states / total)[batch]  # (n_nodes, k)
+        # e[n, c] = sum_k share[n, k] T[z_n, k, c]
         return torch.einsum("nk,nkc->nc", share, self.table[element])
 
 
@@ -59,7 +62,7 @@ class StateInput:
     """One input of a :class:`JointEmbedding`.
 
     Attributes:
-        name: Which state.
+        name: Which state of a system it reads: its charge in e, or 2S + 1.
         kind: ``"categorical"``: a table row per value; ``"continuous"``: a small network.
         size: Width of its embedding.
         n_classes: Rows of the table.
@@ -112,15 +115,18 @@ class JointEmbedding(nn.Module):
             UnsupportedInputError: for a charge or multiplicity beyond the tables.
         """
         values = {"total_charge": total_charge, "spin_multiplicity": spin_multiplicity}
+        # one embedding per system and state, side by side: [s, (state, size)]
         parts = [
             self._embed(state, embedder, values[state.name])
             for state, embedder in zip(self.inputs, self.embedders, strict=True)
         ]
+        # mixed to [s, c], then handed to all atoms of the system
         return functional.silu(self.project(torch.cat(parts, dim=1)))[batch]
 
     def _embed(self, state: StateInput, embedder: nn.Module, value: Tensor) -> Tensor:
         if state.kind == "continuous":
             return embedder(value.to(self.project.weight.dtype)[:, None])
+        # a table row per value; negative charges start at row 0 through the offset
         row = value.round().to(torch.int64) + state.offset
         if bool(((row < 0) | (row >= state.n_classes)).any()):
             raise UnsupportedInputError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,13 @@ class RepeatedStep:
         self._structure: Structure | None = None
         self._step: _PlannedStep | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the plan, which belongs to this process and its device.
+
+        The copy makes the same plan from the same structure when it needs one.
+        """
+        return {**self.__dict__, "n_plans": 0, "_step": None}
+
     def __call__(self, structure: Structure, properties: Collection[str]) -> dict[str, Tensor]:
         """Properties from :data:`lesff.potential.plan.PLANNED` as :meth:`Potential.forward` gives.
 
@@ -51,15 +59,17 @@ class RepeatedStep:
         Raises:
             PropertyError, UnsupportedInputError: as :meth:`Potential.plan`.
         """
-        step = self._step
-        if step is None or not self._holds(structure):
-            step = self._step = self._plan(structure)
-        return step(structure.positions, frozenset(properties))
+        planned = self._structure
+        if planned is None or not self._holds(planned, structure):
+            planned = self._structure = structure
+            self._step = None
+        if self._step is None:
+            self._step = self._plan(planned)
+        return self._step(structure.positions, frozenset(properties))
 
-    def _holds(self, new: Structure) -> bool:
-        """Whether the plan still serves."""
-        old = self._structure
-        if old is None or new.positions.shape != old.positions.shape:
+    def _holds(self, old: Structure, new: Structure) -> bool:
+        """Whether a plan made for the old structure serves the new one."""
+        if new.positions.shape != old.positions.shape:
             return False
         same = (
             np.array_equal(new.numbers, old.numbers)
@@ -76,7 +86,6 @@ class RepeatedStep:
         reach = self.potential.architecture.cutoff + self.skin
         found = find_neighbors(structure.positions, structure.cell, structure.pbc, reach)
         graph = build_graph(structure, reach, found)
-        self._structure = structure
         self.n_plans += 1
         return _PlannedStep(self.potential, graph)
 

@@ -102,6 +102,7 @@ class MACEConfig:
         Raises:
             ConfigError: naming the field.
         """
+        # name of the field -> whether it is right, and what it must be
         checks = {
             "cutoff": (0.0 < self.cutoff <= 20.0, "in (0, 20] A"),
             "n_layers": (1 <= self.n_layers <= 8, "from 1 to 8"),
@@ -158,11 +159,13 @@ class MACEConfig:
                 raise ConfigError(
                     f"`architecture.{name}` must be {expected}, got {getattr(self, name)!r}"
                 )
+        # raises for irreps that are none of ours
         _ = self.channels, self.feature_l
 
     def _are_good_paths(self) -> bool:
         if self.coupling_paths is None:
             return True
+        # [order][degree - 1], for as many orders and degrees as there are contractions
         return (
             self.stores_couplings
             and len(self.coupling_paths) == self.feature_l + 1
@@ -177,6 +180,7 @@ class MACEConfig:
             raise ConfigError(
                 f"`architecture.hidden_irreps` must be e3nn irreps, got {self.hidden_irreps!r}"
             ) from error
+        # one multiplicity, orders 0, 1, .. L, parity (-1)^l
         muls = {mul for mul, _ in irreps}
         orders = [(ir.l, ir.p) for _, ir in irreps]
         natural = [(order, (-1) ** order) for order in range(len(orders))]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -37,33 +39,47 @@ class PairFeatures:
         """(n_pairs, k), or (2 n_pairs, k) for both directions, times the envelope if any."""
         if self.envelope is None:
             return values
+        # the cutoff depends on the distance, so it is the same for both directions
         n_pairs = len(self.envelope)
         if len(values) == n_pairs:
             return values * self.envelope
         return values * torch.cat([self.envelope, self.envelope])
 
 
-class MACELayer(nn.Module):
-    """Interaction block and product block of one layer; the message is linear in its inputs."""
+class MACELayer(nn.Module, ABC):
+    """Interaction block (messages) and product block (many-body features) of one layer.
+
+    What the kinds of interaction share: the first linear map, the convolution's index tables, the
+    product block. A subclass adds the modules of :meth:`message` and :meth:`residual`.
+
+    Args:
+        config: Hyper-parameters.
+        n_elements: Rows of element tables.
+        index: Position of the layer; the first one reads invariants only, the last one keeps only
+            invariants.
+    """
 
     def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
         super().__init__()
+        # the embedding has invariants only, and only invariants are read off the last layer
         is_first, is_last = index == 0, index == config.n_layers - 1
         self.l_in = 0 if is_first else config.feature_l
         self.l_out = 0 if is_last else config.feature_l
         self.max_ell = config.max_ell
         self.channels = channels = config.channels
-        self.is_residual = config.first_residual or not is_first
-        self.scale = 1.0 / config.avg_num_neighbors
         edge_channels = config.first_edge_channels if is_first else config.edge_channels
         self.edge_channels = edge_channels or channels
         same = (channels,)
+        # h[j, (l, m), c] -> the channels of the convolution
         self.linear_up = OrderLinear(
             channels_in=same * (self.l_in + 1), channels_out=(self.edge_channels,) * (self.l_in + 1)
         )
         self.convolution = Convolution(
             channels=self.edge_channels, feature_l=self.l_in, max_ell=config.max_ell
         )
+        self.n_weights = self.convolution.n_paths * self.edge_channels
+        # inputs that the normalisation of the message map counts: published models count paths from
+        # sender orders that are always zero
         edge_l = max(self.l_in, 0 if is_first else config.edge_l or 0)
         counted = [path.l3 for path in convolution_paths(edge_l, config.max_ell)]
         self.message_channels = tuple(
@@ -72,6 +88,7 @@ class MACELayer(nn.Module):
         self.message_fan_in = tuple(
             counted.count(order) * self.edge_channels for order in range(config.max_ell + 1)
         )
+        # one contraction per order of the result, B[i, l m, c]
         self.contractions = nn.ModuleList(
             SymmetricContraction(
                 channels=channels,
@@ -87,13 +104,55 @@ class MACELayer(nn.Module):
         self.product_linear = OrderLinear(
             channels_in=same * (self.l_out + 1), channels_out=same * (self.l_out + 1)
         )
-        self.tabulator: RadialTabulator | None = None
-        self._make_interaction(config, n_elements)
 
-    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
-        """Modules of :meth:`message` and :meth:`residual`."""
-        n_weights = self.convolution.n_paths * self.edge_channels
-        self.radial = RadialNetwork(sizes=(config.n_radial, *config.radial_mlp, n_weights))
+    def forward(
+        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
+    ) -> Tensor:
+        """(n_nodes, (l_in + 1)^2, c) to (n_nodes, (l_out + 1)^2, c), element order."""
+        # two-body messages, their products up to the correlation order, a mix of channels
+        message = self.message(features, harmonics, pairs, topology)
+        products = [contraction(message, topology) for contraction in self.contractions]
+        mixed = self.product_linear(products)
+        residual = self.residual(features, topology)
+        if residual is None:
+            return mixed
+        # orders above those of the residual have nothing to be added to them
+        n_residual = residual.shape[1]
+        if n_residual == mixed.shape[1]:
+            return mixed + residual
+        return torch.cat([mixed[:, :n_residual] + residual, mixed[:, n_residual:]], dim=1)
+
+    @abstractmethod
+    def message(
+        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
+    ) -> Tensor:
+        """Input of the contraction, (n_nodes, (max_ell + 1)^2, c).
+
+        Args:
+            features: (n_nodes, (l_in + 1)^2, c), element order.
+            harmonics: (n_pairs, (max_ell + 1)^2).
+            pairs: Radial functions.
+            topology: Index tables.
+        """
+
+    @abstractmethod
+    def residual(self, features: Tensor, topology: Topology) -> Tensor | None:
+        """What is added to the product, its lowest orders (n_nodes, (l + 1)^2, c), or None."""
+
+
+@final
+class LinearLayer(MACELayer):
+    """Messages of MACE: ``m_i = W sum_j R(r_ij) (h_j x Y_ij) / n`` (arXiv 2206.07697, eq. 8).
+
+    ``n`` is the mean number of neighbours, or one plus a learned local density. The first layer
+    may act on its message with an element-wise map instead of adding a residual.
+    """
+
+    def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
+        super().__init__(config, n_elements=n_elements, index=index)
+        self.is_residual = config.first_residual or index > 0
+        self.scale = 1.0 / config.avg_num_neighbors
+        self.radial = RadialNetwork(sizes=(config.n_radial, *config.radial_mlp, self.n_weights))
         self.tabulator = RadialTabulator(
             n_paths=self.convolution.n_paths, channels=self.edge_channels
         )
@@ -102,7 +161,7 @@ class MACELayer(nn.Module):
             if config.message_normalization == "density"
             else None
         )
-        self.linear = self._message_linear()
+        self.linear = _message_linear(self)
         self.self_connection = ElementLinear(
             channels=self.channels,
             channels_out=self.channels,
@@ -110,84 +169,70 @@ class MACELayer(nn.Module):
             max_l=min(self.l_in, self.l_out) if self.is_residual else config.max_ell,
         )
 
-    def _message_linear(self) -> OrderLinear:
-        return OrderLinear(
-            channels_in=self.message_channels,
-            channels_out=(self.channels,) * (self.max_ell + 1),
-            fan_in=self.message_fan_in,
-        )
-
-    def forward(
-        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
-    ) -> Tensor:
-        """(n_nodes, (l_in + 1)^2, c) to (n_nodes, (l_out + 1)^2, c), element order."""
-        message = self.message(features, harmonics, pairs, topology)
-        products = [contraction(message, topology) for contraction in self.contractions]
-        mixed = self.product_linear(products)
-        if not self.is_residual:
-            return mixed
-        residual = self.residual(features, topology)
-        n_residual = residual.shape[1]
-        if n_residual == mixed.shape[1]:
-            return mixed + residual
-        return torch.cat([mixed[:, :n_residual] + residual, mixed[:, n_residual:]], dim=1)
-
     def message(
         self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
     ) -> Tensor:
-        """Input of the contraction, (n_nodes, (max_ell + 1)^2, c)."""
+        """See :class:`MACELayer`."""
+        # A[i, l m, (path, c)] from weights R[p, (path, c)], looked up or computed
         up = self.linear_up(split_orders(features, self.l_in))
-        if self.tabulator is not None and pairs.source is not None:
+        if pairs.source is not None:
             weights = self.tabulator.weights(pairs.source, self.radial)
         else:
-            weights = pairs.enveloped(self.radial_weights(features, pairs, topology))
+            weights = pairs.enveloped(self.radial(pairs.basis))
         messages = self.convolution(up, harmonics, weights, topology)
+        # (path, c) -> c for every order; all nodes have the same divisor, or each its density
         message = self.linear(messages) * self._normalization(pairs, topology)
         return message if self.is_residual else self.self_connection(message, topology)
 
-    def radial_weights(self, features: Tensor, pairs: PairFeatures, topology: Topology) -> Tensor:
-        """Weights of the convolution before the envelope, one row per pair."""
-        return self.radial(pairs.basis)
-
-    def residual(self, features: Tensor, topology: Topology) -> Tensor:
-        """Self-connection of the node features."""
-        return self.self_connection(features, topology)
+    def residual(self, features: Tensor, topology: Topology) -> Tensor | None:
+        """See :class:`MACELayer`; one channel mix per element."""
+        return self.self_connection(features, topology) if self.is_residual else None
 
     def _normalization(self, pairs: PairFeatures, topology: Topology) -> Tensor | float:
         """Factor of the summed messages, (n_nodes, 1, 1) or one number."""
         if self.density is None:
             return self.scale
+        # rho_i = sum_j tanh(f(r_ij)^2): a smooth count of neighbours, each worth less than one
         values = pairs.enveloped(torch.tanh(self.density(pairs.basis).square()))
         return 1.0 / (1.0 + sum_pairs(values, topology)[:, None])
 
 
+@final
 class AttentionLayer(MACELayer):
-    """The radial network reads invariants of both atoms too."""
+    """As :class:`LinearLayer`, but the radial network reads invariants of both atoms too."""
 
     _REDUCED = 64
     _SIZES = (256, 256, 256)
 
-    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
-        n_weights = self.convolution.n_paths * self.edge_channels
+    def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
+        super().__init__(config, n_elements=n_elements, index=index)
+        self.scale = 1.0 / config.avg_num_neighbors
         n_inputs = config.n_radial + 2 * self._REDUCED
-        self.density = None
         self.linear_down = OrderLinear(channels_in=(self.channels,), channels_out=(self._REDUCED,))
-        self.radial = RadialNetwork(sizes=(n_inputs, *self._SIZES, n_weights))
-        self.linear = self._message_linear()
+        self.radial = RadialNetwork(sizes=(n_inputs, *self._SIZES, self.n_weights))
+        self.linear = _message_linear(self)
         self.self_connection = _plain_connection(self)
 
-    def radial_weights(self, features: Tensor, pairs: PairFeatures, topology: Topology) -> Tensor:
-        """Weights of the convolution, one row per directed edge."""
+    def message(
+        self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
+    ) -> Tensor:
+        """See :class:`MACELayer`."""
+        up = self.linear_up(split_orders(features, self.l_in))
+        # invariants x[n, c] -> 64 of them; the network sees those of sender and receiver
         down = self.linear_down([features[:, :1]])[:, 0]
         sender, receiver = directed_edges(topology)
+        # rows along the pairs' edges, then against them: weights of the two directions differ
         basis = torch.cat([pairs.basis, pairs.basis])
-        return self.radial(torch.cat([basis, down[sender], down[receiver]], dim=1))
+        inputs = torch.cat([basis, down[sender], down[receiver]], dim=1)
+        weights = pairs.enveloped(self.radial(inputs))
+        return self.linear(self.convolution(up, harmonics, weights, topology)) * self.scale
 
     def residual(self, features: Tensor, topology: Topology) -> Tensor:
-        """Self-connection of the node features."""
+        """See :class:`MACELayer`; one channel mix for all elements."""
         return self.self_connection(split_orders(features, self.l_in))
 
 
+@final
 class GatedLayer(MACELayer):
     """Gated nonlinearity on the message, radial networks that know both elements.
 
@@ -197,14 +242,15 @@ class GatedLayer(MACELayer):
 
     _DENSITY_SIZE = 64
 
-    def _make_interaction(self, config: MACEConfig, n_elements: int) -> None:
+    def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
+        super().__init__(config, n_elements=n_elements, index=index)
         channels, n_basis = self.channels, config.n_radial
+        # scalars of the first map: c of them go on, c more for each order above are its gates
         gates = (channels * (1 + self.max_ell), *(channels,) * self.max_ell)
-        n_weights = self.convolution.n_paths * self.edge_channels
         self.source = nn.Parameter(torch.empty(n_elements, channels).uniform_(-1e-3, 1e-3))
         self.target = nn.Parameter(torch.empty(n_elements, channels).uniform_(-1e-3, 1e-3))
         self.radial = EdgePerceptron(
-            n_basis=n_basis, channels=channels, sizes=(*config.radial_mlp, n_weights)
+            n_basis=n_basis, channels=channels, sizes=(*config.radial_mlp, self.n_weights)
         )
         self.density = EdgePerceptron(
             n_basis=n_basis, channels=channels, sizes=(self._DENSITY_SIZE, 1)
@@ -228,19 +274,23 @@ class GatedLayer(MACELayer):
     def message(
         self, features: Tensor, harmonics: Tensor, pairs: PairFeatures, topology: Topology
     ) -> Tensor:
-        """Input of the contraction, (n_nodes, (max_ell + 1)^2, c)."""
+        """See :class:`MACELayer`."""
         up = self.linear_up(split_orders(features, self.l_in))
         sender, receiver = directed_edges(topology)
+        # weights R[e, (path, c)] of directed edges e from radial basis and both elements
         element = topology.node_element
         edge = element[sender], element[receiver]
         basis = torch.cat([pairs.basis, pairs.basis])
+        # as e3nn's linear map of one-hot elements is normalised
         scale = len(self.source) ** -0.5
         tables = self.source * scale, self.target * scale
         weights = pairs.enveloped(self.radial(basis, *tables, edge))
         messages = self.convolution(up, harmonics, weights, topology)
+        # density of the receiver; messages are divided by alpha + beta rho_i
         rho = pairs.enveloped(torch.tanh(self.density(basis, *tables, edge).square()))
         rho = segment_sum(rho, receiver, len(features))[:, None]
         factor = 1.0 / (rho * self.beta + self.alpha)
+        # (path, c) -> gates and c channels of every order, plus the node's own features
         blocks = [block * factor for block in self.linear_1.blocks(messages)]
         for order, block in enumerate(
             self.linear_residual.blocks(split_orders(up, self.linear_residual.max_l))
@@ -250,6 +300,8 @@ class GatedLayer(MACELayer):
 
     def _gate(self, blocks: list[Tensor]) -> list[Tensor]:
         """Silu on scalars, orders above times the sigmoid of a scalar each."""
+        # x[n, 1, (gate, c)] -> scalars and one gate [n, 1, c] per order above; a gate is invariant,
+        # so multiplying by it keeps the block equivariant
         silu_norm, sigmoid_norm = self.gate_norms
         scalars, *gates = torch.split(blocks[0], self.channels, dim=2)
         out = [functional.silu(scalars) * silu_norm]
@@ -258,16 +310,24 @@ class GatedLayer(MACELayer):
         return out
 
     def residual(self, features: Tensor, topology: Topology) -> Tensor:
-        """Self-connection of the node features."""
+        """See :class:`MACELayer`; one channel mix for all elements."""
         return self.self_connection(split_orders(features, self.l_in))
 
 
 LAYERS: dict[str, type[MACELayer]] = {
-    "linear": MACELayer,
+    "linear": LinearLayer,
     "attention": AttentionLayer,
     "gated": GatedLayer,
 }
 """``MACEConfig.interaction`` -> layer."""
+
+
+def _message_linear(layer: MACELayer) -> OrderLinear:
+    return OrderLinear(
+        channels_in=layer.message_channels,
+        channels_out=(layer.channels,) * (layer.max_ell + 1),
+        fan_in=layer.message_fan_in,
+    )
 
 
 def _plain_connection(layer: MACELayer) -> OrderLinear:
@@ -285,6 +345,7 @@ def directed_edges(topology: Topology) -> tuple[Tensor, Tensor]:
 def sum_pairs(values: Tensor, topology: Topology) -> Tensor:
     """Sum (n_pairs, k) over the pairs of each node, element order, (n_nodes, k)."""
     n_nodes = len(topology.node_rank)
+    # a pair counts at both of its ends; graph order until the last line
     total = segment_sum(values, topology.pair_sender, n_nodes)
     total = total + segment_sum(values, topology.pair_receiver, n_nodes)
     return total[topology.node_order]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,9 @@ from lesff.nn.radial_table import TableSource
 from lesff.nn.readout import LayerReadouts, LinearReadout
 
 
+@final
 class MACE(Architecture):
-    """The short-range model.
+    """Embedding of elements, layers of messages and products, readouts of the invariants.
 
     Args:
         config: Hyper-parameters.
@@ -80,28 +81,35 @@ class MACE(Architecture):
         max_order: int = 0,
     ) -> ArchitectureOutput:
         """See :class:`Architecture`."""
+        # functions of pairs, once for both directions: |r|, Y[p, (l, m)], radial basis[p, k]
         topology = topology or self.topology(graph)
         vectors = pair_vectors(graph, topology)
         distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
         pairs = self._pair_features(graph, topology, distance, tabulated=tabulated)
 
+        # h[i, c] = W[z_i, c] / sqrt(n_elements), rows in element order from here on
         features = (
             self.embedding.index_select(0, topology.node_element) * self.embedding.shape[0] ** -0.5
         )
+        # charge and spin enter as an increment of the embedding
         if node_state is not None:
             features = features + node_state[topology.node_order]
         state_energy = None
         if self.state_readout is not None:
             state_energy = self.state_readout(features)[topology.node_rank]
+        # [i, c] -> [i, (l, m) = 1, c]: invariants so far
         features = features[:, None, :]
         invariants, inner = [], []
         for layer in self.layers:
             features = layer(features, harmonics, pairs, topology)
+            # the readouts read the row l = 0 of every layer
             invariants.append(features[:, 0])
             inner.append(features)
+        # interaction energy of every atom, back in the order of the graph
         node_energy = self.readouts(invariants).index_select(0, topology.node_rank)
         if self.repulsion is not None:
             node_energy = node_energy + self._repulsion_energy(graph, topology, distance)
+        # equivariants by order, then layer; the last layer has invariants only
         return ArchitectureOutput(
             node_energy=node_energy,
             invariants=[x.index_select(0, topology.node_rank) for x in invariants],
@@ -126,17 +134,20 @@ class MACE(Architecture):
     ) -> PairFeatures:
         x, source = distance, None
         if self.transform is not None:
+            # a transform depends on the two elements; the cutoff is one of the distance itself
             z = graph.atomic_numbers
             x = self.transform(distance, z[topology.pair_sender], z[topology.pair_receiver])
         elif tabulated:  # a table knows the distance only, not the elements of a transform
             source = TableSource.of(distance, self.radial_basis, self.cutoff)
         basis = self.radial_basis
+        # the cutoff is part of the basis, or still to be multiplied to the weights
         envelope = None if basis.has_envelope else basis.envelope(distance)
         return PairFeatures(basis=basis(x, distance), envelope=envelope, source=source)
 
     def _repulsion_energy(self, graph: AtomGraph, topology: Topology, distance: Tensor) -> Tensor:
         z = graph.atomic_numbers
         pair = self.repulsion(distance, z[topology.pair_sender], z[topology.pair_receiver])  # pyright: ignore[reportOptionalCall]
+        # the energy of a pair is shared out alike to its ends
         half = 0.5 * pair
         return segment_sum(half, topology.pair_sender, graph.n_atoms) + segment_sum(
             half, topology.pair_receiver, graph.n_atoms
@@ -149,6 +160,7 @@ def _radial_basis(config: MACEConfig) -> RadialBasis:
         "p": config.cutoff_power,
         "has_envelope": config.envelope_on == "basis",
     }
+    # the configuration gives centres and exponent for Gaussians, and for them only
     if config.radial_centers is not None and config.radial_exponent is not None:
         return GaussianBasis(
             centers=config.radial_centers, exponent=config.radial_exponent, **common
@@ -175,8 +187,10 @@ def pair_vectors(graph: AtomGraph, topology: Topology) -> Tensor:
     first, second = (
         graph.positions.index_select(0, k) for k in (topology.pair_sender, topology.pair_receiver)
     )
+    # r_second - r_first + shift @ cell, [p, 3]: one cell for all, or one per pair's system
     shift = topology.pair_shift.to(first.dtype)
     if graph.n_systems == 1:
         return second - first + shift @ graph.cell[0]
     cell = graph.cell.index_select(0, graph.batch[topology.pair_sender])
+    # sum_a shift[p, a] cell[p, a, x]
     return second - first + (shift[:, :, None] * cell).sum(1)
