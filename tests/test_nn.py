@@ -2,6 +2,9 @@
 
 import inspect
 import math
+import re
+import subprocess
+import sys
 from importlib import import_module
 from pkgutil import walk_packages
 
@@ -15,8 +18,10 @@ from helpers import double_default, make_graph, random_rotation, triclinic_ice, 
 from torch.func import functional_call
 
 import lesff
+from lesff.architectures import MACEConfig
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import collate
+from lesff.errors import ConfigError
 from lesff.heads.base import HeadInput, HeadSizes
 from lesff.heads.config import LongRangeConfig
 from lesff.heads.free import FreeHead
@@ -24,7 +29,14 @@ from lesff.nn import contraction as contraction_module
 from lesff.nn import edge_tables as topology_module
 from lesff.nn.contraction import SymmetricContraction
 from lesff.nn.convolution import Convolution
-from lesff.nn.coupling import contraction_basis, lm_slice, monomials
+from lesff.nn.coupling import (
+    TABLE_ORDER,
+    _stored_tensors,
+    contraction_basis,
+    lm_slice,
+    monomials,
+    wigner_3j,
+)
 from lesff.nn.edge_tables import build_topology
 from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
 from lesff.nn.radial import (
@@ -533,3 +545,68 @@ def test_classes_are_abstract_or_final():
             written = {name for name, x in vars(base).items() if inspect.isfunction(x)}
             overridden = (written - abstract) & set(vars(cls))
             assert not overridden, (cls, overridden)
+
+
+# --- tables instead of e3nn ---------------------------------------------------------------------
+
+
+def test_stored_wigner_tensors_are_those_of_e3nn():
+    """Bit for bit, every order in the table; beyond it, e3nn is asked."""
+    orders = range(TABLE_ORDER + 1)
+    triples = [
+        (a, b, c) for a in orders for b in orders for c in orders if abs(a - b) <= c <= a + b
+    ]
+    assert set(_stored_tensors()) == set(triples)
+    for triple in [*triples, (5, 4, 1), (3, 4, 6)]:
+        expected = o3.wigner_3j(*triple, dtype=torch.float64).numpy()
+        assert np.array_equal(wigner_3j(*triple), expected)
+
+
+def test_stored_wigner_tensors_cannot_be_changed():
+    with pytest.raises(ValueError, match="read-only"):
+        wigner_3j(1, 1, 1)[0] = 0.0
+
+
+@pytest.mark.parametrize(
+    "irreps", ["64x0e", "64x0e+64x1o", "8x0e + 8x1o + 8x2e", " 0e + 1x1o", "4 x 0e+4x1o"]
+)
+def test_hidden_irreps_are_read_as_e3nn_reads_them(irreps):
+    config = MACEConfig(cutoff=3.0, hidden_irreps=irreps)
+    known = o3.Irreps(irreps)
+    assert config.channels == known[0].mul
+    assert config.feature_l == known.lmax
+
+
+@pytest.mark.parametrize(
+    ("irreps", "message"),
+    [
+        ("64", "must be e3nn irreps, got '64'"),
+        ("64x0e+", "must be e3nn irreps"),
+        ("", "must be e3nn irreps"),
+        ("64x0", "must be e3nn irreps"),
+        ("-4x0e", "must be e3nn irreps"),
+        ("64x0e+32x1o", "with one multiplicity"),
+        ("64x0o", "natural parity"),
+        ("64x1o", "must list orders 0..L"),
+        ("0x0e", "with one multiplicity of at most 4096"),
+        ("5000x0e", "with one multiplicity of at most 4096"),
+    ],
+)
+def test_other_irreps_are_refused(irreps, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        MACEConfig(cutoff=3.0, hidden_irreps=irreps)
+
+
+def test_a_prediction_on_a_cpu_does_not_import_e3nn():
+    """Its import takes longer than the prediction; compiled kernels need nothing of it."""
+    code = """
+import sys, lesff
+from ase.build import molecule
+from lesff.kernels import kernel_status
+lesff.load("off-small").predict(molecule("H2O"), ["energy", "forces", "dipole"])
+heavy = {"e3nn", "torch._dynamo", "scipy"} & set(sys.modules)
+print(sorted(heavy) if kernel_status().instruction_set else [])
+"""
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    assert found.stdout.strip() == "[]"

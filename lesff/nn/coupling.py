@@ -6,13 +6,19 @@ they stand for node features, and both parities appear inside the bases.
 
 from __future__ import annotations
 
+import pathlib
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement, permutations
 
 import numpy as np
 import torch
-from e3nn import o3
+from safetensors.numpy import load_file
+
+TABLE = pathlib.Path(__file__).with_name("wigner_3j.safetensors")
+"""Wigner 3j tensors, written by ``tools/wigner_table.py``."""
+TABLE_ORDER = 4
+"""Highest order in the table: enough for harmonics up to order 3 and three-body contractions."""
 
 _ZERO = 1e-6
 """Coupling coefficients below this are rounding of zero (published files hold float32)."""
@@ -27,10 +33,35 @@ def lm_slice(l: int) -> slice:  # noqa: E741 - l is the field's name for the ang
 def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     """Real 3j tensor of unit norm, shape (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), float64.
 
-    e3nn stores it as a float32 or float64 table depending on the default dtype; asking for
-    float64 makes it independent of that.
+    Values are e3nn's: from a table of them up to order :data:`TABLE_ORDER`, else from e3nn itself.
     """
+    stored = _stored_tensors().get((l1, l2, l3))
+    if stored is not None:
+        return stored
+    from e3nn import o3  # start-up: imports torch._dynamo, 2 s of CPU
+
+    # without a dtype, e3nn would follow torch's default
     return o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
+
+
+@cache
+def _stored_tensors() -> dict[tuple[int, ...], np.ndarray]:
+    """Tensors of the table by their three orders."""
+    table = load_file(TABLE)
+    ends = np.cumsum(table["counts"])[:-1]
+    found = {}
+    # one piece of the lists of places and values for each tensor
+    for orders, places, values in zip(
+        table["orders"].tolist(),
+        np.split(table["places"], ends),
+        np.split(table["values"], ends),
+        strict=True,
+    ):
+        tensor = np.zeros([2 * l + 1 for l in orders])
+        tensor[tuple(places.T)] = values
+        tensor.flags.writeable = False
+        found[tuple(orders)] = tensor
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from e3nn import o3
 from torch import Tensor
 
 from lesff import kernels
@@ -30,6 +29,8 @@ def pair_harmonics(vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
 
 def plain_harmonics(vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
     """Distances and harmonics in plain PyTorch, differentiable any number of times."""
+    from e3nn import o3  # start-up: imports torch._dynamo, 2 s of CPU
+
     # component norm: the sum of Y_lm^2 over m is 2 l + 1; all (l, m) on one axis
     orders = list(range(max_ell + 1))
     values = o3.spherical_harmonics(orders, vectors, normalize=True, normalization="component")
