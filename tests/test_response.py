@@ -192,7 +192,7 @@ def test_constant_charges_give_diagonal_born_charges(make):
 def test_constant_charges_of_a_molecule(monkeypatch):
     potential = tiny_potential(head="latent")
     q = torch.tensor([-0.8, 0.5, 0.3], dtype=torch.float64)
-    monkeypatch.setattr(potential.charge_head, "raw", lambda invariants: q)
+    monkeypatch.setattr(potential.charge_head, "local", lambda x: q)
     expected = q[:, None, None] * torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(born(potential, water()), expected, rtol=0, atol=1e-12)
 
