@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=TABLE)
     options = parser.parse_args()
     found = table()
-    save_file(found, options.output)
+    # the format holds rows in order, whatever strides an array has
+    save_file({name: np.ascontiguousarray(a) for name, a in found.items()}, options.output)
     count = f"{len(found['orders'])} tensors, {len(found['values'])} entries"
     sys.stdout.write(f"{count}: {options.output}\n")
 

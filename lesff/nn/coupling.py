@@ -59,7 +59,6 @@ def _stored_tensors() -> dict[tuple[int, ...], np.ndarray]:
     ):
         tensor = np.zeros([2 * l + 1 for l in orders])
         tensor[tuple(places.T)] = values
-        tensor.flags.writeable = False
         found[tuple(orders)] = tensor
     return found
 
