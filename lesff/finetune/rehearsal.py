@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import ase
-import ase.build
 import numpy as np
-from ase.collections import g2
 from ase.data import chemical_symbols, covalent_radii, reference_states
 
 from lesff.atoms.elements import elements_of
@@ -28,7 +26,6 @@ from lesff.train.metrics import FramePrediction, predict_frames
 
 PROBE_FRAMES = 60
 """Structures of the probe set."""
-_MOLECULES = tuple(sorted(g2.names))
 _NOISE = (0.03, 0.08)
 """Smallest and largest standard deviation of the displacements in A."""
 _MAX_FORCE = 30.0
@@ -53,8 +50,10 @@ def probe_structures(config: ModelConfig) -> list[Structure]:
 
 
 def _structures(config: ModelConfig, count: int, seed: int, *, half: int) -> list[Structure]:
+    from ase.collections import g2  # start-up: reads its database of molecules
+
     known = set(config.elements)
-    molecules = [g2[name] for name in _MOLECULES]
+    molecules = [g2[name] for name in sorted(g2.names)]
     molecules = [m for m in molecules if elements_of(m) <= known][half::2]
     seeds = [m for m in molecules if len(m) > 1] + _crystals(config, half)
     if not seeds:
@@ -163,6 +162,8 @@ def _pair(first: ase.Atoms, second: ase.Atoms, rng: np.random.Generator) -> ase.
 
 def _crystals(config: ModelConfig, half: int) -> list[ase.Atoms]:
     """Elemental crystals of models that cover most of the periodic table."""
+    from ase.build import bulk  # start-up: imports scipy, 0.4 s of CPU
+
     if len(config.elements) < 20:
         return []
     found = []
@@ -170,7 +171,7 @@ def _crystals(config: ModelConfig, half: int) -> list[ase.Atoms]:
         state = reference_states[z] or {}
         is_simple = state.get("symmetry") in ("fcc", "bcc", "hcp", "diamond")
         if is_simple and "basis" not in state:  # Se and Te need more than a lattice
-            found.append(ase.build.bulk(chemical_symbols[z]))
+            found.append(bulk(chemical_symbols[z]))
     return [atoms.repeat(2) for atoms in found][half::2]
 
 

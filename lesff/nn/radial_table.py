@@ -141,6 +141,7 @@ def _with_derivatives(function: Callable[[Tensor], Tensor], r: Tensor) -> list[T
         for _ in range(2):
             # sum_k v_k f'_k(r) is linear in v: its gradient with respect to v is f'
             v = torch.zeros_like(rows[-1]).requires_grad_()
-            (along,) = torch.autograd.grad(rows[-1], [r], v, create_graph=True)
+            # as a scalar: with grad_outputs torch would import sympy, 0.5 s of CPU at a first call
+            (along,) = torch.autograd.grad((rows[-1] * v).sum(), [r], create_graph=True)
             rows.append(torch.autograd.grad(along.sum(), [v], create_graph=True)[0])
     return [row.detach() for row in rows]
