@@ -136,6 +136,7 @@ class Salt(Calculator):
         self.results = {"energy": float(energy.detach()), "forces": -slope.numpy()}
 
 
+@pytest.mark.slow
 def test_dynamics_of_a_salt_keep_the_energy():
     """T35: drift below 1e-5 eV / atom / ps; and the energy stays, to Verlet's (omega dt)^2 / 8."""
     atoms = nacl().atoms
