@@ -38,6 +38,7 @@ from lesff.model_folder.layout import (
 from lesff.plain_data import from_dict, read_json
 from lesff.potential.potential import RADIAL_MODES, ModelConfig, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
+from lesff.potential.upgrade import upgraded
 
 PARITY_TOLERANCE = 1e-7
 """Allowed error of replayed float64 values, in eV per atom, eV/A and e.
@@ -310,7 +311,7 @@ def _read_config(folder: Path) -> ModelConfig:
         raise ModelNotFoundError(f"model folder {folder} does not exist; check the path")
     path = folder / CONFIG_FILE
     _check_present(path)
-    return from_dict(ModelConfig, read_json(path), CONFIG_FILE)
+    return from_dict(ModelConfig, upgraded(read_json(path), CONFIG_FILE), CONFIG_FILE)
 
 
 def _check_present(path: Path) -> None:
