@@ -1,7 +1,6 @@
 """Model folders: exact round trips, strict reading, no half-written folders."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import ase
@@ -51,7 +50,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(stored: Path, tmp_path: Path) -> Iterator[Path]:
+def folder(stored: Path, tmp_path: Path) -> Path:
     """A private copy that a test may damage."""
     copy = tmp_path / "tiny"
     copy.mkdir()

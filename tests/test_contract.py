@@ -228,7 +228,7 @@ class OnceOnly(GaussianDescriptors):
             return x**2
 
         @staticmethod
-        def backward(ctx, grad):
+        def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
             (x,) = ctx.saved_tensors
             return grad * 2.0 * x.detach()
 

@@ -119,7 +119,7 @@ def test_charged_dimers_beyond_the_trained_distances(head):
 class Salt(Calculator):
     """Unit charges by the latent sum and ``A exp(-r / rho)`` between ions and all near images."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]
     settings = EwaldSettings(dl=1.5)
 
     def calculate(self, atoms=None, properties=None, system_changes=()):

@@ -240,7 +240,8 @@ def trained_weights(tmp_path, run, *, stops):
                 trainer.train()
         else:
             trainer.train()
-    return {n: p.detach().clone() for n, p in potential.named_parameters()}
+    weights = potential.named_parameters()  # pyright: ignore[reportPossiblyUnboundVariable]
+    return {n: p.detach().clone() for n, p in weights}
 
 
 def _potential(recipe, data):
