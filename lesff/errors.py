@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -47,6 +48,23 @@ class IntegrityError(LesffError, OSError):
 
 class PhysicsError(LesffError, ArithmeticError):
     """Derivatives of a model disagree with finite differences."""
+
+
+class ContractError(LesffError, AssertionError):
+    """An architecture or charge head breaks a promise that potentials rely on.
+
+    Args:
+        message: The text.
+        promise: Key of :data:`lesff.testing.PROMISES`.
+        error: Size of the violation, where there is one.
+        tolerance: Largest that is allowed.
+    """
+
+    def __init__(
+        self, message: str, *, promise: str, error: float = math.nan, tolerance: float = math.nan
+    ) -> None:
+        super().__init__(message)
+        self.promise, self.error, self.tolerance = promise, error, tolerance
 
 
 class OfflineError(LesffError, OSError):

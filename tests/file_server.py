@@ -34,9 +34,9 @@ class FileServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: FileServer
+    server: FileServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def log_message(self, *_args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
     def do_GET(self) -> None:

@@ -159,15 +159,16 @@ def test_golden_values_of_solids_are_reproduced(solid_model):
     assert report.n_structures >= 3
 
 
-def test_born_charges_of_salts_obey_the_sum_rule(solid_model):
+@pytest.mark.parametrize("name", ["NaCl", pytest.param("MgO", marks=pytest.mark.slow)])
+def test_born_charges_of_salts_obey_the_sum_rule(solid_model, name):
     """Transfers between neighbours cancel in a cell: no rule has to be imposed."""
-    for name in ("NaCl", "MgO"):
-        atoms = crystal(SOLIDS[name], conventional=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CaveatWarning)
-            z = solid_model.predict(atoms, "born_effective_charges").born_effective_charges
-        assert np.abs(z).max() > 1e-3
-        np.testing.assert_allclose(z.sum(0), np.zeros((3, 3)), atol=1e-8)
+    atoms = crystal(SOLIDS[name])
+    atoms.positions[0] += [0.13, -0.07, 0.21]  # no symmetry that makes the sum vanish
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CaveatWarning)
+        z = solid_model.predict(atoms, "born_effective_charges").born_effective_charges
+    assert np.abs(z).max() > 1e-3
+    np.testing.assert_allclose(z.sum(0), np.zeros((3, 3)), atol=1e-8)
 
 
 def test_charges_of_mat_small_come_with_a_warning():

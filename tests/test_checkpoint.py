@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import ase
@@ -55,7 +54,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(stored: Path, tmp_path: Path) -> Iterator[Path]:
+def folder(stored: Path, tmp_path: Path) -> Path:
     """A private copy that a test may damage."""
     copy = tmp_path / "tiny"
     copy.mkdir()

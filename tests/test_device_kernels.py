@@ -67,7 +67,7 @@ def compare(module, run, inputs, monkeypatch):
     [
         (0, 3, 33, torch.float64, False),
         (1, 2, 3, torch.float32, True),
-        (2, 2, 2, torch.float64, False),
+        pytest.param(2, 2, 2, torch.float64, False, marks=pytest.mark.slow),
     ],
 )
 def test_convolution(feature_l, max_ell, channels, dtype, directed, monkeypatch):
@@ -87,7 +87,7 @@ def test_convolution(feature_l, max_ell, channels, dtype, directed, monkeypatch)
 @pytest.mark.parametrize(
     ("l_out", "correlation", "dtype", "n_elements"),
     [
-        (0, 3, torch.float64, len(ELEMENTS)),
+        pytest.param(0, 3, torch.float64, len(ELEMENTS), marks=pytest.mark.slow),
         (1, 2, torch.float32, 1),
         (1, 1, torch.float64, len(ELEMENTS)),
     ],

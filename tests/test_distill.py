@@ -164,6 +164,7 @@ def test_hotter_dynamics_go_further_up(tmp_path):
     assert len({f.energy for f in read_frames(paths[0])}) == 12
 
 
+@pytest.mark.slow
 def test_killed_labelling_resumes_to_identical_shards(tmp_path):
     ase.io.write(tmp_path / "in.extxyz", clusters())
     code = (

@@ -248,7 +248,7 @@ def test_tail_exponent_of_two_dipoles():
 class _Spring(Calculator):
     """Two atoms on a spring of 30 eV/A^2, 1 A long."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
@@ -298,7 +298,7 @@ def test_density_of_a_box():
 class _BirchMurnaghan(Calculator):
     """Third-order equation of state with a given volume and bulk modulus per cell."""
 
-    implemented_properties = ("energy",)
+    implemented_properties = ["energy"]
 
     def __init__(self, volume, modulus):
         super().__init__()

@@ -22,6 +22,13 @@ from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.units import COULOMB_CONSTANT as KE
 
 EVALUATORS = ("direct", "nufft", "mesh")
+THOROUGH = [
+    "direct",
+    pytest.param("nufft", marks=pytest.mark.slow),
+    pytest.param("mesh", marks=pytest.mark.slow),
+]
+"""For derivatives element by element: those of the other two equal the direct ones quickly, in
+``test_training_on_forces_gives_the_same_gradients``."""
 TRANSFORMS = {"direct": DirectTransform(), "nufft": NufftTransform(), "mesh": MeshTransform()}
 ROUNDING = 1e-10
 """Sums of some thousand float64 terms of order 1 to 10 eV."""
@@ -159,7 +166,7 @@ def test_mesh_sizes_have_small_factors():
 # --- derivatives -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("evaluator", THOROUGH)
 def test_structure_factor_derivatives(evaluator):
     q = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
     s = torch.rand(2, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -172,7 +179,7 @@ def test_structure_factor_derivatives(evaluator):
 
 
 @pytest.mark.parametrize("cutoff", ["sharp", "smooth"])
-@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("evaluator", THOROUGH)
 def test_energy_derivatives(evaluator, cutoff):
     """First, second and third derivatives in charges, positions and cell."""
     atoms, charges = random_crystal(n_atoms=3)

@@ -60,7 +60,7 @@ class FaultyHub(HubServer):
 
 
 class FaultyHandler(HubHandler):
-    server: FaultyHub
+    server: FaultyHub  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_HEAD(self) -> None:
         self.note()

@@ -204,6 +204,7 @@ def test_low_rank_updates_have_low_rank_and_exact_gradients(base):
     torch.testing.assert_close((a.grad, b.grad), expected)
 
 
+@pytest.mark.slow
 def test_part_rates_and_the_anchor_hold_weights_back(base, tmp_path):
     longer = TINY["optimizer"] | {"max_steps": 60, "validate_every": 20}
 
@@ -248,6 +249,7 @@ def test_replay_of_a_model_of_many_elements_holds_crystals():
     assert all(len(set(s.numbers.tolist())) == 1 for s in crystals)
 
 
+@pytest.mark.slow
 def test_replay_frames_take_part_and_keep_the_probe_nearer(base, tmp_path):
     drift = {}
     for count in (0, 30):
@@ -277,6 +279,7 @@ def test_grown_molecules_keep_their_bonds_and_room(base):
     assert largest > 25
 
 
+@pytest.mark.slow
 def test_a_random_start_forgets_the_base_model(base, tmp_path):
     """Weights are drawn anew, the same for the same seed, and frames in other units pass."""
     frames = labelled_frames(8)
@@ -551,6 +554,7 @@ def test_a_full_disk_keeps_the_last_resume_point(base, tmp_path, monkeypatch):
     assert not list((tmp_path / "run").glob(f".*{UNFINISHED}"))
 
 
+@pytest.mark.slow
 def test_charge_labels_are_learned(base, tmp_path):
     """With a loss on charges the charges of the teacher are approached."""
     frames = labelled_frames(10)

@@ -411,9 +411,9 @@ class FakeHub(ThreadingHTTPServer):
 
 
 class FakeHubHandler(BaseHTTPRequestHandler):
-    server: FakeHub
+    server: FakeHub  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def log_message(self, *_args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
     def do_HEAD(self) -> None:

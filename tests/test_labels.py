@@ -142,7 +142,7 @@ def test_weights_groups_and_born_charges_are_read():
 def test_ase_databases_and_lists_hold_the_same_frames(tmp_path):
     atoms = two_waters()
     atoms.calc = SinglePointCalculator(atoms, energy=-1.5, forces=np.ones((6, 3)))
-    with connect(tmp_path / "data.db") as database:
+    with connect(tmp_path / "data.db") as database:  # pyright: ignore[reportGeneralTypeIssues]
         database.write(atoms, dft_charge_note=1, data={"dipole": np.array([0.1, 0.2, 0.3])})
     ase.io.write(tmp_path / "data.xyz", atoms)
     row, line, item = (

@@ -119,7 +119,7 @@ def test_charged_dimers_beyond_the_trained_distances(head):
 class Salt(Calculator):
     """Unit charges by the latent sum and ``A exp(-r / rho)`` between ions and all near images."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]
     settings = EwaldSettings(dl=1.5)
 
     def calculate(self, atoms=None, properties=None, system_changes=()):
@@ -136,6 +136,7 @@ class Salt(Calculator):
         self.results = {"energy": float(energy.detach()), "forces": -slope.numpy()}
 
 
+@pytest.mark.slow
 def test_dynamics_of_a_salt_keep_the_energy():
     """T35: drift below 1e-5 eV / atom / ps; and the energy stays, to Verlet's (omega dt)^2 / 8."""
     atoms = nacl().atoms

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from helpers import tiny_potential
 
 from lesff.cli import main
+from lesff.model_folder.folder import save_model
 from lesff.potential import properties
 from lesff.potential.verify import TOLERANCE, check_physics, check_structures
 
@@ -74,12 +75,27 @@ def test_a_stress_without_the_long_range_part_is_found(monkeypatch):
     assert found["triclinic", "forces"].ok
 
 
-def test_command_prints_a_table_and_exits_with_1_on_failure(monkeypatch):
-    runner = CliRunner()
-    result = runner.invoke(main, ["verify", "off-small", "--physics"])
+def verify(model):
+    return CliRunner().invoke(main, ["verify", str(model), "--physics"])
+
+
+def rows_ok(result):
+    return len([line for line in result.output.splitlines() if line.endswith("  ok")])
+
+
+def test_command_prints_a_table_and_exits_with_1_on_failure(monkeypatch, tmp_path):
+    save_model(tiny_potential(n_layers=1), tmp_path / "m", card="card", license_text="text")
+    result = verify(tmp_path / "m")
     assert result.exit_code == 0, result.output
-    assert len([line for line in result.output.splitlines() if line.endswith("  ok")]) == 14
+    assert rows_ok(result) == 14  # 4 of the molecule, 2 of the slab, 4 of each crystal
     monkeypatch.setattr(properties, "field_energy", without_field_energy)
-    result = runner.invoke(main, ["verify", "off-small", "--physics"])
+    result = verify(tmp_path / "m")
     assert result.exit_code == 1
     assert "disagrees with finite differences in dipole from field of the molecule" in result.output
+
+
+@pytest.mark.slow
+def test_a_released_model_passes():
+    result = verify("off-small")
+    assert result.exit_code == 0, result.output
+    assert rows_ok(result) == 14

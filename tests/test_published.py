@@ -411,6 +411,7 @@ def _load_in_process(cache: Path, manifest: Path, queue: Any) -> None:
     queue.put(resolve(NAME).origin)
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_once(site: Site) -> None:
     site.publish()
     context = multiprocessing.get_context("spawn")

@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from lesff.errors import IntegrityError, ModelNotFoundError
 
 
 @pytest.fixture
-def sentinel(tmp_path) -> Path:
+def sentinel(tmp_path) -> Iterator[Path]:
     """A file that only executed code would create."""
     path = tmp_path / "sentinel"
     yield path

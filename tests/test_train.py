@@ -188,6 +188,7 @@ def test_missing_labels_do_not_count(batch):
     assert with_weight == pytest.approx(without, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_tiny_model_overfits(tmp_path):
     """Four frames of consistent labels (another random model's) are learned."""
     teacher = tiny_potential(head="latent", seed=3)
@@ -239,7 +240,8 @@ def trained_weights(tmp_path, run, *, stops):
                 trainer.train()
         else:
             trainer.train()
-    return {n: p.detach().clone() for n, p in potential.named_parameters()}
+    weights = potential.named_parameters()  # pyright: ignore[reportPossiblyUnboundVariable]
+    return {n: p.detach().clone() for n, p in weights}
 
 
 def _potential(recipe, data):

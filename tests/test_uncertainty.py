@@ -79,7 +79,7 @@ def test_the_energy_is_linear_in_the_features():
         ).sum(0)
         for atoms in (water(), two_waters(), triclinic_ice())
     ])  # fmt: skip
-    first, last = potential.architecture.readouts.layers
+    first, last = list(potential.architecture.readouts.layers)  # pyright: ignore[reportGeneralTypeIssues]
     weights = torch.cat([
         first.weight[:, 0] * first.weight.shape[0] ** -0.5, last.weight_2[:, 0] * last.scale
     ])  # fmt: skip

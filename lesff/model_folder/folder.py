@@ -35,6 +35,7 @@ from lesff.plain_data import from_dict, read_json
 from lesff.potential.config import DTYPES, ModelConfig
 from lesff.potential.potential import RADIAL_MODES, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
+from lesff.potential.upgrade import upgraded
 
 
 def save_model(
@@ -187,7 +188,7 @@ def _read_config(folder: Path) -> ModelConfig:
         raise ModelNotFoundError(f"model folder {folder} does not exist; check the path")
     path = folder / CONFIG_FILE
     check_present(path)
-    return from_dict(ModelConfig, read_json(path), CONFIG_FILE)
+    return from_dict(ModelConfig, upgraded(read_json(path), CONFIG_FILE), CONFIG_FILE)
 
 
 def _read_uncertainty(path: Path, potential: Potential) -> Uncertainty:

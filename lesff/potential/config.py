@@ -41,7 +41,7 @@ class ModelConfig:
         level_of_theory: Reference method.
         training_data: Where the labels come from.
         software: Versions that made the weights.
-        format_version: Version of this layout.
+        format_version: Version of this layout; :mod:`lesff.potential.upgrade` reads older ones.
     """
 
     architecture: dict[str, Any]
@@ -66,7 +66,7 @@ class ModelConfig:
         if self.format_version != FORMAT_VERSION:
             raise ConfigError(
                 f"`format_version` must be {FORMAT_VERSION}, got {self.format_version}; "
-                "install the lesff version that the model asks for"
+                "other versions are upgraded when a folder is read, see lesff.potential.upgrade"
             )
         z = self.elements
         if not z or list(z) != sorted(set(z)) or z[0] < 1 or z[-1] > 118:

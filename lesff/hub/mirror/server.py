@@ -147,7 +147,7 @@ def running(
 class HubHandler(BaseHTTPRequestHandler):
     """One connection."""
 
-    server: HubServer
+    server: HubServer  # pyright: ignore[reportIncompatibleVariableOverride]  # only one serves this
     protocol_version = "HTTP/1.1"
     server_version = "lesff"
     sys_version = ""
