@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from lesff.atoms.elements import elements_of
-from lesff.cli.catalogue import accept_license_option
+from lesff.cli.options import accept_license_option
 from lesff.errors import ConfigError
 from lesff.model import Model, load
 from lesff.plain_data import write_json

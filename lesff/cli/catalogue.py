@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from lesff.cli.options import accept_license_option
 from lesff.errors import ModelNotFoundError
 from lesff.files import FileSet
 from lesff.hub.manifest.citations import bibtex
@@ -14,11 +15,6 @@ from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.names import find_model, list_models
 from lesff.hub.resolve import is_here, pull
 from lesff.hub.spec import RegistrySpec, parse
-
-accept_license_option = click.option(
-    "--accept-license", is_flag=True, help="Accept the licence of the model; asked for once."
-)
-"""For every command that may load a model of others."""
 
 _COLUMNS = ("model", "by", "licence", "elements", "size", "level of theory")
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 import torch
 
-from lesff.cli.catalogue import accept_license_option
 from lesff.cli.finetune import parse_settings
+from lesff.cli.options import accept_license_option
 from lesff.distill.run import distill, label
 from lesff.errors import ConfigError
 from lesff.train.recipe import read_recipe

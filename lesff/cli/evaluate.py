@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from lesff.atoms.elements import elements_of
-from lesff.cli.catalogue import accept_license_option
+from lesff.cli.options import accept_license_option
 from lesff.cli.suite import evaluate_suite
 from lesff.errors import DataError
 from lesff.evaluation.fragments import fragment_table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 import torch
 import torch.distributed as dist
 
-from lesff.cli.catalogue import accept_license_option
+from lesff.cli.options import accept_license_option
 from lesff.errors import ConfigError
 from lesff.finetune.options import read_options
 from lesff.model import load
@@ -88,8 +89,6 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         ConfigError: for a setting without ``=``.
     """
-    import tomllib
-
     result: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from lesff.cli.catalogue import accept_license_option
+from lesff.cli.options import accept_license_option
 from lesff.environment import own_mirror
 from lesff.files import FileSet
 from lesff.hub.manifest.names import read_entry

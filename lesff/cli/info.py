@@ -7,7 +7,8 @@ import json
 import click
 
 from lesff.atoms.elements import symbols
-from lesff.cli.catalogue import accept_license_option, find_unfetched, show_unfetched
+from lesff.cli.catalogue import find_unfetched, show_unfetched
+from lesff.cli.options import accept_license_option
 from lesff.model import load
 
 

@@ -14,7 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.atoms.structure import read_structures
 from lesff.calculator import ASE_NAMES
-from lesff.cli.catalogue import accept_license_option
+from lesff.cli.options import accept_license_option
 from lesff.errors import PropertyError
 from lesff.model import load
 from lesff.potential.response import BornOptions

@@ -10,7 +10,7 @@ from ase.io import write
 
 from lesff.atoms.elements import elements_of
 from lesff.atoms.structure import read_structures
-from lesff.cli.catalogue import accept_license_option
+from lesff.cli.options import accept_license_option
 from lesff.errors import PropertyError
 from lesff.model import load
 from lesff.potential.domain import check_domain

@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from lesff.atoms.structure import to_structure
-from lesff.cli.catalogue import accept_license_option
+from lesff.cli.options import accept_license_option
 from lesff.electrostatics.moments.born import BornMode
 from lesff.errors import DataError
 from lesff.model import Model, load

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lesff.cli.catalogue import accept_license_option
+from lesff.cli.options import accept_license_option
 from lesff.errors import IntegrityError, PhysicsError
 from lesff.files import forget
 from lesff.hub.resolve import resolve

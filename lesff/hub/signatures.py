@@ -76,7 +76,7 @@ def check(data: bytes, purpose: Purpose, signature: Signature, public_key: Path)
         MissingDependencyError: without the cryptography library.
     """
     key = _load_public(public_key)
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature  # of the extra `sign`
 
     if signature.key != _key_id(key):
         raise SignatureError(
@@ -120,7 +120,7 @@ def _message(data: bytes, purpose: Purpose) -> bytes:
 
 def _library() -> tuple[Any, Any]:
     try:
-        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives import serialization  # of the extra `sign`
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
         raise MissingDependencyError(

@@ -33,6 +33,7 @@ def draw_curves(
         limits: Of the abscissa.
     """
     # here, because it takes a second that other commands need not spend
+    # start-up: 0.4 s of CPU
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

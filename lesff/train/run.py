@@ -169,7 +169,7 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
 
 def plot_log(run: Path) -> Path:
     """Learning curves of a run, ``training.png``."""
-    import matplotlib as mpl
+    import matplotlib as mpl  # start-up: 0.4 s of CPU
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
