@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 
 from lesff.hub.mirror.copy import mirror_models
-from lesff.hub.mirror.store import Snapshot
+from lesff.hub.mirror.store import RepositorySnapshot
 
 
 class Client(threading.Thread):
     """Fetches until it is told to stop."""
 
-    def __init__(self, port: int, snapshot: Snapshot, stop: threading.Event) -> None:
+    def __init__(self, port: int, snapshot: RepositorySnapshot, stop: threading.Event) -> None:
         super().__init__()
         self.port, self.snapshot, self.stop_event = port, snapshot, stop
         self.n_requests = self.n_bytes = 0

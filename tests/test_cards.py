@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lesff.errors import DataError
-from lesff.evaluation.tables import blocks, error_table, filled, suite_table, table_of
+from lesff.evaluation.tables import blocks, error_markdown, filled, suite_markdown, table_of
 from lesff.model_folder.card import front_matter
 from lesff.train.stages import read_stages
 
@@ -111,7 +111,7 @@ def test_suite_table_has_a_column_for_each_subject():
         "ours": {"one": _result(0.12345, 1.0), "two": {"status": "not covered", "reason": "why"}},
         "xtb": {"one": _result(-23.456, 1.0, left_out={"a": "no C", "b": "no C"})},
     }
-    lines = suite_table({"results": results}).splitlines()
+    lines = suite_markdown({"results": results}).splitlines()
     assert lines[0] == "| check | quantity | unit | ours | xtb | reference |"
     assert lines[2] == "| one | MAE | eV | 0.123 | -23.46 | 1.000 |"
     assert "- ours, two: why" in lines
@@ -122,7 +122,7 @@ def test_suite_table_has_a_column_for_each_subject():
 def test_a_value_that_only_the_second_subject_has():
     other = _result(2.0)
     other["quantities"][0]["name"] = "RMSE"
-    table = suite_table({"results": {"ours": {"one": _result(1.0)}, "xtb": {"one": other}}})
+    table = suite_markdown({"results": {"ours": {"one": _result(1.0)}, "xtb": {"one": other}}})
     assert "| one | RMSE | eV |  | 2.000 |  |" in table
 
 
@@ -141,14 +141,14 @@ def test_a_changed_number_is_noticed(tmp_path):
 def test_stress_has_a_column_where_it_has_labels():
     row = dict.fromkeys(("energy_mae", "energy_rmse", "forces_mae", "forces_rmse"), 1.0)
     errors = {"a": {"n_frames": 1, **row, "stress_rmse": 2.0}}
-    assert error_table(errors).splitlines() == [
+    assert error_markdown(errors).splitlines() == [
         "| subset | frames | E MAE | E RMSE | F MAE | F RMSE | S RMSE |",
         "|---|---|---|---|---|---|---|",
         "| a | 1 | 1.0 | 1.0 | 1.0 | 1.0 | 2.0 |",
         "| mean over subsets | | 1.0 | | 1.0 | | |",
     ]
     errors["a"]["stress_rmse"] = float("nan")
-    assert "S RMSE" not in error_table(errors)
+    assert "S RMSE" not in error_markdown(errors)
 
 
 def test_tables_without_results_are_refused(tmp_path):

@@ -25,7 +25,7 @@ import lesff
 from lesff.errors import IntegrityError, ManifestError, ModelNotFoundError
 from lesff.hub.mirror import server as hub_server
 from lesff.hub.mirror.server import HubServer, running
-from lesff.hub.mirror.store import Snapshot, Store
+from lesff.hub.mirror.store import RepositorySnapshot, Store
 from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES
 
@@ -33,7 +33,7 @@ SOURCE = bundled_folder() / "off-small" / "0.1.0"
 REPO = "lesff/off-small"
 
 
-def fill(folder: Path) -> Snapshot:
+def fill(folder: Path) -> RepositorySnapshot:
     folder.mkdir(exist_ok=True)
     files = {name: SOURCE / name for name in MODEL_FILES} | {"extra/notes.txt": SOURCE / "LICENSE"}
     return Store(folder).add(REPO, files, refs=("main", "0.1.0"), date="2026-11-23")

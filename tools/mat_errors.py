@@ -15,7 +15,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 import lesff
-from lesff.evaluation.tables import error_table
+from lesff.evaluation.tables import error_markdown
 from lesff.plain_data import write_json
 from lesff.train.frames import Frame, read_frames
 from lesff.train.metrics import errors_by, predict_frames
@@ -52,7 +52,7 @@ def main() -> None:
     predictions = predict_frames(model.potential, frames, progress=True)
     errors = errors_by(predictions, lambda frame: class_of(frame, charges))
     rows = {name: asdict(row) for name, row in errors.items()}
-    sys.stdout.write(error_table(rows) + "\n")
+    sys.stdout.write(error_markdown(rows) + "\n")
     if given.json is not None:
         data = [path.name for path in given.data]
         write_json(given.json, {"model": given.label or model.name, "data": data, "errors": rows})

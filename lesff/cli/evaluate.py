@@ -14,7 +14,7 @@ from lesff.cli.suite import evaluate_suite
 from lesff.errors import DataError
 from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.suite import CHECKS, SUITES
-from lesff.evaluation.tables import fragment_table as markdown
+from lesff.evaluation.tables import fragment_markdown
 from lesff.model import Model, load
 from lesff.plain_data import write_json
 from lesff.train.frames import read_frames
@@ -167,7 +167,7 @@ def _evaluate_frames(
     if reach is not None:
         table = fragment_table(predictions, reach)
         result = {"fragments": table}
-        click.echo(markdown(table))
+        click.echo(fragment_markdown(table))
     else:
         errors = errors_by(predictions, lambda frame: frame.subset)
         result = {"errors": {key: asdict(value) for key, value in errors.items()}}

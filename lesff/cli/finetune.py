@@ -21,7 +21,7 @@ from lesff.model import load
 
 @click.command("finetune")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("-m", "--model", "name", default="off-small", show_default=True, help="Base model.")
+@click.option("-m", "--model", "name", default="off-medium", show_default=True, help="Base model.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Run folder.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with options.")
 @click.option("--validation", type=click.Path(path_type=Path), help="Frames to validate on.")

@@ -23,7 +23,7 @@ from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES
 
 @click.command("predict")
 @click.argument("structures", type=click.Path(path_type=Path))
-@click.option("-m", "--model", "name", default="off-small", show_default=True, help="Model name.")
+@click.option("-m", "--model", "name", default="off-medium", show_default=True, help="Model name.")
 @click.option(
     "-p", "--properties", default=",".join(DEFAULT_PROPERTIES), show_default=True,
     help="Comma-separated quantities: " + ", ".join(QUANTITIES) + ".",

@@ -12,7 +12,7 @@ from lesff.errors import DataError
 from lesff.evaluation.checks.frames import Labelled
 from lesff.evaluation.results import SuiteFile
 from lesff.evaluation.suite import find_checks, run_suite
-from lesff.evaluation.tables import blocks, filled, number
+from lesff.evaluation.tables import blocks, filled, significant
 from lesff.files import sha256_of
 from lesff.methods import ModelMethod, open_baseline
 from lesff.model_folder.layout import WEIGHTS_FILE
@@ -92,7 +92,7 @@ def _summary(result: dict[str, Any]) -> str:
         return f": not covered ({result['reason']})"
     lines = []
     for q in result["quantities"]:
-        reference = "" if q["reference"] is None else f"  (reference {number(q['reference'])})"
-        lines.append(f"\n  {q['name']}: {number(q['value'])} {q['unit']}{reference}")
+        reference = "" if q["reference"] is None else f"  (reference {significant(q['reference'])})"
+        lines.append(f"\n  {q['name']}: {significant(q['value'])} {q['unit']}{reference}")
     left_out = len(result["left_out"])
     return "".join(lines) + (f"\n  {left_out} items left out" if left_out else "")

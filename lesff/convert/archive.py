@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from lesff.convert.record import RESAVE, Record, RefusedError, describe
+from lesff.convert.record import RESAVE, Record, RefusedError, shown
 
 MAX_FILE_BYTES = 4 * 2**30
 """Size of the file, and of all its tensors written out in full."""
@@ -153,7 +153,7 @@ class Storages:
         if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
             raise RefusedError("it refers to an outside object that is no storage")
         _, kind, key, location, count = reference
-        path = kind.path if isinstance(kind, Record) and kind.args is None else describe(kind)
+        path = kind.path if isinstance(kind, Record) and kind.args is None else shown(kind)
         if path not in _STORAGES:
             raise RefusedError(f"it has a storage of unsupported type {path}", RESAVE)
         if not isinstance(key, str) or not isinstance(location, str) or not is_count(count):

@@ -23,8 +23,8 @@ from lesff.convert.archive import (
     check_members,
     read_member,
 )
-from lesff.convert.record import RESAVE, Record, RefusedError, describe
-from lesff.convert.unpickler import Machine
+from lesff.convert.record import RESAVE, Record, RefusedError, shown
+from lesff.convert.unpickler import InertUnpickler
 from lesff.errors import IntegrityError, ModelNotFoundError
 
 __all__ = ["Record", "read_checkpoint"]
@@ -64,7 +64,7 @@ def _read_root(handle: BinaryIO) -> Record:
     if byte_order(archive, members) != b"little":
         raise RefusedError("its numbers are not little-endian", RESAVE)
     stream = read_member(archive, members["data.pkl"])
-    root = Machine(stream, Storages(archive, members)).run()
+    root = InertUnpickler(stream, Storages(archive, members)).run()
     if not isinstance(root, Record) or root.args is None:
-        raise RefusedError(f"it holds {describe(root)}, not a whole module", RESAVE)
+        raise RefusedError(f"it holds {shown(root)}, not a whole module", RESAVE)
     return root

@@ -114,7 +114,7 @@ class Record:
                 if not isinstance(child, Record):
                     raise IntegrityError(
                         f"{key!r} among the modules of {record.path} in the checkpoint is "
-                        f"{describe(child)}; {ADVICE}"
+                        f"{shown(child)}; {ADVICE}"
                     )
                 stack.append((_join(name, key), child))
 
@@ -143,7 +143,7 @@ class Record:
         members = self.attributes().get(kind, {})
         if not isinstance(members, dict):
             raise IntegrityError(
-                f"{kind} of {self.path} in the checkpoint is {describe(members)}, must be a dict; "
+                f"{kind} of {self.path} in the checkpoint is {shown(members)}, must be a dict; "
                 f"{ADVICE}"
             )
         return members
@@ -168,7 +168,7 @@ def _check_new_tensor(name: str, value: Any, tensors: dict[str, Tensor]) -> None
         raise IntegrityError(f"the checkpoint has two tensors {name!r}; {ADVICE}")
     if not isinstance(value, Tensor):
         raise IntegrityError(
-            f"{name!r} in the checkpoint is {describe(value)}, must be a plain tensor; {RESAVE}"
+            f"{name!r} in the checkpoint is {shown(value)}, must be a plain tensor; {RESAVE}"
         )
 
 
@@ -179,7 +179,7 @@ def _walked_too_far(record: Record) -> IntegrityError:
     )
 
 
-def describe(value: Any) -> str:
+def shown(value: Any) -> str:
     """What a value is, short and safe whatever it holds."""
     if isinstance(value, Record):
         return value.path if value.args is None else f"an object of {value.path}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lesff.convert.archive import _MAX_RANK, MAX_PICKLE_BYTES, Storage, Storages, is_count
-from lesff.convert.record import _REQUIRED, RESAVE, Record, RefusedError, describe
+from lesff.convert.record import _REQUIRED, RESAVE, Record, RefusedError, shown
 
 MAX_OPCODES = 1_000_000
 MAX_DEPTH = 200
@@ -49,7 +49,7 @@ DTYPES = {
 }
 
 
-class Machine:
+class InertUnpickler:
     """Interpreter of the opcodes that torch's pickler writes, protocols 2 to 5; calls nothing."""
 
     def __init__(self, stream: bytes, storages: Storages) -> None:
@@ -187,7 +187,7 @@ class Machine:
         args = self.pop()
         target = self.pop()
         if not isinstance(target, Record) or target.args is not None:
-            raise RefusedError(f"it calls {describe(target)}, which is no global")
+            raise RefusedError(f"it calls {shown(target)}, which is no global")
         if not isinstance(args, tuple):
             raise RefusedError(f"it calls {target.path} without a tuple of arguments")
         rebuild = _CALLS.get(target.path)
@@ -206,7 +206,7 @@ class Machine:
         if type(target) is dict and isinstance(state, dict) and set(state) == {"_metadata"}:
             return  # version numbers that torch hangs on a state dict
         if not isinstance(target, Record) or target.args is None or target.state is not None:
-            raise RefusedError(f"it sets the state of {describe(target)}")
+            raise RefusedError(f"it sets the state of {shown(target)}")
         target.state = state
 
     def append(self, values: list[Any]) -> None:
@@ -217,7 +217,7 @@ class Machine:
         elif isinstance(target, Record) and target.args is not None:
             target.entries.extend(values)
         else:
-            raise RefusedError(f"it appends to {describe(target)}")
+            raise RefusedError(f"it appends to {shown(target)}")
 
     def set_items(self, values: list[Any]) -> None:
         """Fill the dict on the stack from alternating keys and values."""
@@ -231,14 +231,14 @@ class Machine:
         elif isinstance(target, Record) and target.args is not None:
             target.entries.extend(pairs)
         else:
-            raise RefusedError(f"it sets items of {describe(target)}")
+            raise RefusedError(f"it sets items of {shown(target)}")
 
     def add_items(self) -> None:
         """Fill the set on the stack."""
         values = self.pop_mark()
         target = self.top()
         if type(target) is not set:
-            raise RefusedError(f"it adds members to {describe(target)}")
+            raise RefusedError(f"it adds members to {shown(target)}")
         target.update(self.key(value) for value in values)
 
     def key(self, value: Any) -> Any:
@@ -249,7 +249,7 @@ class Machine:
         parts = value if type(value) is tuple else (value,)
         simple = (str, int, float, bool, bytes, type(None), Record, torch.dtype)
         if len(parts) > _MAX_KEY_WIDTH or not all(type(part) in simple for part in parts):
-            raise RefusedError(f"it has {describe(value)} as a key or member of a set")
+            raise RefusedError(f"it has {shown(value)} as a key or member of a set")
         if self.plain_keys > MAX_PLAIN_KEYS:
             raise RefusedError(f"it has more than {MAX_PLAIN_KEYS} keys that are not text")
         return value
@@ -316,20 +316,20 @@ class Machine:
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": Machine.make_dict,
-    "builtins.set": Machine.make_set,
-    "builtins.bytes": Machine.make_empty_bytes,
-    "_codecs.encode": Machine.make_bytes,
-    "torch.Size": Machine.make_size,
-    "torch._utils._rebuild_tensor_v2": Machine.make_tensor,
-    "torch._utils._rebuild_parameter": Machine.make_parameter,
+    "collections.OrderedDict": InertUnpickler.make_dict,
+    "builtins.set": InertUnpickler.make_set,
+    "builtins.bytes": InertUnpickler.make_empty_bytes,
+    "_codecs.encode": InertUnpickler.make_bytes,
+    "torch.Size": InertUnpickler.make_size,
+    "torch._utils._rebuild_tensor_v2": InertUnpickler.make_tensor,
+    "torch._utils._rebuild_parameter": InertUnpickler.make_parameter,
 }
 """Globals whose call gives a value instead of a record; each is computed here, not imported."""
 
-_OPCODES: dict[bytes, Callable[[Machine], object]] = {
-    b"(": Machine.mark,
-    b"0": Machine.drop,
-    b"1": Machine.pop_mark,
+_OPCODES: dict[bytes, Callable[[InertUnpickler], object]] = {
+    b"(": InertUnpickler.mark,
+    b"0": InertUnpickler.drop,
+    b"1": InertUnpickler.pop_mark,
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
     b"\x89": lambda m: m.push(False),
@@ -357,7 +357,7 @@ _OPCODES: dict[bytes, Callable[[Machine], object]] = {
     b"e": lambda m: m.append(m.pop_mark()),
     b"s": lambda m: m.set_items([m.pop(), m.pop()][::-1]),
     b"u": lambda m: m.set_items(m.pop_mark()),
-    b"\x90": Machine.add_items,
+    b"\x90": InertUnpickler.add_items,
     b"\x91": lambda m: m.push(frozenset(map(m.key, m.pop_mark()))),
     b"q": lambda m: m.remember(m.number(1)),
     b"r": lambda m: m.remember(m.number(4)),
@@ -365,10 +365,10 @@ _OPCODES: dict[bytes, Callable[[Machine], object]] = {
     b"h": lambda m: m.recall(m.number(1)),
     b"j": lambda m: m.recall(m.number(4)),
     b"c": lambda m: m.name(m.line(), m.line()),
-    b"\x93": Machine.stack_name,
-    b"R": Machine.call,
-    b"\x81": Machine.call,
-    b"b": Machine.build,
+    b"\x93": InertUnpickler.stack_name,
+    b"R": InertUnpickler.call,
+    b"\x81": InertUnpickler.call,
+    b"b": InertUnpickler.build,
     b"Q": lambda m: m.push(m.storages.load(m.pop())),
     b"\x95": lambda m: m.take(8),  # a frame only announces how many bytes follow
 }

@@ -109,7 +109,7 @@ def _shard(
     dropped = 0
     try:
         for number, atoms in enumerate(sample(task, structure, options, moving)):
-            found = label(atoms, calculator, f"{where}, frame {number}")
+            found = label_atoms(atoms, calculator, f"{where}, frame {number}")
             if np.linalg.norm(found["forces"], axis=1).max() > options.max_force:
                 dropped += 1
                 continue
@@ -131,7 +131,7 @@ def _calculator(method: Method, structure: Structure) -> BaseCalculator:
     return method.fast_calculator(structure.total_charge, structure.spin_multiplicity)
 
 
-def label(atoms: ase.Atoms, calculator: BaseCalculator, where: str) -> dict[str, np.ndarray]:
+def label_atoms(atoms: ase.Atoms, calculator: BaseCalculator, where: str) -> dict[str, np.ndarray]:
     """Labels of a structure by its teacher.
 
     Energy (eV) and forces (eV/A); stress of crystals (eV/A^3) and dipole of neutral molecules (e A)

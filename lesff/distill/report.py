@@ -54,9 +54,9 @@ class Result:
     command: str
 
 
-def write_report(result: Result, folder: Path) -> dict[str, Any]:
+def write_student_report(result: Result, folder: Path) -> dict[str, Any]:
     """Write ``report.json`` and ``report.html``; returns the content of the first."""
-    report = make_report(result)
+    report = make_student_report(result)
     path = folder / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     write_json(folder / "report.json", finite(report))
@@ -65,7 +65,7 @@ def write_report(result: Result, folder: Path) -> dict[str, Any]:
     return report
 
 
-def make_report(result: Result) -> dict[str, Any]:
+def make_student_report(result: Result) -> dict[str, Any]:
     """Content of ``report.json``: errors are differences to the teacher."""
     errors = {
         part: {
@@ -176,7 +176,7 @@ The licence is that of the teacher where it is a lesff model (file `LICENSE`), e
 """
 
 
-def card_text(result: Result, report: dict[str, Any], config: ModelConfig) -> str:
+def student_card(result: Result, report: dict[str, Any], config: ModelConfig) -> str:
     """Model card, Markdown."""
     train = report["errors"]["train"]
     facts = {

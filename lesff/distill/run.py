@@ -21,7 +21,7 @@ from lesff.distill.labelling import (
     pack_shards,
 )
 from lesff.distill.options import DistillOptions, small_student, with_schedule
-from lesff.distill.report import Result, card_text, write_report
+from lesff.distill.report import Result, student_card, write_student_report
 from lesff.electrostatics.sums.pair_sum import check_boundaries
 from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.hub.resolve import ResolvedModel
@@ -231,9 +231,9 @@ def _train(
         n_parameters=sum(p.numel() for p in potential.parameters()),
         command=command or f"lesff.distill.distill({teacher.name!r}, ...)",
     )
-    report = write_report(result, folder)
+    report = write_student_report(result, folder)
     save_model(
-        potential, folder / MODEL_FOLDER, card=card_text(result, report, potential.config),
+        potential, folder / MODEL_FOLDER, card=student_card(result, report, potential.config),
         license_text=teacher.license_text or _NO_LICENSE, overwrite=True,
     )  # fmt: skip
     for line in report["verdict"]:

@@ -20,7 +20,7 @@ class NotCoveredError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantity:
+class Value:
     """One number of a card table.
 
     Attributes:
@@ -47,7 +47,7 @@ class CheckResult:
         left_out: Items without result, and why.
     """
 
-    quantities: list[Quantity] = field(default_factory=list)
+    quantities: list[Value] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -55,9 +55,7 @@ class CheckResult:
         self, name: str, unit: str, value: float | np.floating, reference: float | None = None
     ) -> None:
         """Append a quantity."""
-        self.quantities.append(
-            Quantity(name=name, unit=unit, value=float(value), reference=reference)
-        )
+        self.quantities.append(Value(name=name, unit=unit, value=float(value), reference=reference))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: numbers with six significant digits, no NaN."""

@@ -52,17 +52,17 @@ def table_of(path: Path) -> str:
         raise DataError(f"{path} is missing: a table of the card is made from it")
     data = json.loads(path.read_text(encoding="utf-8"))
     if "errors" in data:
-        return error_table(data["errors"])
+        return error_markdown(data["errors"])
     if "fragments" in data:
-        return fragment_table(data["fragments"])
+        return fragment_markdown(data["fragments"])
     if "results" in data:
-        return suite_table(data)
+        return suite_markdown(data)
     raise DataError(
         f"{path} must be written by `lesff evaluate`: it has no errors, fragments or results"
     )
 
 
-def error_table(errors: dict[str, dict[str, Any]]) -> str:
+def error_markdown(errors: dict[str, dict[str, Any]]) -> str:
     """Errors per subset: meV/atom, meV/A and, where stress has labels, meV/A^3; one digit."""
     columns = {
         "energy_mae": "E MAE", "energy_rmse": "E RMSE", "forces_mae": "F MAE",
@@ -87,7 +87,7 @@ def error_table(errors: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def fragment_table(fragments: dict[str, dict[str, Any]]) -> str:
+def fragment_markdown(fragments: dict[str, dict[str, Any]]) -> str:
     """Errors of the forces between molecules, meV/A, with one digit."""
     lines = [
         "| frames of several molecules | frames | net force on a molecule | its error | F MAE |",
@@ -100,7 +100,7 @@ def fragment_table(fragments: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def suite_table(data: dict[str, Any]) -> str:
+def suite_markdown(data: dict[str, Any]) -> str:
     """Results of the suite: one row per quantity, one column per subject; then what is left out."""
     results = data["results"]
     subjects = list(results)
@@ -123,7 +123,7 @@ def suite_table(data: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "Sources:", "", *(f"- {source}" for source in sources)])
 
 
-def number(value: float | None) -> str:
+def significant(value: float | None) -> str:
     """A number as in the tables: three digits or so."""
     if value is None:
         return ""
@@ -139,8 +139,10 @@ def _rows(check: str, columns: list[dict[str, Any]]) -> list[str]:
     lines = []
     for name in names:
         first = next(column[name] for column in quantities if name in column)
-        values = [number(column[name]["value"]) if name in column else "" for column in quantities]
-        cells = [check, name, first["unit"], *values, number(first["reference"])]
+        values = [
+            significant(column[name]["value"]) if name in column else "" for column in quantities
+        ]
+        cells = [check, name, first["unit"], *values, significant(first["reference"])]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

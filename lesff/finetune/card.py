@@ -33,7 +33,7 @@ Energy zero: {reference}; reference energies moved by {shift}.
 """
 
 
-def card_text(base: Base, outcome: Outcome, report: dict[str, Any]) -> str:
+def finetuned_card(base: Base, outcome: Outcome, report: dict[str, Any]) -> str:
     """The card, Markdown."""
     table = report["errors"]["validation"]["all"]
     is_random = outcome.options["random_start"]

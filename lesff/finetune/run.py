@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from lesff.atoms.elements import elements_of
 from lesff.errors import DataError
-from lesff.finetune.card import card_text
+from lesff.finetune.card import finetuned_card
 from lesff.finetune.options import FinetuneOptions
 from lesff.finetune.rehearsal import own_frames, probe_structures, replay_structures, shifted
 from lesff.finetune.report import Outcome, write_report
@@ -335,7 +335,7 @@ class _Run:
         save_model(
             potential,
             self.output / MODEL_FOLDER,
-            card=card_text(self.origin, outcome, report),
+            card=finetuned_card(self.origin, outcome, report),
             license_text=self.origin.license_text,
             overwrite=True,
         )

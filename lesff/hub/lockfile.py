@@ -104,7 +104,7 @@ def find_locked(lock: Lockfile, spec: PublicSpec, path: Path) -> LockedModel:
     return locked
 
 
-def describe(folder: Path, spec: str) -> LockedModel:
+def locked_model(folder: Path, spec: str) -> LockedModel:
     """What a model folder holds, for a lockfile."""
     return LockedModel(spec=spec, files=FileSet.of(folder, model_files(folder)).entries)
 

@@ -23,10 +23,10 @@ from lesff.hub.licenses import LicensePolicy, check_policy, require_license
 from lesff.hub.lockfile import (
     Lockfile,
     check_locked,
-    describe,
     find_locked,
     lock_key,
     lock_path,
+    locked_model,
     read_lock,
     write_lock,
 )
@@ -157,7 +157,7 @@ def lock_models(
             full = str(AddressSpec(spec.url, digest))
         else:
             full = f"{found.name}@{found.version}"
-        models[lock_key(spec)] = describe(found.folder, full)
+        models[lock_key(spec)] = locked_model(found.folder, full)
     lock = Lockfile(models=dict(sorted(models.items())))
     write_lock(path, lock)
     return lock

@@ -32,7 +32,7 @@ _SPHERE_MARGIN = 0.012
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class DerivativeCheck:
     """One quantity of one structure.
 
     Attributes:
@@ -57,7 +57,7 @@ class Check:
         return bool(self.note) or self.error <= self.tolerance
 
 
-def check_physics(potential: Potential) -> Iterator[Check]:
+def check_physics(potential: Potential) -> Iterator[DerivativeCheck]:
     """All checks, one by one; the potential must be in float64.
 
     Args:
@@ -116,7 +116,9 @@ def _difference(function: Callable[[float], np.ndarray], step: float) -> np.ndar
     return (8.0 * near - far) / (12.0 * step)
 
 
-def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Iterator[Check]:
+def _check_structure(
+    potential: Potential, name: str, atoms: ase.Atoms
+) -> Iterator[DerivativeCheck]:
     available = potential.available_properties()
     molecule, crystal = not atoms.pbc.any(), bool(atoms.pbc.all())
     has_charges = "charges" in available
@@ -124,13 +126,13 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
     if crystal:
         yield _compare(name, "stress", "eV/A^3", _stress(potential, atoms))
     if not has_charges:
-        yield Check(
+        yield DerivativeCheck(
             structure=name, quantity="response to fields", unit="", note="model without charges"
         )
         return
     field = np.array(_FIELD)
     if crystal and not potential.traits.has_local_charges:
-        yield Check(
+        yield DerivativeCheck(
             structure=name, quantity="response to fields", unit="", note="charges are not local"
         )
         return
@@ -153,17 +155,19 @@ def _check_structure(potential: Potential, name: str, atoms: ase.Atoms) -> Itera
             pair = _polarizability(potential, atoms, field, _dipole_of)
             yield _compare(name, "polarizability", "e*A^2/V", pair)
         else:
-            yield Check(
+            yield DerivativeCheck(
                 structure=name, quantity="polarizability", unit="e*A^2/V",
                 note="charges do not respond to fields",
             )  # fmt: skip
 
 
-def _compare(name: str, quantity: str, unit: str, pair: tuple[np.ndarray, np.ndarray]) -> Check:
+def _compare(
+    name: str, quantity: str, unit: str, pair: tuple[np.ndarray, np.ndarray]
+) -> DerivativeCheck:
     computed, reference = pair
     scale = max(1.0, float(np.abs(reference).max()))
     error = float(np.abs(computed - reference).max())
-    return Check(
+    return DerivativeCheck(
         structure=name, quantity=quantity, unit=unit, error=error, tolerance=TOLERANCE * scale
     )
 

@@ -51,7 +51,7 @@ def property_series(
     options = born or BornOptions()
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, {
-        "property": name, "weights": weights_digest(model.potential),
+        "property": name, "weights": float64_digest(model.potential),
         "dtype": str(model.potential.dtype), "born_mode": options.mode,
         "sum_rule": options.sum_rule, "chunk_frames": CHUNK_FRAMES,
     })  # fmt: skip
@@ -102,7 +102,7 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
         )
 
 
-def weights_digest(potential: Potential) -> str:
+def float64_digest(potential: Potential) -> str:
     """sha256 of the configuration and all weights."""
     digest = hashlib.sha256(json.dumps(potential.config.to_dict(), sort_keys=True).encode())
     for key, value in sorted(potential.state_dict().items()):

@@ -27,7 +27,7 @@ from lesff.electrostatics.moments.totals import dipole_moment, moment_origin, ne
 from lesff.errors import ConfigError
 from lesff.potential.potential import Potential
 from lesff.train.batches import LabelledBatch
-from lesff.train.loss import LossConfig, Prediction, loss_value
+from lesff.train.loss import BatchPrediction, LossConfig, loss_value
 
 GradientMethod = Literal["central_difference", "double_backward"]
 _STEP = 1e-2
@@ -102,7 +102,9 @@ def _double_backward(potential: Potential, batch: LabelledBatch, config: LossCon
         stress = grads[1] / _volume(graph)
     if config.born_effective_charges:
         extras["born_effective_charges"] = _born_charges(extras["dipole"], positions, batch)
-    loss = loss_value(Prediction(energy, -grads[0], stress=stress, **extras), batch, origin, config)
+    loss = loss_value(
+        BatchPrediction(energy, -grads[0], stress=stress, **extras), batch, origin, config
+    )
     loss.backward()
     return float(loss.detach())
 
@@ -138,7 +140,7 @@ def _central_difference(potential: Potential, batch: LabelledBatch, config: Loss
     if config.stress:
         extras["stress"] = grads[1] / volume
     extras = {name: value.detach().requires_grad_() for name, value in extras.items()}
-    loss = loss_value(Prediction(leaves[0], leaves[1], **extras), batch, origin, config)
+    loss = loss_value(BatchPrediction(leaves[0], leaves[1], **extras), batch, origin, config)
     d_energy, v, *d_extras = torch.autograd.grad(loss, [*leaves, *extras.values()])
     by_extra = dict(zip(extras, d_extras, strict=True))
     along_strain = -by_extra.pop("stress") / volume if config.stress else None

@@ -56,7 +56,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class BatchPrediction:
     """Differentiable predictions for one batch.
 
     Attributes:
@@ -81,7 +81,7 @@ class Prediction:
 
 
 def loss_value(
-    prediction: Prediction, batch: LabelledBatch, origin: Tensor, config: LossConfig
+    prediction: BatchPrediction, batch: LabelledBatch, origin: Tensor, config: LossConfig
 ) -> Tensor:
     """The loss, a scalar.
 

@@ -42,7 +42,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class ResumePoint:
     """Tensors of a resume point, by name.
 
     Attributes:
@@ -60,7 +60,7 @@ def save_state(
     path: Path,
     progress: Progress,
     recipe_hash: str,
-    snapshot: Snapshot,
+    snapshot: ResumePoint,
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write a resume point over the last one.
@@ -85,13 +85,13 @@ def save_state(
         ) from error
 
 
-def _parts(snapshot: Snapshot) -> Mapping[str, dict[str, Tensor]]:
+def _parts(snapshot: ResumePoint) -> Mapping[str, dict[str, Tensor]]:
     return {"weights": snapshot.weights, "average": snapshot.average, "best": snapshot.best}
 
 
 def load_state(
     path: Path, recipe_hash: str, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, Snapshot]:
+) -> tuple[Progress, ResumePoint]:
     """Read a resume point into the optimiser; returns progress and tensors.
 
     Raises:
@@ -117,4 +117,4 @@ def load_state(
     state = optimizer.state_dict()
     state["state"] = slots
     optimizer.load_state_dict(state)
-    return Progress(**json.loads(metadata["progress"])), Snapshot(**parts)
+    return Progress(**json.loads(metadata["progress"])), ResumePoint(**parts)

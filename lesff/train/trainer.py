@@ -22,7 +22,7 @@ from lesff.train.batches import LabelledBatch, make_batch
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.metrics import Errors, evaluate_frames
 from lesff.train.recipe import OptimizerConfig, Recipe
-from lesff.train.resume import Progress, Snapshot, load_state, save_state
+from lesff.train.resume import Progress, ResumePoint, load_state, save_state
 from lesff.train.trainables import DirectTrainables, Trainables
 from lesff.train.training_data import TrainingData
 
@@ -279,7 +279,7 @@ class Trainer:
             with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
             weights = {n: p.detach() for n, p in self.named.items()}
-            snapshot = Snapshot(weights=weights, average=self.average, best=self.best)
+            snapshot = ResumePoint(weights=weights, average=self.average, best=self.best)
             save_state(
                 self.state_file, self.progress, self.data.recipe_hash, snapshot, self.optimizer
             )

@@ -13,7 +13,7 @@ from lesff.files import GIT_ID
 from lesff.hub.licenses import require_license
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.names import find_model, list_models
-from lesff.hub.mirror.store import Snapshot, Store
+from lesff.hub.mirror.store import RepositorySnapshot, Store
 from lesff.hub.resolve import resolve
 from lesff.hub.sources.foreign import attribution_of, fetch_original
 from lesff.hub.spec import HubSpec, RegistrySpec, parse
@@ -31,7 +31,7 @@ SHARE_ALIKE = frozenset(
 
 def mirror_models(
     specs: Sequence[str], folder: Path, *, offline: bool | None = None, accept_license: bool = False
-) -> list[Snapshot]:
+) -> list[RepositorySnapshot]:
     """Copy models into a mirror; what is there already and intact stays.
 
     Of models that others publish, the original file is copied, with their licence and the works to
@@ -92,7 +92,7 @@ def refuse_copies(entry: ModelEntry) -> None:
 
 def _mirror_own(
     entry: ModelEntry, version: VersionEntry, store: Store, *, offline: bool | None
-) -> Snapshot:
+) -> RepositorySnapshot:
     found = resolve(RegistrySpec(entry.name, version.version), offline=offline)
     hub = version.sources.hub
     newest = entry.newest()
@@ -108,7 +108,7 @@ def _mirror_own(
 
 def _mirror_original(
     entry: ModelEntry, version: VersionEntry, store: Store, *, offline: bool | None
-) -> Snapshot:
+) -> RepositorySnapshot:
     refuse_copies(entry)
     attribution = attribution_of(entry, version)
     with tempfile.TemporaryDirectory(dir=store.folder, prefix=".") as work:
@@ -125,7 +125,7 @@ def _mirror_original(
         )
 
 
-def _mirror_repository(spec: HubSpec, store: Store, *, offline: bool | None) -> Snapshot:
+def _mirror_repository(spec: HubSpec, store: Store, *, offline: bool | None) -> RepositorySnapshot:
     found = resolve(spec, offline=offline)
     revision = spec.revision or "main"
     if found.version is None or not GIT_ID.fullmatch(found.version):

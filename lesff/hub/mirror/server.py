@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from lesff.errors import IntegrityError, ModelNotFoundError
 from lesff.files import FileEntry
-from lesff.hub.mirror.store import Snapshot, Store
+from lesff.hub.mirror.store import RepositorySnapshot, Store
 
 MAX_CLIENTS = 256
 """Connections at a time; further ones are told to come back."""
@@ -219,14 +219,14 @@ class HubHandler(BaseHTTPRequestHandler):
         else:
             self._send_json(_information(snapshot))
 
-    def _find(self, repo: str, revision: str) -> Snapshot | None:
+    def _find(self, repo: str, revision: str) -> RepositorySnapshot | None:
         """The snapshot, or None after an answer that it is not there."""
         snapshot = self.server.store.snapshot(repo, revision)
         if snapshot is None:
             self._refuse(404, "RevisionNotFound", f"{repo} has no revision {revision}")
         return snapshot
 
-    def _send_entry(self, snapshot: Snapshot, name: str) -> None:
+    def _send_entry(self, snapshot: RepositorySnapshot, name: str) -> None:
         file = next((file for file in snapshot.files if file.path == name), None)
         common = {"X-Repo-Commit": snapshot.commit, "Accept-Ranges": "bytes"}
         if file is None:
@@ -300,7 +300,7 @@ def _span(header: str | None, size: int) -> tuple[int, int] | None:
     return int(first), min(int(last) + 1, size) if last else size
 
 
-def _information(snapshot: Snapshot) -> dict[str, Any]:
+def _information(snapshot: RepositorySnapshot) -> dict[str, Any]:
     return {
         "_id": snapshot.commit[:24],
         "id": snapshot.repo,

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class RepositorySnapshot:
     """The files of a repository at a commit.
 
     Attributes:
@@ -90,7 +90,7 @@ class Store:
             raise IntegrityError(f"{path} must hold commits of 40 hexadecimal digits")
         return refs
 
-    def snapshot(self, repo: str, revision: str) -> Snapshot | None:
+    def snapshot(self, repo: str, revision: str) -> RepositorySnapshot | None:
         """Files of a repository at a branch, tag or commit, or None if it has no such revision.
 
         Raises:
@@ -102,12 +102,12 @@ class Store:
         path = self._repository(repo) / f"{commit}.json"
         if not GIT_ID.fullmatch(commit) or not self._is_plain(path):
             return None
-        snapshot = _read(Snapshot, path)
+        snapshot = _read(RepositorySnapshot, path)
         if (snapshot.repo, snapshot.commit) != (repo, commit):
             raise IntegrityError(f"{path} must be the index of {repo} at {commit}")
         return snapshot
 
-    def open(self, snapshot: Snapshot, file: FileEntry) -> BinaryIO:
+    def open(self, snapshot: RepositorySnapshot, file: FileEntry) -> BinaryIO:
         """A file that has been compared with the index.
 
         Raises:
@@ -145,7 +145,7 @@ class Store:
         refs: tuple[str, ...],
         date: str,
         commit: str | None = None,
-    ) -> Snapshot:
+    ) -> RepositorySnapshot:
         """Copy files into the store; a commit that is there and intact stays as it is.
 
         Args:
@@ -165,8 +165,8 @@ class Store:
             raise ManifestError(f"a mirror cannot hold the repository {repo!r} at {commit!r}")
         home = self._repository(repo)
         index, target = home / f"{commit}.json", home / commit
-        snapshot = Snapshot(repo=repo, commit=commit, date=date, files=wanted.entries)
-        if index.is_file() and _read(Snapshot, index).files != wanted.entries:
+        snapshot = RepositorySnapshot(repo=repo, commit=commit, date=date, files=wanted.entries)
+        if index.is_file() and _read(RepositorySnapshot, index).files != wanted.entries:
             raise IntegrityError(
                 f"{repo} at {commit} is in the mirror {self.folder} with other bytes; remove "
                 f"{target} and {index.name} if they are the wrong ones"
