@@ -64,13 +64,13 @@ def wurtzite(a: float = 3.82) -> Crystal:
 
 
 def fluorite(a: float = 5.46) -> Crystal:
-    """Charges +2, -1, -1: 2 x 2.5193924399, nearest distance (science.md T5)."""
+    """Charges +2, -1, -1: 2 x 2.5193924399, nearest distance (T5)."""
     atoms = ase.build.bulk("CaF2", "fluorite", a=a)
     return _crystal(atoms, {"Ca": 2, "F": -1}, 1, 5.0387848799, math.sqrt(3) / 4 * a)
 
 
 def perovskite(a: float = 3.905) -> Crystal:
-    """Charges +2, +4, -2: 49.509872113 for the lattice constant (science.md T6)."""
+    """Charges +2, +4, -2: 49.509872113 for the lattice constant (T6)."""
     fractional = [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
     atoms = ase.Atoms("SrTiO3", scaled_positions=fractional, cell=[a] * 3, pbc=True)
     return _crystal(atoms, {"Sr": 2, "Ti": 4, "O": -2}, 1, 49.509872113, a)

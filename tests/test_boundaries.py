@@ -1,4 +1,4 @@
-"""Molecules, slabs, charged boxes and mixed batches (science.md 6, T7, T9, T10, T14, T15, T20)."""
+"""Molecules, slabs, charged boxes and mixed batches (T7, T9, T10, T14, T15, T20)."""
 
 import math
 
@@ -150,7 +150,7 @@ def test_unknown_correction_raises():
 @pytest.mark.parametrize(
     ("r", "expected"),
     [(1, 9.830487), (2, 6.872228), (3, 4.786923), (5, 2.879928), (10, 1.439965)],
-)  # science.md 1.4, six digits printed
+)  # docs/theory.md, six digits printed
 def test_t14_pair_energy(r, expected):
     positions = torch.tensor([[0.0, 0.0, 0.0], [0.0, r, 0.0]], dtype=torch.float64)
     one = torch.ones(2, dtype=torch.float64)

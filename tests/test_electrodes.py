@@ -19,7 +19,7 @@ SETTINGS = EwaldSettings(dl=0.8)
 SPACING, N = 1.6, 5
 AREA = (SPACING * N) ** 2
 EPS0 = 0.005526349
-"""e / (V A), science.md."""
+"""e / (V A): the CODATA constant, see test_units.py."""
 
 
 def sheets(heights, ions=()):

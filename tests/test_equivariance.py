@@ -307,7 +307,7 @@ def test_state_is_shared_out_over_the_system():
 
 
 def test_global_state_is_not_size_consistent():
-    """Documented limit: the state of one fragment spreads over a far one (science.md T42).
+    """Documented limit: the state of one fragment spreads over a far one (T42).
 
     One water of a pair 150 A apart is ionised; the short-range energy of the pair should be the
     sum of a cation and a neutral molecule, and is not. A neutral pair is (test above).

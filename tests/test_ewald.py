@@ -1,4 +1,4 @@
-"""Latent Ewald sum of crystals: Madelung constants, analytic limits, naive sums (science.md 6)."""
+"""Latent Ewald sum of crystals: Madelung constants, analytic limits, naive sums."""
 
 import math
 
@@ -96,7 +96,7 @@ def test_t07_one_charge_in_a_cube(length, expected):
     energy = cubic_box([[0.3, 0.1, 0.2]], [1.0], length)
     # T7: printed with six digits
     assert energy == pytest.approx(expected, abs=1e-6)
-    # Wigner constant of the cube and width term of the Gaussian, science.md 1.2
+    # Wigner constant of the cube and width term of the Gaussian, docs/theory.md
     analytic = -2.8372974795 * KE / (2 * length) + math.pi * KE / length**3
     assert energy == pytest.approx(analytic, abs=PRINTED_10)
 
@@ -199,7 +199,7 @@ def test_t16_stress_at_fixed_charges():
     volume = atoms.get_volume()
     k, e_k = naive_terms(atoms, charges, 0.9, 1.3)
     k2 = (k * k).sum(1)
-    # science.md 1.7
+    # stress at fixed charges, docs/theory.md
     analytic = -e_k.sum() * np.eye(3) + np.einsum(
         "k,ka,kb->ab", 2 * e_k * (1 / k2 + 0.9**2 / 2), k, k
     )
@@ -245,7 +245,7 @@ def test_t17_self_energy(sigma):
 
 
 def test_self_energy_of_a_unit_charge():
-    assert EwaldSettings().self_energy == pytest.approx(5.744627, abs=1e-6)  # science.md 1.2
+    assert EwaldSettings().self_energy == pytest.approx(5.744627, abs=1e-6)  # docs/theory.md
 
 
 @pytest.mark.parametrize("dl", [2.0, 1.1])
@@ -399,7 +399,7 @@ def test_settings_are_checked(name, value):
 
 
 def test_other_prefactors_scale_everything():
-    # CACE typed eps0 as 5.55263e-3: 90.0474 (science.md 1.6)
+    # CACE typed eps0 as 5.55263e-3: 90.0474 (docs/theory.md)
     atoms, charges = random_crystal()
     factor = 90.0474 / (2 * math.pi * KE)
     cace, right = EwaldSettings(prefactor=90.0474), EwaldSettings()

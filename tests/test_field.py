@@ -1,4 +1,4 @@
-"""External fields: one enthalpy, its derivatives (science.md 1.8, 2, 3.1; T22, T23, T27, T38)."""
+"""External fields: one enthalpy, its derivatives (docs/theory.md; T22, T23, T27, T38)."""
 
 import ase
 import numpy as np
@@ -264,7 +264,7 @@ def test_a_head_without_response_refuses_the_polarizability():
 
 
 class ToyEquilibration:
-    """QEq (science.md 3.1): minimise q A q / 2 + chi q + J q^2 / 2 - E.sum q r at sum q = Q.
+    """QEq (docs/theory.md): minimise q A q / 2 + chi q + J q^2 / 2 - E.sum q r at sum q = Q.
 
     A: ke erf(r / sqrt(2)) / r, diagonal 2 ke / sqrt(2 pi) (sigma 1 A).
     """

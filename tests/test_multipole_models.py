@@ -417,7 +417,7 @@ def head_input(potential: Potential, graph: AtomGraph) -> HeadInput:
 
 @pytest.mark.parametrize("structure", [two_waters, triclinic_ice])
 def test_induced_moments_are_softness_times_potential_and_alpha_times_field(structure):
-    """science.md 1.8 against differences of the Coulomb energy in each atom's own moments."""
+    """docs/theory.md against differences of the Coulomb energy in each atom's own moments."""
     potential, graph = make("all"), make_graph(structure())
     terms = potential.energy_terms(graph)
     response = potential.multipole_head.response(head_input(potential, graph))

@@ -294,7 +294,7 @@ def test_interaction_has_the_energy_and_potentials_without_self_parts(remove_sel
 
 @pytest.mark.parametrize("isotropic", [True, False])
 def test_field_derivatives_are_dipole_and_polarizability(isotropic, generator):
-    """T27 for the enthalpy of science.md 1.8."""
+    """T27 for the enthalpy of docs/theory.md."""
     graph = make_graph(two_waters())
     moments = random_moments(6, generator)
     softness = 0.02 * torch.rand(6, dtype=torch.float64, generator=generator)

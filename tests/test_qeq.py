@@ -79,12 +79,12 @@ def test_matrix_is_the_hessian_of_the_energy(generator):
     expected = latent_energy(q, graph, KEPT_SELF)
     torch.testing.assert_close(energy, expected, rtol=0, atol=ROUNDING)
     assert background.tolist()[:2] == [0.0, 0.0]
-    # positive weights only, also for slabs: science.md 3.1
+    # positive weights only, also for slabs: docs/theory.md
     assert float(torch.linalg.eigvalsh(matrix).min()) > -ROUNDING
 
 
 def test_diagonal_of_open_matrix():
-    # 2 ke / (sigma sqrt(2 pi)) = 11.489254808 eV/e^2 at sigma = 1 (science.md T14)
+    # 2 ke / (sigma sqrt(2 pi)) = 11.489254808 eV/e^2 at sigma = 1 (T14)
     matrix, _ = coulomb_matrix(diatomic(), SETTINGS)
     assert float(matrix[0, 0, 0]) == pytest.approx(11.489254808, abs=1e-8)
     assert float(matrix[0, 0, 1]) == pytest.approx(6.872228905, abs=1e-8)

@@ -1,4 +1,4 @@
-"""Moments, Born effective charges and their sum rules (science.md 2 and T21 to T29, T46)."""
+"""Moments, Born effective charges and their sum rules (docs/theory.md T21 to T29, T46)."""
 
 import math
 

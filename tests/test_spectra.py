@@ -1,4 +1,4 @@
-"""Spectra and transport against analytic cases (science.md 2, T30, T32)."""
+"""Spectra and transport against analytic cases (docs/theory.md, T30, T32)."""
 
 import ase
 import ase.io

@@ -20,7 +20,7 @@ def test_coulomb_constant():
 def test_ewald_prefactor_is_half_inverse_permittivity():
     expected = c.e / (2 * c.epsilon_0) / c.angstrom
     assert pytest.approx(expected, rel=RELATIVE) == units.EWALD_PREFACTOR
-    # science.md, head: 90.475641 eV A / e^2
+    # e^2 / (2 eps0) = 2 pi ke = 90.475641 eV A, from the CODATA constants
     assert pytest.approx(90.475641, abs=5e-7) == units.EWALD_PREFACTOR
 
 
