@@ -22,7 +22,7 @@ from lesff.autograd import jacobian_rows
 from lesff.convert.mace.model import convert_mace
 from lesff.convert.reader import read_checkpoint
 from lesff.electrostatics.moments.born import sine_born_charges
-from lesff.train.frames import read_frames
+from lesff.train.data import read_frames
 from lesff.train.metrics import evaluate_frames
 
 HEADER = """# Parity of converted checkpoints

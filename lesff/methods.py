@@ -27,7 +27,7 @@ from lesff.model import Model, load
 from lesff.model_folder.card import license_of
 from lesff.model_folder.layout import LICENSE_FILE
 from lesff.potential.domain import check_domain
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
 
 XTB = "gfn2-xtb"

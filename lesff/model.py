@@ -32,7 +32,7 @@ from lesff.potential.properties import properties_in_order
 from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
-from lesff.train.frames import Frame, Source
+from lesff.train.data import Frame, Source
 from lesff.uncertainty.agreement import Calibration
 from lesff.uncertainty.calibration import DIRECTIONS, calibrate, card_section
 

@@ -17,7 +17,7 @@ from lesff.evaluation.checks.states import HYDROGEN_ATOM, at_donor
 from lesff.evaluation.molecules import add_proton
 from lesff.evaluation.relaxation import relaxed, zero_point_energy
 from lesff.model_folder.verify import verify_parity
-from lesff.train.frames import read_frames
+from lesff.train.data import read_frames
 from lesff.train.metrics import evaluate_frames
 from lesff.train.splits import split_by_molecule
 from lesff.units import BOLTZMANN, EA_TO_DEBYE, EV_TO_KCAL_PER_MOL

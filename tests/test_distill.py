@@ -33,7 +33,7 @@ from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInpu
 from lesff.methods import open_method
 from lesff.model_folder.folder import save_model
 from lesff.model_folder.verify import verify_parity
-from lesff.train.frames import read_frames
+from lesff.train.data import read_frames
 
 HERE = __name__
 EMT_SPEC = "ase.calculators.emt:EMT"

@@ -44,7 +44,7 @@ from lesff.evaluation.results import CheckResult, SuiteFile
 from lesff.evaluation.suite import CHECKS, Check, find_checks, run_suite
 from lesff.methods import ModelMethod, open_baseline
 from lesff.model_folder.folder import save_model
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 from lesff.train.metrics import FramePrediction
 from lesff.train.splits import split_by_molecule
 from lesff.units import COULOMB_CONSTANT, DALTON, EV_PER_A3_TO_GPA, EV_TO_KCAL_PER_MOL, HBAR

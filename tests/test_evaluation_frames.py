@@ -17,7 +17,7 @@ from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.molecules import add_proton
 from lesff.evaluation.tables import table_of
 from lesff.model_folder.folder import save_model
-from lesff.train.frames import read_frames
+from lesff.train.data import read_frames
 from lesff.train.metrics import predict_frames
 from lesff.units import COULOMB_CONSTANT, EV_TO_KCAL_PER_MOL
 

@@ -32,7 +32,7 @@ from lesff.heads import MultipoleConfig
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.verify import verify_parity
 from lesff.train.batches import make_batch
-from lesff.train.frames import read_labelled
+from lesff.train.data import read_labelled
 from lesff.train.splits import SplitConfig, make_split, structure_hash
 
 TINY = {

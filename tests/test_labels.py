@@ -8,7 +8,7 @@ from ase.db import connect
 from helpers import triclinic_ice, two_waters, water
 
 from lesff.errors import ConfigError, DataError
-from lesff.train.frames import read_labelled
+from lesff.train.data import read_labelled
 from lesff.train.labels import LABELS, kind_of_key
 
 

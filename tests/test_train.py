@@ -20,7 +20,7 @@ from lesff.model_folder.folder import load_model
 from lesff.potential.edit import with_dispersion
 from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
-from lesff.train.frames import read_frames
+from lesff.train.data import read_frames
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loss import LossConfig
 from lesff.train.recipe import OptimizerConfig, read_recipe

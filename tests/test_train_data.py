@@ -16,7 +16,7 @@ from labelled_frames import RECIPE, labelled, write_frames
 
 from lesff.atoms.batching import shuffled_batches
 from lesff.errors import ConfigError, DataError
-from lesff.train.frames import read_frames
+from lesff.train.data import read_frames
 from lesff.train.recipe import read_recipe
 from lesff.train.reference_energies import fit_reference_energies
 from lesff.train.run import dry_run, run_recipe

@@ -28,7 +28,7 @@ from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import UNCERTAINTY_FILE
 from lesff.model_folder.verify import verify_parity
 from lesff.potential.edit import with_head
-from lesff.train.frames import Frame, read_labelled, unlabelled
+from lesff.train.data import Frame, read_labelled, unlabelled
 from lesff.uncertainty.agreement import rank_correlation
 from lesff.uncertainty.calibration import calibrate, frame_features
 from lesff.uncertainty.selection import select_frames

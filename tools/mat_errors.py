@@ -17,7 +17,7 @@ from ase.data import atomic_numbers
 import lesff
 from lesff.evaluation.tables import error_markdown
 from lesff.plain_data import write_json
-from lesff.train.frames import Frame, read_frames
+from lesff.train.data import Frame, read_frames
 from lesff.train.metrics import errors_by, predict_frames
 from lesff.train.stages import read_stages
 

@@ -14,7 +14,7 @@ from lesff.heads import LongRangeConfig
 from lesff.potential.config import ModelConfig
 from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
-from lesff.train.frames import read_frames
+from lesff.train.data import read_frames
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loss import LossConfig
 

@@ -13,7 +13,7 @@ from lesff.cli.options import accept_license_option
 from lesff.errors import ConfigError
 from lesff.model import Model, load
 from lesff.plain_data import write_json
-from lesff.train.frames import Frame, read_labelled
+from lesff.train.data import Frame, read_labelled
 from lesff.uncertainty.agreement import evaluate_uncertainty
 from lesff.uncertainty.calibration import DIRECTIONS
 

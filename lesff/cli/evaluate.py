@@ -17,7 +17,7 @@ from lesff.evaluation.suite import CHECKS, SUITES
 from lesff.evaluation.tables import fragment_markdown
 from lesff.model import Model, load
 from lesff.plain_data import write_json
-from lesff.train.frames import read_frames
+from lesff.train.data import read_frames
 from lesff.train.metrics import Errors, errors_by, predict_frames
 from lesff.train.training_data import keep_energies, without_compositions
 

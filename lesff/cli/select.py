@@ -14,7 +14,7 @@ from lesff.cli.options import accept_license_option
 from lesff.errors import PropertyError
 from lesff.model import load
 from lesff.potential.domain import check_domain
-from lesff.train.frames import unlabelled
+from lesff.train.data import unlabelled
 from lesff.uncertainty.selection import select_frames
 
 

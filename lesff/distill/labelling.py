@@ -21,7 +21,7 @@ from lesff.distill.sampling import Task, plan_tasks, sample
 from lesff.errors import DataError, IntegrityError, LesffError
 from lesff.methods import FAILURES, Method
 from lesff.plain_data import read_json, write_json
-from lesff.train.frames import structure_hash, unlabelled
+from lesff.train.data import structure_hash, unlabelled
 from lesff.train.shards import write_npz
 
 SHARDS = "shards"
@@ -51,7 +51,7 @@ def label_structures(
         progress: Whether to show a progress bar.
 
     Returns:
-        The shards: npz files as :func:`lesff.train.frames.read_frames` reads them, in order.
+        The shards: npz files as :func:`lesff.train.data.read_frames` reads them, in order.
 
     Raises:
         DataError: for structures that cannot be sampled or labelled, or if the disk is full.

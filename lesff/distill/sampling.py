@@ -13,7 +13,7 @@ from ase.calculators.calculator import BaseCalculator
 from lesff.atoms.structure import Structure
 from lesff.distill.options import DistillOptions
 from lesff.errors import DataError
-from lesff.train.frames import structure_hash, unlabelled
+from lesff.train.data import structure_hash, unlabelled
 
 
 @dataclass(frozen=True, kw_only=True)

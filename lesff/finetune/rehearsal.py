@@ -21,7 +21,7 @@ from lesff.errors import StructureError
 from lesff.finetune.start import EnergyShift
 from lesff.potential.config import ModelConfig
 from lesff.potential.potential import Potential
-from lesff.train.frames import Frame, unlabelled
+from lesff.train.data import Frame, unlabelled
 from lesff.train.metrics import FramePrediction, predict_frames
 
 PROBE_FRAMES = 60

@@ -18,7 +18,7 @@ from lesff.atomic import write_atomically
 from lesff.finetune.start import EnergyShift
 from lesff.plain_data import finite, write_json
 from lesff.reports.page import page_html
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 from lesff.train.metrics import Errors, FramePrediction, errors_by, errors_of, labelled_values
 from lesff.units import EA_TO_DEBYE
 

@@ -34,7 +34,7 @@ from lesff.model_folder.folder import save_model
 from lesff.plain_data import write_json
 from lesff.potential.edit import with_head, with_multipoles
 from lesff.potential.potential import Potential
-from lesff.train.frames import Frame, Source, read_labelled
+from lesff.train.data import Frame, Source, read_labelled
 from lesff.train.labels import LabelSummary
 from lesff.train.loss import LossConfig
 from lesff.train.metrics import Errors, FramePrediction, errors_of, predict_frames

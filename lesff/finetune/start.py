@@ -14,7 +14,7 @@ from lesff.atoms.elements import elements_of
 from lesff.errors import ConfigError, DataError
 from lesff.finetune.options import FinetuneOptions
 from lesff.potential.potential import Potential
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
 from lesff.train.reference_energies import composition, explain_by_elements
 from lesff.train.trainables import DirectTrainables, LowRankTrainables, Trainables

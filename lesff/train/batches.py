@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lesff.atoms.graph import AtomGraph, build_graph, collate
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from lesff.atoms.batching import batches_by_kind
 from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 from lesff.units import EA_TO_DEBYE
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 
 
 def fit_reference_energies(frames: Sequence[Frame], elements: Sequence[int]) -> tuple[float, ...]:

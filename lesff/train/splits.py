@@ -14,7 +14,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from lesff.errors import ConfigError, DataError
-from lesff.train.frames import Frame, structure_hash
+from lesff.train.data import Frame, structure_hash
 
 SplitKind = Literal["random", "group"]
 

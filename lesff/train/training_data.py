@@ -20,7 +20,7 @@ from lesff.errors import ConfigError, DataError
 from lesff.files import sha256_of
 from lesff.heads import LongRangeConfig
 from lesff.potential.config import ModelConfig
-from lesff.train.frames import Frame, read_frames
+from lesff.train.data import Frame, read_frames
 from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
 from lesff.train.reference_energies import fit_reference_energies
 

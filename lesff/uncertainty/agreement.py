@@ -13,7 +13,7 @@ from lesff.errors import DataError
 from lesff.potential.potential import Potential
 from lesff.potential.uncertainty import Uncertainty
 from lesff.train.batches import LabelledBatch, make_batch
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from lesff.errors import DataError
 from lesff.model_folder.folder import weights_digest
 from lesff.potential.potential import Potential
 from lesff.potential.uncertainty import Uncertainty
-from lesff.train.frames import Frame, structure_hash
+from lesff.train.data import Frame, structure_hash
 from lesff.train.reference_energies import composition, explain_by_elements
 from lesff.uncertainty.agreement import (
     Calibration,

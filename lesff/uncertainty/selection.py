@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from lesff.errors import DataError, PropertyError
 from lesff.potential.potential import Potential
-from lesff.train.frames import Frame
+from lesff.train.data import Frame
 from lesff.uncertainty.calibration import frame_features, inverse_root
 
 _EQUAL = 1e-5

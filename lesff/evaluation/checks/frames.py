@@ -14,7 +14,7 @@ from lesff.atoms.elements import symbols
 from lesff.evaluation.results import CheckResult, NotCoveredError
 from lesff.files import sha256_of
 from lesff.methods import Method
-from lesff.train.frames import Frame, read_frames
+from lesff.train.data import Frame, read_frames
 from lesff.train.metrics import FramePrediction, errors_by
 from lesff.train.splits import VALIDATION_FRACTION, MoleculeSplit, split_by_molecule
 from lesff.units import EV_TO_KCAL_PER_MOL
