@@ -1,4 +1,4 @@
-"""Labelled structures: npz shards and extxyz files to in-memory frames, frames to batches."""
+"""Labelled structures: npz shards, extxyz files, databases and lists of atoms, read as frames."""
 
 from __future__ import annotations
 
