@@ -223,7 +223,7 @@ def open_tensors(n_systems=2, n_atoms=4):
     return q, r.requires_grad_(), batch
 
 
-@pytest.mark.parametrize("pairs", [2**16, 9])
+@pytest.mark.parametrize("pairs", [2**16, pytest.param(9, marks=pytest.mark.slow)])
 def test_open_sum_derivatives(pairs, monkeypatch):
     """First and second by hand, third by the fallback; one block and many."""
     monkeypatch.setattr(open_boundary, "_CACHE_VALUES", pairs)

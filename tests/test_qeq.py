@@ -262,7 +262,7 @@ def test_adjoint_equals_gradients_of_a_linear_solve(generator):
         torch.testing.assert_close(one, two, rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ["dense", pytest.param("iterative", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("with_fragments", [False, True])
 def test_first_and_second_derivatives(solver, with_fragments, generator):
     graph = collate([make_graph(two_waters()[:4]), make_graph(triclinic_ice()[:3])])
