@@ -380,6 +380,9 @@ class Electronegativities(ChargeModel):
     def local(self, x):
         return self.readout(x.invariants[-1])[:, 0]
 
+    def at_potentials(self, x, potentials):
+        return self.local(x)
+
     def constrained(self, local, graph):
         return shift_to_total(local, graph.batch, graph.total_charge, graph.atoms_per_system())
 
