@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from lesff.model_folder.card import with_section
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.potential.config import DTYPES, ModelConfig
-from lesff.potential.domain import check_caveats, check_domain
+from lesff.potential.domain import check_caveats, check_domain, warn_of_background
 from lesff.potential.potential import Potential, RadialMode
 from lesff.potential.predict import predict_graph
 from lesff.potential.properties import properties_in_order
@@ -166,7 +166,7 @@ class Model:
         spin_multiplicity: int | Sequence[int] | None = None,
         external_field: Sequence[float] | np.ndarray | None = None,
         born: BornOptions | None = None,
-        batch_size: int | Literal["auto"] = "auto",
+        batch_size: SupportsIndex | Literal["auto"] = "auto",
         strict: bool = False,
         progress: bool | None = None,
     ) -> Prediction:
@@ -174,16 +174,18 @@ class Model:
 
         Args:
             structures: ASE Atoms, a pymatgen structure, a list of them, or the path of a file.
-            properties: Names, or text with commas between them, from the table in :mod:`lesff.quantities`: energy (eV), forces (eV/A),
-                stress (eV/A^3), charges (e), dipole (e A), born_effective_charges (e), ...;
-                ``"uncertainty"`` stands for all uncertainties of a calibrated model.
+            properties: Names, or text with commas between them, from the table in
+                :mod:`lesff.quantities`: energy (eV), forces (eV/A), stress (eV/A^3), charges (e),
+                dipole (e A), born_effective_charges (e), ...; ``"uncertainty"`` stands for all
+                uncertainties of a calibrated model.
             total_charge: Total charge in e, one for all or one per structure; else from
                 ``atoms.info``, else 0.
             spin_multiplicity: 2S+1 likewise; else the lowest that the electrons allow.
             external_field: Uniform electric field in V/A, (3,) for all or (n_structures, 3); else
                 from ``atoms.info``, else none. See :mod:`lesff.electrostatics.moments.field`.
             born: Options of Born effective charges: published stencil, acoustic sum rule.
-            batch_size: Structures per batch, a positive integer, or ``"auto"`` for batches of about equal cost.
+            batch_size: Structures per batch, a positive integer, or ``"auto"`` for batches of about
+                equal cost.
             strict: Raise instead of warn for a charge or spin outside the trained range and for a
                 quantity that the manifest says is not to be trusted.
             progress: Show a progress bar; by default for long work only.
@@ -204,6 +206,7 @@ class Model:
             external_field=external_field,
         )
         check_domain(self.config, checked, strict=strict)
+        warn_of_background(self.config, checked)
         check_caveats(self.name, self.source.caveats, names, strict=strict)
         sizes = np.array([len(structure) for structure in checked])
         results: list[dict[str, np.ndarray]] = [{} for _ in checked]

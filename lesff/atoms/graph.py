@@ -219,9 +219,7 @@ def strained(graph: AtomGraph, strain: Tensor) -> AtomGraph:
     return graph.replace(positions=positions, cell=cell, exact=exact)
 
 
-def _strained(
-    positions: Tensor, cell: Tensor, batch: Tensor, eps: Tensor
-) -> tuple[Tensor, Tensor]:
+def _strained(positions: Tensor, cell: Tensor, batch: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     # rows times matrix, for positions as for lattice vectors: n: atom, i, j: Cartesian
     moved = torch.einsum("ni,nij->nj", positions, eps[batch])
     return positions + moved, cell + torch.bmm(cell, eps)

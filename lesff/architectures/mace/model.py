@@ -183,6 +183,4 @@ def _transform(config: MACEConfig) -> nn.Module | None:
 
 def pair_vectors(graph: AtomGraph, topology: Topology) -> Tensor:
     """Edge vectors sender to receiver of every undirected pair, (n_pairs, 3) in A."""
-    return vectors_between(
-        graph, topology.pair_sender, topology.pair_receiver, topology.pair_shift
-    )
+    return vectors_between(graph, topology.pair_sender, topology.pair_receiver, topology.pair_shift)
