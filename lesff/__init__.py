@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lesff.errors import (
     CacheError,
     CaveatWarning,
+    ChargedCellWarning,
     ChargeSpinError,
     ConfigError,
     ConvergenceError,
@@ -56,6 +57,7 @@ __all__ = [
     "BornOptions",
     "CacheError",
     "CaveatWarning",
+    "ChargedCellWarning",
     "ChargeSpinError",
     "ConfigError",
     "ConvergenceError",

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import Tensor
+
+from lesff.errors import PropertyError
+
+
+@contextmanager
+def plain_arithmetic(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Computing as if no mode of PyTorch were set by the caller.
+
+    ``torch.inference_mode`` would leave derivatives without a graph, ``torch.autocast`` would
+    round to 16 bits, and a default device would mix devices. Whether gradients are recorded stays
+    as it was, except that they are outside inference mode.
+
+    Args:
+        device: Where the computation takes place.
+    """
+    with ExitStack() as stack:
+        # each is entered only where it is needed: they are not free
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+        for kind in {torch.device(device).type, "cpu"}:
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        # tensors that name no device are made on the host
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 def gradients(
     output: Tensor, inputs: list[Tensor], *, create_graph: bool, keep_graph: bool = False
 ) -> list[Tensor]:
-    """d(sum of output)/d(inputs), zeros where the output does not depend on an input."""
+    """d(sum of output)/d(inputs), zeros where the output does not depend on an input.
+
+    Raises:
+        PropertyError: if there can be no graph, because an input records no gradients.
+    """
+    if not all(x.requires_grad for x in inputs):
+        raise PropertyError(
+            "derivatives need arguments that record gradients; compute them outside "
+            "torch.no_grad() and torch.inference_mode()"
+        )
     if not output.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
     grads = torch.autograd.grad(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ase
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import VerletList
 from lesff.atoms.structure import Structure, to_structure
+from lesff.autograd import plain_arithmetic
 from lesff.electrostatics.sums.plan import SLAB
 from lesff.errors import PropertyError
-from lesff.potential.domain import check_caveats, check_domain
+from lesff.potential.domain import check_caveats, check_domain, warn_of_background
 from lesff.potential.plan import PLANNED
 from lesff.potential.potential import Potential
 from lesff.potential.predict import predict_graph
@@ -33,6 +35,12 @@ ASE_NAMES = {
 }
 """ASE property -> lesff quantity."""
 _STATE_KEYS = (*INFO_CHARGE, *INFO_SPIN, INFO_FIELD)
+_OPTIONS = ("total_charge", "spin_multiplicity", "external_field", "strict", "skin", "replay")
+"""What ``calc.set`` takes."""
+
+
+class PropertyNotGivenError(PropertyError, PropertyNotImplementedError):
+    """The model cannot give this property for these atoms, in the class that ASE expects."""
 
 
 class LesffCalculator(Calculator):
@@ -41,9 +49,11 @@ class LesffCalculator(Calculator):
     Units are ASE's: eV, A, e; stress in Voigt order (xx, yy, zz, yz, xz, xy) in eV/A^3, dipole in
     e A (about the centre of nuclear charge for charged systems). Total charge and spin
     multiplicity come from the arguments, else from ``atoms.info`` (``charge``,
-    ``spin_multiplicity``, ``external_field``); changing them there invalidates stored results. In
-    an external field the energy is the electric enthalpy; a crystal in a field has forces, but no
-    energy and no stress (asking raises), see :mod:`lesff.electrostatics.moments.field`.
+    ``spin_multiplicity``, ``external_field``). Results belong to the atoms that are asked for: they
+    are kept only as long as atoms, charge, spin, field, options and weights are the same by value,
+    however they were changed. In an external field the energy is the electric enthalpy; a crystal
+    in a field has forces, but no energy and no stress (asking raises), see
+    :mod:`lesff.electrostatics.moments.field`.
 
     A calculator, and Atoms that carry it, can be pickled, copied and sent to a worker process.
 
@@ -78,9 +88,19 @@ class LesffCalculator(Calculator):
         caveats: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.total_charge = total_charge
+        self.spin_multiplicity = spin_multiplicity
+        self.external_field = external_field
+        self.strict = strict
+        self.caveats = dict(caveats or {})
+        self._state: dict[str, Any] = {}
+        self._warned_of_background = False
+        self._build(potential, skin, replay)
+
+    def _build(self, potential: Potential, skin: float, replay: bool | None) -> None:
+        """Everything that depends on the model, the skin and the replay."""
         if not 0.0 <= skin <= 10.0:
             raise PropertyError(f"`skin` must be from 0 to 10 A, got {skin!r}")
-        self.neighbors = VerletList(potential.architecture.cutoff, skin)
         if replay and not potential.can_plan:
             raise PropertyError(
                 "`replay` must be False or None for a model with charge equilibration, "
@@ -88,38 +108,159 @@ class LesffCalculator(Calculator):
             )
         if replay is None:
             replay = potential.device.type == "cuda" and potential.can_plan
+        self.neighbors = VerletList(potential.architecture.cutoff, skin)
         self.repeated = RepeatedStep(potential, skin) if replay else None
-        self.potential = potential
-        self.total_charge = total_charge
-        self.spin_multiplicity = spin_multiplicity
-        self.external_field = external_field
-        self.strict = strict
-        self.caveats = dict(caveats or {})
+        self._potential = potential
+        self._weights = list(potential.parameters())
         available = potential.available_properties()
         self.implemented_properties = [a for a, ours in ASE_NAMES.items() if ours in available]
 
-    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last calculation, charge, spin and field in ``info`` included."""
-        changes = super().check_state(atoms, tol=tol)
-        if self.atoms is None:
-            return changes
-        before, after = (
-            [np.asarray(source.info.get(key, np.nan), dtype=float) for key in _STATE_KEYS]
-            for source in (self.atoms, atoms)
-        )
-        same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after, strict=True)]
-        if not all(same):
-            changes.append("info")
-        return changes
+    @property
+    def potential(self) -> Potential:
+        """The model."""
+        return self._potential
+
+    @potential.setter
+    def potential(self, potential: Potential) -> None:
+        self._build(potential, self.skin, self.replay and potential.can_plan)
+
+    @property
+    def skin(self) -> float:
+        """How far atoms move, twice, before neighbours are searched anew, in A."""
+        return self.neighbors.skin
+
+    @skin.setter
+    def skin(self, skin: float) -> None:
+        self._build(self._potential, skin, self.replay)
+
+    @property
+    def replay(self) -> bool:
+        """Whether steps are planned once and then repeated."""
+        return self.repeated is not None
+
+    @replay.setter
+    def replay(self, replay: bool | None) -> None:
+        self._build(self._potential, self.skin, replay)
+
+    def set(self, **options: Any) -> dict[str, Any]:
+        """Change options of the calculator; those that change are returned.
+
+        Raises:
+            PropertyError: for something that is no option, before anything is changed.
+        """
+        unknown = sorted(options.keys() - set(_OPTIONS))
+        if unknown:
+            raise PropertyError(
+                f"unknown option {', '.join(unknown)} of the calculator; it has "
+                f"{', '.join(_OPTIONS)}"
+            )
+        changed = {
+            name: value
+            for name, value in options.items()
+            if not _same(_frozen(value), _frozen(getattr(self, name)))
+        }
+        for name, value in changed.items():
+            setattr(self, name, value)
+        return changed
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has the same weights in another place."""
+        self.__dict__.update(state)
+        if self._state:
+            self._state["model"] = self._model_state()
+
+    def _model_state(self) -> tuple:
+        """Changes when the weights do, in place or as a whole."""
+        versions = [
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in self._weights
+        ]
+        return self._potential.radial, versions
+
+    def _state_of(self, atoms: ase.Atoms) -> dict[str, Any]:
+        """All that results depend on, as copies of values."""
+        arrays = {name: array.copy() for name, array in atoms.arrays.items() if name in all_changes}
+        return {
+            **arrays,
+            "cell": np.array(atoms.cell),
+            "pbc": np.array(atoms.pbc),
+            "info": [_frozen(atoms.info.get(key)) for key in _STATE_KEYS],
+            "options": [_frozen(getattr(self, name)) for name in _OPTIONS],
+            "model": self._model_state(),
+        }
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
+        """What differs from the last calculation, by value.
+
+        Positions, numbers, cell, pbc, initial charges and moments; ``info``: charge, spin and field
+        there; ``options`` of the calculator; ``model``: its weights.
+
+        Args:
+            atoms: The atoms.
+            tol: Not used: any difference counts.
+        """
+        before, after = self._state, self._state_of(atoms)
+        if not before:
+            return list(all_changes)
+        names = dict.fromkeys((*before, *after))
+        return [name for name in names if not _same(before.get(name), after.get(name))]
+
+    def reset(self) -> None:
+        """Forget atoms and results."""
+        super().reset()
+        self._state = {}
+
+    def get_property(
+        self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """A property of the atoms, or of those of the last calculation.
+
+        Raises:
+            PropertyNotGivenError: for one that the model cannot give, or if there are no atoms.
+        """
+        # of the last atoms, too, results are looked at only after their state
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise PropertyNotGivenError("`atoms` must be given: nothing has been calculated yet")
+        return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
-        properties: list[str] | None = None,
+        properties: Sequence[str] | str | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Compute what is asked for and forces; the energy too, unless a crystal is in a field."""
-        super().calculate(atoms, properties, system_changes)
+        """Compute what is asked for and forces; the energy too, unless a crystal is in a field.
+
+        What is known of the same atoms in the same state is computed again with it; nothing else
+        remains in ``results``.
+
+        Raises:
+            PropertyNotGivenError: for properties that the model cannot give for these atoms.
+        """
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise PropertyNotGivenError("`atoms` must be given: nothing has been calculated yet")
+        names = [properties] if isinstance(properties, str) else list(properties or [])
+        unknown = [name for name in names if name not in self.implemented_properties]
+        if unknown:
+            raise PropertyNotGivenError(
+                f"unknown property {', '.join(map(repr, unknown))}; this calculator gives "
+                f"{', '.join(self.implemented_properties)}"
+            )
+        names += [] if self.check_state(atoms) else list(self.results)
+        self.results, self._state = {}, {}
+        super().calculate(atoms, names, system_changes)
+        # a copy of its own: the atoms' may be edited in place
+        self.atoms.info = copy.deepcopy(self.atoms.info)
+        try:
+            results = self._results(names)
+        except PropertyError as error:
+            raise PropertyNotGivenError(str(error)) from error
+        self.results, self._state = results, self._state_of(self.atoms)
+
+    def _results(self, names: Sequence[str]) -> dict[str, Any]:
+        """Results for the atoms of the calculator in ASE's terms."""
         structure = to_structure(
             self.atoms,
             total_charge=self.total_charge,
@@ -127,11 +268,15 @@ class LesffCalculator(Calculator):
             external_field=self.external_field,
         )
         check_domain(self.potential.config, [structure], strict=self.strict)
-        asked = {ASE_NAMES[name] for name in properties or []} | {"forces"}
+        if not self._warned_of_background:
+            found = warn_of_background(self.potential.config, [structure])
+            self._warned_of_background = found
+        asked = {ASE_NAMES[name] for name in names} | {"forces"}
         check_caveats("this model", self.caveats, sorted(asked), strict=self.strict)
         if structure.external_field is None or not structure.pbc.all():
             asked |= {"energy"}
-        self.results.update(self._to_ase(self._evaluate(structure, sorted(asked))))
+        with plain_arithmetic(self.potential.device):
+            return self._to_ase(self._evaluate(structure, sorted(asked)))
 
     def _evaluate(self, structure: Structure, asked: list[str]) -> dict[str, Any]:
         is_plain = structure.pbc.sum() != SLAB and structure.external_field is None
@@ -151,8 +296,29 @@ class LesffCalculator(Calculator):
         for ase_name, name in ASE_NAMES.items():
             if name not in row:
                 continue
-            value = row[name]
+            # float64 and contiguous: ASE's databases write the bytes of an array as they are
+            value = np.array(row[name], dtype=np.float64, order="C")
             if name == "stress":
                 value = full_3x3_to_voigt_6_stress(value)
-            results[ase_name] = float(value) if np.ndim(value) == 0 else np.asarray(value)
+            results[ase_name] = float(value) if np.ndim(value) == 0 else value
         return results
+
+
+def _frozen(value: Any) -> Any:
+    """A copy of a number or array by value; text for anything else."""
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two values, or all of two lists of them, are equal."""
+    if isinstance(first, list) and isinstance(second, list):
+        pairs = zip(first, second, strict=False)
+        return len(first) == len(second) and all(_same(a, b) for a, b in pairs)
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
+    return type(first) is type(second) and bool(first == second)

@@ -115,6 +115,10 @@ class CaveatWarning(UserWarning):
     """A quantity was asked for that this model gives but that is not to be trusted."""
 
 
+class ChargedCellWarning(UserWarning):
+    """A periodic cell has a total charge: its energy contains that of a neutralising background."""
+
+
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from lesff.atoms.batching import plan_batches
 from lesff.atoms.graph import build_graph, collate
 from lesff.atoms.structure import to_structures
+from lesff.autograd import plain_arithmetic
 from lesff.calculator import LesffCalculator
 from lesff.errors import DeviceError, PropertyError
 from lesff.finetune import Base, finetune, options_from
@@ -25,7 +26,7 @@ from lesff.model_folder.card import with_section
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.potential.config import DTYPES, ModelConfig
-from lesff.potential.domain import check_caveats, check_domain
+from lesff.potential.domain import check_caveats, check_domain, warn_of_background
 from lesff.potential.potential import Potential, RadialMode
 from lesff.potential.predict import predict_graph
 from lesff.potential.properties import properties_in_order
@@ -44,7 +45,7 @@ def load(
     name: str | Path,
     *,
     device: str | torch.device = "cpu",
-    dtype: Literal["float32", "float64"] | None = None,
+    dtype: Literal["float32", "float64"] | torch.dtype | None = None,
     radial: RadialMode | None = None,
     offline: bool | None = None,
     accept_license: bool = False,
@@ -57,7 +58,8 @@ def load(
         name: ``"off-small"``, ``"off-small@0.1.0"``, ``"hf:org/repo@rev"``,
             ``"https://host/path/#sha256=..."`` or a model folder.
         device: Where to compute.
-        dtype: Floating-point type to compute in; the model's own if not given.
+        dtype: Floating-point type to compute in, as text or a torch dtype; the model's own if not
+            given.
         radial: ``"table"``: radial functions are interpolated where that is faster (on CPUs with
             compiled kernels; error below 1e-6 eV/A); ``"exact"``: they are evaluated. If not given,
             tables in float32, exact in float64.
@@ -85,12 +87,23 @@ def load(
         licenses=licenses,
         lock=None if lock is None else Path(lock),
     )
-    if dtype is not None and dtype not in DTYPES:
-        raise PropertyError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
+    torch_dtype = _dtype(dtype)
     _check_device(device)
-    torch_dtype = None if dtype is None else DTYPES[dtype]
-    potential = load_model(resolved.folder, dtype=torch_dtype, device=device, radial=radial)
+    # weights and tables outlive the modes that the caller is in
+    with plain_arithmetic(device):
+        potential = load_model(resolved.folder, dtype=torch_dtype, device=device, radial=radial)
     return Model(potential, resolved)
+
+
+def _dtype(dtype: object) -> torch.dtype | None:
+    """Type to compute in; PropertyError for others than float32 and float64."""
+    if dtype is None or any(dtype is known for known in DTYPES.values()):
+        return cast("torch.dtype | None", dtype)
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise PropertyError(
+            f"`dtype` must be 'float32', 'float64' or the torch dtype of that name, got {dtype!r}"
+        )
+    return DTYPES[dtype]
 
 
 def _check_device(device: str | torch.device) -> None:
@@ -153,7 +166,7 @@ class Model:
         spin_multiplicity: int | Sequence[int] | None = None,
         external_field: Sequence[float] | np.ndarray | None = None,
         born: BornOptions | None = None,
-        batch_size: int | Literal["auto"] = "auto",
+        batch_size: SupportsIndex | Literal["auto"] = "auto",
         strict: bool = False,
         progress: bool | None = None,
     ) -> Prediction:
@@ -161,16 +174,18 @@ class Model:
 
         Args:
             structures: ASE Atoms, a pymatgen structure, a list of them, or the path of a file.
-            properties: Names from the table in :mod:`lesff.quantities`: energy (eV), forces (eV/A),
-                stress (eV/A^3), charges (e), dipole (e A), born_effective_charges (e), ...;
-                ``"uncertainty"`` stands for all uncertainties of a calibrated model.
+            properties: Names, or text with commas between them, from the table in
+                :mod:`lesff.quantities`: energy (eV), forces (eV/A), stress (eV/A^3), charges (e),
+                dipole (e A), born_effective_charges (e), ...; ``"uncertainty"`` stands for all
+                uncertainties of a calibrated model.
             total_charge: Total charge in e, one for all or one per structure; else from
                 ``atoms.info``, else 0.
             spin_multiplicity: 2S+1 likewise; else the lowest that the electrons allow.
             external_field: Uniform electric field in V/A, (3,) for all or (n_structures, 3); else
                 from ``atoms.info``, else none. See :mod:`lesff.electrostatics.moments.field`.
             born: Options of Born effective charges: published stencil, acoustic sum rule.
-            batch_size: Structures per batch, or ``"auto"`` for batches of about equal cost.
+            batch_size: Structures per batch, a positive integer, or ``"auto"`` for batches of about
+                equal cost.
             strict: Raise instead of warn for a charge or spin outside the trained range and for a
                 quantity that the manifest says is not to be trusted.
             progress: Show a progress bar; by default for long work only.
@@ -181,8 +196,7 @@ class Model:
                 model does not cover; for a field without a defined effect.
             PropertyError: for an unknown property or one the model cannot give here.
         """
-        given = [properties] if isinstance(properties, str) else list(properties)
-        names = [n for g in given for n in (UNCERTAINTIES if g == "uncertainty" else (g,))]
+        names = _property_names(properties)
         if not names:
             raise PropertyError(f"`properties` must name at least one of {', '.join(QUANTITIES)}")
         checked, is_single = to_structures(
@@ -192,16 +206,18 @@ class Model:
             external_field=external_field,
         )
         check_domain(self.config, checked, strict=strict)
+        warn_of_background(self.config, checked)
         check_caveats(self.name, self.source.caveats, names, strict=strict)
         sizes = np.array([len(structure) for structure in checked])
         results: list[dict[str, np.ndarray]] = [{} for _ in checked]
         show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
         bar = tqdm(total=len(checked), disable=not show, unit="structure", desc="predict")
         for chosen in plan_batches(sizes, batch_size):
-            graph = collate(
-                [build_graph(checked[i], self.potential.architecture.cutoff) for i in chosen]
-            )
-            found = predict_graph(self.potential, graph, names, born)
+            with plain_arithmetic(self.potential.device):
+                graph = collate(
+                    [build_graph(checked[i], self.potential.architecture.cutoff) for i in chosen]
+                )
+                found = predict_graph(self.potential, graph, names, born)
             for index, row in zip(chosen, found, strict=True):
                 results[index] = row
             bar.update(len(chosen))
@@ -384,6 +400,26 @@ class Model:
                 license_text=self.license_text,
             )
             return publish_folder(folder, repo, version=version, private=private, token=token)
+
+
+def _property_names(properties: Sequence[str] | str) -> list[str]:
+    """Names asked for, in order; ``"uncertainty"`` stands for all uncertainties.
+
+    Raises:
+        PropertyError: for something that is no text.
+    """
+    given = [properties] if isinstance(properties, str) else list(properties)
+    names: list[str] = []
+    for item in given:
+        if not isinstance(item, str):
+            raise PropertyError(f"`properties` must be names, got {item!r}")
+        parts = [part.strip() for part in item.split(",")]
+        names += [name for part in parts if part for name in _expanded(part)]
+    return names
+
+
+def _expanded(name: str) -> Sequence[str]:
+    return UNCERTAINTIES if name == "uncertainty" else (name,)
 
 
 def _plain(value: np.ndarray) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 
@@ -17,7 +17,9 @@ _POOL = 2048
 """Frames that are sorted by size at a time where batches are drawn at random."""
 
 
-def plan_batches(sizes: np.ndarray, batch_size: int | Literal["auto"]) -> list[np.ndarray]:
+def plan_batches(
+    sizes: np.ndarray, batch_size: SupportsIndex | Literal["auto"]
+) -> list[np.ndarray]:
     """Indices of structures batch by batch, similar sizes together, largest first.
 
     Args:
@@ -28,11 +30,9 @@ def plan_batches(sizes: np.ndarray, batch_size: int | Literal["auto"]) -> list[n
         PropertyError: if ``batch_size`` is neither positive nor ``"auto"``.
     """
     order = np.argsort(-sizes, kind="stable")
-    if batch_size != "auto":
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise PropertyError(f"`batch_size` must be 'auto' or at least 1, got {batch_size!r}")
-        n_batches = math.ceil(len(order) / batch_size)
-        return [order[i * batch_size : (i + 1) * batch_size] for i in range(n_batches)]
+    if not (isinstance(batch_size, str) and batch_size == "auto"):
+        count = _positive(batch_size)
+        return [order[i : i + count] for i in range(0, len(order), count)]
     batches, start = [], 0
     while start < len(order):
         # the first is the largest of its batch: none is padded beyond the limit
@@ -40,6 +40,17 @@ def plan_batches(sizes: np.ndarray, batch_size: int | Literal["auto"]) -> list[n
         batches.append(order[start : start + count])
         start += count
     return batches
+
+
+def _positive(batch_size: object) -> int:
+    """A whole number of any integer type; PropertyError for others and below one."""
+    try:
+        count = 0 if isinstance(batch_size, bool) else operator.index(batch_size)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise PropertyError(f"`batch_size` must be 'auto' or at least 1, got {batch_size!r}")
+    return count
 
 
 def batches_by_kind(

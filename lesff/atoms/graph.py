@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lesff.atoms.cell import inverse_cell
 from lesff.atoms.neighbors import Neighbors, find_neighbors
 from lesff.atoms.structure import MIN_DISTANCE, Structure
 from lesff.errors import StructureError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactGeometry:
+    """Positions and cells of a batch before they were rounded to float32.
+
+    Attributes:
+        positions: (n_atoms, 3) in A, float64.
+        cell: (n_systems, 3, 3) in A, float64.
+    """
+
+    positions: Tensor
+    cell: Tensor
+
+    def to(self, device: torch.device | str) -> ExactGeometry:
+        """A copy on ``device``."""
+        return ExactGeometry(positions=self.positions.to(device), cell=self.cell.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +51,9 @@ class AtomGraph:
         reverse_edge: (n_edges,) int64, index of the same pair seen from the other end.
         external_field: (n_systems, 3) uniform electric field in V/A (a positive charge is pushed
             along it; zero rows: no field), or None if there is none at all.
+        exact: What ``positions`` and ``cell`` were rounded from; None where they are as given.
+            Edge vectors are differences of these: far from the origin those of float32 positions
+            have lost their digits.
     """
 
     positions: Tensor
@@ -45,6 +67,7 @@ class AtomGraph:
     cell_shifts: Tensor
     reverse_edge: Tensor
     external_field: Tensor | None = None
+    exact: ExactGeometry | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -61,20 +84,43 @@ class AtomGraph:
         """Number of directed edges."""
         return self.edge_index.shape[1]
 
-    def replace(self, **changes: Tensor) -> AtomGraph:
-        """A copy with some fields replaced."""
-        return replace(self, **changes)
+    def replace(self, **changes: Tensor | ExactGeometry | None) -> AtomGraph:
+        """A copy with some fields replaced; other positions or cells are not rounded ones."""
+        if "exact" not in changes and ("positions" in changes or "cell" in changes):
+            changes["exact"] = None
+        return replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
     def to(self, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> AtomGraph:
-        """A copy with floating-point fields as ``dtype`` and everything on ``device``."""
-        moved = {}
-        for field in fields(self):
-            value: Tensor | None = getattr(self, field.name)
-            if value is None:
-                continue
+        """A copy with floating-point fields as ``dtype`` and everything on ``device``.
+
+        Rounding positions from float64 keeps them in ``exact``.
+        """
+        moved: dict[str, Any] = {}
+        for name, value in self._tensors().items():
             is_float = value.is_floating_point()
-            moved[field.name] = value.to(device=device, dtype=dtype if is_float else value.dtype)
-        return AtomGraph(**moved)
+            moved[name] = value.to(device=device, dtype=dtype if is_float else value.dtype)
+        exact = self.exact
+        if dtype == torch.float64:
+            exact = None
+        elif self.positions.dtype == torch.float64:
+            exact = ExactGeometry(positions=self.positions, cell=self.cell)
+        return AtomGraph(**moved, exact=None if exact is None else exact.to(device))
+
+    def outside_inference(self) -> AtomGraph:
+        """The graph, with copies of tensors that were made inside ``torch.inference_mode()``."""
+        tensors = self._tensors()
+        exact = self.exact
+        if exact is not None and exact.positions.is_inference():
+            exact = ExactGeometry(positions=exact.positions.clone(), cell=exact.cell.clone())
+        if exact is self.exact and not any(x.is_inference() for x in tensors.values()):
+            return self
+        copies = {name: x.clone() if x.is_inference() else x for name, x in tensors.items()}
+        return AtomGraph(**copies, exact=exact)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Fields that are tensors and present."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: x for name, x in found.items() if isinstance(x, Tensor)}
 
     def atoms_per_system(self) -> Tensor:
         """(n_systems,) int64."""
@@ -83,6 +129,7 @@ class AtomGraph:
         return counts.index_add(0, self.batch, torch.ones_like(self.batch))
 
 
+torch.export.register_dataclass(ExactGeometry)
 torch.export.register_dataclass(AtomGraph)
 
 
@@ -120,6 +167,14 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
             for graph in graphs
         ]
         field = torch.cat(rows)
+    # positions are rounded ones in all graphs, or in none: the others are given as they are
+    exact = None
+    if any(graph.exact is not None for graph in graphs):
+        parts = [graph.exact or _as_exact(graph) for graph in graphs]
+        exact = ExactGeometry(
+            positions=torch.cat([part.positions for part in parts]),
+            cell=torch.cat([part.cell for part in parts]),
+        )
     return AtomGraph(
         positions=cat("positions"),
         atomic_numbers=cat("atomic_numbers"),
@@ -132,7 +187,14 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         cell_shifts=cat("cell_shifts"),
         reverse_edge=torch.cat(reverse_edge),
         external_field=field,
+        exact=exact,
     )
+
+
+def _as_exact(graph: AtomGraph) -> ExactGeometry:
+    """Positions and cells of a graph in float64."""
+    double = torch.float64
+    return ExactGeometry(positions=graph.positions.to(double), cell=graph.cell.to(double))
 
 
 def split_rows(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
@@ -149,10 +211,41 @@ def strained(graph: AtomGraph, strain: Tensor) -> AtomGraph:
     """
     # the antisymmetric part would rotate, which changes no energy but is not a strain
     eps = 0.5 * (strain + strain.transpose(1, 2))
+    positions, cell = _strained(graph.positions, graph.cell, graph.batch, eps)
+    exact = graph.exact
+    if exact is not None:
+        moved = _strained(exact.positions, exact.cell, graph.batch, eps.to(torch.float64))
+        exact = ExactGeometry(positions=moved[0], cell=moved[1])
+    return graph.replace(positions=positions, cell=cell, exact=exact)
+
+
+def _strained(positions: Tensor, cell: Tensor, batch: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     # rows times matrix, for positions as for lattice vectors: n: atom, i, j: Cartesian
-    moved = torch.einsum("ni,nij->nj", graph.positions, eps[graph.batch])
-    cell = graph.cell + torch.bmm(graph.cell, eps)
-    return graph.replace(positions=graph.positions + moved, cell=cell)
+    moved = torch.einsum("ni,nij->nj", positions, eps[batch])
+    return positions + moved, cell + torch.bmm(cell, eps)
+
+
+def lattice_offset(graph: AtomGraph, positions: Tensor, cell: Tensor) -> Tensor:
+    """What may be subtracted from positions without any effect but on rounding, (n_atoms, 3) in A.
+
+    The centre of each system, and the lattice vectors that lead back to the cell about it.
+    Without gradient; decides nothing on the host.
+
+    Args:
+        graph: The batch.
+        positions: (n_atoms, 3) in A, float64.
+        cell: (n_systems, 3, 3) in A, float64.
+    """
+    positions, cell = positions.detach(), cell.detach()
+    total = positions.new_zeros(graph.n_systems, 3).index_add(0, graph.batch, positions)
+    centre = (total / graph.atoms_per_system()[:, None])[graph.batch]
+    # the periodic rows C span a space; the part of r in it has the coordinates r C^T (C C^T)^-1
+    rows = cell * graph.pbc[:, :, None]
+    gram = torch.bmm(rows, rows.transpose(1, 2)) + torch.diag_embed((~graph.pbc).to(cell.dtype))
+    inverse = torch.bmm(rows.transpose(1, 2), inverse_cell(gram))  # [system, xyz, lattice vector]
+    # n: atom, i: Cartesian, j: lattice vector
+    shifts = torch.einsum("ni,nij->nj", positions - centre, inverse[graph.batch]).round()
+    return centre + torch.einsum("nj,nji->ni", shifts, rows[graph.batch])
 
 
 def build_graph(
@@ -209,7 +302,31 @@ def _overlap(structure: Structure, edges: np.ndarray, shifts: np.ndarray) -> Str
 def edge_vectors(graph: AtomGraph) -> Tensor:
     """From sender to receiver of each edge, (n_edges, 3) in A."""
     sender, receiver = graph.edge_index
-    shift = graph.cell_shifts.to(graph.positions.dtype)
-    # e: edge, i: lattice vector, j: Cartesian
-    lattice = torch.einsum("ei,eij->ej", shift, graph.cell[graph.batch[sender]])
-    return graph.positions[receiver] - graph.positions[sender] + lattice
+    return vectors_between(graph, sender, receiver, graph.cell_shifts)
+
+
+def vectors_between(graph: AtomGraph, sender: Tensor, receiver: Tensor, shifts: Tensor) -> Tensor:
+    """``r[receiver] - r[sender] + shift @ cell``, (n, 3) in A, of the graph's dtype.
+
+    Differences are formed before anything is rounded.
+
+    Args:
+        graph: The batch.
+        sender: (n,) atoms.
+        receiver: (n,) atoms of the same systems.
+        shifts: (n, 3) cell shifts.
+    """
+    positions, cell = graph.positions, graph.cell
+    if graph.exact is not None:
+        positions, cell = graph.exact.positions, graph.exact.cell
+    # index_select: the gradient of plain indexing is slow
+    first, second = (positions.index_select(0, atoms) for atoms in (sender, receiver))
+    # [n, 3]: one cell for all, or one per system
+    shifts = shifts.to(positions.dtype)
+    if graph.n_systems == 1:
+        lattice = shifts @ cell[0]
+    else:
+        # sum_a shift[n, a] cell[n, a, x]
+        chosen = cell.index_select(0, graph.batch[sender])
+        lattice = (shifts[:, :, None] * chosen).sum(1)
+    return (second - first + lattice).to(graph.positions.dtype)

@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 from vesin import NeighborList
 
+from lesff.atoms.scattered import check_density, check_geometry, scattered_pairs
+from lesff.errors import StructureError
+
 _LOCAL = threading.local()
+_MAX_BINS = 50_000
+"""Bins that vesin may make; it divides by zero for some 100,000 along one axis."""
+_MAX_IMAGES = 100_000
+"""Images of atoms that vesin may search, or 27 for each atom if that is more."""
+_MAX_CELLS_AWAY = 100.0
+"""How many cells away from the cell an atom may be for vesin."""
+_MAX_OPEN_EXTENT = 300.0
+"""A: the same along an open axis of a slab or wire, which vesin takes for cells of 1 A."""
+_FAR = 1e4
+"""A: the same for molecules."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +55,37 @@ def find_neighbors(
 ) -> Neighbors:
     """All pairs closer than ``cutoff``, both directions, images of the same atom included.
 
+    Memory grows with atoms and edges, not with the volume they span.
+
     Args:
         positions: (n_atoms, 3) in A.
         cell: (3, 3) in A, rows are lattice vectors; rows of axes that are not periodic are
             ignored.
         pbc: (3,) bool.
         cutoff: in A.
+
+    Raises:
+        StructureError: for positions or cells that are not finite or too large for float64 to hold
+            distances, a cell without volume, images of an atom that overlap, and more neighbours
+            than a structure of atoms can have.
     """
+    if not np.isfinite(cell[pbc]).all():
+        raise StructureError(f"the cell must be finite, got {cell.tolist()}")
     box = _complete_cell(cell, pbc) if pbc.any() else np.zeros((3, 3))
-    first, second, shifts, distances = _half_list(float(cutoff)).compute(
-        points=np.ascontiguousarray(positions, dtype=np.float64),
-        box=box,
-        periodic=pbc,
-        quantities="ijSd",
-    )
-    first, second = first.astype(np.int64), second.astype(np.int64)
-    shifts = shifts.astype(np.int64).reshape(-1, 3)
+    check_geometry(positions, box, pbc)
+    if _suits_bins(positions, box, pbc, cutoff):
+        first, second, shifts, distances = _half_list(float(cutoff)).compute(
+            points=np.ascontiguousarray(positions, dtype=np.float64),
+            box=box,
+            periodic=pbc,
+            quantities="ijSd",
+        )
+        first, second = first.astype(np.int64), second.astype(np.int64)
+        shifts = shifts.astype(np.int64).reshape(-1, 3)
+    else:
+        first, second, shifts, distances = scattered_pairs(positions, box, pbc, cutoff)
     # each pair once; both directions follow: place k is the pair, place k + n_pairs its reverse.
-    # vesin: r_ij = r_second - r_first + shift @ cell, so `first` sends and `second` receives
+    # r_ij = r_second - r_first + shift @ cell, so `first` sends and `second` receives
     n_pairs = len(first)
     sender = np.concatenate([first, second])
     receiver = np.concatenate([second, first])
@@ -75,6 +101,42 @@ def find_neighbors(
         reverse_edge=reverse,
         min_distance=float(distances.min(initial=np.inf)),
     )
+
+
+def _suits_bins(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> bool:
+    """Whether vesin's cell list suits the structure: few bins, few images, nothing far away.
+
+    Vesin's bins fill the box about all atoms: it divides by zero where they are too many along an
+    axis, and its time grows with the images between an atom and the cell.
+
+    Raises:
+        StructureError: for more neighbours than atoms can have.
+    """
+    n_atoms = len(positions)
+    if not pbc.any():
+        low, high = positions.min(axis=0), positions.max(axis=0)
+        check_density(positions, box, pbc, high - low, cutoff)
+        return _are_few((high - low) / cutoff, n_atoms) and max(high.max(), -low.min()) < _FAR
+    # heights of the cell: column j of the inverse is normal to the planes of the other vectors
+    inverse = np.linalg.inv(box)
+    height = 1.0 / np.sqrt(np.square(inverse).sum(axis=0))
+    fractional = positions @ inverse
+    low, high = fractional.min(axis=0), fractional.max(axis=0)
+    extent = np.where(pbc, height, high - low)  # rows of open axes are 1 A long
+    check_density(positions, box, pbc, extent, cutoff)
+    images = np.where(pbc, 2.0 * cutoff / height + 1.0, 1.0).prod()
+    away = np.maximum(high, -low)
+    return (
+        _are_few(extent / cutoff, n_atoms)
+        and bool(images * n_atoms <= max(_MAX_IMAGES, 27 * n_atoms))
+        and bool(np.all(away < np.where(pbc, _MAX_CELLS_AWAY, _MAX_OPEN_EXTENT)))
+    )
+
+
+def _are_few(bins: np.ndarray, n_atoms: int) -> bool:
+    """Whether a grid of so many bins along its axes, (3,), is small."""
+    bins = np.maximum(bins, 1.0)
+    return bool(bins.max() < _MAX_BINS and bins.prod() < max(_MAX_BINS, 4 * n_atoms))
 
 
 class VerletList:

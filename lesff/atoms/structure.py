@@ -166,8 +166,9 @@ def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
         raise StructureError(f"{where}: the cell must be finite, got {cell.tolist()}")
     # length, area or volume of the periodic rows: the root of their Gram determinant
     rows = cell[pbc]
-    measure = np.sqrt(np.linalg.det(rows @ rows.T).clip(min=0.0))
-    if measure < _MIN_VOLUME:
+    with np.errstate(over="ignore", invalid="ignore"):
+        measure = np.sqrt(np.linalg.det(rows @ rows.T).clip(min=0.0))
+    if not measure >= _MIN_VOLUME:  # also for nan, of vectors so long that their squares overflow
         raise StructureError(
             f"{where}: pbc is {pbc.tolist()}, so these rows of the cell must span a volume, "
             f"got {rows.tolist()}; give a cell or set atoms.pbc = False"

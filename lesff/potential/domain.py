@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from lesff.atoms.elements import elements_of, symbols
 from lesff.atoms.structure import Structure
-from lesff.errors import CaveatWarning, ExtrapolationWarning, UnsupportedInputError, warn
+from lesff.errors import (
+    CaveatWarning,
+    ChargedCellWarning,
+    ExtrapolationWarning,
+    UnsupportedInputError,
+    warn,
+)
 from lesff.potential.config import ModelConfig
 
 
@@ -37,6 +43,31 @@ def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict
             if strict:
                 raise UnsupportedInputError(text)
             warn(f"{text}; the result is an extrapolation", ExtrapolationWarning)
+
+
+def warn_of_background(config: ModelConfig, structures: Sequence[Structure]) -> bool:
+    """Warn, once for all structures, of a neutralising background in the energy.
+
+    Returns:
+        Whether there is one: a charged structure that is periodic, for a model with charges.
+    """
+    charged = [
+        (index, structure.total_charge)
+        for index, structure in enumerate(structures)
+        if structure.total_charge and structure.pbc.any()
+    ]
+    if not charged or config.long_range is None:
+        return False
+    index, charge = charged[0]
+    others = f" (and {len(charged) - 1} more)" if len(charged) > 1 else ""
+    warn(
+        f"structure {index}{others} is periodic and has total_charge {charge:+d}: its energy "
+        "contains that of a uniform neutralising background, which depends on the cell; for a "
+        "molecule in a cubic box add lesff.electrostatics.sums.finite_size."
+        "makov_payne_correction, or set pbc=False",
+        ChargedCellWarning,
+    )
+    return True
 
 
 def check_caveats(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,8 +13,9 @@ from lesff import kernels
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.atoms.element_rows import element_rows
-from lesff.atoms.graph import AtomGraph, strained
+from lesff.atoms.graph import AtomGraph, ExactGeometry, lattice_offset, strained
 from lesff.atoms.segments import segment_sum
+from lesff.autograd import plain_arithmetic
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.dispersion import Dispersion
 from lesff.electrostatics.moments.born import CHUNK_ATOMS, BornMode
@@ -207,9 +209,16 @@ class Potential(nn.Module):
                 f"a planned step computes {', '.join(sorted(PLANNED))}; got "
                 f"{', '.join(sorted(wanted - PLANNED))}: leave out `plan`"
             )
-        with torch.set_grad_enabled(needs_gradients(wanted) or create_graph):
+        needs_graph = needs_gradients(wanted) or create_graph
+        if needs_graph:
+            self._check_graph_possible()
+        with plain_arithmetic(self.device), torch.set_grad_enabled(needs_graph):
             evaluation = self._evaluate(
-                graph, wanted, born or BornOptions(), create_graph=create_graph, plan=plan
+                graph.outside_inference(),
+                wanted,
+                born or BornOptions(),
+                create_graph=create_graph,
+                plan=plan,
             )
             return compute(evaluation)
 
@@ -236,11 +245,13 @@ class Potential(nn.Module):
                 "a planned step is for crystals and molecules without `external_field`, got a slab "
                 "or a field: leave out `plan`"
             )
-        topology = self.architecture.topology(graph)
-        topology.prepare(fused=kernels.backend(graph.positions) is not None)
-        coulomb = None if self.ewald is None else plan_coulomb(graph, self.ewald)[0]
         chosen = self.config.dispersion
-        dispersion = None if chosen is None else plan_coulomb(graph, chosen)[0]
+        with plain_arithmetic(self.device):
+            graph = graph.outside_inference()
+            topology = self.architecture.topology(graph)
+            topology.prepare(fused=kernels.backend(graph.positions) is not None)
+            coulomb = None if self.ewald is None else plan_coulomb(graph, self.ewald)[0]
+            dispersion = None if chosen is None else plan_coulomb(graph, chosen)[0]
         return StepPlan(topology, coulomb, dispersion)
 
     @property
@@ -275,15 +286,22 @@ class Potential(nn.Module):
         options = BornOptions(mode=mode, sum_rule=sum_rule, chunk_atoms=chunk_atoms)
         self._check_elements(graph)
         check_properties({"born_effective_charges"}, graph, self.traits)
-        graph = graph.replace(positions=graph.positions.detach().requires_grad_())
-        with torch.enable_grad():
+        self._check_graph_possible()
+        with plain_arithmetic(self.device), torch.enable_grad():
+            graph, positions, _ = _with_leaf(graph.outside_inference())
             terms = self.energy_terms(graph, tabulated=self.radial == "table")
             if terms.charges is None:
                 raise PropertyError("this model has no charges: it was trained without LES")
             physical = neutralised(terms.charges, graph)
             local = self._local(graph, terms)
             return born_charges(
-                physical, graph, local, options, directions, dipoles=terms.dipoles
+                physical,
+                graph,
+                local,
+                options,
+                directions,
+                dipoles=terms.dipoles,
+                positions=positions,
             ).detach()
 
     def energy_terms(
@@ -346,6 +364,9 @@ class Potential(nn.Module):
     def _charges(self, graph: AtomGraph, output: ArchitectureOutput, element: Tensor) -> HeadOutput:
         """Charges and further moments of the heads."""
         charge_head, settings = self._electrostatic_parts()
+        # equilibration differentiates by the graph's own positions
+        if charge_head.asks_host:
+            graph = graph.replace(exact=None)
         inputs = HeadInput(
             invariants=output.invariants,
             element=element,
@@ -355,7 +376,12 @@ class Potential(nn.Module):
             equivariants=output.equivariants,
         )
         head = charge_head(inputs)
-        return head if self.multipole_head is None else self.multipole_head(inputs, head)
+        if self.multipole_head is not None:
+            return self.multipole_head(inputs, head)
+        # charges that depend on nothing: shares of the Coulomb energy are derivatives by them
+        if head.coulomb is not None and torch.is_grad_enabled() and not head.coulomb.requires_grad:
+            head = replace(head, coulomb=head.coulomb.detach().requires_grad_())
+        return head
 
     def _electrostatics(
         self, graph: AtomGraph, head: HeadOutput, plan: StepPlan | None
@@ -427,6 +453,14 @@ class Potential(nn.Module):
             cutoff=self.architecture.cutoff,
         )
 
+    def _check_graph_possible(self) -> None:
+        """Raise PropertyError for weights that autograd cannot work with."""
+        if next(self.parameters()).is_inference():
+            raise PropertyError(
+                "this model was made inside torch.inference_mode(), where nothing can be "
+                "differentiated: make it outside, or with `lesff.load`"
+            )
+
     def _check_elements(self, graph: AtomGraph) -> None:
         unknown = graph.atomic_numbers[self.element_row[graph.atomic_numbers] < 0]
         if len(unknown):
@@ -445,13 +479,8 @@ class Potential(nn.Module):
         plan: StepPlan | None,
     ) -> Evaluation:
         """Energies of a batch, with leaves for all derivatives that are wanted."""
-        positions = graph.positions
         strain = torch.zeros_like(graph.cell)
-        if torch.is_grad_enabled():
-            # positions that somebody else differentiates by stay theirs
-            if not (create_graph and positions.requires_grad):
-                positions = positions.detach().requires_grad_()
-            graph = graph.replace(positions=positions)
+        graph, positions, offset = _with_leaf(graph, keep_graph=create_graph)
         if "polarizability" in wanted:
             graph = with_field_leaf(graph)
         if "stress" in wanted:
@@ -464,6 +493,7 @@ class Potential(nn.Module):
             graph=graph,
             terms=terms,
             positions=positions,
+            offset=offset,
             strain=strain,
             wanted=wanted,
             born=born,
@@ -472,3 +502,33 @@ class Potential(nn.Module):
             features=lambda: self.architecture.last_layer_features(terms.invariants),
             uncertainty=self.uncertainty,
         )
+
+
+def _with_leaf(
+    graph: AtomGraph, *, keep_graph: bool = False
+) -> tuple[AtomGraph, Tensor, Tensor | None]:
+    """A batch whose positions are functions of a leaf, if gradients are recorded.
+
+    Rounded positions are replaced by those about the centre of each system, wrapped into its cell,
+    which keep more digits. Neither changes anything but the energy of a charge in a field.
+
+    Args:
+        graph: The batch.
+        keep_graph: Whether positions that somebody else differentiates by stay theirs.
+
+    Returns:
+        The batch, the leaf in A, and what the positions leave out of it, or None for nothing.
+    """
+    theirs = keep_graph and graph.positions.requires_grad
+    if graph.exact is None or theirs:
+        positions = graph.positions
+        if torch.is_grad_enabled() and not theirs:
+            positions = positions.detach().requires_grad_()
+        return graph.replace(positions=positions), positions, None
+    positions = graph.exact.positions.detach()
+    if torch.is_grad_enabled():
+        positions.requires_grad_()
+    offset = lattice_offset(graph, positions, graph.exact.cell)
+    rounded = (positions - offset).to(graph.positions.dtype)
+    exact = ExactGeometry(positions=positions, cell=graph.exact.cell)
+    return graph.replace(positions=rounded, exact=exact), positions, offset

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lesff.atoms.graph import AtomGraph
+from lesff.autograd import plain_arithmetic
 from lesff.potential.potential import Potential
 from lesff.potential.response import BornOptions
 from lesff.quantities import QUANTITIES
@@ -27,8 +28,9 @@ def predict_graph(
         properties: Names from :data:`lesff.quantities.QUANTITIES`.
         born: How Born effective charges are computed.
     """
-    graph = graph.to(dtype=potential.dtype, device=potential.device)
-    out = potential(graph, properties, born=born)
+    with plain_arithmetic(potential.device):
+        graph = graph.to(dtype=potential.dtype, device=potential.device)
+        out = potential(graph, properties, born=born)
     counts = graph.atoms_per_system().tolist()
     rows: list[dict[str, Any]] = [{} for _ in counts]
     for name, value in out.items():

@@ -84,6 +84,7 @@ class Evaluation:
         graph: The batch; positions, and cells if strained, carry a graph.
         terms: Energies and charges of the batch.
         positions: (n_atoms, 3) in A, the leaf that forces are derivatives by.
+        offset: (n_atoms, 3) in A, what the graph's positions leave out of these; None: nothing.
         strain: (n_systems, 3, 3), the leaf that stress is a derivative by.
         wanted: What is asked for.
         born: How Born effective charges are computed.
@@ -96,6 +97,7 @@ class Evaluation:
     graph: AtomGraph
     terms: EnergyTerms
     positions: Tensor
+    offset: Tensor | None
     strain: Tensor
     wanted: Collection[str]
     born: BornOptions
@@ -110,6 +112,10 @@ class Evaluation:
         if self.terms.charges is None or self.graph.external_field is None:
             return None
         work = field_energy(self.charges, self.graph)
+        # E.r counts from the coordinate origin: of a charged system the energy depends on it
+        if self.offset is not None:
+            away = self.graph.replace(positions=self.offset)
+            work = work + field_energy(self.charges.to(self.offset.dtype), away)
         if self.terms.dipoles is not None:
             work = work + dipole_field_energy(self.terms.dipoles, self.graph)
         return work
@@ -171,7 +177,8 @@ def _node_energy(x: Evaluation) -> Tensor:
 
 def _forces(x: Evaluation) -> Tensor:
     """Minus the slope of the energy; a field acts on crystals, which have no energy in it, too."""
-    forces, graph = -x.slopes["forces"], x.graph
+    graph = x.graph
+    forces = -x.slopes["forces"].to(graph.positions.dtype)
     if x.terms.charges is None or graph.external_field is None:
         return forces
     if not bool((has_field(graph) & graph.pbc.all(1)).any()):
@@ -181,7 +188,7 @@ def _forces(x: Evaluation) -> Tensor:
             "`forces` of a crystal in an external field cannot be differentiated further; "
             "leave the field out of training on crystals"
         )
-    return forces + crystal_field_forces(x.charges, graph, x.local())
+    return forces + crystal_field_forces(x.charges, graph, x.local(), x.positions)
 
 
 def _stress(x: Evaluation) -> Tensor:
@@ -200,7 +207,9 @@ def _polarizability(x: Evaluation) -> Tensor:
 
 
 def _born_effective_charges(x: Evaluation) -> Tensor:
-    return born_charges(x.charges, x.graph, x.local(), x.born, dipoles=x.terms.dipoles)
+    return born_charges(
+        x.charges, x.graph, x.local(), x.born, dipoles=x.terms.dipoles, positions=x.positions
+    )
 
 
 def _latent_charges(x: Evaluation) -> Tensor:

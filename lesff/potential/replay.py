@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph, build_graph
+from lesff.atoms.graph import AtomGraph, ExactGeometry, build_graph
 from lesff.atoms.neighbors import find_neighbors
 from lesff.atoms.structure import Structure
 from lesff.potential.potential import Potential
@@ -97,8 +97,14 @@ class _PlannedStep:
         graph = graph.to(dtype=potential.dtype, device=potential.device)
         self._potential = potential
         self._plan = potential.plan(graph)
-        self._positions = graph.positions.clone()
-        self._graph = graph.replace(positions=self._positions)
+        # where positions were rounded, the step reads those in float64
+        if graph.exact is None:
+            self._positions = graph.positions.clone()
+            self._graph = graph.replace(positions=self._positions)
+        else:
+            self._positions = graph.exact.positions.clone()
+            exact = ExactGeometry(positions=self._positions, cell=graph.exact.cell)
+            self._graph = graph.replace(exact=exact)
         self._n_steps: Counter[frozenset[str]] = Counter()
         self._recordings: dict[frozenset[str], tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
 

@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from lesff.atoms.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph, lattice_offset
 from lesff.atoms.segments import segment_sum
 from lesff.autograd import jacobian_rows, system_jacobian
 from lesff.electrostatics.moments.born import (
@@ -78,6 +78,7 @@ def born_charges(
     directions: Tensor | None = None,
     *,
     dipoles: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """Born effective charges, (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj.
 
@@ -90,6 +91,8 @@ def born_charges(
             then (n_atoms, m, 3).
         dipoles: (n_atoms, 3) atomic dipoles in e A with a graph to the positions, if any. Their
             sum has one value in any cell, so that crystals need no unfolding for them.
+        positions: (n_atoms, 3) in A, what charges and dipoles are differentiated by; those of the
+            graph if not given.
 
     Raises:
         PropertyError: for the sine stencil, which is that of charges, and crystals with dipoles.
@@ -97,16 +100,17 @@ def born_charges(
     if directions is None:
         eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
         directions = eye.expand(graph.n_systems, 3, 3)
+    positions = graph.positions if positions is None else positions
     periodic = graph.pbc.all(1)
     parts = []
     # molecules: Z* is the Jacobian of the dipole; s: system, m: direction, i: Cartesian
     if not bool(periodic.all()):
         dipole = dipole_moment(charges, graph, moment_origin(graph), dipoles)
         along = torch.einsum("smi,si->sm", directions, dipole)
-        parts.append(jacobian_rows(along, graph.positions))
+        parts.append(jacobian_rows(along, positions))
     # crystals: charges on an unfolded cluster, atomic dipoles as they are
     if bool(periodic.any()):
-        crystal = _crystal(charges, graph, local, options, directions)
+        crystal = _crystal(charges, graph, local, options, directions, positions)
         if dipoles is not None:
             if options.mode == "sine":
                 raise PropertyError(
@@ -115,12 +119,13 @@ def born_charges(
                 )
             total = segment_sum(dipoles, graph.batch, graph.n_systems)
             along = torch.einsum("smi,si->sm", directions, total)
-            crystal = crystal + jacobian_rows(along, graph.positions)
+            crystal = crystal + jacobian_rows(along, positions)
         parts.append(crystal)
     born = parts[0]
     if len(parts) == 2:
         # each part has rows for all atoms, (n_atoms, m, 3); take those of its own systems
         born = torch.where(periodic[graph.batch][:, None, None], parts[1], parts[0])
+    born = born.to(charges.dtype)
     return _with_sum_rule(born, graph, directions) if options.sum_rule else born
 
 
@@ -130,12 +135,13 @@ def _crystal(
     local: LocalCharges,
     options: BornOptions,
     directions: Tensor,
+    positions: Tensor,
 ) -> Tensor:
     """Born effective charges of crystals from their charges, (n_atoms, m, 3) in e."""
     if options.mode == "exact":
         return periodic_born_charges(
             charges.detach(),
-            graph,
+            _wrapped(graph),
             local.function,
             local.node_state,
             reach=local.reach,
@@ -144,10 +150,23 @@ def _crystal(
             directions=directions,
             chunk_atoms=options.chunk_atoms,
         )
-    eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
-    cell = torch.where(graph.pbc.all(1)[:, None, None], graph.cell, eye)  # molecules: unused rows
-    born = sine_born_charges(charges, graph.positions, cell, graph.batch)
-    return torch.einsum("nma,nab->nmb", directions[graph.batch], born)  # n: atom, a, b: Cartesian
+    # the stencil, in the positions' own precision
+    eye = torch.eye(3, dtype=positions.dtype, device=charges.device)
+    cell = (graph.cell if graph.exact is None else graph.exact.cell).to(positions.dtype)
+    cell = torch.where(graph.pbc.all(1)[:, None, None], cell, eye)  # molecules: unused rows
+    born = sine_born_charges(charges, positions, cell, graph.batch)
+    # n: atom, a, b: Cartesian
+    return torch.einsum("nma,nab->nmb", directions[graph.batch].to(born.dtype), born)
+
+
+def _wrapped(graph: AtomGraph) -> AtomGraph:
+    """The graph with atoms near its cell, for unfolding: the images it needs start from there.
+
+    Edges keep the shifts of the atoms as they were, so that they fit no longer.
+    """
+    positions = graph.positions.detach().to(torch.float64)
+    offset = lattice_offset(graph, positions, graph.cell.detach().to(torch.float64))
+    return graph.replace(positions=(positions - offset).to(graph.positions.dtype))
 
 
 def _with_sum_rule(born: Tensor, graph: AtomGraph, directions: Tensor) -> Tensor:
@@ -162,7 +181,9 @@ def _with_sum_rule(born: Tensor, graph: AtomGraph, directions: Tensor) -> Tensor
     return born - mean[graph.batch]
 
 
-def crystal_field_forces(charges: Tensor, graph: AtomGraph, local: LocalCharges) -> Tensor:
+def crystal_field_forces(
+    charges: Tensor, graph: AtomGraph, local: LocalCharges, positions: Tensor | None = None
+) -> Tensor:
     """``Z*^T E`` of charges on atoms of crystals in eV/A, (n_atoms, 3); zero for other systems.
 
     The acoustic sum rule is imposed: a uniform field exerts no net force on a neutral cell.
@@ -171,6 +192,7 @@ def crystal_field_forces(charges: Tensor, graph: AtomGraph, local: LocalCharges)
         charges: (n_atoms,) in e, summing to zero in crystals with a field.
         graph: The batch, with a field.
         local: The charges as a local function.
+        positions: See :func:`born_charges`.
     """
     field = graph.external_field
     crystals = has_field(graph) & graph.pbc.all(1)
@@ -178,7 +200,8 @@ def crystal_field_forces(charges: Tensor, graph: AtomGraph, local: LocalCharges)
         return torch.zeros_like(graph.positions)
     # one direction, m = 1, of the field's length: sum_i E_i dP_i / dr_aj is the force itself
     along = torch.where(crystals[:, None], field, 0.0)[:, None]  # [s, 1, i]
-    forces = born_charges(charges, graph, local, BornOptions(sum_rule=True), along)[:, 0]
+    options = BornOptions(sum_rule=True)
+    forces = born_charges(charges, graph, local, options, along, positions=positions)[:, 0]
     return torch.where(crystals[graph.batch][:, None], forces, 0.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import ase
+import ase.cell
 import numpy as np
 from ase import units
 
@@ -94,6 +94,11 @@ def as_trajectory(frames: list[ase.Atoms], time_step: float) -> Trajectory:
 def unwrapped(frames: list[ase.Atoms]) -> np.ndarray:
     """Positions without jumps across the cell, (n_frames, n_atoms, 3) in A.
 
+    Jumps are whole numbers in the scaled coordinates ``s = r h^-1`` of each frame's own cell ``h``:
+    a cell that breathes moves atoms far from the origin, wrapped or not, but not their ``s``. The
+    unwrapped position is ``(s - n) h`` with the jumps ``n`` so far, as a cell that scales with all
+    its images carries it.
+
     Raises:
         DataError: if an atom moves by more than 0.35 of a lattice vector between frames.
     """
@@ -101,17 +106,26 @@ def unwrapped(frames: list[ase.Atoms]) -> np.ndarray:
     pbc = frames[0].pbc
     if not pbc.any():
         return positions
-    for index in range(1, len(frames)):
-        cell = np.array(frames[index].cell.complete())
-        step = np.linalg.solve(cell.T, (positions[index] - positions[index - 1]).T).T
-        jump = np.where(pbc, np.round(step), 0.0)
-        if np.abs((step - jump)[:, pbc]).max() > 0.35:
-            raise DataError(
-                f"an atom moves by more than 0.35 of the cell between frames {index - 1} and "
-                f"{index}: it cannot be followed; write frames more often"
-            )
-        positions[index] -= jump @ cell
-    return positions
+    cells = np.array([_complete(atoms) for atoms in frames])  # [t, lattice vector, xyz]
+    # s of every frame in its own cell: rows of r times h^-1
+    scaled = np.linalg.solve(cells.transpose(0, 2, 1), positions.transpose(0, 2, 1))
+    step = np.diff(scaled.transpose(0, 2, 1), axis=0)  # [t, n, lattice vector]
+    jump = np.where(pbc, np.round(step), 0.0)
+    size = np.abs((step - jump)[:, :, pbc]).max(axis=(1, 2))
+    if size.max() > 0.35:
+        index = int(np.flatnonzero(size > 0.35)[0])
+        raise DataError(
+            f"an atom moves by more than 0.35 of the cell between frames {index} and {index + 1}: "
+            "it cannot be followed; write frames more often"
+        )
+    total = np.concatenate([np.zeros_like(jump[:1]), np.cumsum(jump, axis=0)])
+    return positions - np.einsum("tna,tax->tnx", total, cells)
+
+
+def _complete(atoms: ase.Atoms) -> np.ndarray:
+    """Cell with unit vectors normal to the periodic rows for those of open directions."""
+    cell = np.where(np.array(atoms.pbc)[:, None], np.array(atoms.cell), 0.0)
+    return np.array(ase.cell.Cell(cell).complete())
 
 
 def kinetic_temperature(velocities: np.ndarray, masses: np.ndarray) -> float:

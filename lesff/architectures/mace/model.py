@@ -11,7 +11,7 @@ from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.architectures.mace.config import MACEConfig
 from lesff.architectures.mace.layer import LAYERS, PairFeatures
 from lesff.atoms.element_rows import element_rows
-from lesff.atoms.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph, vectors_between
 from lesff.atoms.segments import segment_sum
 from lesff.nn.coupling import lm_slice
 from lesff.nn.edge_tables import Topology, build_topology
@@ -183,14 +183,4 @@ def _transform(config: MACEConfig) -> nn.Module | None:
 
 def pair_vectors(graph: AtomGraph, topology: Topology) -> Tensor:
     """Edge vectors sender to receiver of every undirected pair, (n_pairs, 3) in A."""
-    # index_select: the gradient of plain indexing is slow
-    first, second = (
-        graph.positions.index_select(0, k) for k in (topology.pair_sender, topology.pair_receiver)
-    )
-    # r_second - r_first + shift @ cell, [p, 3]: one cell for all, or one per pair's system
-    shift = topology.pair_shift.to(first.dtype)
-    if graph.n_systems == 1:
-        return second - first + shift @ graph.cell[0]
-    cell = graph.cell.index_select(0, graph.batch[topology.pair_sender])
-    # sum_a shift[p, a] cell[p, a, x]
-    return second - first + (shift[:, :, None] * cell).sum(1)
+    return vectors_between(graph, topology.pair_sender, topology.pair_receiver, topology.pair_shift)

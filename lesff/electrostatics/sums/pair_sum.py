@@ -45,11 +45,16 @@ def pair_sum(
     """
     energy = charges.new_zeros(graph.n_systems)
     for group in plan.groups:
+        q, r = charges, graph.positions
+        # molecules of one system may be far apart, so that rounded positions lose their distances:
+        # the sum over pairs runs in float64, a small part of a step
+        if group.boundary == OPEN and graph.exact is not None:
+            q, r = charges.to(torch.float64), graph.exact.positions
         if group.systems is None or group.atoms is None:  # the only group: the batch as it is
-            return _energy(charges, graph.positions, cell, group, settings)
-        q, r = charges[group.atoms], graph.positions[group.atoms]
-        part = _energy(q, r, cell[group.systems], group, settings)  # (n_systems of the group,)
-        energy = energy.index_add(0, group.systems, part)
+            return _energy(q, r, cell, group, settings).to(charges.dtype)
+        # (n_systems of the group,)
+        part = _energy(q[group.atoms], r[group.atoms], cell[group.systems], group, settings)
+        energy = energy.index_add(0, group.systems, part.to(charges.dtype))
     return energy
 
 
