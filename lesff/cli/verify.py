@@ -50,6 +50,8 @@ def verify_command(
         f"{report.n_structures} structures: energy {report.energy_error:.1e} eV/atom, "
         f"forces {report.force_error:.1e} eV/A{charge} (tolerance {report.tolerance:.0e})"
     )
+    if report.damage is not None:
+        raise IntegrityError(f"{report.damage}: do not use it")
     if not report.ok:
         raise IntegrityError(f"{name} does not reproduce its golden values: do not use it here")
 
