@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -20,17 +22,17 @@ _MAX_BYTES = 1_000_000
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object from a file of at most 1 MB; no NaN, no duplicate keys.
+    """Parse a JSON object from a file of at most 1 MB; no NaN or infinity, no duplicate keys.
 
     Raises:
         ConfigError: naming the file and the cause.
+        FileNotFoundError: if there is no such file.
     """
-    if path.stat().st_size > _MAX_BYTES:
-        raise ConfigError(f"{path} must be at most {_MAX_BYTES} bytes, got {path.stat().st_size}")
     try:
         data = json.loads(
-            path.read_text(encoding="utf-8"),
+            _read_bounded(path).decode("utf-8"),
             parse_constant=_reject_constant,
+            parse_float=_finite_float,
             object_pairs_hook=_reject_duplicates,
         )
     except (ValueError, RecursionError) as error:
@@ -62,6 +64,31 @@ def finite(data: Any) -> Any:
     if isinstance(data, Integral):
         return int(data)
     return float(data) if math.isfinite(data) else None
+
+
+def _read_bounded(path: Path) -> bytes:
+    """Content of a plain file of at most :data:`_MAX_BYTES`; never waits and never reads on."""
+    try:
+        # a pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{path} must be a plain file")
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            data = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"{path} must be at most {_MAX_BYTES} bytes, got {max(size, len(data))}")
+    return data
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large for a number")
+    return value
 
 
 def _reject_constant(name: str) -> Any:
@@ -121,11 +148,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict and isinstance(value, Mapping):
         return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is Any or (origin is Literal and value in args) or _is_scalar(hint, value):
-        return float(value) if hint is float else value
+        return _as_float(value, where) if hint is float else value
     expected = (
         " or ".join(map(repr, args)) if origin is Literal else getattr(hint, "__name__", hint)
     )
     raise ConfigError(f"`{where}` must be {expected}, got {value!r}")
+
+
+def _as_float(value: Any, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigError(f"`{where}` must be a number below 1e308 in size") from error
 
 
 def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -1,10 +1,13 @@
 """Signatures of model folders and of manifest updates."""
 
+import base64
 import copy
+import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,12 @@ from lesff.errors import (
     OfflineError,
     SignatureError,
 )
-from lesff.hub.manifest.entries import ModelEntry
+from lesff.hub.manifest.entries import ModelEntry, VersionEntry
+from lesff.hub.manifest.memory import memory_folder, version_digest
 from lesff.hub.manifest.names import find_model, list_models
 from lesff.hub.manifest.updates import ManifestUpdate, installed_update, merge, update_folder
 from lesff.hub.resolve import resolve
-from lesff.hub.signatures import check_folder, sign_folder
+from lesff.hub.signatures import check_folder, digest_of, sign_folder
 from lesff.hub.sources.bundled import bundled_folder
 from lesff.hub.sources.update import pull_update
 from lesff.model_folder.folder import load_model, save_model
@@ -85,6 +89,58 @@ def test_any_change_is_found(folder: Path, keys: Keys, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(IntegrityError, match=f"lacks {name}: it is not a model folder"):
         check_folder(folder, keys.public)
+
+
+def test_a_signature_binds_name_and_version(folder: Path, keys: Keys) -> None:
+    result = run(
+        "sign", folder, "--key", keys.private, "--name", "good", "--version", "1.2.3"
+    )  # fmt: skip
+    assert "as good@1.2.3" in result.output
+    assert "as good@1.2.3" in run("verify", folder, "--key", keys.public).output
+    assert run("verify", folder, "--key", keys.public, "--as", "good@1.2.3").exit_code == 0
+    for label in ("other@1.2.3", "good@1.2.4", "other"):
+        result = run("verify", folder, "--key", keys.public, "--as", label)
+        assert result.exit_code == 1
+        assert "must bind the " in result.output
+    path = folder / "signature.json"
+    ours = json.loads(path.read_text())
+    for change in ({"name": "other"}, {"version": "1.2.4"}, {"version": None}):
+        path.write_text(json.dumps(ours | change))
+        with pytest.raises(SignatureError, match="signature of the model folder does not fit"):
+            check_folder(folder, keys.public)
+    for change in ({"schema": 1}, {"name": None}, {"schema": 3}):
+        path.write_text(json.dumps(ours | change))
+        with pytest.raises(SignatureError, match="must have a name in schema 2|`schema` of"):
+            check_folder(folder, keys.public)
+    with pytest.raises(ConfigError, match="`version` must be 'major.minor.patch', got '1.2'"):
+        sign_folder(folder, keys.private, version="1.2")
+
+
+def test_a_folder_is_signed_under_its_own_name(folder: Path, keys: Keys) -> None:
+    assert sign_folder(folder, keys.private).subject == "as off-small, without a version"
+    (folder / "README.md").write_text("no facts")
+    assert sign_folder(folder, keys.private).subject == "as mine, without a version"
+    card = "---\nname: stated\nversion: 2.0.0\n---\n\ntext"
+    (folder / "README.md").write_text(card)
+    assert sign_folder(folder, keys.private).subject == "as stated@2.0.0"
+
+
+def test_signatures_of_bytes_only_are_still_read(folder: Path, keys: Keys) -> None:
+    """As lesff wrote them before names were bound."""
+    key = serialization.load_pem_private_key(keys.private.read_bytes(), password=None)
+    assert isinstance(key, ed25519.Ed25519PrivateKey)
+    made = base64.b64encode(key.sign(b"lesff model folder 1\n" + digest_of(folder).encode()))
+    raw = key.public_key().public_bytes_raw()
+    row = {
+        "key": hashlib.sha256(raw).hexdigest()[:16],
+        "signature": made.decode(),
+        "algorithm": "ed25519",
+        "schema": 1,
+    }
+    (folder / "signature.json").write_text(json.dumps(row))
+    assert "neither name nor version" in run("verify", folder, "--key", keys.public).output
+    with pytest.raises(SignatureError, match="must bind the name 'mine', it binds none"):
+        check_folder(folder, keys.public, name="mine")
 
 
 def test_other_keys_and_forged_signatures_are_refused(
@@ -239,6 +295,128 @@ def test_an_update_adds_caveats_and_removes_none(site: Site, tmp_path: Path, key
     old, new = (from_dict(ModelEntry, data, "entry") for data in (both, without))
     with pytest.raises(ManifestError, match=r"keep the caveats of off-small@0.1.0, .* charges"):
         merge([old], ManifestUpdate(serial=3, date="2026-01-01", models=(new,)))
+
+
+def test_the_same_key_again_keeps_the_memory(site: Site, tmp_path: Path, keys: Keys) -> None:
+    """`--key` with the key that is trusted already is no way back."""
+    pull_update(str(update(tmp_path, keys, newer(), serial=5)), public_key=keys.public)
+    copy_of_key = shutil.copy(keys.public, tmp_path / "same.pem")
+    for key in (keys.public, Path(copy_of_key)):
+        with pytest.raises(ManifestError, match="has the serial 4, older than 5 which is there"):
+            pull_update(str(update(tmp_path, keys, newer("0.3.0"), serial=4)), public_key=key)
+    result = run(
+        "hub", "update", update(tmp_path, keys, other_bytes(newer()), serial=6),
+        "--key", keys.public,
+    )  # fmt: skip
+    assert "must not change off-small@0.2.0, which is released" in result.output
+    run("hub", "update", "--reset")
+    with pytest.raises(ManifestError, match="has the serial 4, older than 5 which is there"):
+        pull_update(str(update(tmp_path, keys, newer(), serial=4)), public_key=keys.public)
+
+
+def other_bytes(data: dict[str, Any]) -> dict[str, Any]:
+    data["versions"][1]["files"][0]["sha256"] = "0" * 64
+    return data
+
+
+def other_license(data: dict[str, Any]) -> dict[str, Any]:
+    return data | {"license": "MIT"}
+
+
+def own_model(**changes: Any) -> dict[str, Any]:
+    """A model that comes with no lesff."""
+    data = newer()
+    return data | {"name": "mine", "aliases": ["mine-short"]} | changes
+
+
+@pytest.mark.parametrize("change", [other_bytes, other_license])
+@pytest.mark.parametrize("way", ["left out", "another key", "reset"])
+def test_what_was_known_once_stays(
+    site: Site,
+    tmp_path: Path,
+    keys: Keys,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    way: str,
+) -> None:
+    """Bytes of a version and licence of a model, whatever happened in between."""
+    pull_update(str(update(tmp_path, keys, own_model(), serial=1)), public_key=keys.public)
+    signer = keys
+    if way == "left out":
+        pull_update(str(update(tmp_path, keys, newer(), serial=2)))
+    elif way == "another key":
+        signer = Keys(tmp_path / "other")
+    else:
+        run("hub", "update", "--reset")
+    changed = update(tmp_path, signer, change(own_model()), serial=3)
+    with pytest.raises(ManifestError, match=r"must not change (mine@0.2.0|`license` of mine)"):
+        pull_update(str(changed), public_key=signer.public)
+    same = update(tmp_path, signer, own_model(), serial=4)
+    pull_update(str(same), public_key=signer.public)
+    assert find_model("mine-short")[0].name == "mine"
+
+
+def test_a_name_never_changes_its_model(site: Site, tmp_path: Path, keys: Keys) -> None:
+    pull_update(str(update(tmp_path, keys, own_model())), public_key=keys.public)
+    pull_update(str(update(tmp_path, keys, newer(), serial=2)))
+    taken = own_model(name="other", aliases=["mine-short"])
+    with pytest.raises(ManifestError, match="must not give the name mine-short of mine to other"):
+        pull_update(str(update(tmp_path, keys, taken, serial=3)))
+    taken = own_model(name="mine-short", aliases=[])
+    with pytest.raises(ManifestError, match="must not give the name mine-short of mine to mine-sh"):
+        pull_update(str(update(tmp_path, keys, taken, serial=3)))
+
+
+def test_a_caveat_that_is_left_out_once_stays(site: Site, tmp_path: Path, keys: Keys) -> None:
+    with_caveat = newer(caveats={"charges": "made up"})
+    pull_update(str(update(tmp_path, keys, with_caveat)), public_key=keys.public)
+    # the model is left out: its version, which came with lesff, keeps the caveat
+    pull_update(str(update(tmp_path, keys, own_model(), serial=2)))
+    assert resolve("off-small@0.1.0").caveats == {"charges": "made up"}
+    # and an update that has it again must have the caveat
+    with pytest.raises(ManifestError, match=r"keep the caveats of off-small@0.1.0, .* charges"):
+        pull_update(str(update(tmp_path, keys, newer(), serial=3)))
+    other = Keys(tmp_path / "other")
+    with pytest.raises(ManifestError, match=r"keep the caveats of off-small@0.1.0, .* charges"):
+        pull_update(str(update(tmp_path, other, newer(), serial=1)), public_key=other.public)
+
+
+def test_an_update_from_before_there_was_a_memory(site: Site, tmp_path: Path, keys: Keys) -> None:
+    pull_update(str(update(tmp_path, keys, own_model(), serial=5)), public_key=keys.public)
+    shutil.rmtree(memory_folder())
+    assert find_model("mine")[1].version == "0.2.0"
+    with pytest.raises(ManifestError, match="has the serial 4, older than 5 which is there"):
+        pull_update(str(update(tmp_path, keys, newer(), serial=4)), public_key=keys.public)
+    pull_update(str(update(tmp_path, keys, newer(), serial=6)))
+    with pytest.raises(ManifestError, match="must not change mine@0.2.0, which is released"):
+        pull_update(str(update(tmp_path, keys, other_bytes(own_model()), serial=7)))
+
+
+def test_a_damaged_memory_is_not_believed(site: Site, tmp_path: Path, keys: Keys) -> None:
+    pull_update(str(update(tmp_path, keys, own_model())), public_key=keys.public)
+    for name in ("models/mine.json", "serials/*.json"):
+        path = next(memory_folder().glob(name))
+        text = path.read_text()
+        for damage in ("", "[]", "{}", text.replace("mine", "other"), text.replace("1", '"1"')):
+            if damage == text:
+                continue
+            path.write_text(damage)
+            with pytest.raises(ManifestError, match="is damaged: .*remove this file"):
+                pull_update(str(update(tmp_path, keys, newer(), serial=2)))
+        path.write_text(text)
+
+
+def test_digests_of_versions_do_not_depend_on_defaults() -> None:
+    """A later lesff, with more fields, must find the digest that is remembered."""
+    version = from_dict(ModelEntry, newer(), "entry").versions[0]
+    assert version_digest(version) == version_digest(replace(version, caveats={"charges": "x"}))
+
+    @dataclass(frozen=True, kw_only=True)
+    class Later(VersionEntry):
+        more: str = ""
+
+    later = Later(**{f.name: getattr(version, f.name) for f in fields(version)})
+    assert version_digest(later) == version_digest(version)
+    assert version_digest(replace(later, more="new")) != version_digest(version)
 
 
 def test_updates_are_never_older(site: Site, tmp_path: Path, keys: Keys) -> None:

@@ -14,6 +14,9 @@ from lesff.hub.signatures import sign_folder
 @click.option(
     "--key", type=click.Path(path_type=Path), required=True, help="Ed25519 private key, PEM."
 )
-def sign_command(folder: Path, key: Path) -> None:
-    """Sign a model folder; `lesff verify FOLDER --key PUBLIC` checks it."""
-    click.echo(f"{folder} signed with the key {sign_folder(folder, key).key}")
+@click.option("--name", help="Name to bind; from the card or the folder if not given.")
+@click.option("--version", help="Version to bind, major.minor.patch; from the card if not given.")
+def sign_command(folder: Path, key: Path, name: str | None, version: str | None) -> None:
+    """Sign a model folder, its name and version; `lesff verify FOLDER --key PUBLIC` checks it."""
+    signature = sign_folder(folder, key, name=name, version=version)
+    click.echo(f"{folder} signed with the key {signature.key} {signature.subject}")

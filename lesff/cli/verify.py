@@ -23,15 +23,24 @@ from lesff.potential.verify import check_physics
 @click.option(
     "--key", type=click.Path(path_type=Path), help="Public key that must have signed the folder."
 )
+@click.option("--as", "label", help="NAME or NAME@VERSION that the signature must bind.")
 @click.option(
     "--physics", is_flag=True,
     help="Check forces, stress and responses against finite differences too, in float64.",
 )  # fmt: skip
 @accept_license_option
 def verify_command(
-    name: str, key: Path | None, *, deep: bool, physics: bool, accept_license: bool
+    name: str,
+    key: Path | None,
+    label: str | None,
+    *,
+    deep: bool,
+    physics: bool,
+    accept_license: bool,
 ) -> None:
     """Replay the golden values stored with a model (a name or a folder)."""
+    if label is not None and key is None:
+        raise click.UsageError("--as is what the signature must bind: give --key, too")
     folder = resolve(name, accept_license=accept_license).folder
     if deep:
         for file in model_files(folder):
@@ -39,7 +48,9 @@ def verify_command(
         folder = resolve(name).folder
         click.echo(f"sha256 of the folder: {digest_of(folder)}")
     if key is not None:
-        click.echo(f"signed with the key {check_folder(folder, key).key}")
+        wanted, _, version = (label or "").partition("@")
+        signature = check_folder(folder, key, name=wanted or None, version=version or None)
+        click.echo(f"signed with the key {signature.key} {signature.subject}")
     if physics:
         _verify_physics(name, accept_license=accept_license)
     report = verify_parity(folder)
@@ -50,6 +61,8 @@ def verify_command(
         f"{report.n_structures} structures: energy {report.energy_error:.1e} eV/atom, "
         f"forces {report.force_error:.1e} eV/A{charge} (tolerance {report.tolerance:.0e})"
     )
+    if report.damage is not None:
+        raise IntegrityError(f"{report.damage}: do not use it")
     if not report.ok:
         raise IntegrityError(f"{name} does not reproduce its golden values: do not use it here")
 

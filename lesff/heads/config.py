@@ -15,6 +15,12 @@ HeadName = Literal["latent", "shifted", "qeq", "qeq-local", "edge", "fukui"]
 HEAD_NAMES: tuple[HeadName, ...] = get_args(HeadName)
 
 
+MAX_UNITS = 4096
+"""Hidden units of a readout, and heads that it may have been trained with."""
+
+MIN_DL = 0.05
+"""A; the sum over wave vectors takes memory as its inverse cube."""
+
 Induction = Literal["none", "charges", "dipoles", "both"]
 Anisotropy = Literal["isotropic", "anisotropic"]
 
@@ -129,6 +135,7 @@ class LongRangeConfig:
             raise ConfigError(
                 f"`long_range.head` must be one of {', '.join(HEAD_NAMES)}, got {self.head!r}"
             )
+        self._check_sizes()
         # free heads have nothing to start from but themselves
         if self.residual and self.head in ("latent", "shifted"):
             raise ConfigError(
@@ -156,6 +163,28 @@ class LongRangeConfig:
                 "equilibrate among themselves only; use 'latent', 'shifted', 'edge', 'fukui' or "
                 "'qeq-local'"
             )
+
+    def _check_sizes(self) -> None:
+        # name of the field -> whether it is right, and what it must be
+        whole = f"from 1 to {MAX_UNITS}"
+        checks = {
+            "readout_hidden": (
+                self.readout_hidden is None or 1 <= self.readout_hidden <= MAX_UNITS,
+                f"null or {whole}",
+            ),
+            "readout_heads": (1 <= self.readout_heads <= MAX_UNITS, whole),
+            "sigma": (0.0 < self.sigma < 1000.0, "in (0, 1000) A"),
+            "dl": (MIN_DL <= self.dl < 1000.0, f"in [{MIN_DL}, 1000) A"),
+            "prefactor": (math.isfinite(self.prefactor), "finite"),
+            "reference_charges": (
+                len(self.reference_charges or ()) <= 118,
+                "one number per element at most",
+            ),
+        }
+        for name, (is_good, expected) in checks.items():
+            if not is_good:
+                got = getattr(self, name)
+                raise ConfigError(f"`long_range.{name}` must be {expected}, got {str(got)[:80]}")
 
     @property
     def readouts(self) -> ReadoutConfig:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lesff.atomic import replaced_folder
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
+from lesff.model_folder.digests import check_digests, digest_metadata
 from lesff.model_folder.golden import golden_values
 from lesff.model_folder.layout import (
     CARD_FILE,
@@ -25,8 +26,8 @@ from lesff.model_folder.layout import (
 )
 from lesff.model_folder.tensor_file import (
     REPLACE_ADVICE,
+    check_expected,
     check_present,
-    read_checked_bytes,
     read_header,
     read_tensors,
     write_tensors,
@@ -36,6 +37,9 @@ from lesff.potential.config import DTYPES, ModelConfig
 from lesff.potential.potential import RADIAL_MODES, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
 from lesff.potential.upgrade import upgraded
+
+MAX_VALUES = 10**9
+"""Numbers in the weights of a model; the largest published ones have a tenth of it."""
 
 
 def save_model(
@@ -90,21 +94,34 @@ def load_model(
         ConfigError: for an unknown key or a bad value in ``config.json``, or a bad ``dtype`` or
             ``radial``.
         IntegrityError: if a file is missing or damaged, or the weights are not exactly those that
-            the configuration asks for.
+            the configuration asks for, or not those that were saved with the golden values.
     """
     folder = Path(folder)
+    potential = load_unchecked(folder, dtype=dtype, device=device, radial=radial)
+    check_digests(folder)
+    return potential
+
+
+def load_unchecked(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    radial: RadialMode | None = None,
+) -> Potential:
+    """As :func:`load_model`, without a look at the digests that the folder carries."""
     if dtype is not None and dtype not in DTYPES.values():
         raise ConfigError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
     if radial is not None and radial not in RADIAL_MODES:
         raise ConfigError(f"`radial` must be one of {', '.join(RADIAL_MODES)}, got {radial!r}")
     config = _read_config(folder)
+    expected = expected_weights(config)
+    # nothing is allocated for a configuration whose weights are not there
+    check_expected(read_header(folder / WEIGHTS_FILE), expected, folder / WEIGHTS_FILE)
     with torch.random.fork_rng(devices=[]):  # the random initial weights are not kept
         potential = Potential(config)
     # only weights have the model's type: tables and reference energies stay in float64
     potential.cast_parameters(DTYPES[config.dtype])
-    expected = {
-        name: (value.dtype, tuple(value.shape)) for name, value in potential.state_dict().items()
-    }
     potential.load_state_dict(
         read_tensors(folder / WEIGHTS_FILE, expected), strict=True, assign=True
     )
@@ -114,6 +131,24 @@ def load_model(
         potential.cast_parameters(dtype)
     potential.radial = radial or ("table" if potential.dtype == torch.float32 else "exact")
     return potential.to(device=device).requires_grad_(False).eval()
+
+
+def expected_weights(config: ModelConfig) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of every weight of a configuration; takes no memory for them.
+
+    Raises:
+        ConfigError: for more than :data:`MAX_VALUES` values.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        skeleton = Potential(config)
+    skeleton.cast_parameters(DTYPES[config.dtype])
+    state = skeleton.state_dict()
+    n_values = sum(value.numel() for value in state.values())
+    if n_values > MAX_VALUES:
+        raise ConfigError(
+            f"`{CONFIG_FILE}` must describe at most {MAX_VALUES:,} weights, got {n_values:,}"
+        )
+    return {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
 
 
 def weights_digest(potential: Potential) -> bytes:
@@ -172,7 +207,8 @@ def _write_files(potential: Potential, folder: Path, *, card: str, license_text:
     if potential.uncertainty is not None:
         _check_belongs(potential.uncertainty, potential)
         write_tensors(potential.uncertainty.tensors(), folder / UNCERTAINTY_FILE)
-    write_tensors(golden_values(load_model(folder, dtype=torch.float64)), folder / PARITY_FILE)
+    golden = golden_values(load_model(folder, dtype=torch.float64))
+    write_tensors(golden, folder / PARITY_FILE, metadata=digest_metadata(folder))
 
 
 def _check_belongs(uncertainty: Uncertainty, potential: Potential) -> None:
@@ -192,8 +228,7 @@ def _read_config(folder: Path) -> ModelConfig:
 
 
 def _read_uncertainty(path: Path, potential: Potential) -> Uncertainty:
-    rows = read_header(read_checked_bytes(path), path)
-    shapes = {name: tuple(row["shape"]) for name, row in rows.items()}
+    shapes = {name: shape for name, (_, shape) in read_header(path).rows.items()}
     tensors = read_tensors(path, Uncertainty.shapes(shapes))
     elements = set(tensors["elements"].tolist())
     fits = tensors["energy_root"].shape[0] == potential.architecture.n_features

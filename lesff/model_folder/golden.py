@@ -16,7 +16,6 @@ from lesff.atoms.structure import Structure, to_structure
 from lesff.errors import IntegrityError
 from lesff.model_folder.tensor_file import (
     REPLACE_ADVICE,
-    read_checked_bytes,
     read_header,
     read_tensors,
 )
@@ -105,8 +104,8 @@ def read_golden(path: Path, *, has_charges: bool, has_uncertainty: bool) -> dict
     Raises:
         IntegrityError: if it is missing, damaged, empty or of another kind of model.
     """
-    header = read_header(read_checked_bytes(path), path)
-    shapes = [tuple(header.get(name, {}).get("shape", ())) for name in ("n_atoms", "numbers")]
+    rows = read_header(path).rows
+    shapes = [rows.get(name, ("", ()))[1] for name in ("n_atoms", "numbers")]
     if any(len(shape) != 1 or shape[0] < 1 for shape in shapes):
         raise IntegrityError(f"{path} holds no structures; {REPLACE_ADVICE}")
     (n_systems,), (n_atoms,) = shapes

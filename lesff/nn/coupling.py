@@ -40,8 +40,9 @@ def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
         return stored
     from e3nn import o3  # start-up: imports torch._dynamo, 2 s of CPU
 
-    # without a dtype, e3nn would follow torch's default
-    return o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
+    # without dtype and device, e3nn would follow torch's defaults
+    with torch.device("cpu"):
+        return o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
 
 
 @cache

@@ -19,6 +19,11 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 FORMAT_VERSION = 1
 
+MAX_STATES = 8
+"""Inputs of a joint embedding."""
+MAX_STATE = 1000
+"""Largest total charge in e, either sign, and largest multiplicity of a range."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -71,6 +76,11 @@ class ModelConfig:
         z = self.elements
         if not z or list(z) != sorted(set(z)) or z[0] < 1 or z[-1] > 118:
             raise ConfigError(f"`elements` must be ascending atomic numbers 1..118, got {z}")
+        if len(self.joint_embedding) > MAX_STATES:
+            raise ConfigError(
+                f"`joint_embedding` must have at most {MAX_STATES} inputs, got "
+                f"{len(self.joint_embedding)}"
+            )
         if len(self.reference_energies) != len(z):
             raise ConfigError(
                 f"`reference_energies` must have one value per element ({len(z)}), "
@@ -78,8 +88,10 @@ class ModelConfig:
             )
         for name in ("total_charge", "spin_multiplicity"):
             low, high = getattr(self, name)
-            if low > high:
-                raise ConfigError(f"`{name}` must be [lowest, highest], got {[low, high]}")
+            if low > high or low < -MAX_STATE or high > MAX_STATE:
+                raise ConfigError(
+                    f"`{name}` must be [lowest, highest] within {MAX_STATE}, got {[low, high]}"
+                )
         if self.state_embedding and self.joint_embedding:
             raise ConfigError(
                 "`state_embedding` and `joint_embedding` exclude each other, got both"

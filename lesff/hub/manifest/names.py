@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lesff.errors import ConfigError, ManifestError, ModelNotFoundError
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
+from lesff.hub.manifest.memory import with_remembered_caveats
 from lesff.hub.manifest.updates import installed_update, merge
 from lesff.hub.spec import VERSION_PREFIX, RegistrySpec
 from lesff.plain_data import from_dict, read_json
@@ -30,10 +31,14 @@ def manifest_folder() -> Path:
 def list_models() -> tuple[ModelEntry, ...]:
     """All models of the manifest and of the update that this user has pulled, by name.
 
+    Caveats of earlier updates count, also where this one leaves them out.
+
     Raises:
         ManifestError: if a file is malformed, or two models share a name or alias.
     """
-    return merge(installed_models(), installed_update())
+    update = installed_update()
+    models = merge(installed_models(), update)
+    return models if update is None else with_remembered_caveats(models)
 
 
 def installed_models() -> tuple[ModelEntry, ...]:

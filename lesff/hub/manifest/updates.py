@@ -2,7 +2,8 @@
 
 An update is pulled explicitly and kept in the state folder of the user, with the key that the user
 trusts; its signature is checked each time it is read. It can add models and versions and deprecate
-versions. It can never change what a known version is.
+versions. It can never change what a known version is, also of an update that is long gone:
+:mod:`lesff.hub.manifest.memory`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,16 @@ from lesff.atomic import replaced_folder
 from lesff.environment import state_folder
 from lesff.errors import ConfigError, ManifestError, SignatureError
 from lesff.files import require_match
-from lesff.hub.manifest.entries import DATE, ModelEntry, VersionEntry, check_unique
-from lesff.hub.signatures import check, read_signature, sign, write_signature
+from lesff.hub.manifest.entries import DATE, ModelEntry, check_unique
+from lesff.hub.manifest.memory import (
+    TERMS,
+    check_remembered,
+    fixed,
+    highest_serial,
+    remember,
+    remember_serial,
+)
+from lesff.hub.signatures import check, key_id, read_signature, sign, write_signature
 from lesff.plain_data import from_dict, read_json, write_json
 
 SIGNATURE_SUFFIX = ".sig"
@@ -127,8 +136,8 @@ def install_update(
 
     Raises:
         SignatureError: if no key is trusted yet, or the signature does not fit.
-        ManifestError: if the update is malformed, older than the one that is there, or changes
-            what a known version is.
+        ManifestError: if the update is malformed, older than any that this key has signed for this
+            user, or changes what a version is that was ever known.
     """
     folder = update_folder()
     key = public_key or folder / _KEY
@@ -138,14 +147,22 @@ def install_update(
             "with `lesff hub update SOURCE --key FILE`"
         )
     update = read_update(path, key)
-    current = installed_update() if public_key is None else None
-    if current is not None and update.serial < current.serial:
+    signer = key_id(key)
+    known, current = tuple(installed), _current(folder, public_key, signer)
+    if current is not None:
+        remember(current.models)  # of an earlier lesff, which had no memory
+        known = merge(installed, current)
+    newest = max(highest_serial(signer), 0 if current is None else current.serial)
+    if update.serial < newest:
         raise ManifestError(
-            f"the update has the serial {update.serial}, older than {current.serial} which is "
+            f"the update has the serial {update.serial}, older than {newest} which is "
             "there; it was not installed"
         )
-    known = merge(installed, current)
     merge(known, update)
+    check_remembered(update.models)
+    # the memory first: it may know more than what is installed, never less
+    remember(update.models)
+    remember_serial(signer, update.serial)
     with replaced_folder(folder) as new:
         new.mkdir()
         shutil.copyfile(path, new / _UPDATE)
@@ -155,8 +172,28 @@ def install_update(
     return update
 
 
+def _current(folder: Path, public_key: Path | None, signer: str) -> ManifestUpdate | None:
+    """The update that is there, if it is by the same signer.
+
+    A damaged one may be replaced where the key is given again; the memory outlives it.
+
+    Raises:
+        ManifestError: if it is damaged and no key is given.
+    """
+    try:
+        same = (folder / _UPDATE).is_file() and key_id(folder / _KEY) == signer
+        return installed_update() if same else None
+    except (ManifestError, ConfigError):
+        if public_key is None:
+            raise
+        return None
+
+
 def remove_update() -> bool:
-    """Go back to the installed manifest; False if there was no update."""
+    """Go back to the installed manifest; False if there was no update.
+
+    What is remembered of updates stays, see :mod:`lesff.hub.manifest.memory`.
+    """
     was_there = update_folder().is_dir()
     shutil.rmtree(update_folder(), ignore_errors=True)
     return was_there
@@ -179,7 +216,7 @@ def merge(installed: Sequence[ModelEntry], update: ManifestUpdate | None) -> tup
 
 
 def _merge_entry(known: ModelEntry, new: ModelEntry) -> ModelEntry:
-    for name in ("license", "license_url", "license_terms"):
+    for name in TERMS:
         if getattr(new, name) != getattr(known, name):
             raise ManifestError(
                 f"the update must not change `{name}` of {known.name}, got {getattr(new, name)!r}"
@@ -187,7 +224,7 @@ def _merge_entry(known: ModelEntry, new: ModelEntry) -> ModelEntry:
     versions = {version.version: version for version in known.versions}
     for version in new.versions:
         old = versions.get(version.version)
-        if old is not None and _fixed(old) != _fixed(version):
+        if old is not None and fixed(old) != fixed(version):
             raise ManifestError(
                 f"the update must not change {known.name}@{version.version}, which is released: "
                 "new bytes are a new version"
@@ -201,11 +238,6 @@ def _merge_entry(known: ModelEntry, new: ModelEntry) -> ModelEntry:
         versions[version.version] = version
     aliases = (*known.aliases, *(alias for alias in new.aliases if alias not in known.aliases))
     return replace(known, versions=tuple(versions.values()), aliases=aliases)
-
-
-def _fixed(version: VersionEntry) -> VersionEntry:
-    """A version without what may change after its release."""
-    return replace(version, status="active", status_note="", successor=None, caveats={})
 
 
 def _canonical(data: dict[str, object]) -> bytes:
