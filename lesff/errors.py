@@ -115,6 +115,10 @@ class CaveatWarning(UserWarning):
     """A quantity was asked for that this model gives but that is not to be trusted."""
 
 
+class StateWarning(UserWarning):
+    """Atoms say something about charge, spin or results that is not used."""
+
+
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
 
