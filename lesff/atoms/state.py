@@ -103,8 +103,8 @@ def warn_of_other_states(
         for kind, value in _other_charges(atoms, charge):
             _tell(
                 told, kind,
-                f"{where}: not read: {kind} ({value:+.3g} e); the total charge {charge:+d} is used: "
-                f"set atoms.info[{INFO_CHARGE[0]!r}], or give the total charge",
+                f"{where}: not read: {kind} ({value:+.3g} e); the total charge {charge:+d} is "
+                f"used: set atoms.info[{INFO_CHARGE[0]!r}], or give the total charge",
             )  # fmt: skip
     if spin_is_given:
         return
@@ -149,32 +149,33 @@ def _other_charges(atoms: ase.Atoms, charge: int) -> list[tuple[str, float]]:
 
 def _other_multiplicities(atoms: ase.Atoms, spin: int) -> list[tuple[str, float]]:
     """Kind and 2S+1 of every unread spin that differs from the one that is used."""
-    found: list[tuple[str, float]] = []
-
-    def compare(kind: str, multiplicity: float, tolerance: float = 0.0) -> None:
-        if abs(multiplicity - spin) > tolerance:
-            found.append((kind, multiplicity))
-
-    # the magnetic order of a crystal is no multiplicity of its cell (ASE's bulk iron has moments)
-    if atoms.has("initial_magmoms") and not atoms.pbc.any():
-        moments = np.asarray(atoms.get_initial_magnetic_moments(), dtype=np.float64)
-        if moments.any():
-            total = moments.sum() if moments.ndim == 1 else np.linalg.norm(moments.sum(0))
-            compare("the initial magnetic moments", 1.0 + abs(float(total)), _MOMENT_TOLERANCE)
-    results = getattr(atoms.calc, "results", None)
-    moment = results.get("magmom") if isinstance(results, dict) else None
-    if moment is not None and not atoms.pbc.any() and np.ndim(moment) == 0 and np.isfinite(moment):
-        compare("the calculator's magnetic moment", 1.0 + abs(float(moment)), _MOMENT_TOLERANCE)
+    said = [(kind, 1.0 + abs(m), _MOMENT_TOLERANCE) for kind, m in _moments(atoms)]
     for key, value in _numbers(atoms):
         name = _bare(key)
         if key in INFO_SPIN:
             continue
         if name in _MULTIPLICITY_KEYS:
-            compare(f"info[{key!r}]", value)
+            said.append((f"info[{key!r}]", value, 0.0))
         elif name in _UNPAIRED_KEYS:
-            compare(f"info[{key!r}]", 1.0 + abs(value), _MOMENT_TOLERANCE)
+            said.append((f"info[{key!r}]", 1.0 + abs(value), _MOMENT_TOLERANCE))
         elif name in _SPIN_KEYS:
-            compare(f"info[{key!r}]", 1.0 + 2.0 * abs(value))
+            said.append((f"info[{key!r}]", 1.0 + 2.0 * abs(value), 0.0))
+    return [(kind, value) for kind, value, tolerance in said if abs(value - spin) > tolerance]
+
+
+def _moments(atoms: ase.Atoms) -> list[tuple[str, float]]:
+    """Kind and value (Bohr magnetons) of total magnetic moments of a molecule."""
+    found: list[tuple[str, float]] = []
+    # the magnetic order of a crystal is no multiplicity of its cell (ASE's bulk iron has moments)
+    if atoms.has("initial_magmoms") and not atoms.pbc.any():
+        moments = np.asarray(atoms.get_initial_magnetic_moments(), dtype=np.float64)
+        if moments.any():
+            total = moments.sum() if moments.ndim == 1 else np.linalg.norm(moments.sum(0))
+            found.append(("the initial magnetic moments", float(total)))
+    results = getattr(atoms.calc, "results", None)
+    moment = results.get("magmom") if isinstance(results, dict) else None
+    if moment is not None and not atoms.pbc.any() and np.ndim(moment) == 0 and np.isfinite(moment):
+        found.append(("the magnetic moment of the calculator", float(moment)))
     return found
 
 

@@ -282,7 +282,8 @@ def _database_rows(path: Path) -> list[ase.Atoms]:
                 other = atoms.info.setdefault(key, value)
                 if other is not value and not np.array_equal(other, value):
                     raise StructureError(
-                        f"{path.name}, row {row.id}: `{key}` has two values, {other!r} and {value!r}"
+                        f"{path.name}, row {row.id}: `{key}` must have one value, got {other!r} "
+                        f"and {value!r}"
                     )
         rows.append(atoms)
     return rows

@@ -59,6 +59,13 @@ class Frame:
     subset: str = ""
     is_validation: bool = False
 
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that it has."""
+        known = {"energy": self.energy == self.energy, "forces": np.isfinite(self.forces).all()}
+        others = ("dipole", "stress", "charges", "born_effective_charges")
+        known |= {name: getattr(self, name) is not None for name in others}
+        return tuple(name for name, is_there in known.items() if is_there)
+
 
 def unlabelled(structure: Structure, *, subset: str = "", weight: float = 1.0) -> Frame:
     """A frame that is yet to be labelled."""

@@ -102,7 +102,7 @@ def _field_share(terms: EnergyTerms, graph: AtomGraph) -> Tensor:
         raise ConfigError("frames in an external field need a model with charges: leave them out")
     if bool((has_field(graph) & graph.pbc.all(1)).any()):
         raise ConfigError(
-            "crystals in an external field cannot be trained on, they have no energy: leave them out"
+            "crystals in an external field have no energy and cannot be trained on: leave them out"
         )
     check_field(graph)
     work = field_energy(neutralised(terms.charges, graph), graph)

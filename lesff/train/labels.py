@@ -1,8 +1,8 @@
 """Labels of training data: which keys are recognised, what they mean, what a data set holds.
 
 Units are never guessed: a key means the unit of the table, and values in other units must be
-converted before. Keys count without regard to case and with the prefixes of ``PREFIXES``. All places
-count alike: a label that stands in the calculator and in ``info`` must be the same in both.
+converted before. Keys count without regard to case and with the prefixes of ``PREFIXES``. All
+places count alike: a label that stands in the calculator and in ``info`` must be the same in both.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ _KINDS = (
     ),
     LabelKind(
         name="dipole", stems=("dipole", "dipoles", "dipole_moment"), shape=(3,), level="system",
-        unit="e A", convention="of ions about the centre of nuclear charge, or info['dipole_origin']",
+        unit="e A",
+        convention="of ions about the centre of nuclear charge or info['dipole_origin']",
     ),
     LabelKind(name="charges", stems=("charges", "partial_charges"), shape=(), level="atom",
               unit="e"),
@@ -93,7 +94,6 @@ _HARMLESS = {
 SAME_RTOL, SAME_ATOL = 2e-7, 1e-6
 """Two values of one label are the same if they differ by no more than the rounding of float32 and
 of text with six decimals."""
-
 
 
 def kind_of_key(key: str) -> str | None:
@@ -239,7 +239,9 @@ class LabelReader:
         self.summary.refused.append(f"{where}: {reason}")
         self.summary.leave_out("results of calculators that are not those of their frame")
 
-    def _by_label(self, candidates: Sequence[_Candidate], where: str) -> dict[str, list[_Candidate]]:
+    def _by_label(
+        self, candidates: Sequence[_Candidate], where: str
+    ) -> dict[str, list[_Candidate]]:
         found: dict[str, list[_Candidate]] = {}
         for name, key in self.keys.items():
             chosen = [one for one in candidates if one.is_named(key)]
@@ -289,8 +291,8 @@ def _clash(name: str, one: _Candidate, other: _Candidate, where: str) -> DataErr
     key = f"{other.place}.{other.key}" if same_key else other.key
     places = (f" ({one.place})", f" ({other.place})") if same_key else ("", "")
     return DataError(
-        f"{where}: `{one.key}`{places[0]} and `{other.key}`{places[1]} both mean {name} and differ; "
-        f"say which one to use, such as labels={{{name!r}: {key!r}}}"
+        f"{where}: `{one.key}`{places[0]} and `{other.key}`{places[1]} both mean {name} and "
+        f"differ; say which one to use, such as labels={{{name!r}: {key!r}}}"
     )
 
 

@@ -80,9 +80,7 @@ class BatchPrediction:
     born_effective_charges: Tensor | None = None
 
 
-def loss_value(
-    prediction: BatchPrediction, batch: LabelledBatch, config: LossConfig
-) -> Tensor:
+def loss_value(prediction: BatchPrediction, batch: LabelledBatch, config: LossConfig) -> Tensor:
     """The loss, a scalar.
 
     Args:

@@ -204,9 +204,7 @@ def errors_of(predictions: Sequence[FramePrediction]) -> Errors:
         dipole_rmse=_rmse(dipole),
         stress_rmse=_rmse(_differences(predictions, "stress", 1e3)),
         charges_rmse=_rmse(_differences(predictions, "charges", 1.0)),
-        born_effective_charges_rmse=_rmse(
-            _differences(predictions, "born_effective_charges", 1.0)
-        ),
+        born_effective_charges_rmse=_rmse(_differences(predictions, "born_effective_charges", 1.0)),
     )
 
 
