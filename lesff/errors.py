@@ -119,6 +119,10 @@ class ChargedCellWarning(UserWarning):
     """A periodic cell has a total charge: its energy contains that of a neutralising background."""
 
 
+class StateWarning(UserWarning):
+    """Atoms say something about charge, spin or results that is not used."""
+
+
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
 

@@ -71,7 +71,9 @@ _ROWS = (
     Quantity(
         name="dipole", shape=(3,), unit="e*A", level="system",
         meaning="Sum of charge times position and of atomic dipoles; about the centre of nuclear "
-        "charge when the total charge is not zero. Finite systems only.",
+        "charge when the total charge is not zero: in predictions, files, labels and the "
+        "calculator. Labels about another point say so, see INFO_DIPOLE_ORIGIN. Finite systems "
+        "only.",
     ),
     Quantity(
         name="quadrupole", shape=(3, 3), unit="e*A^2", level="system",
@@ -123,6 +125,8 @@ UNCERTAINTIES = ("energy_uncertainty", "forces_uncertainty", "novelty")
 DEFAULT_PROPERTIES = ("energy", "forces")
 """What predict returns when nothing is asked for."""
 
+# Keys of ``atoms.info``: every command writes the first of each, every reader knows all.
+
 INFO_CHARGE = ("charge", "total_charge")
 """Keys of ``atoms.info`` that hold the total charge, in order."""
 
@@ -131,3 +135,14 @@ INFO_FIELD = "external_field"
 
 INFO_SPIN = ("spin_multiplicity", "spin")
 """Keys of ``atoms.info`` that hold the spin multiplicity 2S+1, in order."""
+
+INFO_MODEL = "model"
+"""Key of ``atoms.info`` that names the model whose predictions a file holds."""
+
+INFO_DIPOLE_ORIGIN = "dipole_origin"
+"""Key of ``atoms.info`` (array of an npz shard) that says what point the dipole label of an ion is
+about: one of DIPOLE_ORIGINS or three numbers in A. The centre of nuclear charge if left out; in a
+shard, the coordinate origin. The dipole of a neutral system does not depend on it."""
+
+DIPOLE_ORIGINS = ("nuclear_charge", "mass", "coordinates")
+"""Centre of nuclear charge, centre of mass (isotopes of natural abundance), coordinate origin."""

@@ -10,6 +10,7 @@ from typing import Any
 import ase
 import numpy as np
 
+from lesff.atoms.state import warn_of_other_states
 from lesff.errors import ChargeSpinError, StructureError
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
 
@@ -53,13 +54,16 @@ def to_structure(
     spin_multiplicity: int | None = None,
     external_field: Any = None,
     where: str = "structure",
+    told: set[str] | None = None,
 ) -> Structure:
     """Check one ASE Atoms object (or anything with ``to_ase_atoms()``) and settle charge and spin.
 
     Charge and spin come from the arguments, else from ``atoms.info`` (``charge`` or
     ``total_charge``; ``spin_multiplicity`` or ``spin``), else neutral and the lowest multiplicity
     that the number of electrons allows. The external field comes from the argument, else from
-    ``atoms.info["external_field"]``, else there is none.
+    ``atoms.info["external_field"]``, else there is none. What says something else and is not read
+    (initial charges and magnetic moments, other keys, see :mod:`lesff.atoms.state`) warns; so does
+    the lowest multiplicity where the ground state is known to have another, such as O2.
 
     Args:
         source: The atoms.
@@ -67,6 +71,7 @@ def to_structure(
         spin_multiplicity: 2S + 1.
         external_field: (3,) in V/A.
         where: Name of the structure in error messages.
+        told: Kinds of such warnings that were given before; new ones are added.
 
     Raises:
         StructureError: for a wrong type, no atoms, positions that are not finite, a periodic cell
@@ -93,7 +98,13 @@ def to_structure(
         charge = _from_info(atoms, INFO_CHARGE, "total charge", where)
     if spin is None:
         spin = _from_info(atoms, INFO_SPIN, "spin multiplicity", where)
+    is_default = spin is None
     charge, spin = _settle_state(int(atoms.numbers.sum()), charge, spin, where)
+    warn_of_other_states(
+        atoms, charge, spin, charge_is_given=total_charge is not None,
+        spin_is_given=spin_multiplicity is not None, spin_is_default=is_default, where=where,
+        told=set() if told is None else told,
+    )  # fmt: skip
     return Structure(
         numbers=atoms.numbers.astype(np.int64),
         positions=positions,
@@ -233,19 +244,50 @@ def read_structures(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
     Raises:
         StructureError: if the file is missing, unreadable or empty.
     """
+    told: set[str] = set()
+    for index, atoms in enumerate(read_atoms(path)):
+        yield to_structure(atoms, where=f"{path.name}, frame {index}", told=told), atoms
+
+
+def read_atoms(path: Path) -> list[ase.Atoms]:
+    """Atoms of a file in any format ASE knows; charge and spin are not looked at.
+
+    Rows of an ASE database have their key-value pairs and data in ``info``: there the charge is.
+
+    Raises:
+        StructureError: if the file is missing, unreadable or empty.
+    """
     import ase.io  # start-up: imports scipy, 0.7 s of CPU
     from ase.io.formats import UnknownFileTypeError
 
     if not path.is_file():
         raise StructureError(f"structure file {path} does not exist")
     try:
-        images = ase.io.read(path, index=":")
+        images = _database_rows(path) if path.suffix == ".db" else ase.io.read(path, index=":")
     except (UnknownFileTypeError, ValueError, KeyError, IndexError, OSError) as error:
         raise StructureError(f"structure file {path} cannot be read: {error}") from error
     if not images:
         raise StructureError(f"structure file {path} holds no structures")
-    for index, atoms in enumerate(images if isinstance(images, list) else [images]):
-        yield to_structure(atoms, where=f"{path.name}, frame {index}"), atoms
+    return images if isinstance(images, list) else [images]
+
+
+def _database_rows(path: Path) -> list[ase.Atoms]:
+    """Rows of an ASE database, key-value pairs and data beside each other in ``info``."""
+    from ase.db import connect  # start-up: imports scipy
+
+    rows = []
+    for row in connect(path).select():
+        atoms = row.toatoms(add_additional_information=True)
+        for nested in ("key_value_pairs", "data"):
+            for key, value in dict(atoms.info.pop(nested, None) or {}).items():
+                other = atoms.info.setdefault(key, value)
+                if other is not value and not np.array_equal(other, value):
+                    raise StructureError(
+                        f"{path.name}, row {row.id}: `{key}` must have one value, got {other!r} "
+                        f"and {value!r}"
+                    )
+        rows.append(atoms)
+    return rows
 
 
 def to_structures(
@@ -271,24 +313,26 @@ def to_structures(
         ChargeSpinError: see :func:`to_structure`; also for a wrong number of values.
     """
     if isinstance(source, (str, Path)):
-        items: list[Any] = [atoms for _, atoms in read_structures(Path(source))]
-        is_single = False
+        items: list[Any] = list(read_atoms(Path(source)))
+        is_single, name = False, f"{Path(source).name}, frame"
     elif isinstance(source, Iterable) and not _is_structure(source):
-        items, is_single = list(source), False
+        items, is_single, name = list(source), False, "structure"
     else:
-        items, is_single = [source], True
+        items, is_single, name = [source], True, "structure"
     if not items:
         raise StructureError("at least one structure must be given, got an empty list")
     charges = _spread(total_charge, len(items), "total_charge")
     spins = _spread(spin_multiplicity, len(items), "spin_multiplicity")
     fields = _spread_field(external_field, len(items))
+    told: set[str] = set()
     structures = [
         to_structure(
             item,
             total_charge=charge,
             spin_multiplicity=spin,
             external_field=field,
-            where="structure" if is_single else f"structure {index}",
+            where=name if is_single else f"{name} {index}",
+            told=told,
         )
         for index, (item, charge, spin, field) in enumerate(
             zip(items, charges, spins, fields, strict=True)

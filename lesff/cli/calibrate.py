@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from lesff.atoms.elements import elements_of
+from lesff.cli.frames import parse_labels
 from lesff.cli.options import accept_license_option
 from lesff.errors import ConfigError
 from lesff.model import Model, load
@@ -35,6 +36,10 @@ from lesff.uncertainty.calibration import DIRECTIONS
     "--directions", type=int, default=DIRECTIONS, show_default=True,
     help="Backward passes of a force uncertainty; all last-layer features: exact.",
 )  # fmt: skip
+@click.option(
+    "--label", "labels", multiple=True, metavar="NAME=KEY",
+    help="Key of a label, such as energy=REF_energy. May be repeated.",
+)  # fmt: skip
 @click.option("--json", "table", type=click.Path(path_type=Path), help="Write the numbers as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace a model folder that is there.")
 @accept_license_option
@@ -46,6 +51,7 @@ def calibrate_command(
     output: Path,
     max_frames: int | None,
     directions: int,
+    labels: tuple[str, ...],
     table: Path | None,
     *,
     overwrite: bool,
@@ -58,9 +64,14 @@ def calibrate_command(
     if max_frames is not None and max_frames < 1:
         raise ConfigError(f"`--max-frames` must be at least 1, got {max_frames}")
     model = load(name, accept_license=accept_license)
+    keys = parse_labels(labels)
     both = set(train) & set(validation)
     parts = {
-        part: [f for path in paths for f in _frames(path, path in both, part, max_frames, model)]
+        part: [
+            frame
+            for path in paths
+            for frame in _frames(path, path in both, part, max_frames, model, keys)
+        ]
         for part, paths in (("train", train), ("validation", validation))
     }
     click.echo(f"{len(parts['train'])} training, {len(parts['validation'])} validation frames")
@@ -74,7 +85,7 @@ def calibrate_command(
     )
     reports = {"validation": result}
     if test is not None:
-        frames = _frames(test, False, "test", None, model)
+        frames = _frames(test, False, "test", None, model, keys)
         reports["test"] = evaluate_uncertainty(calibrated.potential, frames, progress=True)
     for part, report in reports.items():
         click.echo(f"{part} ({report.n_frames} frames)")
@@ -87,11 +98,16 @@ def calibrate_command(
 
 
 def _frames(
-    path: Path, is_split: bool, part: str, max_frames: int | None, model: Model
+    path: Path,
+    is_split: bool,
+    part: str,
+    max_frames: int | None,
+    model: Model,
+    keys: dict[str, str],
 ) -> list[Frame]:
     """Frames of a file that the model covers; of a file with its own split, the part's."""
     required = () if part == "train" else ("energy", "forces")
-    frames, _ = read_labelled(path, required=required)
+    frames, _ = read_labelled(path, keys=keys or None, required=required)
     if is_split:
         frames = [frame for frame in frames if frame.is_validation == (part == "validation")]
     known = set(model.config.elements)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 import numpy as np
 
 from lesff.atoms.elements import elements_of
+from lesff.cli.frames import parse_labels
 from lesff.cli.options import accept_license_option
 from lesff.cli.suite import evaluate_suite
 from lesff.errors import DataError
@@ -16,8 +18,8 @@ from lesff.evaluation.fragments import fragment_table
 from lesff.evaluation.suite import CHECKS, SUITES
 from lesff.evaluation.tables import fragment_markdown
 from lesff.model import Model, load
-from lesff.plain_data import write_json
-from lesff.train.data import read_frames
+from lesff.plain_data import finite, write_json
+from lesff.train.data import Frame, read_labelled
 from lesff.train.metrics import Errors, errors_by, predict_frames
 from lesff.train.training_data import keep_energies, without_compositions
 
@@ -50,6 +52,10 @@ from lesff.train.training_data import keep_energies, without_compositions
     type=click.Path(path_type=Path),
     help="Leave out frames of the same composition as a frame of this file.",
 )
+@click.option(
+    "--label", "labels", multiple=True, metavar="NAME=KEY",
+    help="Key of a label, such as energy=REF_energy; NAME= leaves it out. May be repeated.",
+)  # fmt: skip
 @click.option("--suite", type=click.Choice(SUITES), help="Run the checks of the suite instead.")
 @click.option(
     "--only",
@@ -90,6 +96,7 @@ def evaluate_command(
     gap: float | None,
     energy_states: tuple[tuple[int, int], ...],
     without: Path | None,
+    labels: tuple[str, ...],
     *,
     validation_only: bool,
     fragments: bool,
@@ -114,15 +121,15 @@ def evaluate_command(
         reach = (gap or model.potential.architecture.cutoff) if fragments else None
         _evaluate_frames(
             model, label or model.name, frames, validation_only, output, reach, energy_states,
-            without,
+            without, parse_labels(labels),
         )  # fmt: skip
         return
     if fragments or gap is not None:
         raise click.UsageError("--fragments and --gap are for labelled FRAMES, not for --suite")
-    if frames or validation_only or energy_states or without:
+    if frames or validation_only or energy_states or without or labels:
         raise click.UsageError(
             "with --suite, labelled frames are given by --data; leave out --validation-only, "
-            "--without and --energy-state"
+            "--without, --label and --energy-state"
         )
     evaluate_suite(
         name,
@@ -147,10 +154,12 @@ def _evaluate_frames(
     reach: float | None,
     energy_states: tuple[tuple[int, int], ...],
     without: Path | None,
+    keys: dict[str, str],
 ) -> None:
     """Errors per subset, or between molecules if ``reach`` (A) is given."""
     known = set(model.config.elements)
-    frames = [frame for path in paths for frame in read_frames(path)]
+    required = ("forces",) if reach is not None else ()
+    frames = [frame for path in paths for frame in _labelled(path, keys, required)]
     if validation_only:
         frames = [frame for frame in frames if frame.is_validation]
     if without is not None:
@@ -184,7 +193,21 @@ def _evaluate_frames(
             head["energy_states"] = energy_states
         if without is not None:
             head["without"] = without.name
-        write_json(output, head | result)
+        write_json(output, finite(head | result))
+
+
+def _labelled(path: Path, keys: dict[str, str], required: tuple[str, ...]) -> list[Frame]:
+    """Frames of a file; each must have a label.
+
+    Raises:
+        DataError: naming the first frame that has none.
+    """
+    frames, summary = read_labelled(path, keys=keys or None, required=required)
+    summary.check_results()
+    for index, frame in enumerate(frames):
+        if not frame.labels():
+            raise DataError(f"{path}, frame {index}: no energy, no forces and no other label")
+    return frames
 
 
 def _table(table: dict[str, Errors]) -> str:
@@ -193,13 +216,24 @@ def _table(table: dict[str, Errors]) -> str:
     )
     units = f"{'':32}{'':>7}{'meV/atom':>9}{'meV/atom':>9}{'meV/A':>9}{'meV/A':>9}{'D':>9}"
     rows = [
-        f"{key:32}{e.n_frames:7d}{e.energy_mae:9.2f}{e.energy_rmse:9.2f}"
-        f"{e.forces_mae:9.1f}{e.forces_rmse:9.1f}{e.dipole_mae:9.3f}"
+        f"{key:32}{e.n_frames:7d}{_cell(e.energy_mae, 2)}{_cell(e.energy_rmse, 2)}"
+        f"{_cell(e.forces_mae, 1)}{_cell(e.forces_rmse, 1)}{_cell(e.dipole_mae, 3)}"
         for key, e in table.items()
     ]
     parts = [e for key, e in table.items() if key != "all"]
     mean = (
-        f"{'mean over subsets':32}{'':7}{np.mean([e.energy_mae for e in parts]):9.2f}{'':9}"
-        f"{np.mean([e.forces_mae for e in parts]):9.1f}"
+        f"{'mean over subsets':32}{'':7}{_cell(_mean([e.energy_mae for e in parts]), 2)}{'':9}"
+        f"{_cell(_mean([e.forces_mae for e in parts]), 1)}"
     )
     return "\n".join([head, units, *rows, mean])
+
+
+def _cell(value: float, digits: int) -> str:
+    """A number of a column; a dash where no frame has the label."""
+    return f"{'-':>9}" if math.isnan(value) else f"{value:9.{digits}f}"
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of the numbers; NaN if there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

@@ -1,7 +1,8 @@
-"""Commands that use models: info, predict."""
+"""The command that predicts: on the screen, or into a file that every other command reads."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from lesff.atoms.structure import read_structures
+from lesff.atoms.structure import Structure, read_atoms, to_structure
 from lesff.calculator import ASE_NAMES
+from lesff.cli.frames import with_state
 from lesff.cli.options import accept_license_option
-from lesff.errors import PropertyError
+from lesff.errors import PropertyError, StateWarning
 from lesff.model import load
 from lesff.potential.response import BornOptions
-from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES
+from lesff.quantities import (
+    DEFAULT_PROPERTIES,
+    DIPOLE_ORIGINS,
+    INFO_DIPOLE_ORIGIN,
+    INFO_MODEL,
+    QUANTITIES,
+)
+from lesff.train.labels import kind_of_key
 
 
 @click.command("predict")
@@ -60,28 +69,50 @@ def predict_command(
     strict: bool,
     accept_license: bool,
 ) -> None:
-    """Predict properties of every structure in a file."""
+    """Predict properties of every structure in a file.
+
+    A file that is written holds the predictions, the charge, spin and field that were used and the
+    name of the model, in place of labels that came along: evaluate, finetune, calibrate, select,
+    split and ASE calculators read it.
+    """
     if output is not None and output.suffix not in (".xyz", ".extxyz"):
         raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")
     names = [part.strip() for part in properties.split(",") if part.strip()]
-    atoms_list = [atoms for _, atoms in read_structures(structures)]
+    atoms_list = read_atoms(structures)
+    told: set[str] = set()
+    states = [
+        to_structure(
+            atoms, total_charge=charge, spin_multiplicity=spin, external_field=field,
+            where=f"{structures.name}, frame {index}", told=told,
+        )
+        for index, atoms in enumerate(atoms_list)
+    ]  # fmt: skip
     model = load(name, device=device, dtype=dtype, accept_license=accept_license)
-    prediction = model.predict(
-        atoms_list,
-        names,
-        total_charge=charge,
-        spin_multiplicity=spin,
-        external_field=field,
-        born=BornOptions(mode=born, sum_rule=sum_rule),
-        strict=strict,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StateWarning)  # said above, with the name of the file
+        prediction = model.predict(
+            atoms_list,
+            names,
+            total_charge=charge,
+            spin_multiplicity=spin,
+            external_field=field,
+            born=BornOptions(mode=born, sum_rule=sum_rule),
+            strict=strict,
+        )
     rows = prediction.per_structure()
     if output is None:
         for index, (atoms, row) in enumerate(zip(atoms_list, rows, strict=True)):
             click.echo(_report(f"{atoms.get_chemical_formula()} (frame {index})", atoms, row))
         return
-    write(output, [_attach(atoms, row) for atoms, row in zip(atoms_list, rows, strict=True)])
+    dropped: set[str] = set()
+    written = [
+        _attach(with_state(atoms, state), row, state, model.name, dropped)
+        for atoms, state, row in zip(atoms_list, states, rows, strict=True)
+    ]
+    write(output, written)
     click.echo(f"{len(rows)} structures written to {output}")
+    if dropped:
+        click.echo(f"in place of labels of {structures.name}: {', '.join(sorted(dropped))}")
 
 
 def _report(title: str, atoms: ase.Atoms, row: dict[str, Any]) -> str:
@@ -105,18 +136,37 @@ def _report(title: str, atoms: ase.Atoms, row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _attach(atoms: ase.Atoms, row: dict[str, Any]) -> ase.Atoms:
-    """Results as ASE's own where ASE has a name for them, else as info and arrays."""
-    copy = atoms.copy()
-    copy.calc = None
-    results = {}
+def _attach(
+    atoms: ase.Atoms, row: dict[str, Any], state: Structure, model: str, dropped: set[str]
+) -> ase.Atoms:
+    """Results as ASE's own where ASE has a name for them, else as info and arrays.
+
+    Labels that the atoms came with are removed and named in ``dropped``: beside predictions they
+    would be two values of one quantity.
+    """
+    if atoms.calc is not None:
+        dropped.update(getattr(atoms.calc, "results", {}))
+        atoms.calc = None
+    for store in (atoms.info, atoms.arrays):
+        for key in [k for k in store if kind_of_key(str(k)) is not None or k in QUANTITIES]:
+            del store[key]
+            dropped.add(key)
+    atoms.info.pop(INFO_DIPOLE_ORIGIN, None)
+    atoms.info[INFO_MODEL] = model
+    if "dipole" in row and state.total_charge:
+        atoms.info[INFO_DIPOLE_ORIGIN] = DIPOLE_ORIGINS[0]
+    results: dict[str, Any] = {}
     for name, value in row.items():
+        values = np.asarray(value, dtype=np.float64)
         if name in ASE_NAMES.values():
             key = next(ase_name for ase_name, ours in ASE_NAMES.items() if ours == name)
-            results[key] = full_3x3_to_voigt_6_stress(value) if name == "stress" else value
+            if name == "stress":
+                values = full_3x3_to_voigt_6_stress(values)
+            results[key] = float(values) if values.ndim == 0 else values
         elif QUANTITIES[name].level == "atom":
-            copy.arrays[name] = np.asarray(value).reshape(len(copy), -1).squeeze()
+            flat = values.reshape(len(atoms), -1)
+            atoms.arrays[name] = flat[:, 0] if flat.shape[1] == 1 else flat
         else:
-            copy.info[name] = value
-    copy.calc = SinglePointCalculator(copy, **results)
-    return copy
+            atoms.info[name] = float(values) if values.ndim == 0 else values
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ase
 import click
 from ase.io import write
 
 from lesff.atoms.elements import elements_of
 from lesff.atoms.structure import read_structures
+from lesff.cli.frames import with_state
 from lesff.cli.options import accept_license_option
 from lesff.errors import PropertyError
 from lesff.model import load
@@ -55,15 +55,12 @@ def select_command(
         without_calibration=without_calibration, progress=True,
     )  # fmt: skip
     chosen = [covered[i] for i in found.chosen]
-    write(output, [_marked(pairs[i][1], i) for i in chosen], format="extxyz")
+    frames = [with_state(pairs[i][1], pairs[i][0]) for i in chosen]
+    for index, atoms in zip(chosen, frames, strict=True):
+        atoms.info["selected_frame"] = index
+    write(output, frames, format="extxyz")
     lower = 100.0 * (1.0 - found.mean_after / found.mean_before)
     click.echo(
         f"{count} of {len(covered)} frames ({found.n_different} different) written to {output}; "
         f"knowing them lowers the mean predicted variance of all by {lower:.3g} %"
     )
-
-
-def _marked(atoms: ase.Atoms, index: int) -> ase.Atoms:
-    """The atoms with all that they carry, and their place in the file."""
-    atoms.info["selected_frame"] = index
-    return atoms

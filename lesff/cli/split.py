@@ -9,25 +9,30 @@ import numpy as np
 from ase.io import write
 
 from lesff.atoms.structure import read_structures
+from lesff.cli.frames import with_state
 from lesff.errors import DataError
 from lesff.files import sha256_of
 from lesff.plain_data import write_json
 from lesff.train.shards import read_shard, write_npz
 from lesff.train.splits import VALIDATION_FRACTION, MoleculeSplit, shard_groups, split_by_molecule
 
+DEFAULT_KEY = "molecule"
+COMPOSITION = "composition"
+
 
 @click.command("split")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--by", "key", default="molecule", show_default=True,
-    help="Key of info to group by; of npz shards an array, or composition for reduced formulas.",
+    "--by", "key",
+    help="Key of info to group by (of npz shards an array), or composition for formulas, of "
+    "shards reduced; molecule if left out, or composition where no frame has that.",
 )  # fmt: skip
 @click.option(
     "--validation", "fraction", default=VALIDATION_FRACTION, show_default=True,
     help="Share of the molecules of each subset to hold out.",
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder.")
-def split_command(files: tuple[Path, ...], key: str, fraction: float, output: Path) -> None:
+def split_command(files: tuple[Path, ...], key: str | None, fraction: float, output: Path) -> None:
     """Divide labelled frames by molecule into train.extxyz and validation.extxyz.
 
     The division depends on the names of the molecules only (their SHA-256): the same file gives the
@@ -39,15 +44,16 @@ def split_command(files: tuple[Path, ...], key: str, fraction: float, output: Pa
     """
     shards = [path.suffix == ".npz" for path in files]
     if all(shards):
-        split = _split_shards(files, key, fraction, output)
+        used = key or DEFAULT_KEY
+        split = _split_shards(files, used, fraction, output)
     elif len(files) == 1:
-        split = _split_file(files[0], key, fraction, output)
+        split, used = _split_file(files[0], key, fraction, output)
     else:
         raise click.UsageError("give one file, or npz shards only")
     record = {
         "file": [path.name for path in files] if all(shards) else files[0].name,
         "sha256": [sha256_of(path) for path in files] if all(shards) else sha256_of(files[0]),
-        "by": key,
+        "by": used,
         "validation_fraction": split.fraction,
         "counts": split.counts,
         "validation": list(split.validation),
@@ -55,20 +61,37 @@ def split_command(files: tuple[Path, ...], key: str, fraction: float, output: Pa
     write_json(output / "split.json", record)
 
 
-def _split_file(file: Path, key: str, fraction: float, output: Path) -> MoleculeSplit:
-    frames = [atoms for _, atoms in read_structures(file)]
-    lacking = [index for index, atoms in enumerate(frames) if key not in atoms.info]
-    if lacking:
-        raise DataError(f"{file}, frame {lacking[0]}: no info[{key!r}] to group by")
-    labels = [(str(a.info.get("subset", file.stem)), str(a.info[key])) for a in frames]
-    split = split_by_molecule(labels, fraction)
+def _split_file(
+    file: Path, key: str | None, fraction: float, output: Path
+) -> tuple[MoleculeSplit, str]:
+    """Write both parts; returns the split and what was grouped by."""
+    frames = [with_state(atoms, structure) for structure, atoms in read_structures(file)]
+    wanted = key or DEFAULT_KEY
+    lacking = [index for index, atoms in enumerate(frames) if wanted not in atoms.info]
+    by_formula = wanted == COMPOSITION or (key is None and len(lacking) == len(frames))
+    if lacking and not by_formula:
+        raise DataError(f"{file}, frame {lacking[0]}: no info[{wanted!r}] to group by")
+    names = [a.get_chemical_formula() if by_formula else str(a.info[wanted]) for a in frames]
+    labels = [
+        (str(a.info.get("subset", file.stem)), name) for a, name in zip(frames, names, strict=True)
+    ]
+    try:
+        split = split_by_molecule(labels, fraction)
+    except DataError as error:
+        if not (by_formula and key is None):
+            raise
+        raise DataError(
+            f"{file}, frame 0: no info[{wanted!r}] to group by, and by formula {error}"
+        ) from error
+    if by_formula and key is None:
+        click.echo(f"no frame has info[{wanted!r}]: divided by formula")
     output.mkdir(parents=True, exist_ok=True)
     held_out = [split.holds_out(molecule) for _, molecule in labels]
-    for name, wanted in (("train", False), ("validation", True)):
-        part = [atoms for atoms, out in zip(frames, held_out, strict=True) if out is wanted]
+    for name, is_wanted in (("train", False), ("validation", True)):
+        part = [atoms for atoms, out in zip(frames, held_out, strict=True) if out is is_wanted]
         write(output / f"{name}.extxyz", part)
         click.echo(f"{len(part)} frames written to {output / name}.extxyz")
-    return split
+    return split, COMPOSITION if by_formula else wanted
 
 
 def _split_shards(

@@ -21,6 +21,7 @@ from lesff.distill.sampling import Task, plan_tasks, sample
 from lesff.errors import DataError, IntegrityError, LesffError
 from lesff.methods import FAILURES, Method
 from lesff.plain_data import read_json, write_json
+from lesff.quantities import DIPOLE_ORIGINS
 from lesff.train.data import structure_hash, unlabelled
 from lesff.train.shards import write_npz
 
@@ -59,6 +60,12 @@ def label_structures(
     """
     for one in (teacher, driver or teacher):
         one.check(list(structures))
+    in_field = [i for i, s in enumerate(structures) if s.external_field is not None]
+    if in_field:
+        raise DataError(
+            f"structure {in_field[0]} has an external field, which sampling and teachers would not "
+            "see: leave it out"
+        )
     tasks = plan_tasks(structures, options)
     _check_plan(output, teacher, structures, options)
     folder = output / SHARDS
@@ -182,6 +189,7 @@ def _arrays(
         "positions": np.concatenate([atoms.positions for atoms in frames]),
         "charge": np.full(count, structure.total_charge),
         "spin_multiplicity": np.full(count, structure.spin_multiplicity),
+        "dipole_origin": np.full(count, DIPOLE_ORIGINS[0].encode()),
         "group": np.full(count, task.group.encode()),
         "valid": np.full(count, task.is_validation),
         "dropped": np.array([dropped]),

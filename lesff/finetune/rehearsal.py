@@ -16,7 +16,7 @@ from ase.data import chemical_symbols, covalent_radii, reference_states
 
 from lesff.atoms.elements import elements_of
 from lesff.atoms.graph import build_graph
-from lesff.atoms.structure import Structure, to_structure
+from lesff.atoms.structure import Structure, lowest_spin, to_structure
 from lesff.errors import StructureError
 from lesff.finetune.start import EnergyShift
 from lesff.potential.config import ModelConfig
@@ -183,7 +183,9 @@ def _checked(atoms: ase.Atoms, config: ModelConfig, rng: np.random.Generator) ->
         charge = 0
     try:
         bare = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        structure = to_structure(bare, total_charge=charge)
+        # the lowest multiplicity, and no notice where a ground state has another
+        spin = lowest_spin(int(atoms.numbers.sum()) - charge)
+        structure = to_structure(bare, total_charge=charge, spin_multiplicity=spin)
         build_graph(structure, 1.0)
     except (StructureError, ValueError):
         return None

@@ -21,7 +21,7 @@ class LabelledBatch:
         graph: The structures.
         energy: (n_systems,) eV, float64.
         forces: (n_atoms, 3) eV/A.
-        dipole: (n_systems, 3) e A about the coordinate origin.
+        dipole: (n_systems, 3) e A, of ions about the centre of nuclear charge.
         stress: (n_systems, 3, 3) eV/A^3.
         charges: (n_atoms,) e.
         born_effective_charges: (n_atoms, 3, 3) e.

@@ -12,11 +12,15 @@ import numpy as np
 
 from lesff.atoms.structure import Structure, read_structures, to_structure
 from lesff.errors import DataError
-from lesff.train.labels import LabelReader, LabelSummary
+from lesff.quantities import DIPOLE_ORIGINS, INFO_DIPOLE_ORIGIN, INFO_FIELD
+from lesff.train.labels import LabelReader, LabelSummary, dipole_about_nuclear_charge
 from lesff.train.shards import read_shard
 
 CHARGE_SUM_TOLERANCE = 0.05
 """Allowed difference (e) of a sum of charge labels to the total charge."""
+
+SHARD_DIPOLE_ORIGIN = "coordinates"
+"""Point that dipoles of ions are about in an npz shard without an array ``dipole_origin``."""
 
 _ATOM_ARRAYS = ("forces", "charges", "born_effective_charges")
 _SYSTEM_ARRAYS = ("dipole", "stress", "polarizability")
@@ -33,7 +37,7 @@ class Frame:
         structure: Atoms, cell, charge and spin.
         energy: eV; NaN if there is no label.
         forces: (n_atoms, 3) in eV/A; NaN if there is no label.
-        dipole: (3,) in e A about the coordinate origin, or None.
+        dipole: (3,) in e A, of ions about the centre of nuclear charge, or None.
         stress: (3, 3) in eV/A^3, or None.
         charges: (n_atoms,) in e, or None.
         born_effective_charges: (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj, or None.
@@ -55,6 +59,13 @@ class Frame:
     subset: str = ""
     is_validation: bool = False
 
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that it has."""
+        known = {"energy": self.energy == self.energy, "forces": np.isfinite(self.forces).all()}
+        others = ("dipole", "stress", "charges", "born_effective_charges")
+        known |= {name: getattr(self, name) is not None for name in others}
+        return tuple(name for name, is_there in known.items() if is_there)
+
 
 def unlabelled(structure: Structure, *, subset: str = "", weight: float = 1.0) -> Frame:
     """A frame that is yet to be labelled."""
@@ -68,12 +79,14 @@ def unlabelled(structure: Structure, *, subset: str = "", weight: float = 1.0) -
 
 
 def structure_hash(frame: Frame) -> str:
-    """Name of a structure to 1e-4 A: elements, positions, cell, charge and spin."""
+    """Name of a structure to 1e-4 A: elements, positions, cell, charge, spin, field."""
     s = frame.structure
     parts = [s.numbers, np.round(s.positions, 4) + 0.0, s.pbc]
     if s.pbc.any():
         parts.append(np.round(s.cell, 4) + 0.0)
     parts.append(np.array([s.total_charge, s.spin_multiplicity]))
+    if s.external_field is not None:
+        parts.append(s.external_field)
     return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
 
 
@@ -122,7 +135,7 @@ def read_labelled(
                 )
             return _from_npz(path, weight, reader.summary), reader.summary
         subset = path.stem
-        pairs = _database_rows(path) if path.suffix == ".db" else read_structures(path)
+        pairs = read_structures(path)
     else:
         subset, pairs = "frames", _structures(source)
     frames = [
@@ -136,16 +149,9 @@ def read_labelled(
 
 
 def _structures(atoms_list: Iterable[ase.Atoms]) -> Iterator[tuple[Structure, ase.Atoms]]:
+    told: set[str] = set()
     for index, atoms in enumerate(atoms_list):
-        yield to_structure(atoms, where=f"frame {index}"), atoms
-
-
-def _database_rows(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
-    """Rows of an ASE database with their key-value pairs and data."""
-    from ase.db import connect  # start-up: imports ase.io and scipy, 0.7 s of CPU
-
-    rows = connect(path).select()
-    return _structures(row.toatoms(add_additional_information=True) for row in rows)
+        yield to_structure(atoms, where=f"frame {index}", told=told), atoms
 
 
 def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
@@ -158,6 +164,9 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
     group = data.get("group", np.arange(n))
     valid = data.get("valid", np.zeros(n, dtype=bool))
     pbc = data.get("pbc", np.ones((n, 3), dtype=bool)).astype(bool)
+    fields = data.get(INFO_FIELD, np.zeros((n, 3))).astype(np.float64)
+    # shards were about the coordinate origin before they could say so
+    origins = data.get(INFO_DIPOLE_ORIGIN, np.full(n, SHARD_DIPOLE_ORIGIN))
     open_cell, open_pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
     labels = [key for key in ("energy", *_ATOM_ARRAYS, *_SYSTEM_ARRAYS) if key in data]
     summary.found = {(key, key): n for key in labels}
@@ -171,15 +180,28 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
             pbc=pbc[i] if "cell" in data else open_pbc,
             total_charge=int(charge[i]),
             spin_multiplicity=int(spin[i]),
+            external_field=fields[i] if fields[i].any() else None,
         )
         summary.count_state(structure.total_charge, structure.spin_multiplicity)
         values = {key: data[key][start:stop] for key in _ATOM_ARRAYS if key in data}
-        values |= {key: data[key][i] for key in _SYSTEM_ARRAYS[:2] if key in data}
+        if "stress" in data and structure.pbc.all():
+            values["stress"] = data["stress"][i]
+        if "dipole" in data and not structure.pbc.any():
+            values["dipole"] = data["dipole"][i]
         for key, value in (*values.items(), ("energy", data["energy"][i])):
             if not np.isfinite(value).all():
                 raise DataError(
                     f"{path}, frame {i}: labels must be finite, got NaN or infinity in {key}"
                 )
+        if "dipole" in values:
+            values["dipole"] = dipole_about_nuclear_charge(
+                values["dipole"],
+                numbers=structure.numbers,
+                positions=structure.positions,
+                total_charge=structure.total_charge,
+                origin=origins[i],
+                where=f"{path}, frame {i}",
+            )
         frames.append(
             Frame(
                 structure=structure,
@@ -208,13 +230,17 @@ def _frame(
     reader.summary.count_state(structure.total_charge, structure.spin_multiplicity)
     missing = [key for key in required if key not in labels]
     if missing:
+        reader.summary.check_results()
         raise DataError(f"{where}: no {' and no '.join(missing)}")
-    if not structure.pbc.all() and labels.pop("stress", None) is not None:
-        reader.summary.leave_out("stress of frames that are not periodic in three directions")
-    if structure.pbc.any() and labels.pop("dipole", None) is not None:
-        reader.summary.leave_out("dipole of periodic frames (it depends on the choice of cell)")
-    if labels.pop("polarizability", None) is not None:
-        reader.summary.leave_out("polarizability (no response to fields to train)")
+    if "dipole" in labels:
+        labels["dipole"] = dipole_about_nuclear_charge(
+            labels["dipole"],
+            numbers=structure.numbers,
+            positions=structure.positions,
+            total_charge=structure.total_charge,
+            origin=atoms.info.get(INFO_DIPOLE_ORIGIN, DIPOLE_ORIGINS[0]),
+            where=where,
+        )
     charges = labels.get("charges")
     if charges is not None and abs(charges.sum() - structure.total_charge) > CHARGE_SUM_TOLERANCE:
         raise DataError(

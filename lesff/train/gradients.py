@@ -23,8 +23,15 @@ from lesff.atoms.cell import cell_volume
 from lesff.atoms.graph import AtomGraph, collate, strained
 from lesff.atoms.segments import segment_sum
 from lesff.autograd import gradients
+from lesff.electrostatics.moments.field import (
+    check_field,
+    dipole_field_energy,
+    field_energy,
+    has_field,
+)
 from lesff.electrostatics.moments.totals import dipole_moment, moment_origin, neutralised
 from lesff.errors import ConfigError
+from lesff.potential.energy import EnergyTerms
 from lesff.potential.potential import Potential
 from lesff.train.batches import LabelledBatch
 from lesff.train.loss import BatchPrediction, LossConfig, loss_value
@@ -83,7 +90,25 @@ def _outputs(
         references = potential.reference_charges(graph) if config.charge_transfer else None
         if references is not None:
             extras["charge_transfer"] = terms.local_charges - references
-    return terms.energy_sr + terms.energy_lr, extras
+    energy = terms.energy_sr + terms.energy_lr
+    if graph.external_field is not None:
+        energy = energy + _field_share(terms, graph)
+    return energy, extras
+
+
+def _field_share(terms: EnergyTerms, graph: AtomGraph) -> Tensor:
+    """Share ``-E.P`` of a field in the energies, (n_systems,) in eV: labels in a field hold it."""
+    if terms.charges is None:
+        raise ConfigError("frames in an external field need a model with charges: leave them out")
+    if bool((has_field(graph) & graph.pbc.all(1)).any()):
+        raise ConfigError(
+            "crystals in an external field have no energy and cannot be trained on: leave them out"
+        )
+    check_field(graph)
+    work = field_energy(neutralised(terms.charges, graph), graph)
+    if terms.dipoles is not None:
+        work = work + dipole_field_energy(terms.dipoles, graph)
+    return segment_sum(work, graph.batch, graph.n_systems)
 
 
 def _double_backward(potential: Potential, batch: LabelledBatch, config: LossConfig) -> float:
@@ -102,9 +127,7 @@ def _double_backward(potential: Potential, batch: LabelledBatch, config: LossCon
         stress = grads[1] / _volume(graph)
     if config.born_effective_charges:
         extras["born_effective_charges"] = _born_charges(extras["dipole"], positions, batch)
-    loss = loss_value(
-        BatchPrediction(energy, -grads[0], stress=stress, **extras), batch, origin, config
-    )
+    loss = loss_value(BatchPrediction(energy, -grads[0], stress=stress, **extras), batch, config)
     loss.backward()
     return float(loss.detach())
 
@@ -140,7 +163,7 @@ def _central_difference(potential: Potential, batch: LabelledBatch, config: Loss
     if config.stress:
         extras["stress"] = grads[1] / volume
     extras = {name: value.detach().requires_grad_() for name, value in extras.items()}
-    loss = loss_value(BatchPrediction(leaves[0], leaves[1], **extras), batch, origin, config)
+    loss = loss_value(BatchPrediction(leaves[0], leaves[1], **extras), batch, config)
     d_energy, v, *d_extras = torch.autograd.grad(loss, [*leaves, *extras.values()])
     by_extra = dict(zip(extras, d_extras, strict=True))
     along_strain = -by_extra.pop("stress") / volume if config.stress else None

@@ -1,21 +1,31 @@
 """Labels of training data: which keys are recognised, what they mean, what a data set holds.
 
 Units are never guessed: a key means the unit of the table, and values in other units must be
-converted before. Keys count without regard to case and with the prefixes of ``PREFIXES``.
+converted before. Keys count without regard to case and with the prefixes of ``PREFIXES``. All
+places count alike: a label that stands in the calculator and in ``info`` must be the same in both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ase
 import numpy as np
+from ase.calculators.calculator import BaseCalculator
+from ase.data import atomic_masses
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from lesff.errors import ConfigError, DataError
-from lesff.quantities import INFO_CHARGE, INFO_SPIN
+from lesff.errors import ConfigError, DataError, StateWarning, warn
+from lesff.quantities import (
+    DIPOLE_ORIGINS,
+    INFO_CHARGE,
+    INFO_DIPOLE_ORIGIN,
+    INFO_FIELD,
+    INFO_MODEL,
+    INFO_SPIN,
+)
 
 PREFIXES = ("ref_", "dft_", "qm_", "target_", "true_")
 """Prefixes that a key may have, such as ``REF_energy``."""
@@ -58,7 +68,8 @@ _KINDS = (
     ),
     LabelKind(
         name="dipole", stems=("dipole", "dipoles", "dipole_moment"), shape=(3,), level="system",
-        unit="e A", convention="about the coordinate origin",
+        unit="e A",
+        convention="of ions about the centre of nuclear charge or info['dipole_origin']",
     ),
     LabelKind(name="charges", stems=("charges", "partial_charges"), shape=(), level="atom",
               unit="e"),
@@ -74,11 +85,15 @@ LABELS: dict[str, LabelKind] = {kind.name: kind for kind in _KINDS}
 """Every kind of label, by name."""
 
 _STEMS = {stem: kind.name for kind in _KINDS for stem in kind.stems}
-_STATE_KEYS = {*INFO_CHARGE, *INFO_SPIN}
+_STATE_KEYS = {*INFO_CHARGE, *INFO_SPIN, INFO_FIELD, INFO_MODEL, INFO_DIPOLE_ORIGIN}
 _HARMLESS = {
     "free_energy", "numbers", "positions", "key_value_pairs", "data", "unique_id", "weight",
-    "molecule", "subset",
+    "molecule", "subset", "selected_frame",
 }  # fmt: skip
+
+SAME_RTOL, SAME_ATOL = 2e-7, 1e-6
+"""Two values of one label are the same if they differ by no more than the rounding of float32 and
+of text with six decimals."""
 
 
 def kind_of_key(key: str) -> str | None:
@@ -103,6 +118,7 @@ class LabelSummary:
         unused: Number of frames per key that means nothing to lesff.
         charges: Number of frames per total charge.
         spins: Number of frames per spin multiplicity.
+        refused: Frames whose calculator has results that are not theirs, and why.
     """
 
     n_frames: int = 0
@@ -110,6 +126,7 @@ class LabelSummary:
     unused: dict[str, int] = field(default_factory=dict)
     charges: dict[int, int] = field(default_factory=dict)
     spins: dict[int, int] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
 
     def count_state(self, total_charge: int, spin_multiplicity: int) -> None:
         """Count one frame."""
@@ -120,6 +137,19 @@ class LabelSummary:
     def leave_out(self, what: str) -> None:
         """Count one frame of which ``what`` is not used."""
         self.unused[what] = self.unused.get(what, 0) + 1
+
+    def check_results(self) -> None:
+        """Refuse frames whose calculator has results of another structure.
+
+        Raises:
+            DataError: naming the first frame.
+        """
+        if self.refused:
+            raise DataError(
+                f"the results of the calculators of {len(self.refused)} frame(s) are not theirs: "
+                f"{self.refused[0]}; compute each frame and store its results in a "
+                "SinglePointCalculator of its own"
+            )
 
     def names(self) -> set[str]:
         """Labels that at least one frame has."""
@@ -144,8 +174,9 @@ class LabelReader:
     """Reads the labels of atoms and counts what it finds.
 
     Args:
-        keys: Key to read a label from, by label name; ``""`` leaves the label out. Labels that are
-            not named are found by the table.
+        keys: Key to read a label from, by label name, if need be with its place (``calculator``,
+            ``info``, ``arrays``), such as ``"info.energy"``; ``""`` leaves the label out. Labels
+            that are not named are found by the table.
 
     Raises:
         ConfigError: for a label that does not exist.
@@ -163,60 +194,77 @@ class LabelReader:
     def read(self, atoms: ase.Atoms, where: str) -> dict[str, np.ndarray]:
         """Labels of one structure by name, checked, float64; a virial comes back as stress.
 
+        Labels that mean nothing for the structure (stress of a molecule, dipole of a crystal) are
+        left out whatever their value. So are results of a calculator that belong to another
+        structure; that warns, and they are listed in the summary.
+
         Args:
             atoms: The structure, with labels in its calculator, ``info`` or ``arrays``.
             where: Name of the structure in errors.
 
         Raises:
-            DataError: for two keys that mean the same label with different values, a wrong shape,
+            DataError: for two sources of the same label with different values, a wrong shape,
                 values that are not finite, or a key of ``keys`` that is not there.
         """
-        candidates = _candidates(atoms)
         labels: dict[str, np.ndarray] = {}
-        for name, options in self._by_label(candidates, where).items():
-            values = {
-                key: _shaped(LABELS[name], value, len(atoms), f"{where}, `{key}`")
-                for key, value in options.items()
-            }
-            key, value = next(iter(values.items()))
-            clash = [k for k, v in values.items() if not np.allclose(v, value, rtol=1e-6)]
-            if clash:
-                raise DataError(
-                    f"{where}: `{key}` and `{clash[0]}` both mean {name} and differ; say which one "
-                    f"to use, such as labels={{{name!r}: {clash[0]!r}}}"
-                )
+        results, reason = _results(atoms)
+        if reason:
+            self._refuse_results(reason, where)
+        for name, options in self._by_label(_candidates(atoms, results), where).items():
+            reason = _meaningless(name, atoms)
+            if reason is not None:
+                self.summary.leave_out(reason)
+                continue
+            values = [
+                (one, _shaped(LABELS[name], one.value, len(atoms), f"{where}, `{one.key}`"))
+                for one in options
+            ]
+            chosen, value = values[0]
+            for other, found in values[1:]:
+                if not np.allclose(found, value, rtol=SAME_RTOL, atol=SAME_ATOL):
+                    raise _clash(name, chosen, other, where)
             labels[name] = value
-            found = (name, key)
-            self.summary.found[found] = self.summary.found.get(found, 0) + 1
+            pair = (name, chosen.key)
+            self.summary.found[pair] = self.summary.found.get(pair, 0) + 1
         if "virial" in labels:
             self._virial_to_stress(labels, atoms, where)
         return labels
 
-    def _by_label(self, candidates: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
+    def _refuse_results(self, reason: str, where: str) -> None:
+        if not self.summary.refused:
+            warn(
+                f"{where}: the results of its calculator are not used: {reason}; compute the frame "
+                "and store its results in a SinglePointCalculator of its own", StateWarning,
+            )  # fmt: skip
+        self.summary.refused.append(f"{where}: {reason}")
+        self.summary.leave_out("results of calculators that are not those of their frame")
+
+    def _by_label(
+        self, candidates: Sequence[_Candidate], where: str
+    ) -> dict[str, list[_Candidate]]:
+        found: dict[str, list[_Candidate]] = {}
         for name, key in self.keys.items():
-            if key and key in candidates:
-                found[name] = {key: candidates[key]}
+            chosen = [one for one in candidates if one.is_named(key)]
+            if chosen:
+                found[name] = chosen
             elif key:
-                raise DataError(
-                    f"{where}: key `{key}` for {name} is not there; keys: {', '.join(candidates)}"
-                )
-        named = set(self.keys.values())
-        for key, value in candidates.items():
-            name = kind_of_key(key)
-            if name is None and key not in named:
-                if key.lower() not in _HARMLESS | _STATE_KEYS:
-                    self.summary.leave_out(key)
-            elif name is not None and name not in self.keys and key not in named:
-                found.setdefault(name, {})[key] = value
+                there = ", ".join(dict.fromkeys(one.key for one in candidates))
+                raise DataError(f"{where}: key `{key}` for {name} is not there; keys: {there}")
+        named = [key for key in self.keys.values() if key]
+        for one in candidates:
+            name = kind_of_key(one.key)
+            if any(one.is_named(key) for key in named):
+                continue
+            if name is None:
+                if one.key.lower() not in _HARMLESS | _STATE_KEYS:
+                    self.summary.leave_out(one.key)
+            elif name not in self.keys:
+                found.setdefault(name, []).append(one)
         return found
 
     @staticmethod
     def _virial_to_stress(labels: dict[str, np.ndarray], atoms: ase.Atoms, where: str) -> None:
-        virial = labels.pop("virial")
-        if not atoms.pbc.all():
-            return  # a molecule's virial has no volume to divide by
-        stress = -virial / atoms.get_volume()
+        stress = -labels.pop("virial") / atoms.get_volume()
         if "stress" in labels and not np.allclose(labels["stress"], stress, atol=1e-5):
             raise DataError(
                 f"{where}: `stress` must be minus the virial over the volume, and it is not; leave "
@@ -225,16 +273,122 @@ class LabelReader:
         labels.setdefault("stress", stress)
 
 
-def _candidates(atoms: ase.Atoms) -> dict[str, Any]:
-    """Everything that could be a label, by key: calculator, info, database rows, arrays."""
-    found: dict[str, Any] = {}
-    if atoms.calc is not None:
-        found |= {k: v for k, v in atoms.calc.results.items() if v is not None}
-    found |= atoms.info
+@dataclass(frozen=True)
+class _Candidate:
+    """Something that could be a label: its key, where it is, its value."""
+
+    key: str
+    place: str
+    value: Any
+
+    def is_named(self, name: str) -> bool:
+        """Whether a user's key means this one."""
+        return name in (self.key, f"{self.place}.{self.key}")
+
+
+def _clash(name: str, one: _Candidate, other: _Candidate, where: str) -> DataError:
+    same_key = one.key == other.key
+    key = f"{other.place}.{other.key}" if same_key else other.key
+    places = (f" ({one.place})", f" ({other.place})") if same_key else ("", "")
+    return DataError(
+        f"{where}: `{one.key}`{places[0]} and `{other.key}`{places[1]} both mean {name} and "
+        f"differ; say which one to use, such as labels={{{name!r}: {key!r}}}"
+    )
+
+
+def _meaningless(name: str, atoms: ase.Atoms) -> str | None:
+    """Why a label says nothing about the structure; None if it does."""
+    if name in ("stress", "virial") and not atoms.pbc.all():
+        return "stress of frames that are not periodic in three directions"
+    if name == "dipole" and atoms.pbc.any():
+        return "dipole of periodic frames (it depends on the choice of cell)"
+    if name == "polarizability":
+        return "polarizability (no response to fields to train)"
+    return None
+
+
+def _candidates(atoms: ase.Atoms, results: Mapping[str, Any]) -> list[_Candidate]:
+    """Everything that could be a label: calculator, info, database rows, arrays."""
+    found = [_Candidate(key, "calculator", value) for key, value in results.items()]
+    found += [_Candidate(str(key), "info", value) for key, value in atoms.info.items()]
     for nested in ("key_value_pairs", "data"):  # rows of an ASE database
         if isinstance(atoms.info.get(nested), Mapping):
-            found |= atoms.info[nested]
-    return found | {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
+            found += [_Candidate(str(k), "data", v) for k, v in atoms.info[nested].items()]
+    arrays = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
+    return [
+        one
+        for one in (*found, *(_Candidate(k, "arrays", v) for k, v in arrays.items()))
+        if one.value is not None
+    ]
+
+
+def _results(atoms: ase.Atoms) -> tuple[Mapping[str, Any], str]:
+    """Results of the calculator if they are those of these atoms, by ASE's own rule; else why not.
+
+    Reading never computes: a calculator that several frames share has results for one of them.
+    """
+    results = getattr(atoms.calc, "results", None)
+    if not results:
+        return {}, ""
+    if not isinstance(atoms.calc, BaseCalculator):
+        return {}, f"{type(atoms.calc).__name__} does not say which atoms they belong to"
+    changes = atoms.calc.check_state(atoms)
+    if changes:
+        return {}, f"they belong to another structure (different: {', '.join(changes)})"
+    return results, ""
+
+
+def dipole_about_nuclear_charge(
+    dipole: np.ndarray,
+    *,
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    total_charge: int,
+    origin: Any,
+    where: str,
+) -> np.ndarray:
+    """The dipole moved to the centre of nuclear charge: mu - Q (R - r_0), (3,) in e A.
+
+    Args:
+        dipole: (3,) label, e A.
+        numbers: (n_atoms,) atomic numbers.
+        positions: (n_atoms, 3) in A.
+        total_charge: Q in e; without charge the dipole does not depend on the origin.
+        origin: r_0: one of ``DIPOLE_ORIGINS`` or three numbers in A.
+        where: Name of the structure in errors.
+
+    Raises:
+        DataError: for an origin that is none of these.
+    """
+    point = _origin_point(origin, numbers, positions, where)
+    if total_charge == 0 or point is None:
+        return dipole
+    centre = np.average(positions, axis=0, weights=numbers)
+    return dipole - total_charge * (centre - point)
+
+
+def _origin_point(
+    origin: Any, numbers: np.ndarray, positions: np.ndarray, where: str
+) -> np.ndarray | None:
+    """The point in A; None for the centre of nuclear charge."""
+    if isinstance(origin, (bytes, np.bytes_)):
+        origin = origin.decode()
+    if isinstance(origin, str) and origin in DIPOLE_ORIGINS:
+        if origin == "nuclear_charge":
+            return None
+        if origin == "coordinates":
+            return np.zeros(3)
+        return np.average(positions, axis=0, weights=atomic_masses[numbers])
+    try:
+        point = np.asarray(origin, dtype=np.float64)
+    except (TypeError, ValueError):
+        point = np.array(np.nan)
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise DataError(
+            f"{where}: `{INFO_DIPOLE_ORIGIN}` must be {', '.join(DIPOLE_ORIGINS)} or three numbers "
+            f"in A, got {origin!r}"
+        )
+    return point
 
 
 def _shaped(kind: LabelKind, value: Any, n_atoms: int, where: str) -> np.ndarray:

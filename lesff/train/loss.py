@@ -80,15 +80,12 @@ class BatchPrediction:
     born_effective_charges: Tensor | None = None
 
 
-def loss_value(
-    prediction: BatchPrediction, batch: LabelledBatch, origin: Tensor, config: LossConfig
-) -> Tensor:
+def loss_value(prediction: BatchPrediction, batch: LabelledBatch, config: LossConfig) -> Tensor:
     """The loss, a scalar.
 
     Args:
         prediction: Predictions.
         batch: Labels.
-        origin: (n_systems, 3) origin of the predicted dipoles; labels are moved to it.
         config: Weights.
     """
     graph = batch.graph
@@ -119,8 +116,7 @@ def loss_value(
         w = weight[molecules.system] * molecules.has_others
         total = total + config.net_forces * term(molecules.net(error), config.forces_delta, w)
     if config.dipole and prediction.dipole is not None:
-        label = batch.dipole - graph.total_charge[:, None] * origin
-        error = (prediction.dipole - label) * counts[:, None].rsqrt()
+        error = (prediction.dipole - batch.dipole) * counts[:, None].rsqrt()
         total = total + config.dipole * term(error, config.dipole_delta, weight)
     if config.stress and prediction.stress is not None:
         error = prediction.stress - batch.stress

@@ -26,10 +26,11 @@ class Errors:
         energy_rmse: meV/atom.
         forces_mae: meV/A, over components.
         forces_rmse: meV/A, over components.
-        dipole_mae: Debye, over components; neutral molecules.
-        dipole_rmse: Debye, over components; neutral molecules.
+        dipole_mae: Debye, over components; molecules, of ions about the centre of nuclear charge.
+        dipole_rmse: Debye, likewise.
         stress_rmse: meV/A^3, over components.
         charges_rmse: e.
+        born_effective_charges_rmse: e, over components.
     """
 
     n_frames: int
@@ -41,6 +42,7 @@ class Errors:
     dipole_rmse: float = float("nan")
     stress_rmse: float = float("nan")
     charges_rmse: float = float("nan")
+    born_effective_charges_rmse: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,13 @@ class FramePrediction:
 
     Attributes:
         frame: The labelled frame.
-        energy: eV.
+        energy: eV; NaN for a crystal in an external field, which has none.
         forces: (n_atoms, 3) eV/A.
-        dipole: (3,) e A, or None for charged or periodic systems and models without charges.
+        dipole: (3,) e A, of ions about the centre of nuclear charge; None for periodic systems and
+            models without charges.
         charges: (n_atoms,) e, or None for models without charges.
         stress: (3, 3) eV/A^3, or None for systems without stress label.
+        born_effective_charges: (n_atoms, 3, 3) e, or None for systems without such labels.
     """
 
     frame: Frame
@@ -62,6 +66,7 @@ class FramePrediction:
     dipole: np.ndarray | None = None
     charges: np.ndarray | None = None
     stress: np.ndarray | None = None
+    born_effective_charges: np.ndarray | None = None
 
     def energy_error(self) -> float:
         """Error in meV/atom, NaN without label."""
@@ -90,9 +95,11 @@ def predict_frames(
     sizes = np.array([len(frame.structure) for frame in frames], dtype=np.int64)
     periodic = np.array([bool(frame.structure.pbc.any()) for frame in frames], dtype=bool)
     stress = np.array([frame.stress is not None for frame in frames], dtype=bool)
+    born = np.array([_wants_born_charges(potential, frame) for frame in frames], dtype=bool)
+    no_energy = np.array([_has_no_energy(frame) for frame in frames], dtype=bool)
     results: dict[int, FramePrediction] = {}
     bar = tqdm(total=len(frames), disable=not progress, unit="frame", desc="evaluate")
-    for chosen in batches_by_kind(sizes, [periodic, stress], max_atoms=max_atoms):
+    for chosen in batches_by_kind(sizes, [periodic, stress, born, no_energy], max_atoms=max_atoms):
         part = _predict_batch(potential, [frames[i] for i in chosen])
         results.update(zip(chosen.tolist(), part, strict=True))
         bar.update(len(chosen))
@@ -100,32 +107,52 @@ def predict_frames(
     return [results[i] for i in range(len(frames))]
 
 
+def _has_no_energy(frame: Frame) -> bool:
+    """Whether it is a crystal in an external field."""
+    return frame.structure.external_field is not None and bool(frame.structure.pbc.all())
+
+
 def _predict_batch(potential: Potential, frames: Sequence[Frame]) -> list[FramePrediction]:
-    """One batch, all of it periodic or not, with or without stress labels."""
+    """One batch of one kind: periodicity, labels beyond energy and forces."""
     batch = make_batch(frames, potential.architecture.cutoff, potential.dtype)
     has_charges = potential.charge_head is not None
-    wanted = ["energy", "forces"] + (["charges"] if has_charges else [])
+    wanted = ["forces"] if _has_no_energy(frames[0]) else ["energy", "forces"]
+    wanted += ["charges"] if has_charges else []
     if has_charges and not bool(batch.graph.pbc.any()):
         wanted.append("dipole")
-    if frames[0].stress is not None:
+    if frames[0].stress is not None and "energy" in wanted:
         wanted.append("stress")
+    if _wants_born_charges(potential, frames[0]):
+        wanted.append("born_effective_charges")
     out = {name: value.cpu() for name, value in potential(batch.graph, wanted).items()}
     counts = batch.graph.atoms_per_system().tolist()
-    forces = torch.split(out["forces"], counts)
-    charges = torch.split(out["charges"], counts) if has_charges else None
+    per_atom = {
+        name: [part.numpy() for part in torch.split(out[name], counts)]
+        for name in ("forces", "charges", "born_effective_charges")
+        if name in out
+    }
     return [
         FramePrediction(
             frame=frame,
-            energy=float(out["energy"][i]),
-            forces=forces[i].numpy(),
-            dipole=out["dipole"][i].numpy()
-            if "dipole" in out and frame.structure.total_charge == 0
-            else None,
-            charges=None if charges is None else charges[i].numpy(),
+            energy=float(out["energy"][i]) if "energy" in out else float("nan"),
+            forces=per_atom["forces"][i],
+            dipole=out["dipole"][i].numpy() if "dipole" in out else None,
+            charges=per_atom["charges"][i] if has_charges else None,
             stress=out["stress"][i].numpy() if "stress" in out else None,
+            born_effective_charges=per_atom["born_effective_charges"][i]
+            if "born_effective_charges" in per_atom
+            else None,
         )
         for i, frame in enumerate(frames)
     ]
+
+
+def _wants_born_charges(potential: Potential, frame: Frame) -> bool:
+    """Whether a frame has Born charges as labels and the model gives them."""
+    pbc = frame.structure.pbc
+    if frame.born_effective_charges is None or potential.charge_head is None:
+        return False
+    return not pbc.any() or (bool(pbc.all()) and potential.traits.has_local_charges)
 
 
 def evaluate_frames(
@@ -177,6 +204,7 @@ def errors_of(predictions: Sequence[FramePrediction]) -> Errors:
         dipole_rmse=_rmse(dipole),
         stress_rmse=_rmse(_differences(predictions, "stress", 1e3)),
         charges_rmse=_rmse(_differences(predictions, "charges", 1.0)),
+        born_effective_charges_rmse=_rmse(_differences(predictions, "born_effective_charges", 1.0)),
     )
 
 
@@ -187,7 +215,7 @@ def labelled_values(
 
     Args:
         predictions: Predictions beside their labels.
-        name: ``"dipole"``, ``"stress"`` or ``"charges"``.
+        name: ``"dipole"``, ``"stress"``, ``"charges"`` or ``"born_effective_charges"``.
     """
     pairs = [
         (np.asarray(getattr(p.frame, name)).ravel(), np.asarray(getattr(p, name)).ravel())
