@@ -25,7 +25,8 @@ _LICENSE_LINE = re.compile(r"[\s{,-]*[\"']?licen[sc]es?[\"']?\s*:", re.IGNORECAS
 def require_license(entry: ModelEntry, *, accept: bool = False) -> None:
     """Make sure that the licence of a model is permissive or has been accepted.
 
-    An acceptance is recorded in the state folder of the user and counts until the model's licence changes.
+    An acceptance is recorded in the state folder of the user and counts until the model's licence
+    changes.
 
     Args:
         entry: The model.

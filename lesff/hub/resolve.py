@@ -100,8 +100,8 @@ def resolve(
     Files of the manifest's models are compared with its sizes and sha256 digests every time, files
     of a converted model with those of the conversion, files from an address with its digest, files
     of a hub repository with those of this user's first fetch; large files that have not changed
-    since, and that only this user and root can change, are not read again. A damaged cache entry is replaced from
-    the bundled copy, the hub, the address or the site of its authors.
+    since, and that only this user and root can change, are not read again. A damaged cache entry is
+    replaced from the bundled copy, the hub, the address or the site of its authors.
 
     Args:
         spec: Name, ``name@version``, ``hf:org/repo[@revision]``, ``https://host/path/`` with or

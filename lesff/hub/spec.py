@@ -90,8 +90,8 @@ class HubSpec:
             )
         if not all(_HUB_NAME.fullmatch(part) for part in self.repo.split("/")):
             raise ModelNotFoundError(
-                f"{str(self)!r} is not a valid repository name: its parts must be up to 96 letters, "
-                "digits and single - . _, with a letter, digit or _ at both ends"
+                f"{str(self)!r} is not a valid repository name: its parts must be up to 96 "
+                "letters, digits and single - . _, with a letter, digit or _ at both ends"
             )
 
     @classmethod

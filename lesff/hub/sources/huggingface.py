@@ -250,8 +250,9 @@ def fetch_repository(spec: HubSpec, *, offline: bool) -> tuple[Path, str, str, b
         return cached, name, commit, True
     if offline:
         raise OfflineError(
-            f"{spec} must be in the cache to be used offline, but is not intact there ({damage}); "
-            "load it once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
+            f"{spec} must be in the cache to be used offline, but the copy in the cache is "
+            f"damaged, it must be downloaded again ({damage}); load it once with network access and "
+            "LESFF_OFFLINE and HF_HUB_OFFLINE unset"
         )
     lock = cache_folder() / "downloads" / f"{'--'.join(spec.repo.split('/'))}.lock"
     with locked(lock, str(spec)):
