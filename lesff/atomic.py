@@ -50,7 +50,8 @@ def replaced_folder(folder: Path, *, is_intact: Callable[[], bool] | None = None
     """A new name for a folder; what the block makes there takes the folder's place at its end.
 
     The new name is in a workspace of its own beside ``folder``, which is removed in any case; the
-    block may put other things beside the new name. If the block raises, nothing else has changed.
+    block may put other things beside the new name. Other users cannot enter the workspace. If the
+    block raises, nothing else has changed.
 
     Args:
         folder: The folder; its parent is made if need be.
@@ -62,7 +63,8 @@ def replaced_folder(folder: Path, *, is_intact: Callable[[], bool] | None = None
     """
     work = _unfinished(folder)
     try:
-        work.mkdir(parents=True)
+        work.parent.mkdir(parents=True, exist_ok=True)
+        work.mkdir(mode=0o700)  # what is checked in there is what is moved out of it
         yield work / "new"
         _install(work / "new", folder, work / "old", is_intact)
     finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 from lesff.errors import ConfigError
 
+_TIMEOUT_S = 60.0
 _TRUE = {"1", "true", "yes", "on"}
 
 
@@ -18,6 +20,22 @@ def is_offline() -> bool:
 def always_rehash() -> bool:
     """Whether ``LESFF_REHASH`` asks for the digest of every file at every load."""
     return _is_set("LESFF_REHASH")
+
+
+def network_timeout() -> float:
+    """``$LESFF_TIMEOUT``, else 60: seconds that one task may wait for the network or for a lock.
+
+    Raises:
+        ConfigError: if the value is not a positive number.
+    """
+    value = os.environ.get("LESFF_TIMEOUT", "").strip()
+    try:
+        seconds = float(value or _TIMEOUT_S)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"`LESFF_TIMEOUT` must be a positive number of seconds, got {value!r}")
+    return seconds
 
 
 def cache_folder() -> Path:

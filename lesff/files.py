@@ -13,9 +13,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from lesff.environment import always_rehash, state_folder
 from lesff.errors import ConfigError, IntegrityError, ManifestError
+from lesff.ownership import is_guarded
 from lesff.plain_data import from_dict, read_json, write_json
 
 ALWAYS_HASHED = 2**20
@@ -53,21 +55,22 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file.
 
     A file above :data:`ALWAYS_HASHED` that has the size, times, inode and device that it had when
-    this user last read it whole is not read again. The record is in :func:`state_folder`, not in
-    the cache: who can write into a shared cache cannot vouch for what is there. ``LESFF_REHASH=1``
-    reads it in any case.
+    this user last read it whole is not read again, if only this user and root can change it or put
+    another in its place. The record is in :func:`state_folder`, not in the cache: who can write
+    into a shared cache cannot vouch for what is there. ``LESFF_REHASH=1`` reads it in any case.
     """
-    before = _state(path)
-    is_small = before[0] <= ALWAYS_HASHED
-    if not (is_small or always_rehash()):
-        known = _read(path)
-        if known is not None and known.path == str(path.resolve()) and known.state == before:
-            return known.sha256
     with path.open("rb") as stream:
+        before = _state(stream.fileno())
+        may_know = before[0] > ALWAYS_HASHED and is_guarded(path)
+        if may_know and not always_rehash():
+            known = _read(path)
+            if known is not None and known.path == str(path.resolve()) and known.state == before:
+                return known.sha256
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        after = _state(stream.fileno())
     # times ahead of the clock never count as settled: such files are read each time
     is_settled = time.time() - max(before[1], before[2]) / 1e9 > _SETTLED_S
-    if not is_small and is_settled and _state(path) == before:
+    if may_know and is_settled and after == before:
         record = _Record(path=str(path.resolve()), state=before, sha256=digest)
         with contextlib.suppress(OSError):  # without a place for it, the next load reads again
             write_json(_record_path(path), asdict(record))
@@ -79,8 +82,8 @@ def forget(path: Path) -> None:
     _record_path(path).unlink(missing_ok=True)
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    stat = os.stat(path)
+def _state(descriptor: int) -> tuple[int, ...]:
+    stat = os.fstat(descriptor)
     return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
 
 
@@ -222,13 +225,36 @@ class Digest:
     @classmethod
     def of(cls, path: Path) -> Digest:
         """Digests of a file, which is read whole each time."""
-        size = path.stat().st_size
+        with path.open("rb") as stream:
+            return cls._of_stream(stream, None)
+
+    @classmethod
+    def copied(cls, path: Path, target: Path) -> Digest:
+        """Digests of a file and a new copy of the bytes that they are of: it is read once.
+
+        Args:
+            path: The file.
+            target: File to write; must not exist.
+        """
+        with path.open("rb") as stream, target.open("xb") as copy:
+            return cls._of_stream(stream, copy)
+
+    @classmethod
+    def _of_stream(cls, stream: BinaryIO, copy: BinaryIO | None) -> Digest:
+        size, n_bytes = os.fstat(stream.fileno()).st_size, 0
         sha256 = hashlib.sha256()
         blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                sha256.update(chunk)
-                blob.update(chunk)
+        while chunk := stream.read(_CHUNK):
+            n_bytes += len(chunk)
+            sha256.update(chunk)
+            blob.update(chunk)
+            if copy is not None:
+                copy.write(chunk)
+        if n_bytes != size:
+            raise IntegrityError(
+                f"{stream.name} must not change while it is read, but had {size} bytes and then "
+                f"{n_bytes}; try again"
+            )
         return cls(size=size, sha256=sha256.hexdigest(), git_blob=blob.hexdigest())
 
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from file_server import FileServer, running_server
 
 from lesff.cli import main
+from lesff.environment import state_folder
 from lesff.files import Digest
 from lesff.hub.manifest import names as registry
 from lesff.hub.sources import download
@@ -55,7 +56,7 @@ class Site:
         self.manifest, self.cache, self.server = root / "manifest", root / "cache", server
         self.manifest.mkdir()
         self.cached = self.cache / "models" / NAME / "1.0.0"
-        self.pin = self.cache / "published" / f"{NAME}@1.0.0.json"
+        self.pin = state_folder() / "published" / f"{NAME}@1.0.0.json"
         server.files["small.model"] = DATA
 
     def publish(self, *, elements: tuple[int, ...] = (1, 6, 7, 8), **changes: Any) -> None:

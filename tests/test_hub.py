@@ -25,7 +25,7 @@ from lesff.hub import resolve as hub
 from lesff.hub.cache import find_damage
 from lesff.hub.manifest import names as registry
 from lesff.hub.resolve import lock_models, pull, resolve
-from lesff.hub.sources import bundled
+from lesff.hub.sources import bundled, download
 from lesff.hub.sources import huggingface as repositories
 from lesff.model_folder.layout import MODEL_FILES
 
@@ -97,6 +97,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(registry, "manifest_folder", lambda: site.manifest)
     monkeypatch.setattr(bundled, "bundled_folder", lambda: tmp_path / "weights")
     monkeypatch.setattr(repositories, "_BACKOFF_S", 0.0)
+    monkeypatch.setattr(download, "_BACKOFF_S", 0.0)
     return site
 
 
@@ -113,7 +114,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Callable[[str, int], bytes
     """Replace the download function by ``script(path, attempt)``; returns calls by file."""
     calls: Counter[str] = Counter()
 
-    def download(repo: str, commit: str, path: str, folder: Path) -> Path:
+    def download(repo: str, commit: str, path: str, folder: Path, **_options: Any) -> Path:
         assert (repo, commit) == (REPO, COMMIT)
         calls[path] += 1
         data = script(path, calls[path])

@@ -11,6 +11,7 @@ import pytest
 from published_site import DIGEST, EXAMPLE, NAME, Site, private_site, run
 
 import lesff
+from lesff.environment import state_folder
 from lesff.errors import LicenseError, ManifestError
 from lesff.hub.manifest import names as registry
 from lesff.hub.resolve import resolve
@@ -45,7 +46,7 @@ def test_a_licence_is_asked_for_once(site: Site, monkeypatch: pytest.MonkeyPatch
     assert f"LESFF_ACCEPT_LICENSE={NAME}" in str(caught.value)
     assert site.server.requests == []
     lesff.load(NAME, accept_license=True)
-    record = json.loads((site.cache / "licenses" / f"{NAME}.json").read_text())
+    record = json.loads((state_folder() / "licenses" / f"{NAME}.json").read_text())
     assert (record["license"], record["license_url"]) == ("CC-BY-NC-4.0", NOT_FREE["license_url"])
     assert lesff.load(NAME).source.origin == "cache"
     site.publish(**NOT_FREE | {"license": "LicenseRef-ASL"})
@@ -55,7 +56,7 @@ def test_a_licence_is_asked_for_once(site: Site, monkeypatch: pytest.MonkeyPatch
     assert lesff.load(NAME).source.origin == "cache"
     monkeypatch.delenv("LESFF_ACCEPT_LICENSE")
     assert lesff.load(NAME).source.origin == "cache"
-    (site.cache / "licenses" / f"{NAME}.json").write_text("{")
+    (state_folder() / "licenses" / f"{NAME}.json").write_text("{")
     with pytest.raises(LicenseError, match="is under the licence"):
         lesff.load(NAME)
 
@@ -86,7 +87,7 @@ def test_a_cache_without_room_for_the_acceptance(
 
     site.publish(**NOT_FREE)
     resolve(NAME, accept_license=True)
-    shutil.rmtree(site.cache / "licenses")
+    shutil.rmtree(state_folder() / "licenses")
     monkeypatch.setattr("lesff.hub.licenses.write_json", read_only)
     assert resolve(NAME, accept_license=True).origin == "cache"
     with pytest.raises(LicenseError, match="is under the licence"):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from file_server import running_server
 from published_site import DATA, DIGEST, NAME, Site, private_site
 from test_hub import COMMIT
 
+from lesff.environment import state_folder
+from lesff.files import FileSet
 from lesff.hub.licenses import require_license
 from lesff.hub.manifest.names import find_model
 from lesff.hub.resolve import resolve
 from lesff.hub.sources.bundled import bundled_folder
 from lesff.model_folder.layout import MODEL_FILES
+from lesff.plain_data import write_json
 
 MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
 SCRIPT = """
@@ -49,14 +53,16 @@ assert calls == []
 
 
 def fill_hub_cache(cache: Path, source: Path) -> str:
-    """A repository as huggingface_hub leaves it after a download."""
-    repository = cache / "hf" / "models--lesff--some"
-    snapshot = repository / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
+    """A repository as a download leaves it, and what this user has recorded of it."""
+    folder = cache / "repositories" / "lesff" / "some" / COMMIT
+    folder.mkdir(parents=True)
     for name in MODEL_FILES:
-        shutil.copyfile(source / name, snapshot / name)
+        shutil.copyfile(source / name, folder / name)
+    files = [asdict(file) for file in FileSet.of(folder, MODEL_FILES).entries]
+    record = {"repo": "lesff/some", "commit": COMMIT, "date": "2026-11-23", "files": files}
+    state = state_folder() / "repositories" / "lesff" / "some"
+    write_json(state / f"{COMMIT}.json", record)
+    write_json(state / "refs.json", {"refs": {"main": COMMIT}})
     return "hf:lesff/some"
 
 
@@ -88,6 +94,7 @@ def test_no_call_is_made(variable: str, tmp_path: Path, monkeypatch: pytest.Monk
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "HOME": str(tmp_path / "home"),
         "LESFF_CACHE": str(site.cache),
+        "LESFF_STATE": str(state_folder()),
         "HF_TOKEN": "hf_not_for_strangers",
         "HTTPS_PROXY": "http://127.0.0.1:9",
         variable: "1",

@@ -12,6 +12,7 @@ from file_server import FileServer, running_server
 from published_site import cut_network
 
 import lesff
+from lesff.environment import state_folder
 from lesff.errors import (
     CacheError,
     IntegrityError,
@@ -101,7 +102,7 @@ def test_the_first_fetch_is_recorded(server: FileServer, tmp_path: Path) -> None
         (found.folder / "LICENSE").write_bytes(b"x")
         with pytest.raises(IntegrityError, match=f"must have the digest sha256={DIGEST}, got"):
             resolve(server.url("m/"))
-    (pin,) = (tmp_path / "cache" / "pins").iterdir()
+    (pin,) = (state_folder() / "pins").iterdir()
     pin.write_text(json.dumps({"url": 1}))
     with pytest.raises(IntegrityError, match="must hold the digest of the first fetch"):
         resolve(server.url("m/"))
@@ -128,7 +129,7 @@ def test_two_first_fetches_trust_the_same_bytes(
 
 
 def test_missing_and_oversized_files(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lesff.hub.sources.address._SMALL_BYTES", 1000)
+    monkeypatch.setattr("lesff.hub.sources.address.SMALL_BYTES", 1000)
     with pytest.raises(IntegrityError, match="config.json of .* must have at most 1000 bytes"):
         resolve(server.url("m/"))
     del server.files["m/config.json"]

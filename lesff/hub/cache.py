@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from typing import TypeVar
 from lesff.environment import cache_folder
 from lesff.errors import CacheError, ConfigError, IntegrityError, ManifestError
 from lesff.files import FileSet
+from lesff.hub.file_lock import locked_file
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
-from lesff.model_folder.layout import model_damage
+from lesff.model_folder.layout import model_damage, model_files
+from lesff.ownership import first_link
 from lesff.plain_data import from_dict, read_json
 
 T = TypeVar("T")
@@ -33,7 +36,40 @@ def cached_folder(entry: ModelEntry, version: VersionEntry) -> Path:
 
 def find_damage(folder: Path, version: VersionEntry) -> str | None:
     """First difference between a folder and the manifest as text, or None if there is none."""
-    return model_damage(FileSet(version.files), folder, "the manifest")
+    return find_difference(FileSet(version.files), folder, "the manifest")
+
+
+def find_difference(files: FileSet, folder: Path, record: str) -> str | None:
+    """First reason not to take a folder for the model that a record describes, or None.
+
+    In the cache, nothing is reached through a symbolic link.
+
+    Args:
+        files: What the record lists.
+        folder: The model folder.
+        record: What it is called, for messages.
+    """
+    links = (
+        first_link(cache_folder(), folder / name) for name in (*files.names, *model_files(folder))
+    )
+    link = next((link for link in links if link is not None), None)
+    if link is not None:
+        return f"{link} is a symbolic link, which nothing in the cache may be"
+    return model_damage(files, folder, record)
+
+
+def check_no_links(path: Path) -> None:
+    """Make sure that what is written at a path in the cache ends up in the cache.
+
+    Raises:
+        CacheError: if a step on the way is a symbolic link.
+    """
+    link = first_link(cache_folder(), path)
+    if link is not None:
+        raise CacheError(
+            f"{link} must not be a symbolic link: nothing in the cache is written through one; "
+            "remove it, or name another place with LESFF_CACHE"
+        )
 
 
 def read_record(kind: type[T], path: Path) -> T:
@@ -58,19 +94,20 @@ def read_record(kind: type[T], path: Path) -> T:
 def locked(lock: Path, what: str) -> Iterator[None]:
     """One process at a time; errors of the disk become errors of the cache.
 
+    A wait of more than a second is announced by a warning, and ends with ``LESFF_TIMEOUT`` unless
+    what the other process downloads keeps growing.
+
     Args:
         lock: File that the processes agree on; its folder is made if need be.
         what: What the cache shall hold, for messages.
 
     Raises:
-        CacheError: if the cache cannot be written.
+        CacheError: if the cache cannot be written, or another process does not let go.
     """
-    # here, because it takes half a second that commands without a download need not spend
-    from huggingface_hub.utils import WeakFileLock  # start-up: 0.3 s of CPU
-
     try:
+        check_no_links(lock)
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(lock):
+        with locked_file(lock, what, downloaded=_n_downloaded):
             yield
     except OSError as error:
         if error.errno in DISK_ERRORS:
@@ -79,3 +116,12 @@ def locked(lock: Path, what: str) -> Iterator[None]:
                 "LESFF_CACHE names another place"
             ) from error
         raise
+
+
+def _n_downloaded() -> int:
+    """Bytes of all downloads under way."""
+    total = 0
+    for path in (cache_folder() / "downloads").glob("*.part"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total

@@ -5,22 +5,28 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 from pathlib import Path
 from typing import Literal, get_args
 
-from lesff.environment import cache_folder
+from lesff.environment import state_folder
 from lesff.errors import ConfigError, LicenseError
-from lesff.hub.manifest.entries import ModelEntry, is_permissive_license
+from lesff.hub.manifest.entries import ModelEntry
+from lesff.hub.spdx import is_permissive_license
+from lesff.model_folder.card import front_matter
 from lesff.plain_data import read_json, write_json
 
 LicensePolicy = Literal["any", "permissive"]
 """Which licences a user or a site accepts."""
 
+_LICENSE_LINE = re.compile(r"[\s{,-]*[\"']?licen[sc]es?[\"']?\s*:", re.IGNORECASE)
+
 
 def require_license(entry: ModelEntry, *, accept: bool = False) -> None:
     """Make sure that the licence of a model is permissive or has been accepted.
 
-    An acceptance is recorded in the cache and counts until the model's licence changes.
+    An acceptance is recorded in the state folder of the user and counts until the model's licence
+    changes.
 
     Args:
         entry: The model.
@@ -41,7 +47,7 @@ def require_license(entry: ModelEntry, *, accept: bool = False) -> None:
             f"lesff.load({entry.name!r}, accept_license=True), or set "
             f"LESFF_ACCEPT_LICENSE={entry.name} in scripts"
         )
-    # a cache that cannot be written only means that the next call must accept again
+    # a folder that cannot be written only means that the next call must accept again
     with contextlib.suppress(OSError):
         write_json(
             _record(entry),
@@ -81,8 +87,21 @@ def check_policy(license_id: str, what: str, policy: LicensePolicy | None) -> No
     )
 
 
+def stated_license(card: str) -> str:
+    """Licence that the top of a card states; empty if it states none, or more than one.
+
+    Args:
+        card: Text of the card.
+    """
+    stated = front_matter(card).get("license", "")
+    top = card.split("---\n", 2)
+    # a second one, whatever its spelling, contradicts the first: nobody can say which one counts
+    lines = [line for line in "".join(top[1:2]).splitlines() if _LICENSE_LINE.match(line)]
+    return stated if len(lines) == 1 else ""
+
+
 def _record(entry: ModelEntry) -> Path:
-    return cache_folder() / "licenses" / f"{entry.name}.json"
+    return state_folder() / "licenses" / f"{entry.name}.json"
 
 
 def _is_recorded(entry: ModelEntry) -> bool:

@@ -19,7 +19,12 @@ from lesff.errors import (
 )
 from lesff.files import FileSet
 from lesff.hub.cache import cached_folder, find_damage
-from lesff.hub.licenses import LicensePolicy, check_policy, require_license
+from lesff.hub.licenses import (
+    LicensePolicy,
+    check_policy,
+    require_license,
+    stated_license,
+)
 from lesff.hub.lockfile import (
     Lockfile,
     check_locked,
@@ -34,7 +39,11 @@ from lesff.hub.manifest.entries import ModelEntry, VersionEntry, version_numbers
 from lesff.hub.manifest.names import find_model
 from lesff.hub.sources.address import fetch_folder
 from lesff.hub.sources.bundled import bundled_version, check_bundled, heal_from
-from lesff.hub.sources.foreign import find_published_damage, make_published
+from lesff.hub.sources.foreign import (
+    adopt_published,
+    find_published_damage,
+    make_published,
+)
 from lesff.hub.sources.huggingface import fetch_repository, fetch_version
 from lesff.hub.spec import (
     ACCEPTED_SOURCES,
@@ -45,7 +54,7 @@ from lesff.hub.spec import (
     RegistrySpec,
     parse,
 )
-from lesff.model_folder.card import front_matter, read_card
+from lesff.model_folder.card import read_card
 from lesff.model_folder.layout import (
     CARD_FILE,
     CONFIG_FILE,
@@ -89,9 +98,10 @@ def resolve(
     """Find, check and if need be download the files of a model.
 
     Files of the manifest's models are compared with its sizes and sha256 digests every time, files
-    of a converted model with those of the conversion, files from an address with its digest; large
-    files that have not changed since are not read again. A damaged cache entry is replaced from
-    the bundled copy, the hub, the address or the site of its authors.
+    of a converted model with those of the conversion, files from an address with its digest, files
+    of a hub repository with those of this user's first fetch; large files that have not changed
+    since, and that only this user and root can change, are not read again. A damaged cache entry is
+    replaced from the bundled copy, the hub, the address or the site of its authors.
 
     Args:
         spec: Name, ``name@version``, ``hf:org/repo[@revision]``, ``https://host/path/`` with or
@@ -179,7 +189,7 @@ def _resolve(
         case FolderSpec():
             found = _resolve_folder(spec.path)
     has_card = (found.folder / CARD_FILE).is_file()
-    stated = front_matter(read_card(found.folder)).get("license", "") if has_card else ""
+    stated = stated_license(read_card(found.folder)) if has_card else ""
     check_policy(stated, f"the card of {found.name}", licenses)
     return found
 
@@ -251,6 +261,8 @@ def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -
 
     is_published = version.sources.published is not None
     damage = None
+    if is_published:
+        adopt_published(cached, entry, version)
     if cached.is_dir():
         damage = (
             find_published_damage(cached, entry, version)
@@ -302,8 +314,8 @@ def _check_version(entry: ModelEntry, version: VersionEntry) -> None:
 
 
 def _resolve_repository(spec: HubSpec, *, offline: bool) -> ResolvedModel:
-    folder, name, version = fetch_repository(spec, offline=offline)
-    origin: Origin = "cache" if offline else "hub"
+    folder, name, version, is_cached = fetch_repository(spec, offline=offline)
+    origin: Origin = "cache" if is_cached else "hub"
     return ResolvedModel(folder=folder, name=name, version=version, origin=origin)
 
 

@@ -25,9 +25,10 @@ VERSION_PREFIX = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){0,2}")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 """``organisation/name`` in manifests and mirrors."""
 
-# wider than REPOSITORY: the hub has the last word on which names it can have
+# names become folders and parts of addresses: no step of them may be "." or ".."
 _ASKED_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_REVISION = re.compile(r"[\w./-]+", re.ASCII)
+_HUB_NAME = re.compile(r"(?!.*(?:--|\.\.))\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 _FRAGMENT = re.compile(f"sha256=({SHA256.pattern})")
 _OTHER_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:/|[^\\/])")
 _HUB, _WEB = "hf:", ("https://", "http://")
@@ -74,7 +75,7 @@ class HubSpec:
 
     Attributes:
         repo: ``"organisation/name"``.
-        revision: Branch, tag or commit; the main branch if None.
+        revision: Branch, tag or commit, of letters, digits and - . _ /; the main branch if None.
     """
 
     repo: str
@@ -86,6 +87,11 @@ class HubSpec:
         if not is_good or (self.revision is not None and not _REVISION.fullmatch(self.revision)):
             raise ModelNotFoundError(
                 f"{str(self)!r} must be 'hf:organisation/name' or 'hf:organisation/name@revision'"
+            )
+        if not all(_HUB_NAME.fullmatch(part) for part in self.repo.split("/")):
+            raise ModelNotFoundError(
+                f"{str(self)!r} is not a valid repository name: its parts must be up to 96 "
+                "letters, digits and single - . _, with a letter, digit or _ at both ends"
             )
 
     @classmethod

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from lesff.errors import ManifestError
 from lesff.files import GIT_ID, SHA256, FileEntry, check_portable, require_match
+from lesff.hub.spdx import PERMISSIVE_LICENSES as PERMISSIVE_LICENSES
+from lesff.hub.spdx import is_permissive_license
 from lesff.hub.spec import NAME, REPOSITORY, VERSION, is_safe_url
 from lesff.quantities import QUANTITIES
 
@@ -20,14 +22,6 @@ _SUCCESSOR = re.compile(f"{NAME.pattern}(?:@{VERSION.pattern})?")
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*")
 _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CITATION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:-]*")
-
-PERMISSIVE_LICENSES = frozenset(
-    {
-        "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-4.0", "CC0-1.0",
-        "ISC", "MIT", "MIT-0", "Unlicense", "Zlib",
-    }
-)  # fmt: skip
-"""SPDX ids that allow any use, commercial use included, for at most a mention of the authors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,20 +282,6 @@ class ModelEntry:
         start = () if prefix is None else version_numbers(prefix)
         matching = [entry for entry in self.versions if entry.order[: len(start)] == start]
         return max(matching, key=lambda e: (e.status == "active", e.order), default=None)
-
-
-def is_permissive_license(expression: str, *, ignore_case: bool = False) -> bool:
-    """Whether an SPDX expression allows any use.
-
-    Args:
-        expression: E.g. ``"MIT OR Apache-2.0"``.
-        ignore_case: Whether ``"mit"`` will do, as cards on hubs have it.
-    """
-    known = {name.lower() if ignore_case else name for name in PERMISSIVE_LICENSES}
-    if ignore_case:
-        expression = expression.lower()
-    choices = [re.split(" AND | and ", choice) for choice in re.split(" OR | or ", expression)]
-    return any(all(re.split(" WITH | with ", p)[0] in known for p in parts) for parts in choices)
 
 
 def version_numbers(text: str) -> tuple[int, ...]:

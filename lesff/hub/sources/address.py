@@ -14,24 +14,23 @@ from lesff.atomic import replaced_folder
 from lesff.environment import cache_folder
 from lesff.errors import IntegrityError, ModelNotFoundError, OfflineError
 from lesff.files import FileEntry, FileSet
-from lesff.hub.cache import locked, read_record
-from lesff.hub.sources.download import MAX_BYTES, Download
+from lesff.hub.cache import check_no_links, find_difference, locked, read_record
+from lesff.hub.sources.download import MAX_BYTES, SMALL_BYTES, Download
 from lesff.hub.sources.first_use import Pin
 from lesff.hub.spec import AddressSpec
+from lesff.hub.time_limit import TimeLimit
 from lesff.model_folder.layout import (
     MODEL_FILES,
     OPTIONAL_FILES,
     WEIGHTS_FILE,
-    model_damage,
     model_files,
 )
+from lesff.ownership import is_administered
 from lesff.plain_data import write_json
 
 RECORD_FILE = "web.json"
 """File of a fetched folder that says what it must hold."""
 
-_SMALL_BYTES = 25_000_000
-"""Most bytes of a file that does not hold the weights."""
 _ADVICE = "copy the model folder by other means and load it by its path"
 
 
@@ -77,6 +76,8 @@ def fetch_folder(spec: AddressSpec, *, offline: bool) -> tuple[Path, str, bool]:
     key, url = _key(spec.url), spec.url
     name = key if spec.sha256 is None else f"{key}-{spec.sha256[:16]}"
     cached = cache_folder() / "web" / name
+    if spec.sha256 is None:
+        _adopt(cached, url)
     if _damage(cached, url, spec.sha256 or _pinned(url)) is None:
         return cached, _record(cached).digest, True
     if offline:
@@ -85,6 +86,7 @@ def fetch_folder(spec: AddressSpec, *, offline: bool) -> tuple[Path, str, bool]:
             "once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
         )
     with locked(cached.parent / f"{cached.name}.lock", url):
+        check_no_links(cached)
         # again: another process may have been the first to fetch it meanwhile
         expected = spec.sha256 or _pinned(url)
         if _damage(cached, url, expected) is not None:
@@ -93,13 +95,14 @@ def fetch_folder(spec: AddressSpec, *, offline: bool) -> tuple[Path, str, bool]:
 
 
 def _fetch(url: str, cached: Path, expected: str | None) -> None:
+    limit = TimeLimit()
     with replaced_folder(cached) as new:
         new.mkdir()
         for name in MODEL_FILES:
-            _fetch_file(urljoin(url, name), name, url, new)
+            _fetch_file(urljoin(url, name), name, url, new, limit)
         for name in OPTIONAL_FILES:
             with contextlib.suppress(ModelNotFoundError):  # the digest says whether it belongs
-                _fetch_file(urljoin(url, name), name, url, new)
+                _fetch_file(urljoin(url, name), name, url, new, limit)
         files = FileSet.of(new, model_files(new))
         if expected is not None and files.digest != expected:
             raise IntegrityError(
@@ -119,13 +122,32 @@ def _fetch(url: str, cached: Path, expected: str | None) -> None:
             )
 
 
-def _fetch_file(address: str, name: str, url: str, new: Path) -> None:
-    limit = MAX_BYTES if name == WEIGHTS_FILE else _SMALL_BYTES
+def _fetch_file(address: str, name: str, url: str, new: Path, time_limit: TimeLimit) -> None:
+    folder = cache_folder() / "downloads"
+    check_no_links(folder)
     download = Download(
-        address, cache_folder() / "downloads", what=f"{name} of {url}", limit=limit, advice=_ADVICE
-    )
+        address, folder, what=f"{name} of {url}",
+        limit=MAX_BYTES if name == WEIGHTS_FILE else SMALL_BYTES, advice=_ADVICE,
+        time_limit=time_limit,
+    )  # fmt: skip
     os.replace(download.run(), new / name)
     download.discard()
+
+
+def _adopt(cached: Path, url: str) -> None:
+    """Record what a read-only cache that an administrator has filled holds, at first use."""
+    pin = _pin(url)
+    if pin.path.exists() or not is_administered(cached, (*model_files(cached), RECORD_FILE)):
+        return
+    with contextlib.suppress(IntegrityError):
+        record = _record(cached)
+        if _damage(cached, url, record.digest) is None:
+            pin.write(
+                record,
+                f"{cached} was filled by whoever keeps this cache, so its bytes could not be "
+                f"verified; their digest is now recorded in {pin.path}. Name it in the address to "
+                f"be sure: {AddressSpec(url, record.digest)}",
+            )
 
 
 def web_address(folder: Path) -> str | None:
@@ -160,7 +182,7 @@ def _damage(folder: Path, url: str, expected: str | None) -> str | None:
         return f"{folder} is not what {url} has"
     if files.digest != expected:
         return f"{folder} has the digest {files.digest}, not {expected}"
-    return model_damage(files, folder, "its record")
+    return find_difference(files, folder, "its record")
 
 
 def _record(folder: Path) -> WebRecord:
@@ -172,7 +194,7 @@ def _key(url: str) -> str:
 
 
 def _pin(url: str) -> Pin[WebRecord]:
-    return Pin(cache_folder() / "pins" / f"{_key(url)}.json", WebRecord)
+    return Pin.of(WebRecord, "pins", f"{_key(url)}.json")
 
 
 def _pinned(url: str) -> str | None:

@@ -1,12 +1,19 @@
-"""Trust on first use: what nobody vouches for must stay what it was when it was first fetched."""
+"""Trust on first use: what nobody vouches for must stay what it was when it was first fetched.
+
+The records are in the state folder of the user. What lies in the cache vouches for nothing: another
+user may have put it there.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lesff.errors import IntegrityError, UnverifiedWarning, warn
+from lesff.environment import state_folder
+from lesff.errors import CacheError, IntegrityError, UnverifiedWarning, warn
 from lesff.hub.cache import read_record
 from lesff.plain_data import write_json
 
@@ -15,15 +22,20 @@ T = TypeVar("T", bound=Any)
 
 @dataclass(frozen=True)
 class Pin(Generic[T]):
-    """A record of a first fetch; once written it is never replaced.
+    """A record of a first fetch; once written it is not replaced.
 
     Attributes:
-        path: Its file.
+        path: Its file, in the state folder.
         kind: Dataclass of the record.
     """
 
     path: Path
     kind: type[T]
+
+    @classmethod
+    def of(cls, kind: type[T], *steps: str) -> Pin[T]:
+        """The record at a path of plain names below the state folder."""
+        return cls(state_folder().joinpath(*steps), kind)
 
     def read(self) -> T | None:
         """The record, or None before the first fetch.
@@ -41,14 +53,37 @@ class Pin(Generic[T]):
                 "the next fetch"
             ) from error
 
-    def write(self, record: T, note: str) -> None:
-        """Record a first fetch and warn that nothing vouched for it.
+    def write(self, record: T, note: str | None = None) -> None:
+        """Record a first fetch; a record that is there stays.
 
         Args:
             record: What was fetched.
-            note: What the warning says.
+            note: What the warning that nothing vouched for it says; no warning if None.
+
+        Raises:
+            CacheError: if the state folder cannot be written.
         """
         if self.path.is_file():
             return
-        write_json(self.path, asdict(record))
-        warn(note, UnverifiedWarning)
+        self.replace(record)
+        if note is not None:
+            warn(note, UnverifiedWarning)
+
+    def replace(self, record: T) -> None:
+        """Write a record in the place of what is there.
+
+        Raises:
+            CacheError: if the state folder cannot be written.
+        """
+        try:
+            write_json(self.path, asdict(record))
+        except OSError as error:
+            raise CacheError(
+                f"the state folder {state_folder()} must be writable to record what was fetched "
+                f"({error.strerror}); LESFF_STATE names another place"
+            ) from error
+
+
+def place_key(folder: Path) -> str:
+    """A plain name for a place on this machine."""
+    return hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:32]

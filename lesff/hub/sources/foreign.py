@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,18 +14,20 @@ from lesff.atomic import replaced_folder
 from lesff.environment import cache_folder, is_offline, own_mirror
 from lesff.errors import IntegrityError, ManifestError, ModelNotFoundError, OfflineError
 from lesff.files import Digest, FileEntry, FileSet
-from lesff.hub.cache import locked, read_record
+from lesff.hub.cache import check_no_links, find_difference, locked, read_record
 from lesff.hub.manifest.entries import ModelEntry, PublishedSource, VersionEntry
 from lesff.hub.sources.download import Download
-from lesff.hub.sources.first_use import Pin
-from lesff.model_folder.layout import MODEL_FILES, model_damage
+from lesff.hub.sources.first_use import Pin, place_key
+from lesff.hub.time_limit import TimeLimit
+from lesff.model_folder.layout import MODEL_FILES, model_files
+from lesff.ownership import is_administered
 from lesff.plain_data import write_json
 
 if TYPE_CHECKING:
     from lesff.convert.checkpoint import Attribution
 
 RECORD_FILE = "source.json"
-"""File of a converted folder that says what it was made from."""
+"""File of a converted folder that says what it was made from, for readers: nothing believes it."""
 
 _SCHEMA = 1
 
@@ -57,18 +58,62 @@ class SourceRecord:
 
 
 def find_published_damage(folder: Path, entry: ModelEntry, version: VersionEntry) -> str | None:
-    """First reason not to use a converted folder as text, or None if there is none."""
-    path, source = folder / RECORD_FILE, _source(version)
+    """First reason not to use a converted folder as text, or None if there is none.
+
+    What it must hold is in the state folder of the user who converted it, or first used it.
+    """
     try:
-        record = read_record(SourceRecord, path)
+        record = _conversion(entry, version, folder).read()
     except IntegrityError as error:
         return str(error)
+    if record is None:
+        return f"this user has no record of the conversion in {folder}"
+    return _record_damage(record, folder, entry, version)
+
+
+def adopt_published(folder: Path, entry: ModelEntry, version: VersionEntry) -> None:
+    """Record a conversion in a read-only cache that an administrator has filled, at first use.
+
+    Folders that this user could write anew, or that a third one can write, are left alone, as are
+    those that are not what the manifest says.
+
+    Args:
+        folder: The converted folder in the cache.
+        entry: The model.
+        version: Its version; must have a published source.
+    """
+    pin = _conversion(entry, version, folder)
+    if pin.path.exists() or not is_administered(folder, (*model_files(folder), RECORD_FILE)):
+        return
+    try:
+        record = read_record(SourceRecord, folder / RECORD_FILE)
+    except IntegrityError:
+        return
+    if _record_damage(record, folder, entry, version) is None:
+        label = f"{entry.name}@{version.version}"
+        pin.write(
+            record,
+            f"{label} in {folder} was converted by whoever filled this cache, so its bytes could "
+            f"not be verified; their digests are now recorded in {pin.path}. To be sure, set "
+            f"LESFF_CACHE to a folder of yours and run `lesff pull {label}`",
+        )
+
+
+def _record_damage(
+    record: SourceRecord, folder: Path, entry: ModelEntry, version: VersionEntry
+) -> str | None:
+    source = _source(version)
     if record.schema != _SCHEMA or record.head != source.head:
-        return f"{path} is of another conversion"
+        return f"{folder} is of another conversion"
     difference = _difference(record.source, source, _pinned(entry, version))
     if difference is not None:
-        return f"{path} is of another checkpoint: {difference}"
-    return model_damage(FileSet(record.files), folder, str(path))
+        return f"{folder} is of another checkpoint: {difference}"
+    return find_difference(FileSet(record.files), folder, "the record of its conversion")
+
+
+def _conversion(entry: ModelEntry, version: VersionEntry, folder: Path) -> Pin[SourceRecord]:
+    label = f"{entry.name}@{version.version}"
+    return Pin.of(SourceRecord, "conversions", label, f"{place_key(folder)}.json")
 
 
 def make_published(
@@ -92,16 +137,14 @@ def make_published(
         UnsupportedInputError: if this version cannot represent the checkpoint.
         CacheError: if the cache cannot be written.
     """
-    source = _source(version)
     label = f"{entry.name}@{version.version}"
     downloads = _downloads(entry, version)
     if checkpoint is not None and not checkpoint.is_file():
         raise ModelNotFoundError(f"checkpoint {checkpoint} does not exist; check the path")
     with locked(downloads[-1].lock_path, label):
+        check_no_links(cached)
         if checkpoint is not None:
-            digest = Digest.of(checkpoint)
-            _verify(digest, source, _pinned(entry, version), f"{checkpoint} for {label}")
-            _convert(checkpoint, digest, entry, version, cached)
+            _convert_given(checkpoint, entry, version, cached)
         elif find_published_damage(cached, entry, version) is not None:
             _fetch_and_convert(downloads, entry, version, cached)
 
@@ -126,9 +169,8 @@ def fetch_original(
         raise OfflineError(f"the original file of {label} must be fetched, but this is offline")
     downloads = _downloads(entry, version)
     with locked(downloads[-1].lock_path, label):
-        download, digest = _fetch(downloads, _source(version), _pinned(entry, version))
+        download, digest = _fetch(downloads, _source(version), _pinned(entry, version), target)
         _record_pin(entry, version, digest)
-        shutil.copyfile(download.path, target)
         download.discard()
 
 
@@ -159,8 +201,11 @@ def _downloads(entry: ModelEntry, version: VersionEntry) -> list[Download]:
         path = f"published/{entry.name}/resolve/{version.version}/{source.filename}"
         addresses.insert(0, f"{mirror}/{path}")
     what = f"{source.filename} of {entry.name}@{version.version}"
-    folder = cache_folder() / "downloads"
-    return [Download(address, folder, what=what, size=source.size) for address in addresses]
+    folder, limit = cache_folder() / "downloads", TimeLimit()
+    return [
+        Download(address, folder, what=what, size=source.size, time_limit=limit)
+        for address in addresses
+    ]
 
 
 def _source(version: VersionEntry) -> PublishedSource:
@@ -170,43 +215,76 @@ def _source(version: VersionEntry) -> PublishedSource:
 
 
 def _fetch(
-    downloads: Sequence[Download], source: PublishedSource, pin: Digest | None
+    downloads: Sequence[Download], source: PublishedSource, pin: Digest | None, target: Path
 ) -> tuple[Download, Digest]:
-    """A verified file, from the first place that has it."""
+    """A verified copy, from the first place that has the file."""
     for download in downloads[:-1]:
         with contextlib.suppress(ModelNotFoundError):  # then the authors have it
-            return _fetch_one(download, source, pin)
-    return _fetch_one(downloads[-1], source, pin)
+            return download, _fetch_one(download, source, pin, target)
+    return downloads[-1], _fetch_one(downloads[-1], source, pin, target)
 
 
 def _fetch_one(
-    download: Download, source: PublishedSource, pin: Digest | None
-) -> tuple[Download, Digest]:
+    download: Download, source: PublishedSource, pin: Digest | None, target: Path
+) -> Digest:
     """A file that was put together from parts gets a second chance in one piece."""
     while True:
         path = download.run()
-        digest = Digest.of(path)
         try:
-            _verify(digest, source, pin, f"{source.filename} from {download.url}")
+            return _verified_copy(
+                path, target, source, pin, f"{source.filename} from {download.url}"
+            )
         except IntegrityError:
             download.discard()
             if not download.resumed:
                 raise
-        else:
-            return download, digest
+
+
+def _verified_copy(
+    path: Path, target: Path, source: PublishedSource, pin: Digest | None, what: str
+) -> Digest:
+    """Digests of a copy of a file, which is read once: what was verified is what is used."""
+    target.unlink(missing_ok=True)
+    digest = Digest.copied(path, target)
+    _verify(digest, source, pin, what)
+    return digest
 
 
 def _fetch_and_convert(
     downloads: Sequence[Download], entry: ModelEntry, version: VersionEntry, cached: Path
 ) -> None:
-    download, digest = _fetch(downloads, _source(version), _pinned(entry, version))
-    try:
-        _convert(download.path, digest, entry, version, cached)
-    except IntegrityError as error:  # other errors keep the verified file, for a newer lesff
-        download.discard()
-        name = _source(version).filename
-        raise IntegrityError(f"{name} from {download.url} is no use: {error}") from error
+    source = _source(version)
+    with _workspace(cached, source) as (new, original):
+        download, digest = _fetch(downloads, source, _pinned(entry, version), original)
+        try:
+            _convert(original, digest, entry, version, cached, new)
+        except IntegrityError as error:  # other errors keep the verified file, for a newer lesff
+            download.discard()
+            raise IntegrityError(
+                f"{source.filename} from {download.url} is no use: {error}"
+            ) from error
     download.discard()
+
+
+def _convert_given(
+    checkpoint: Path, entry: ModelEntry, version: VersionEntry, cached: Path
+) -> None:
+    source, what = _source(version), f"{checkpoint} for {entry.name}@{version.version}"
+    with _workspace(cached, source) as (new, original):
+        digest = _verified_copy(checkpoint, original, source, _pinned(entry, version), what)
+        _convert(original, digest, entry, version, cached, new)
+
+
+@contextlib.contextmanager
+def _workspace(cached: Path, source: PublishedSource) -> Iterator[tuple[Path, Path]]:
+    """Places that no other user can enter: the folder that replaces the cached one, a checkpoint.
+
+    What is verified and converted is this copy, not what lies under the name that it came from.
+    """
+    with replaced_folder(cached) as new:
+        folder = new.with_name("original")
+        folder.mkdir()
+        yield new, folder / source.filename
 
 
 def _difference(digest: Digest, source: PublishedSource, pin: Digest | None) -> str | None:
@@ -234,7 +312,7 @@ def _verify(digest: Digest, source: PublishedSource, pin: Digest | None, what: s
 
 
 def _pin(entry: ModelEntry, version: VersionEntry) -> Pin[Digest]:
-    return Pin(cache_folder() / "published" / f"{entry.name}@{version.version}.json", Digest)
+    return Pin.of(Digest, "published", f"{entry.name}@{version.version}.json")
 
 
 def _pinned(entry: ModelEntry, version: VersionEntry) -> Digest | None:
@@ -254,27 +332,32 @@ def _record_pin(entry: ModelEntry, version: VersionEntry, digest: Digest) -> Non
 
 
 def _convert(
-    checkpoint: Path, digest: Digest, entry: ModelEntry, version: VersionEntry, cached: Path
+    original: Path,
+    digest: Digest,
+    entry: ModelEntry,
+    version: VersionEntry,
+    cached: Path,
+    new: Path,
 ) -> None:
     # here, because it takes seconds that models which are in the cache need not spend
     from lesff.convert.checkpoint import convert_checkpoint
 
     source, attribution = _source(version), attribution_of(entry, version)
-    with replaced_folder(cached) as new:
-        config = convert_checkpoint(checkpoint, new, head=source.head, attribution=attribution)
-        if sorted(config.elements) != list(entry.elements):
-            raise IntegrityError(
-                f"{source.filename} must cover the elements {list(entry.elements)} of "
-                f"{entry.name}, got {sorted(config.elements)}; it was not used"
-            )
-        record = SourceRecord(
-            url=source.url,
-            filename=source.filename,
-            head=source.head,
-            source=digest,
-            lesff=importlib.metadata.version("lesff"),
-            date=datetime.date.today().isoformat(),
-            files=FileSet.of(new, MODEL_FILES).entries,
+    config = convert_checkpoint(original, new, head=source.head, attribution=attribution)
+    if sorted(config.elements) != list(entry.elements):
+        raise IntegrityError(
+            f"{source.filename} must cover the elements {list(entry.elements)} of "
+            f"{entry.name}, got {sorted(config.elements)}; it was not used"
         )
-        write_json(new / RECORD_FILE, asdict(record))
-        _record_pin(entry, version, digest)
+    record = SourceRecord(
+        url=source.url,
+        filename=source.filename,
+        head=source.head,
+        source=digest,
+        lesff=importlib.metadata.version("lesff"),
+        date=datetime.date.today().isoformat(),
+        files=FileSet.of(new, MODEL_FILES).entries,
+    )
+    write_json(new / RECORD_FILE, asdict(record))
+    _conversion(entry, version, cached).replace(record)
+    _record_pin(entry, version, digest)

@@ -1,61 +1,147 @@
-"""Repositories of a Hugging Face compatible hub: retried, verified, without credentials."""
+"""Repositories of a Hugging Face compatible hub: retried, verified, without credentials.
+
+What the hub says is data: a commit must look like one, files have the names that model folders
+have, and no header becomes a path.
+"""
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 from lesff.atomic import replaced_folder
 from lesff.environment import cache_folder, hub_endpoint
-from lesff.errors import IntegrityError, ModelNotFoundError, OfflineError
-from lesff.files import GIT_ID, Digest, FileEntry, sha256_of
-from lesff.hub.cache import DISK_ERRORS, find_damage
-from lesff.hub.manifest.entries import HubSource, VersionEntry
-from lesff.hub.spec import HubSpec
-from lesff.model_folder.layout import (
-    MODEL_FILES,
-    OPTIONAL_FILES,
-    check_files,
-    missing_files,
-    model_files,
+from lesff.errors import (
+    IntegrityError,
+    ModelNotFoundError,
+    OfflineError,
+    UnverifiedWarning,
+    warn,
 )
+from lesff.files import GIT_ID, SHA256, Digest, FileEntry, FileSet
+from lesff.hub.cache import (
+    DISK_ERRORS,
+    check_no_links,
+    find_damage,
+    find_difference,
+    locked,
+    read_record,
+)
+from lesff.hub.manifest.entries import HubSource, VersionEntry
+from lesff.hub.sources.download import MAX_BYTES, SMALL_BYTES, Download, fetch_bytes
+from lesff.hub.sources.first_use import Pin
+from lesff.hub.spec import HubSpec
+from lesff.hub.time_limit import TimeLimit
+from lesff.model_folder.layout import MODEL_FILES, OPTIONAL_FILES, WEIGHTS_FILE, model_files
+from lesff.ownership import is_administered
+from lesff.plain_data import write_json
 
 T = TypeVar("T")
+
+PUBLIC_HUB = "https://huggingface.co"
 
 _ATTEMPTS = 4
 _BACKOFF_S = 0.5
 """Pause before the second attempt; doubles from one attempt to the next."""
-_PROBE_S = 5.0
-"""A hub that does not answer a request for metadata within this time is taken to be down."""
+_ADVICE = "check the network, or set LESFF_HUB to a mirror"
+_ANSWER_BYTES = 5_000_000
+"""Most bytes of an answer of the hub that is not a file."""
+_REFS_FILE = "refs.json"
 
 
-def download_file(repo: str, commit: str, path: str, folder: Path) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class RepositoryRecord:
+    """What a repository held at a commit when this user first fetched it.
+
+    Attributes:
+        repo: ``"organisation/name"``.
+        commit: 40 hexadecimal digits.
+        date: Day of the fetch.
+        files: Size and sha256 of every file.
+    """
+
+    repo: str
+    commit: str
+    date: str
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revisions:
+    """Which commits branches and tags stood for when the hub was last asked.
+
+    Attributes:
+        refs: Commit by branch or tag.
+    """
+
+    refs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """A file as the hub lists it.
+
+    Attributes:
+        path: Its name.
+        size: Bytes.
+        sha256: Its digest, if the hub gives one.
+        git_blob: Git's id of it, if the hub gives one.
+    """
+
+    path: str
+    size: int
+    sha256: str | None
+    git_blob: str | None
+
+    def damage(self, path: Path) -> str | None:
+        """How a file differs from what the hub announces as text, or None."""
+        try:
+            digest = Digest.of(path)
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+        for name in ("size", "sha256", "git_blob"):
+            wanted, found = getattr(self, name), getattr(digest, name)
+            if wanted is not None and wanted != found:
+                return f"{path.name} must have the {name} {wanted}, got {found}"
+        return None
+
+
+def download_file(
+    repo: str,
+    commit: str,
+    path: str,
+    folder: Path,
+    *,
+    what: str,
+    size: int | None = None,
+    time_limit: TimeLimit | None = None,
+) -> Path:
     """Download one file of a hub repository, without credentials; the only place that does.
 
     Args:
         repo: ``"organisation/name"``.
         commit: Full commit hash.
         path: File in the repository.
-        folder: Where to write it.
+        folder: Where to write it, under a name of ours.
+        what: Name of the file for messages.
+        size: Bytes, if known.
+        time_limit: How long the task that it is part of may wait.
 
     Returns:
         Where the file is.
     """
-    # start-up: 0.3 s of CPU
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    endpoint = hub_endpoint()
-    # without this probe a network that swallows packets keeps the download waiting for minutes
-    url = hf_hub_url(repo, path, revision=commit, endpoint=endpoint)
-    get_hf_file_metadata(url, token=False, timeout=_PROBE_S, endpoint=endpoint)
-    return Path(
-        hf_hub_download(
-            repo, path, revision=commit, local_dir=folder, token=False, endpoint=endpoint
-        )
-    )
+    return Download(
+        f"{_endpoint()}/{repo}/resolve/{commit}/{quote(path)}", folder, what=what, size=size,
+        limit=MAX_BYTES if path == WEIGHTS_FILE else SMALL_BYTES, advice=_ADVICE,
+        time_limit=time_limit,
+    ).run()  # fmt: skip
 
 
 def retried(action: Callable[[], T], what: str) -> T:
@@ -66,32 +152,26 @@ def retried(action: Callable[[], T], what: str) -> T:
         IntegrityError: if the bytes are wrong each time.
         OfflineError: if the hub cannot be reached.
     """
-    from huggingface_hub.errors import (  # start-up: 0.3 s of CPU
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or httpx2, by version
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     last: Exception | None = None
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_BACKOFF_S * 2 ** (attempt - 1))
         try:
             return action()
-        except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
+        except ModelNotFoundError as error:
             raise ModelNotFoundError(
-                f"the hub has no public {what}; check name, revision and LESFF_HUB"
+                f"the hub has no public {what}; check name, revision and LESFF_HUB ({error})"
             ) from error
-        except (OSError, HTTPError) as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        except OfflineError:  # after attempts of its own
+            raise
+        except OSError as error:
+            if error.errno in DISK_ERRORS:
                 raise
             last = error
     if isinstance(last, IntegrityError):
         raise last
     raise OfflineError(
-        f"cannot download {what} ({_ATTEMPTS} attempts, last error: {last}); check the network, "
-        "or set LESFF_HUB to a mirror"
+        f"cannot download {what} ({_ATTEMPTS} attempts, last error: {last}); {_ADVICE}"
     ) from last
 
 
@@ -108,14 +188,18 @@ def fetch_version(source: HubSource, version: VersionEntry, cached: Path, label:
         ModelNotFoundError: if the hub does not have a file.
         IntegrityError: if the bytes are wrong each time.
         OfflineError: if the hub cannot be reached.
+        CacheError: if a link is in the way.
         OSError: if the cache cannot be written.
     """
+    check_no_links(cached)
+    limit = TimeLimit()
     try:
         with replaced_folder(cached, is_intact=lambda: find_damage(cached, version) is None) as new:
             for file in version.files:
+                what = f"{file.path} of {label}"
                 retried(
-                    lambda file=file: _fetch_file(source, file, new),
-                    f"{file.path} of {label} from {source.repo}",
+                    lambda file=file, what=what: _fetch_file(source, file, new, what, limit),
+                    f"{what} from {source.repo}",
                 )
     except OSError as error:
         if error.errno in DISK_ERRORS:
@@ -123,125 +207,310 @@ def fetch_version(source: HubSource, version: VersionEntry, cached: Path, label:
         raise
 
 
-def _fetch_file(source: HubSource, file: FileEntry, new: Path) -> None:
-    path = download_file(source.repo, source.commit, file.path, new.with_name("download"))
-    damage = file.damage(path)
-    if damage is not None:
-        path.unlink(missing_ok=True)
-        raise IntegrityError(f"{damage}: the hub or the connection gave other bytes; try again")
+def _fetch_file(source: HubSource, file: FileEntry, new: Path, what: str, limit: TimeLimit) -> None:
+    path = download_file(
+        source.repo, source.commit, file.path, new.with_name("download"),
+        what=what, size=file.size, time_limit=limit,
+    )  # fmt: skip
     target = new / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, target)
+    damage = file.damage(target)
+    if damage is not None:
+        target.unlink()
+        raise IntegrityError(f"{damage}: the hub or the connection gave other bytes; try again")
 
 
-def fetch_repository(spec: HubSpec, *, offline: bool) -> tuple[Path, str, str | None]:
+def fetch_repository(spec: HubSpec, *, offline: bool) -> tuple[Path, str, str, bool]:
     """Model folder of a hub repository, from the cache or fetched into it.
 
-    The bytes are compared with the digests that the hub announces for them, which huggingface_hub
-    does not do.
+    The bytes are compared with the digests that the hub announces for the files of the commit, and
+    later with those of this user's first fetch.
 
     Args:
         spec: The repository, and which revision of it.
         offline: Make no network call.
 
     Returns:
-        The folder, ``hf:org/repo`` and the commit (or the revision if that is not known).
+        The folder, ``hf:org/repo``, the commit and whether the folder came from the cache.
 
     Raises:
-        ModelNotFoundError: if the hub does not have the repository, or cannot by its name.
-        IntegrityError: if it is not a model folder, or its bytes are not those announced.
+        ModelNotFoundError: if the hub does not have the repository.
+        IntegrityError: if it is not a model folder, or its bytes are not those announced or those
+            of the first fetch.
         OfflineError: if a download is needed, but not allowed or not possible.
+        CacheError: if the cache cannot be written.
     """
-    folder = _snapshot(spec, offline=offline)
-    missing = missing_files(folder)
-    if missing and offline:
+    limit = TimeLimit()
+    commit = _commit(spec, offline=offline, limit=limit)
+    cached, name = repository_folder(spec.repo, commit), str(spec.unpinned)
+    _adopt(spec.repo, commit, cached)
+    damage = find_repository_damage(spec.repo, commit, cached)
+    if damage is None:
+        return cached, name, commit, True
+    if offline:
         raise OfflineError(
-            f"{spec} is only partly in the cache, {', '.join(missing)} must be downloaded; "
-            "load it once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
+            f"{spec} must be in the cache to be used offline, but the copy in the cache is "
+            f"damaged, it must be downloaded again ({damage}); load it once with network access and "
+            "LESFF_OFFLINE and HF_HUB_OFFLINE unset"
         )
-    check_files(folder, model_files(folder))
-    if _drop_altered(folder):
-        if offline:
-            raise OfflineError(
-                f"the copy of {spec} in the cache is damaged, it must be downloaded again; load it "
-                "once with network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
-            )
-        folder = _snapshot(spec, offline=False)
-        check_files(folder, model_files(folder))
-        altered = _drop_altered(folder)
-        if altered:
-            raise IntegrityError(
-                f"{', '.join(altered)} of {spec} did not have the digest that the hub announces; "
-                "the hub or the connection gave other bytes; try again"
-            )
-    version = folder.name if GIT_ID.fullmatch(folder.name) else spec.revision
-    return folder, str(spec.unpinned), version
+    lock = cache_folder() / "downloads" / f"{'--'.join(spec.repo.split('/'))}.lock"
+    with locked(lock, str(spec)):
+        # again: another process may have been the first to fetch it meanwhile
+        if find_repository_damage(spec.repo, commit, cached) is not None:
+            check_no_links(cached)
+            _fetch(spec, commit, cached, limit)
+    return cached, name, commit, False
 
 
-def find_altered(folder: Path) -> list[str]:
-    """Model files of a snapshot that are not what the hub announced.
+def repository_folder(repo: str, commit: str) -> Path:
+    """Where the cache has a repository at a commit, if it has it."""
+    return cache_folder().joinpath("repositories", *repo.split("/"), commit)
 
-    The cache of huggingface_hub names a file after its entity tag, which is its sha256 or git blob
-    id, but never compares them.
 
-    Args:
-        folder: Snapshot in the cache of huggingface_hub.
+def find_repository_damage(repo: str, commit: str, folder: Path) -> str | None:
+    """First reason not to use a fetched repository as text, or None if there is none.
+
+    What it must hold is in the state folder of the user who fetched it, or first used it.
     """
-    altered = []
-    for name in model_files(folder):
-        path = folder / name
-        blob = path.resolve()
-        digest = {40: _git_blob_of, 64: sha256_of}.get(len(blob.name))
-        if path.is_symlink() and digest is not None:
-            is_intact = blob.is_file() and digest(blob) == blob.name
-            altered += [] if is_intact else [name]
-    return altered
+    try:
+        record = _pin(repo, commit).read()
+    except IntegrityError as error:
+        return str(error)
+    if record is None:
+        return f"this user has no record of {repo} at {commit}"
+    return _record_damage(record, repo, commit, folder)
 
 
-def _git_blob_of(path: Path) -> str:
-    return Digest.of(path).git_blob
+def _record_damage(record: RepositoryRecord, repo: str, commit: str, folder: Path) -> str | None:
+    if (record.repo, record.commit) != (repo, commit):
+        return f"the record of {repo} at {commit} is of another repository"
+    if not set(FileSet(record.files).names) <= {*MODEL_FILES, *OPTIONAL_FILES}:
+        return f"the record of {repo} at {commit} has files that no model has"
+    return find_difference(FileSet(record.files), folder, "the record of its first fetch")
 
 
-def _drop_altered(folder: Path) -> list[str]:
-    """Remove altered files and return their names."""
-    altered = find_altered(folder)
-    for name in altered:
-        (folder / name).resolve().unlink(missing_ok=True)
-        (folder / name).unlink()
-    return altered
+def _adopt(repo: str, commit: str, cached: Path) -> None:
+    """Record what a read-only cache that an administrator has filled holds, at first use."""
+    pin = _pin(repo, commit)
+    if pin.path.exists() or not is_administered(cached, model_files(cached)):
+        return
+    files = FileSet.of(cached, model_files(cached)).entries
+    record = RepositoryRecord(repo=repo, commit=commit, date=_today(), files=files)
+    if _record_damage(record, repo, commit, cached) is None:
+        pin.write(
+            record,
+            f"hf:{repo} in {cached} was filled by whoever keeps this cache, so its bytes could not "
+            f"be verified; their digests are now recorded in {pin.path}. Set LESFF_CACHE to a "
+            "folder of yours to fetch it anew",
+        )
 
 
-def _snapshot(spec: HubSpec, *, offline: bool) -> Path:
-    """Folder with the model files of a hub repository.
+def _pin(repo: str, commit: str) -> Pin[RepositoryRecord]:
+    return Pin.of(RepositoryRecord, "repositories", *repo.split("/"), f"{commit}.json")
+
+
+def _today() -> str:
+    return datetime.date.today().isoformat()
+
+
+# which commit
+
+
+def _commit(spec: HubSpec, *, offline: bool, limit: TimeLimit) -> str:
+    """The commit that a revision stands for: asked for, or what it was when it was last asked for.
 
     Raises:
-        OfflineError: if it is not in the cache and cannot be downloaded.
-        ModelNotFoundError: if the hub does not have it.
+        OfflineError: if it is not known and cannot be asked for.
     """
-    from huggingface_hub import snapshot_download  # start-up: 0.3 s of CPU
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    def snapshot() -> Path:
-        return Path(
-            snapshot_download(
-                spec.repo,
-                revision=spec.revision,
-                cache_dir=cache_folder() / "hf",
-                allow_patterns=[*MODEL_FILES, *OPTIONAL_FILES],
-                token=False,
-                endpoint=hub_endpoint(),
-                local_files_only=offline,
+    revision = spec.revision or "main"
+    if GIT_ID.fullmatch(revision):
+        return revision
+    known = _known_commit(spec.repo, revision)
+    if offline:
+        if known is None:
+            raise OfflineError(
+                f"{spec} must be in the cache to be used offline, but is not; load it once with "
+                "network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
             )
+        return known
+    try:
+        commit = _ask_commit(spec, revision, limit)
+    except OfflineError as error:
+        if known is None:
+            raise
+        warn(
+            f"the commit of {spec} could not be asked for, so {known} is used, which it was when "
+            f"the hub was last asked ({error})",
+            UnverifiedWarning,
+        )
+        return known
+    refs = _refs(spec.repo)
+    before = refs.read()
+    if before is None or before.refs.get(revision) != commit:
+        refs.replace(Revisions(refs={**(before.refs if before else {}), revision: commit}))
+    return commit
+
+
+def _ask_commit(spec: HubSpec, revision: str, limit: TimeLimit) -> str:
+    place = f"{_endpoint()}/api/models/{spec.repo}/revision/{quote(revision, safe='')}"
+    answer = retried(lambda: _ask(place, str(spec), limit), str(spec))
+    commit = answer.get("sha") if isinstance(answer, dict) else None
+    if not isinstance(commit, str) or not GIT_ID.fullmatch(commit):
+        raise IntegrityError(
+            f"the commit of {spec} must be 40 lower-case hexadecimal digits, but the hub "
+            f"{_endpoint()} says {str(commit)[:80]!r}; it was not used"
+        )
+    return commit
+
+
+def _known_commit(repo: str, revision: str) -> str | None:
+    record = _refs(repo).read()
+    if record is None:  # a read-only cache that an administrator has filled says it, too
+        home = repository_folder(repo, _REFS_FILE).parent
+        if not is_administered(home, (_REFS_FILE,)):
+            return None
+        try:
+            record = read_record(Revisions, home / _REFS_FILE)
+        except IntegrityError:
+            return None
+    commit = record.refs.get(revision)
+    return commit if commit is not None and GIT_ID.fullmatch(commit) else None
+
+
+def _refs(repo: str) -> Pin[Revisions]:
+    return Pin.of(Revisions, "repositories", *repo.split("/"), _REFS_FILE)
+
+
+# its files
+
+
+def _fetch(spec: HubSpec, commit: str, cached: Path, limit: TimeLimit) -> None:
+    """Download what the hub lists for a commit, check it, and move it into the cache at once."""
+    rows = _listing(spec, commit, limit)
+    lacking = sorted(set(MODEL_FILES) - {row.path for row in rows})
+    if lacking:
+        raise IntegrityError(
+            f"{spec} lacks {', '.join(lacking)}: it is not a complete model folder; ask its authors"
+        )
+    unverified = [row.path for row in rows if row.sha256 is None and row.git_blob is None]
+    with replaced_folder(cached) as new:
+        new.mkdir()
+        for row in rows:
+            if row.path in unverified or not _take_cached(row, cached, new):
+                what = f"{row.path} of {spec}"
+                retried(
+                    lambda row=row, what=what: _fetch_listed(spec, commit, row, new, what, limit),
+                    what,
+                )
+        files = FileSet.of(new, [row.path for row in rows])
+        pin = _pin(spec.repo, commit)
+        known = pin.read()
+        if known is not None and FileSet(known.files).digest != files.digest:
+            raise IntegrityError(
+                f"{spec} at {commit} must be what this user first fetched, but the hub "
+                f"{_endpoint()} has other files for that commit now; it was not used. Remove "
+                f"{pin.path} to trust what is there now"
+            )
+        note = None
+        if unverified:
+            note = (
+                f"the hub {_endpoint()} gives no digest of {', '.join(unverified)} of {spec}, so "
+                f"the bytes could not be verified; their sha256 is now recorded in {pin.path} and "
+                "later fetches must match it"
+            )
+        record = RepositoryRecord(repo=spec.repo, commit=commit, date=_today(), files=files.entries)
+        pin.write(record, note)
+    refs = _refs(spec.repo).read()
+    if refs is not None:  # for those whom an administrator fills this cache for
+        write_json(cached.with_name(_REFS_FILE), asdict(refs))
+
+
+def _take_cached(row: _Listed, cached: Path, new: Path) -> bool:
+    """Copy a file that the cache has already, as the hub announces it, if it does."""
+    path = cached / row.path
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        Digest.copied(path, new / row.path)
+    except OSError:
+        (new / row.path).unlink(missing_ok=True)
+        return False
+    if row.damage(new / row.path) is None:
+        return True
+    (new / row.path).unlink()
+    return False
+
+
+def _fetch_listed(
+    spec: HubSpec, commit: str, row: _Listed, new: Path, what: str, limit: TimeLimit
+) -> None:
+    path = download_file(
+        spec.repo, commit, row.path, new.with_name("download"), what=what, size=row.size,
+        time_limit=limit,
+    )  # fmt: skip
+    target = new / row.path
+    os.replace(path, target)
+    damage = row.damage(target)
+    if damage is not None:
+        target.unlink()
+        raise IntegrityError(
+            f"{row.path} of {spec} did not have the digest that the hub announces ({damage}); "
+            "the hub or the connection gave other bytes; try again"
         )
 
+
+def _listing(spec: HubSpec, commit: str, limit: TimeLimit) -> list[_Listed]:
+    """The files of a commit that belong to a model folder."""
+    address = f"{_endpoint()}/api/models/{spec.repo}/tree/{commit}"
+    answer = retried(lambda: _ask(address, f"list of files of {spec}", limit), str(spec))
+    rows: dict[str, _Listed] = {}
+    for item in answer if isinstance(answer, list) else [None]:
+        if not isinstance(item, dict):
+            raise IntegrityError(f"{address} must be a list of files; the hub gave something else")
+        path = item.get("path")
+        if path not in (*MODEL_FILES, *OPTIONAL_FILES) or item.get("type") != "file":
+            continue
+        if path in rows:
+            raise IntegrityError(f"{address} must list {path} once; the hub lists it twice")
+        rows[path] = _listed(item, address)
+    return [rows[name] for name in (*MODEL_FILES, *OPTIONAL_FILES) if name in rows]
+
+
+def _listed(item: dict[str, Any], address: str) -> _Listed:
+    path, large = item["path"], item.get("lfs")
+    large = large if isinstance(large, dict) else {}
+    size = large.get("size", item.get("size"))
+    most = MAX_BYTES if path == WEIGHTS_FILE else SMALL_BYTES
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= most:
+        raise IntegrityError(
+            f"{address} must say that {path} has 1 to {most} bytes, got {str(size)[:40]}"
+        )
+    # the id of a large file's row is that of its pointer, not of its content
+    digests = (large.get("sha256"), large.get("oid")) if large else (item.get("oid"),)
+    texts = [text for text in digests if isinstance(text, str)]
+    return _Listed(
+        path=path,
+        size=size,
+        sha256=next((text for text in texts if SHA256.fullmatch(text)), None),
+        git_blob=next((text for text in texts if not large and GIT_ID.fullmatch(text)), None),
+    )
+
+
+def _ask(address: str, what: str, limit: TimeLimit) -> Any:
+    """Answer of the hub's interface, plain data.
+
+    Raises:
+        IntegrityError: if it is not JSON.
+    """
+    data = fetch_bytes(address, what=what, limit=_ANSWER_BYTES, advice=_ADVICE, time_limit=limit)
     try:
-        return snapshot() if offline else retried(snapshot, str(spec))
-    except HFValidationError as error:
-        raise ModelNotFoundError(
-            f"{str(spec)!r} is not a valid repository name: {error}"
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(
+            f"{address} must give JSON, but the hub gave something else"
         ) from error
-    except LocalEntryNotFoundError as error:
-        raise OfflineError(
-            f"{spec} must be in the cache to be used offline, but is not; load it once with "
-            "network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
-        ) from error
+
+
+def _endpoint() -> str:
+    return hub_endpoint() or PUBLIC_HUB

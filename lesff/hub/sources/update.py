@@ -12,6 +12,7 @@ from lesff.hub.manifest.names import installed_models
 from lesff.hub.manifest.updates import SIGNATURE_SUFFIX, ManifestUpdate, install_update
 from lesff.hub.sources.download import Download
 from lesff.hub.spec import FileAddress, parse_file
+from lesff.hub.time_limit import TimeLimit
 
 _MAX_BYTES = 1_000_000
 
@@ -47,11 +48,11 @@ def _fetch_update(
     if is_offline() if offline is None else offline:
         raise OfflineError(f"{address.url} must be fetched, but this is offline; give a file")
     with tempfile.TemporaryDirectory() as work:
-        path = Path(work) / "manifest.json"
+        path, limit = Path(work) / "manifest.json", TimeLimit()
         for suffix in ("", SIGNATURE_SUFFIX):
             download = Download(
                 address.url + suffix, Path(work), what="the manifest update", limit=_MAX_BYTES,
-                advice="give it as a file",
+                advice="give it as a file", time_limit=limit,
             )  # fmt: skip
             os.replace(download.run(), path.with_name(path.name + suffix))
         return install_update(path, installed_models(), public_key=public_key)

@@ -1,0 +1,145 @@
+"""Whose a file is: what others can write is not believed, followed, appended to or deleted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+NO_FOLLOW = vars(os).get("O_NOFOLLOW", 0)
+"""Flag that refuses a symbolic link as the last step; 0 where the system has none."""
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_ANYONE_WRITES = 0o222
+_DIRECTORY = vars(os).get("O_DIRECTORY", 0)
+_BINARY = vars(os).get("O_BINARY", 0)
+_HAS_OWNERS = hasattr(os, "geteuid")
+
+
+def is_own(state: os.stat_result) -> bool:
+    """Whether a file is a plain one that only this user can write, under this one name only."""
+    is_plain = stat.S_ISREG(state.st_mode) and state.st_nlink == 1
+    if not _HAS_OWNERS:
+        return is_plain
+    return is_plain and state.st_uid == os.geteuid() and not state.st_mode & _OTHERS_WRITE
+
+
+def is_guarded(path: Path) -> bool:
+    """Whether only this user and root can change a file or folder, or put another in its place.
+
+    It and all folders above it must belong to one of the two and not be writable by group or
+    others; a folder like ``/tmp``, in which users can only move what is theirs, may be.
+    """
+    if not _HAS_OWNERS:
+        return True
+    step = Path(os.path.realpath(path))
+    try:
+        return _is_guarded(step.stat()) and all(_is_guarded(up.stat()) for up in step.parents)
+    except OSError:
+        return False
+
+
+def is_administered(folder: Path, names: Iterator[str] | tuple[str, ...]) -> bool:
+    """Whether root or this user made a folder and this user cannot write into it (any more).
+
+    Args:
+        folder: The folder.
+        names: Files in it that must be so, too.
+    """
+    paths = (folder, *(folder / name for name in names))
+    return all(_is_read_only(path) and is_guarded(path) for path in paths)
+
+
+def first_link(root: Path, path: Path) -> Path | None:
+    """First step below a folder, on the way to a path, that is a symbolic link; None without one.
+
+    Args:
+        root: The folder; it may itself be reached through links.
+        path: The path; outside of ``root`` nothing is looked at.
+    """
+    try:
+        steps = path.relative_to(root).parts
+    except ValueError:
+        return None
+    places = (root.joinpath(*steps[: i + 1]) for i in range(len(steps)))
+    return next((place for place in places if place.is_symlink()), None)
+
+
+def open_own(path: Path, *, append: bool = False) -> int:
+    """Descriptor of a file that only this user can write: a new one, or one to go on with.
+
+    Args:
+        path: The file.
+        append: Whether it must be there already; else it must not.
+
+    Raises:
+        OSError: if it is a link, of somebody else, or (not) there.
+    """
+    flags = os.O_APPEND if append else os.O_CREAT | os.O_EXCL
+    descriptor = os.open(path, os.O_WRONLY | flags | NO_FOLLOW | _BINARY, 0o644)
+    if append and not is_own(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "not a file of this user only", str(path))
+    if not append and _HAS_OWNERS:  # whatever the mask is
+        os.fchmod(descriptor, 0o644)
+    return descriptor
+
+
+def remove_below(root: Path, path: Path) -> None:
+    """Remove a file, link or folder below a folder; links on the way or inside are not followed.
+
+    Args:
+        root: The folder.
+        path: What to remove; must be below ``root``.
+
+    Raises:
+        OSError: if it cannot be removed, or a link is on the way.
+        ValueError: if it is not below ``root``.
+    """
+    *steps, name = path.relative_to(root).parts
+    if ".." in (*steps, name):
+        raise ValueError(f"`path` must be below {root}, got {path}")
+    if not (os.rmdir in os.supports_dir_fd and shutil.rmtree.avoids_symlink_attacks):
+        if first_link(root, path.parent) is not None:
+            raise OSError(errno.ELOOP, "a link is on the way", str(path))
+        _remove(path)
+        return
+    parent = os.open(root, os.O_RDONLY | _DIRECTORY)
+    try:
+        for step in steps:
+            inner = os.open(step, os.O_RDONLY | _DIRECTORY | NO_FOLLOW, dir_fd=parent)
+            os.close(parent)
+            parent = inner
+        if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+            shutil.rmtree(name, dir_fd=parent)
+        else:
+            os.unlink(name, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _is_guarded(state: os.stat_result) -> bool:
+    is_sticky = stat.S_ISDIR(state.st_mode) and bool(state.st_mode & stat.S_ISVTX)
+    is_closed = not state.st_mode & _OTHERS_WRITE or is_sticky
+    return is_closed and state.st_uid in (0, os.geteuid())
+
+
+def _is_read_only(path: Path) -> bool:
+    # the bits first: root may write whatever they say
+    try:
+        bits = path.lstat().st_mode
+    except OSError:
+        return False
+    if not (stat.S_ISREG(bits) or stat.S_ISDIR(bits)):
+        return False
+    return not bits & _ANYONE_WRITES or not os.access(path, os.W_OK)
