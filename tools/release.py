@@ -9,9 +9,9 @@ of the results from the JSON files beside it, which ``lesff evaluate`` writes:
 ``NAME.suite.json`` (``--suite``) and whatever else the card has marks for. Writes
 ``lesff/weights/NAME/VERSION``, ``checkpoints_manifest/NAME.json`` and the hashes in
 ``tests/released.json``.
-``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same weights:
-crystals and slabs change, molecules do not. Works to cite (``bibtex``) are kept from version to
-version; those of a new model are added to its manifest entry by hand.
+``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
+weights: crystals and slabs change, molecules do not. Works to cite (``bibtex``) are kept from
+version to version; those of a new model are added to its manifest entry by hand.
 A version that exists is never changed.
 """
 
