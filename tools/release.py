@@ -1,6 +1,7 @@
 """Turn a trained model folder into a bundled release: card tables, weights folder, manifest entry.
 
     python tools/release.py RUN/model NAME VERSION
+    python tools/release.py lesff/weights/NAME/OLD NAME VERSION --cutoff smooth --dl 1
 
 Fills the tables of the card ``model_cards/NAME.md``: those of the training from the recipe, those
 of the results from the JSON files beside it, which ``lesff evaluate`` writes:
@@ -8,6 +9,9 @@ of the results from the JSON files beside it, which ``lesff evaluate`` writes:
 ``NAME.suite.json`` (``--suite``) and whatever else the card has marks for. Writes
 ``lesff/weights/NAME/VERSION``, ``checkpoints_manifest/NAME.json`` and the hashes in
 ``tests/released.json``.
+``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
+weights: crystals and slabs change, molecules do not. Works to cite (``bibtex``) are kept from
+version to version; those of a new model are added to its manifest entry by hand.
 A version that exists is never changed.
 """
 
@@ -16,6 +20,7 @@ import datetime
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from card_training import with_training
@@ -26,6 +31,7 @@ from lesff.model_folder.card import front_matter
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import MODEL_FILES
 from lesff.model_folder.verify import verify_parity
+from lesff.potential.potential import Potential
 
 ROOT = Path(__file__).parents[1]
 SPDX = {name.lower(): name for name in PERMISSIVE_LICENSES}
@@ -55,12 +61,31 @@ def metrics(evaluation: dict) -> list[dict]:
     return rows
 
 
+def with_sums(
+    potential: Potential, cutoff: str | None, dl: float | None, dispersion_dl: float | None
+) -> Potential:
+    """The same weights with other sums over wave vectors; None leaves a setting as it is."""
+    config = potential.config
+    if config.long_range is not None:
+        chosen = {"cutoff": cutoff, "dl": dl}
+        changes = {key: value for key, value in chosen.items() if value is not None}
+        config = replace(config, long_range=replace(config.long_range, **changes))
+    if config.dispersion is not None and dispersion_dl is not None:
+        config = replace(config, dispersion=replace(config.dispersion, dl=dispersion_dl))
+    changed = Potential(config)
+    changed.load_state_dict(potential.state_dict(), strict=True)
+    return changed
+
+
 def main() -> None:
     """Write the release."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("name")
     parser.add_argument("version")
+    parser.add_argument("--cutoff", choices=("sharp", "smooth"), help="of the sum over k")
+    parser.add_argument("--dl", type=float, help="resolution of the Coulomb sum, A")
+    parser.add_argument("--dispersion-dl", type=float, help="that of dispersion, A")
     options = parser.parse_args()
     cards = ROOT / "model_cards"
     card_file = cards / f"{options.name}.md"
@@ -73,7 +98,9 @@ def main() -> None:
     if any(row["version"] == options.version for row in entry["versions"]):
         sys.exit(f"{options.name}@{options.version} is released: its bytes never change")
 
-    potential = load_model(options.model)
+    potential = with_sums(
+        load_model(options.model), options.cutoff, options.dl, options.dispersion_dl
+    )
     config = potential.config
     folder = ROOT / "lesff" / "weights" / options.name / options.version
     license_text = (ROOT / "LICENSE").read_text(encoding="utf-8")

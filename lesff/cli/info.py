@@ -41,6 +41,9 @@ def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
         "level of theory": config.level_of_theory,
         "energy zero": config.energy_reference,
         "parameters": f"{n_parameters:,}",
+        "electrostatics": "none (short-ranged)"
+        if model.potential.ewald is None
+        else f"head {config.long_range.head!r}, {model.potential.ewald.in_words}",
         "properties": ", ".join(model.potential.available_properties()),
     }
     for key, value in rows.items():

@@ -20,6 +20,15 @@ HEADS: dict[HeadName, Callable[[LongRangeConfig, HeadSizes], ChargeModel]] = {
 }
 """Name in ``config.json`` -> class."""
 
+
+def make_head(config: LongRangeConfig, sizes: HeadSizes) -> ChargeModel:
+    """A charge head as its configuration says, with those below it and initial weights."""
+    head = HEADS[config.head](config, sizes)
+    if config.base is not None:
+        head.put_on(make_head(config.base, sizes))
+    return head
+
+
 __all__ = [
     "HEADS",
     "HEAD_NAMES",
@@ -31,4 +40,5 @@ __all__ = [
     "LongRangeConfig",
     "MultipoleConfig",
     "MultipoleHead",
+    "make_head",
 ]

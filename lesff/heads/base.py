@@ -7,6 +7,12 @@ from the shifted charges ``q0 = p - (P - Q) / N`` and have two kinds of charges:
 * physical ones ``q``, which sum to Q always, equal to ``q0`` at the start: dipoles do not change;
 * those of the Coulomb energy, ``q + a (p - q0)``, equal to ``p`` at the start: nor do energies.
 
+A pretrained head of another kind lies below as it is (``bases``): its physical charges take the
+place of p in q0, its Coulomb charges that of p elsewhere. No readout of invariants could give again
+what is not local in them. Heads that do not constrain the sum (``"latent"``, ``"edge"``) change
+both alike. ``"qeq"`` cannot lie below: its charges minimise an energy, so that the dipole is its
+derivative by a field, and would no longer do so with those of another head added.
+
 The anchor ``a`` is one trainable number, 1 at the start (0 if the pretrained head is shifted, so
 that ``p = q0``); at 0 the energy, too, sees the total charge. The edge head has no anchor: its
 transfers keep P, and physical charges are the shifted ones as for the free head.
@@ -25,6 +31,7 @@ from lesff.atoms.graph import AtomGraph
 from lesff.atoms.segments import shift_to_total
 from lesff.electrostatics.moments.multipoles import Multipoles
 from lesff.electrostatics.sums.settings import EwaldSettings
+from lesff.errors import ConfigError
 from lesff.heads.config import LongRangeConfig
 from lesff.nn.readout import LayerReadouts, LinearReadout
 
@@ -113,6 +120,7 @@ class ChargeModel(nn.Module, ABC):
         reference: (n_elements,) reference charges in e, for a head that starts from such.
 
     Attributes:
+        base: The head below, whose charges this one changes, or None; see :meth:`put_on`.
         responds_to_field: Whether charges depend on the site potential.
         is_local: Whether charges, apart from a uniform shift to the total charge, are functions of
             the receptive field at given ``potentials``: only then are Born effective charges of
@@ -123,12 +131,13 @@ class ChargeModel(nn.Module, ABC):
     """
 
     responds_to_field: ClassVar[bool] = False
-    is_local: ClassVar[bool] = False
-    extra_hops: ClassVar[int] = 0
+    is_local: bool = False
+    extra_hops: int = 0
     asks_host: ClassVar[bool] = False
 
     def __init__(self, *, reference: Tensor | None = None) -> None:
         super().__init__()
+        self.base: ChargeModel | None = None
         self.register_buffer("reference", reference, persistent=False)
         self.reference: Tensor | None
 
@@ -148,6 +157,26 @@ class ChargeModel(nn.Module, ABC):
         and gives :meth:`local`.
         """
 
+    def put_on(self, base: ChargeModel) -> None:
+        """Lay another head below this one, which was made with ``bases`` in its configuration."""
+        self.base = base
+        # what the charges below depend on, those on top do, too
+        self.is_local = self.is_local and base.is_local
+        self.extra_hops = max(self.extra_hops, base.extra_hops)
+
+    def below(self, x: HeadInput) -> HeadOutput:
+        """What the head below gives; ConfigError without one."""
+        if self.base is None:
+            raise ConfigError("`long_range.bases` must be given for a head below, got none")
+        return self.base(x)
+
+    def base_at_potentials(self, x: HeadInput, potentials: Tensor | None, own: int = 0) -> Tensor:
+        """Charges of the head below at its potentials, which follow the ``own`` first columns."""
+        if self.base is None:
+            raise ConfigError("`long_range.bases` must be given for a head below, got none")
+        rest = None if potentials is None or potentials.shape[1] == own else potentials[:, own:]
+        return self.base.at_potentials(x, rest)
+
     def element_charges(self, element: Tensor) -> Tensor | None:
         """Reference charges of elements by their index, in e, or None without such charges."""
         return None if self.reference is None else self.reference.index_select(0, element)
@@ -160,11 +189,19 @@ class Anchored(nn.Module):
         super().__init__()
         self.anchor = nn.Parameter(torch.ones(()))
 
-    def forward(self, local: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
-        """Shifted charges ``q0`` and ``a (p - q0)``, both (n_atoms,) in e."""
+    def forward(
+        self, local: Tensor, graph: AtomGraph, latent: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Shifted charges ``q0`` and ``a (p - q0)``, both (n_atoms,) in e.
+
+        Args:
+            local: (n_atoms,) charges that are shifted to the total charge.
+            graph: The batch.
+            latent: (n_atoms,) p, the charges of the Coulomb energy at the start; ``local`` if None.
+        """
         # q0 has the total charge; what the shift took away, p - q0, is the anchor's
         shifted = shift_to_total(local, graph.batch, graph.total_charge, graph.atoms_per_system())
-        return shifted, self.anchor * (local - shifted)
+        return shifted, self.anchor * ((local if latent is None else latent) - shifted)
 
 
 def make_readouts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from lesff.electrostatics.sums.settings import Cutoff, EwaldSettings
@@ -93,6 +93,20 @@ class MultipoleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseHead:
+    """A charge head below another one; fields as in :class:`LongRangeConfig`."""
+
+    head: HeadName
+    residual: bool = False
+    min_hardness: float = 1.0
+    reference_charges: tuple[float, ...] | None = None
+
+
+MAX_BASES = 4
+"""Heads that may lie below one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LongRangeConfig:
     """Latent Coulomb interaction: charge head and constants.
 
@@ -108,6 +122,8 @@ class LongRangeConfig:
         cutoff: Whether wave vectors count in full up to the sphere (``"sharp"``, as in published
             weights) or fade out towards it (``"smooth"``: energies continuous in the cell).
         residual: Whether the head acts on top of the charges of a pretrained free head; see
+            :mod:`lesff.heads.base`.
+        bases: Pretrained heads below this one, the uppermost first, whose charges it changes; see
             :mod:`lesff.heads.base`.
         min_hardness: Lowest hardness of the heads ``"qeq"`` and ``"qeq-local"``, eV / e^2.
         reference_charges: Charge of each element in e that the transfers of the head ``"edge"``
@@ -125,6 +141,7 @@ class LongRangeConfig:
     readout_heads: int = 1
     cutoff: Cutoff = "sharp"
     residual: bool = False
+    bases: tuple[BaseHead, ...] = ()
     min_hardness: float = 1.0
     reference_charges: tuple[float, ...] | None = None
     multipoles: MultipoleConfig | None = None
@@ -151,6 +168,7 @@ class LongRangeConfig:
                 "`long_range.reference_charges` are for the head 'edge' without `residual`; leave "
                 "them out"
             )
+        self._check_bases()
         if not all(map(math.isfinite, self.reference_charges or ())):
             raise ConfigError(
                 "`long_range.reference_charges` must be finite numbers in e, got "
@@ -185,6 +203,58 @@ class LongRangeConfig:
             if not is_good:
                 got = getattr(self, name)
                 raise ConfigError(f"`long_range.{name}` must be {expected}, got {str(got)[:80]}")
+
+    def _check_bases(self) -> None:
+        """Raise ConfigError for heads that cannot lie below this one."""
+        if not self.bases:
+            return
+        if self.residual or self.reference_charges is not None:
+            raise ConfigError(
+                "`long_range.bases` exclude `residual` and `reference_charges`, which say what a "
+                "head without `bases` starts from; leave them out"
+            )
+        if len(self.bases) > MAX_BASES:
+            raise ConfigError(
+                f"`long_range.bases` must be at most {MAX_BASES} heads, got {len(self.bases)}"
+            )
+        if any(base.head == "qeq" for base in self.bases):
+            raise ConfigError(
+                "`long_range.bases` must not hold the head 'qeq': its charges minimise an energy, "
+                "which those of another head on top would not"
+            )
+        _ = self.base  # its own checks
+
+    @property
+    def base(self) -> LongRangeConfig | None:
+        """Configuration of the head below, None without."""
+        if not self.bases:
+            return None
+        first, *rest = self.bases
+        return replace(
+            self,
+            head=first.head,
+            residual=first.residual,
+            min_hardness=first.min_hardness,
+            reference_charges=first.reference_charges,
+            bases=tuple(rest),
+        )
+
+    def topped_by(self, head: HeadName) -> LongRangeConfig:
+        """Configuration of another head on top of this one."""
+        own = BaseHead(
+            head=self.head,
+            residual=self.residual,
+            min_hardness=self.min_hardness,
+            reference_charges=self.reference_charges,
+        )
+        return replace(
+            self,
+            head=head,
+            residual=False,
+            min_hardness=1.0,
+            reference_charges=None,
+            bases=(own, *self.bases),
+        )
 
     @property
     def readouts(self) -> ReadoutConfig:

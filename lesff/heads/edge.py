@@ -11,6 +11,8 @@ has one value in any cell, and its derivatives obey the acoustic sum rule exactl
 With ``residual`` N_i are the charges of a pretrained free head and transfers start at zero. Then
 charges and energies are those of that head at the start, and the sum stays what that head makes it.
 
+On top of another head (``bases``) N_i are its charges, whatever they depend on.
+
 With ``reference_charges`` N_i are those of the elements, shifted alike to the total charge, and
 transfers start at zero: labels of a short-ranged teacher do not tell charges apart from short-range
 interactions, and training goes on from where it starts.
@@ -18,7 +20,7 @@ interactions, and training goes on from where it starts.
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +41,8 @@ _HIDDEN, _N_RADIAL, _POWER = 16, 8, 5
 class EdgeHead(ChargeModel):
     """``"edge"``: see the module's text."""
 
-    is_local: ClassVar[bool] = True
-    extra_hops: ClassVar[int] = 1  # a transfer reads the invariants of both ends
+    is_local = True
+    extra_hops = 1  # a transfer reads the invariants of both ends
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         given = config.reference_charges
@@ -53,13 +55,14 @@ class EdgeHead(ChargeModel):
             reference=None if given is None else torch.tensor(given, dtype=torch.float64)
         )
         self.readouts = make_readouts(config, sizes) if config.residual else None
-        starts_at_zero = config.residual or given is not None
+        starts_at_zero = config.residual or given is not None or bool(config.bases)
         self.transfers = EdgeTransfers(sizes, starts_at_zero=starts_at_zero)
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
-        transfers = self.transfers(x)
-        moved = segment_sum(transfers, x.graph.edge_index[1], x.graph.n_atoms)
+        moved = self._moved(x)
+        if self.base is not None:
+            return self.base.local(x) + moved
         if self.readouts is not None:
             return self.readouts(x.invariants) + moved
         # q_i = N_i + sum_j t_ij: what an atom takes over all edges that it receives
@@ -74,11 +77,27 @@ class EdgeHead(ChargeModel):
         return _shifted(start.to(x.graph.positions.dtype), x.graph)
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
-        """See :meth:`ChargeModel.at_potentials`; there are none."""
-        return self.local(x)
+        """See :meth:`ChargeModel.at_potentials`; those of the head below, if any."""
+        if self.base is None:
+            return self.local(x)
+        return self.base_at_potentials(x, potentials) + self._moved(x)
+
+    def _moved(self, x: HeadInput) -> Tensor:
+        """What each atom takes over all edges that it receives, (n_atoms,) in e."""
+        return segment_sum(self.transfers(x), x.graph.edge_index[1], x.graph.n_atoms)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
+        if self.base is not None:
+            below, moved = self.below(x), self._moved(x)
+            latent = below.latent + moved
+            return HeadOutput(
+                local=below.local + moved,
+                charges=below.charges + moved,
+                latent=latent,
+                coulomb=latent,
+                potentials=below.potentials,
+            )
         local = self.local(x)
         # without `residual` the shift does not depend on positions
         charges = local if self.readouts is not None else _shifted(local, x.graph)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
+import torch
 from torch import Tensor
 
 from lesff.atoms.segments import shift_to_total
-from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes
+from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
-from lesff.nn.readout import LayerReadouts
 
 
 @final
@@ -18,32 +18,37 @@ class FreeHead(ChargeModel):
 
     ``"latent"``: the free sum, size consistent. ``"shifted"``: additionally shifted uniformly to
     the total charge, exact for charged and neutral systems alike, but the (small) residual is
-    spread over the whole system.
+    spread over the whole system. On top of another head the readouts change its charges.
 
     Args:
         config: Which of the two, and what the readouts are.
         sizes: Layers and channels of the architecture.
     """
 
-    is_local: ClassVar[bool] = True
+    is_local = True
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
         self.is_shifted = config.head == "shifted"
-        self.readouts = LayerReadouts(
-            channels=sizes.channels, n_layers=sizes.n_layers, config=config.readouts
-        )
+        # on top of another head: no change yet
+        self.readouts = make_readouts(config, sizes, starts_at_zero=bool(config.bases))
+        self.anchored = Anchored(config, sizes) if config.bases and self.is_shifted else None
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
-        return self.readouts(x.invariants)
+        own = self.readouts(x.invariants)
+        return own if self.base is None else self.base.local(x) + own
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
-        """See :meth:`ChargeModel.at_potentials`; there are none."""
-        return self.local(x)
+        """See :meth:`ChargeModel.at_potentials`; those of the head below, if any."""
+        if self.base is None:
+            return self.local(x)
+        return self.base_at_potentials(x, potentials) + self.readouts(x.invariants)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
+        if self.base is not None:
+            return self._on_top(x)
         local, graph = self.local(x), x.graph
         charges = local
         if self.is_shifted:
@@ -52,3 +57,21 @@ class FreeHead(ChargeModel):
                 local, graph.batch, graph.total_charge, graph.atoms_per_system()
             )
         return HeadOutput(local=local, charges=charges, latent=charges, coulomb=charges)
+
+    def _on_top(self, x: HeadInput) -> HeadOutput:
+        """Charges of the head below and a change of them."""
+        below, change, graph = self.below(x), self.readouts(x.invariants), x.graph
+        charges, latent = below.charges + change, below.latent + change
+        if self.anchored is not None:
+            # q = q0 + d with sum d = 0; the Coulomb energy keeps the sum that it had
+            start, excess = self.anchored(below.charges, graph, below.latent)
+            zero = torch.zeros_like(graph.total_charge)
+            charges = start + shift_to_total(change, graph.batch, zero, graph.atoms_per_system())
+            latent = charges + excess
+        return HeadOutput(
+            local=below.local + change,
+            charges=charges,
+            latent=latent,
+            coulomb=latent,
+            potentials=below.potentials,
+        )

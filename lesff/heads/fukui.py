@@ -19,7 +19,7 @@ the potentials is not defined in a periodic cell.
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -38,51 +38,65 @@ _TINY = 1e-10
 class FukuiHead(ChargeModel):
     """``"fukui"``: see the module's text. The weights start out equal, the spin channel at zero."""
 
-    is_local: ClassVar[bool] = True
+    is_local = True
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
-        self.readouts = make_readouts(config, sizes)
+        self.readouts = None if config.bases else make_readouts(config, sizes)
         self.spin_readouts = make_readouts(config, sizes, starts_at_zero=True)
         self.weights = nn.ModuleList(
             make_readouts(config, sizes, starts_at_zero=True) for _ in range(2)
         )
-        self.anchored = Anchored(config, sizes) if config.residual else None
+        self.anchored = Anchored(config, sizes) if config.residual or config.bases else None
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
+        if self.readouts is None:
+            return self.below(x).local
         return self.readouts(x.invariants)
 
     def populations(self, x: HeadInput) -> Tensor:
         """Both channels, (n_atoms, 2) in e, each with its target as the sum."""
-        channels, weights = self._local(x)
+        start = self.local(x) if self.base is None else self.below(x).charges
+        channels, weights = self._channels(start, x)
         return channels + weights * self._potentials(channels, weights, x.graph)[x.graph.batch]
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
-        """See :meth:`ChargeModel.at_potentials`; (n_systems, 2) potentials in e."""
-        channels, weights = self._local(x)
+        """See :meth:`ChargeModel.at_potentials`; (n_systems, 2) in e, then those below."""
+        if self.base is None:
+            start = self.local(x)
+        else:
+            start = self.base_at_potentials(x, potentials, own=2)
+        channels, weights = self._channels(start, x)
         if potentials is None:
             return channels.sum(1)
-        return (channels + weights * potentials[x.graph.batch]).sum(1)
+        return (channels + weights * potentials[:, :2][x.graph.batch]).sum(1)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
-        channels, weights = self._local(x)
+        below = None if self.base is None else self.below(x)
+        start = self.local(x) if below is None else below.charges
+        channels, weights = self._channels(start, x)
         # p + f lambda has the targets as its sums; both channels together are the charge
         potentials = self._potentials(channels, weights, x.graph)
         charges = (channels + weights * potentials[x.graph.batch]).sum(1)
         local, latent = channels.sum(1), charges
         # at the start the Coulomb energy is that of the free charges, see heads/base.py
         if self.anchored is not None:
-            latent = charges + self.anchored(local, x.graph)[1]
+            before = None if below is None else below.latent
+            latent = charges + self.anchored(local, x.graph, before)[1]
+        if below is not None:
+            local = below.local
+            if below.potentials is not None:
+                potentials = torch.cat([potentials, below.potentials], dim=1)
         return HeadOutput(
             local=local, charges=charges, latent=latent, coulomb=latent, potentials=potentials
         )
 
-    def _local(self, x: HeadInput) -> tuple[Tensor, Tensor]:
-        """Populations before any constraint, in e, and weights, both (n_atoms, 2)."""
+    def _channels(self, charges: Tensor, x: HeadInput) -> tuple[Tensor, Tensor]:
+        """Populations of charges before any constraint, in e, and weights, both (n_atoms, 2)."""
         # p_up = (q + s) / 2, p_down = (q - s) / 2; f > 0 through softplus, [n, (up, down)]
-        half, spin = 0.5 * self.local(x), 0.5 * self.spin_readouts(x.invariants)
+        half, spin = 0.5 * charges, 0.5 * self.spin_readouts(x.invariants)
         weights = [functional.softplus(readout(x.invariants)) for readout in self.weights]
         return torch.stack([half + spin, half - spin], dim=1), torch.stack(weights, dim=1) + _TINY
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lesff.atoms.graph import AtomGraph
 from lesff.atoms.segments import segment_sum
 from lesff.electrostatics.charges.qeq import coulomb_potential, equilibrate, equilibrate_locally
 from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
@@ -62,17 +63,20 @@ class QEqHead(ChargeModel):
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
-        self.electronegativity = make_readouts(config, sizes, starts_at_zero=config.residual)
+        starts_at_zero = config.residual or bool(config.bases)
+        self.electronegativity = make_readouts(config, sizes, starts_at_zero=starts_at_zero)
         self.hardness = Hardness(config, sizes)
-        self.readouts = self.anchored = None
-        if config.residual:
-            self.readouts = make_readouts(config, sizes)
+        self.readouts = make_readouts(config, sizes) if config.residual else None
+        self.anchored = None
+        if starts_at_zero:
             self.anchored = Anchored(config, sizes)
             self.coupling = nn.Parameter(torch.zeros(()))
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`; not defined without ``residual``: ``-chi / J``."""
-        # with `residual`: charges of the pretrained head
+        # with `residual` or `bases`: charges of the pretrained head
+        if self.base is not None:
+            return self.below(x).local
         if self.readouts is not None:
             return self.readouts(x.invariants)
         return -self.electronegativity(x.invariants) / self.hardness(x)
@@ -84,13 +88,14 @@ class QEqHead(ChargeModel):
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
         chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
-        local, graph = self.local(x), x.graph
+        below = None if self.base is None else self.below(x)
+        local, graph = self.local(x) if below is None else below.local, x.graph
         # without `residual`: q itself, from zero charges to the total charge
         start, base = torch.zeros_like(chi), None
         slope, totals = chi, graph.total_charge
         if self.anchored is not None:
             # with it: the change d of q0, which sums to zero, in the potential c Phi of p'
-            start, excess = self.anchored(local, graph)
+            start, excess = _start(self.anchored, local, graph, below)
             base = start + excess
             slope = chi + self.coupling * coulomb_potential(base, graph, x.settings)
             totals = torch.zeros_like(graph.total_charge)
@@ -121,14 +126,17 @@ class LocalQEqHead(ChargeModel):
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         super().__init__()
-        self.electronegativity = make_readouts(config, sizes, starts_at_zero=config.residual)
+        starts_at_zero = config.residual or bool(config.bases)
+        self.electronegativity = make_readouts(config, sizes, starts_at_zero=starts_at_zero)
         self.hardness = Hardness(config, sizes)
         self.readouts = make_readouts(config, sizes) if config.residual else None
-        self.anchored = Anchored(config, sizes) if config.residual else None
+        self.anchored = Anchored(config, sizes) if starts_at_zero else None
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
         local = -self.electronegativity(x.invariants) / self.hardness(x)
+        if self.base is not None:
+            return local + self.base.local(x)
         return local if self.readouts is None else local + self.readouts(x.invariants)
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
@@ -139,13 +147,24 @@ class LocalQEqHead(ChargeModel):
         """See :meth:`ChargeModel.forward`."""
         chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
         local, graph = self.local(x), x.graph
-        if self.readouts is None or self.anchored is None:
+        if self.anchored is None:
             charges = equilibrate_locally(chi, hardness, graph)
             latent = charges
         else:
             # q = q0 + d with d = -(chi + lambda) / J, which sums to zero
-            start, excess = self.anchored(self.readouts(x.invariants), graph)
+            below = None if self.base is None else self.below(x)
+            free = local if self.readouts is None else self.readouts(x.invariants)
+            start, excess = _start(self.anchored, free, graph, below)
             totals = torch.zeros_like(graph.total_charge)
             charges = start + equilibrate_locally(chi, hardness, graph, totals=totals)
             latent = charges + excess
         return HeadOutput(local=local, charges=charges, latent=latent, coulomb=latent)
+
+
+def _start(
+    anchored: Anchored, free: Tensor, graph: AtomGraph, below: HeadOutput | None
+) -> tuple[Tensor, Tensor]:
+    """``q0`` and ``a (p - q0)`` of free charges, or of the head below."""
+    if below is None:
+        return anchored(free, graph)
+    return anchored(below.charges, graph, below.latent)

@@ -117,6 +117,8 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, every hyper-parameter spelled out."""
         data = asdict(self)
+        if self.long_range is not None and not self.long_range.bases:
+            del data["long_range"]["bases"]  # most heads stand alone
         data["architecture"] = {
             "type": self.architecture["type"],
             **asdict(self.architecture_config()),

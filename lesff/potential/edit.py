@@ -14,7 +14,12 @@ from lesff.errors import ConfigError
 from lesff.heads import HeadName, MultipoleConfig
 from lesff.potential.potential import Potential
 
-_RESIDUAL: tuple[HeadName, ...] = ("qeq", "qeq-local", "edge", "fukui")
+_FREE = ("latent", "shifted")
+_BASELESS = (
+    *((old, new) for old in _FREE for new in ("qeq", "qeq-local", "fukui")),
+    ("latent", "edge"),
+)
+"""Changes that leave the readouts of a free head where they are; others lay the old head below."""
 _PLAIN = ("shifted", "fukui")
 """With its equal weights at the start, the second head is the first one without a residual."""
 
@@ -26,11 +31,12 @@ def with_head(potential: Potential, name: str) -> Potential:
     such that energies agree to rounding. See :mod:`lesff.heads.base` for how charges start.
 
     Args:
-        potential: A potential with the head ``"latent"`` or ``"shifted"``; not modified.
+        potential: A potential with any head but ``"qeq"``; not modified.
         name: The new head.
 
     Raises:
-        ConfigError: if there is no head to start from, or none that leaves energies as they are.
+        ConfigError: if there is no head to start from, from ``"qeq"``, for ``"qeq"`` with further
+            moments, and for more than ``MAX_BASES`` changes in a row.
     """
     if name not in get_args(HeadName):
         raise ConfigError(f"`head` must be one of {', '.join(get_args(HeadName))}, got {name!r}")
@@ -43,26 +49,29 @@ def with_head(potential: Potential, name: str) -> Potential:
     head: HeadName = name  # pyright: ignore[reportAssignmentType]
     if long_range.head == head:
         return copy.deepcopy(potential)
-    if head not in _RESIDUAL or long_range.head not in ("latent", "shifted"):
+    if long_range.head == "qeq":
         raise ConfigError(
-            f"`head` cannot change from {long_range.head!r} to {name!r}: that would change the "
-            f"energies; from 'latent' or 'shifted' it can change to {', '.join(_RESIDUAL)}"
+            f"`head` cannot change from 'qeq' to {name!r}: its charges minimise an energy, so that "
+            "the dipole is its derivative by a field; no other head gives the same charges, and "
+            "with one on top they would not minimise it; start from the model before 'qeq'"
         )
-    if name == "edge" and long_range.head == "shifted":
-        raise ConfigError(
-            "`head` cannot change from 'shifted' to 'edge': that head has no global step and would "
-            "change the energies; start from a model with the head 'latent'"
-        )
-    new = replace(long_range, head=head, residual=(long_range.head, name) != _PLAIN)
+    has_base = bool(long_range.bases) or (long_range.head, name) not in _BASELESS
+    if has_base:
+        new = long_range.topped_by(head)
+    else:
+        new = replace(long_range, head=head, residual=(long_range.head, name) != _PLAIN)
     result = copy.deepcopy(potential)
     result.config = replace(potential.config, long_range=new)
     result.uncertainty = None  # it was calibrated with the other head
     result.charge_head = result.make_head()
-    own = result.charge_head.state_dict()
-    own.update(potential.charge_head.state_dict())
-    if long_range.head == "shifted" and "anchored.anchor" in own:
-        own["anchored.anchor"] = torch.zeros_like(own["anchored.anchor"])
-    result.charge_head.load_state_dict(own, strict=True)
+    if has_base:
+        result.charge_head.put_on(copy.deepcopy(potential.charge_head))
+    else:
+        own = result.charge_head.state_dict()
+        own.update(potential.charge_head.state_dict())
+        if long_range.head == "shifted" and "anchored.anchor" in own:
+            own["anchored.anchor"] = torch.zeros_like(own["anchored.anchor"])
+        result.charge_head.load_state_dict(own, strict=True)
     _adopt(result, result.charge_head, potential)
     return result
 

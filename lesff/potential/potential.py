@@ -24,7 +24,14 @@ from lesff.electrostatics.moments.totals import neutralised
 from lesff.electrostatics.sums.plan import SLAB, plan_coulomb
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
-from lesff.heads import HEADS, ChargeModel, HeadInput, HeadOutput, HeadSizes, MultipoleHead
+from lesff.heads import (
+    ChargeModel,
+    HeadInput,
+    HeadOutput,
+    HeadSizes,
+    MultipoleHead,
+    make_head,
+)
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
 from lesff.potential.energy import EnergyTerms
@@ -110,7 +117,7 @@ class Potential(nn.Module):
         long_range = self.config.long_range
         if long_range is None:
             raise ConfigError("`long_range` must be given for a charge head, got null")
-        return HEADS[long_range.head](long_range, self._head_sizes())
+        return make_head(long_range, self._head_sizes())
 
     def make_multipole_head(self) -> MultipoleHead:
         """A new head for further moments as the configuration says, without any effect yet.

@@ -151,6 +151,17 @@ class EwaldSettings:
         """Whether images of a slab are removed exactly: yes, the kernel is cut between them."""
         return True
 
+    @property
+    def in_words(self) -> str:
+        """The sum over wave vectors, and whether energies are continuous in the cell."""
+        if self.cutoff == "smooth":
+            return f"smooth cutoff, dl = {self.dl:g} A; energies are continuous in the cell"
+        return (
+            f"sharp sphere, dl = {self.dl:g} A, as published LES weights have it; energies of "
+            "periodic structures jump by some meV where a changing cell (NPT) moves a wave vector "
+            "through it"
+        )
+
     def kernel(self, r2: Tensor, order: int) -> list[Tensor]:
         """See :func:`.gaussian_kernel.kernel_derivatives`."""
         return kernel_derivatives(r2, self.sigma, order)
