@@ -42,7 +42,7 @@ def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
         "energy zero": config.energy_reference,
         "parameters": f"{n_parameters:,}",
         "electrostatics": "none (short-ranged)"
-        if model.potential.ewald is None
+        if model.potential.ewald is None or config.long_range is None
         else f"head {config.long_range.head!r}, {model.potential.ewald.in_words}",
         "properties": ", ".join(model.potential.available_properties()),
     }
