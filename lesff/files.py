@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from lesff.environment import always_rehash, state_folder
 from lesff.errors import ConfigError, IntegrityError, ManifestError
-from lesff.ownership import is_guarded
+from lesff.ownership import is_guarded, open_to_copy
 from lesff.plain_data import from_dict, read_json, write_json
 
 ALWAYS_HASHED = 2**20
@@ -229,14 +229,16 @@ class Digest:
             return cls._of_stream(stream, None)
 
     @classmethod
-    def copied(cls, path: Path, target: Path) -> Digest:
+    def copied(cls, path: Path, target: Path, *, own: bool = False) -> Digest:
         """Digests of a file and a new copy of the bytes that they are of: it is read once.
 
         Args:
             path: The file.
             target: File to write; must not exist.
+            own: Refuse a file that is a link or that others can write.
         """
-        with path.open("rb") as stream, target.open("xb") as copy:
+        source = open_to_copy(path) if own else path
+        with open(source, "rb") as stream, target.open("xb") as copy:
             return cls._of_stream(stream, copy)
 
     @classmethod

@@ -53,6 +53,21 @@ def is_administered(folder: Path, names: Iterator[str] | tuple[str, ...]) -> boo
     return all(_is_read_only(path) and is_guarded(path) for path in paths)
 
 
+def is_kept(root: Path, path: Path) -> bool:
+    """Whether a file and its folders up to ``root`` are of this user and not for all to write.
+
+    That a group may write does not count: there are systems with a group for each user.
+    """
+    if not _HAS_OWNERS:
+        return True
+    steps = [path, *path.parents]
+    for step in steps[: steps.index(root) + 1]:
+        found = step.stat()
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+            return False
+    return True
+
+
 def first_link(root: Path, path: Path) -> Path | None:
     """First step below a folder, on the way to a path, that is a symbolic link; None without one.
 
@@ -66,6 +81,19 @@ def first_link(root: Path, path: Path) -> Path | None:
         return None
     places = (root.joinpath(*steps[: i + 1]) for i in range(len(steps)))
     return next((place for place in places if place.is_symlink()), None)
+
+
+def open_to_copy(path: Path) -> int:
+    """Descriptor of a file that only this user can write, for reading.
+
+    Raises:
+        OSError: if it is a link, of somebody else, or not there.
+    """
+    descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW | _BINARY)
+    if not is_own(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "not a file of this user only", str(path))
+    return descriptor
 
 
 def open_own(path: Path, *, append: bool = False) -> int:

@@ -120,8 +120,8 @@ def test_headers_never_become_paths(hub: HostileHub, cache: Path, revision: str)
 @pytest.mark.parametrize(
     "revision",
     [
-        "../../x", "..", ".", "a/../b", "/etc", "a//b", "a/", "-x", "a/..", "a..b", "a\\..\\b", "a b",
-        "a\n",
+        "../../x", "..", ".", "a/../b", "/etc", "a//b", "a/", "-x", "a/..", "a..b", "a\\..\\b",
+        "a b", "a\n",
     ],
 )  # fmt: skip
 def test_revisions_with_steps_upward_are_refused(cache: Path, revision: str) -> None:
@@ -494,6 +494,47 @@ def test_links_on_the_way_are_refused(site: Site, victim: Path, place: str) -> N
     with pytest.raises(CacheError, match="must not be a symbolic link"):
         resolve(NAME)
     assert is_unharmed(victim)
+
+
+def test_bundled_weights_do_not_heal_through_links(cache: Path, victim: Path) -> None:
+    link = cache / "models" / "off-small"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim, target_is_directory=True)
+    (victim / "0.1.0").mkdir()
+    assert resolve("off-small@0.1.0").origin == "bundled"
+    assert list((victim / "0.1.0").iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_pipes_do_not_block(cache: Path) -> None:
+    planted = cache / "web" / "planted"
+    planted.mkdir(parents=True)
+    os.mkfifo(planted / "web.json")
+    assert "must be a plain file" in run("cache", "verify").output
+    (cache / "downloads").mkdir()
+    lock = cache / "downloads" / "x.lock"
+    os.mkfifo(lock)
+    with pytest.raises(CacheError, match="must be a plain file"), locked(lock, "x"):
+        pass
+
+
+def test_a_part_that_was_exchanged_is_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    path.write_bytes(b"x")
+    path.chmod(0o666)
+    with pytest.raises(PermissionError, match="not a file of this user only"):
+        digests.Digest.copied(path, tmp_path / "copy", own=True)
+
+
+@pytest.mark.parametrize("which", ["record", "folder"])
+def test_records_that_all_can_write_are_not_believed(hub: HostileHub, which: str) -> None:
+    spec = f"hf:{REPO}@{COMMIT}"
+    resolve(spec)
+    record = state_folder() / "repositories" / REPO / f"{COMMIT}.json"
+    path = record if which == "record" else state_folder()
+    path.chmod(path.stat().st_mode | 0o002)
+    with pytest.raises(OfflineError, match="not be writable by everybody"):
+        resolve(spec, offline=True)
 
 
 @pytest.mark.parametrize("place", ["repositories", "repositories/lesff-org", "downloads"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,12 +81,16 @@ def read_record(kind: type[T], path: Path) -> T:
         path: Its file.
 
     Raises:
-        IntegrityError: if there is none, or it is malformed.
+        IntegrityError: if there is none, or it is malformed or no plain file.
     """
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # a pipe or a device would never end
+            raise IntegrityError(f"{path} must be a plain file")
         return from_dict(kind, read_json(path), path.name)
     except FileNotFoundError as error:
         raise IntegrityError(f"{path} is missing") from error
+    except IntegrityError:
+        raise
     except (OSError, ConfigError, ManifestError) as error:
         raise IntegrityError(f"{path} is not a readable record: {error}") from error
 

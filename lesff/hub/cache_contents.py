@@ -15,7 +15,7 @@ from typing import Literal
 
 from lesff.atomic import UNFINISHED
 from lesff.environment import cache_folder
-from lesff.errors import ModelNotFoundError
+from lesff.errors import CacheError, ModelNotFoundError
 from lesff.files import GIT_ID, forget
 from lesff.hub.cache import find_damage
 from lesff.hub.manifest.names import find_model
@@ -113,6 +113,9 @@ def prune_cache(*, dry_run: bool = False) -> list[CacheEntry]:
 
     Returns:
         What was removed.
+
+    Raises:
+        CacheError: if something cannot be removed.
     """
     root, removed = cache_folder(), []
     for entry in list_cache():
@@ -128,7 +131,12 @@ def prune_cache(*, dry_run: bool = False) -> list[CacheEntry]:
             continue
         removed.append(entry)
         if not dry_run:
-            remove_below(root, entry.path)
+            try:
+                remove_below(root, entry.path)
+            except OSError as error:
+                raise CacheError(
+                    f"{entry.path} must be writable to be removed ({error.strerror})"
+                ) from error
     return removed
 
 

@@ -25,7 +25,7 @@ from lesff.model_folder.layout import (
     WEIGHTS_FILE,
     model_files,
 )
-from lesff.ownership import is_administered
+from lesff.ownership import is_administered, is_own
 from lesff.plain_data import write_json
 
 RECORD_FILE = "web.json"
@@ -131,6 +131,8 @@ def _fetch_file(address: str, name: str, url: str, new: Path, time_limit: TimeLi
         time_limit=time_limit,
     )  # fmt: skip
     os.replace(download.run(), new / name)
+    if not is_own((new / name).lstat()):  # exchanged by somebody who can write into the cache
+        raise IntegrityError(f"{name} of {url} was not what had been fetched; try again")
     download.discard()
 
 

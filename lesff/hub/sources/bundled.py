@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 from lesff.atomic import replaced_folder
+from lesff.environment import cache_folder
 from lesff.errors import IntegrityError
 from lesff.hub.cache import find_damage
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.names import package_folder
+from lesff.ownership import first_link
 
 
 def bundled_folder() -> Path:
@@ -34,7 +36,12 @@ def check_bundled(bundled: Path, version: VersionEntry) -> None:
 
 
 def heal_from(bundled: Path, cached: Path, version: VersionEntry) -> bool:
-    """Replace a damaged cache entry by a copy of the bundled files; False if it is read-only."""
+    """Replace a damaged cache entry by a copy of the bundled files; False if that is not possible.
+
+    It is not in a read-only cache, and where a link of the cache leads elsewhere.
+    """
+    if first_link(cache_folder(), cached) is not None:
+        return False
     try:
         with replaced_folder(cached, is_intact=lambda: find_damage(cached, version) is None) as new:
             for file in version.files:

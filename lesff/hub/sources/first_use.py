@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from lesff.environment import state_folder
 from lesff.errors import CacheError, IntegrityError, UnverifiedWarning, warn
 from lesff.hub.cache import read_record
+from lesff.ownership import is_kept
 from lesff.plain_data import write_json
 
 T = TypeVar("T", bound=Any)
@@ -41,10 +42,17 @@ class Pin(Generic[T]):
         """The record, or None before the first fetch.
 
         Raises:
-            IntegrityError: if it is malformed, for then nothing says what to expect.
+            IntegrityError: if it is malformed, or others can write it, for then nothing says what
+                to expect.
         """
         if not self.path.is_file():
             return None
+        if not is_kept(state_folder(), self.path):
+            raise IntegrityError(
+                f"{self.path} and the folders of it up to {state_folder()} must belong to this "
+                "user and not be writable by everybody, or what was first fetched is not known; "
+                "correct that, or name another place with LESFF_STATE"
+            )
         try:
             return read_record(self.kind, self.path)
         except IntegrityError as error:

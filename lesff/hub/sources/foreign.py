@@ -231,9 +231,8 @@ def _fetch_one(
     while True:
         path = download.run()
         try:
-            return _verified_copy(
-                path, target, source, pin, f"{source.filename} from {download.url}"
-            )
+            what = f"{source.filename} from {download.url}"
+            return _verified_copy(path, target, source, pin, what, own=True)
         except IntegrityError:
             download.discard()
             if not download.resumed:
@@ -241,11 +240,17 @@ def _fetch_one(
 
 
 def _verified_copy(
-    path: Path, target: Path, source: PublishedSource, pin: Digest | None, what: str
+    path: Path,
+    target: Path,
+    source: PublishedSource,
+    pin: Digest | None,
+    what: str,
+    *,
+    own: bool = False,
 ) -> Digest:
     """Digests of a copy of a file, which is read once: what was verified is what is used."""
     target.unlink(missing_ok=True)
-    digest = Digest.copied(path, target)
+    digest = Digest.copied(path, target, own=own)
     _verify(digest, source, pin, what)
     return digest
 

@@ -40,7 +40,7 @@ from lesff.hub.sources.first_use import Pin
 from lesff.hub.spec import HubSpec
 from lesff.hub.time_limit import TimeLimit
 from lesff.model_folder.layout import MODEL_FILES, OPTIONAL_FILES, WEIGHTS_FILE, model_files
-from lesff.ownership import is_administered
+from lesff.ownership import first_link, is_administered
 from lesff.plain_data import write_json
 
 T = TypeVar("T")
@@ -251,8 +251,8 @@ def fetch_repository(spec: HubSpec, *, offline: bool) -> tuple[Path, str, str, b
     if offline:
         raise OfflineError(
             f"{spec} must be in the cache to be used offline, but the copy in the cache is "
-            f"damaged, it must be downloaded again ({damage}); load it once with network access and "
-            "LESFF_OFFLINE and HF_HUB_OFFLINE unset"
+            f"damaged, it must be downloaded again ({damage}); load it once with network access "
+            "and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
         )
     lock = cache_folder() / "downloads" / f"{'--'.join(spec.repo.split('/'))}.lock"
     with locked(lock, str(spec)):
@@ -429,7 +429,9 @@ def _fetch(spec: HubSpec, commit: str, cached: Path, limit: TimeLimit) -> None:
 def _take_cached(row: _Listed, cached: Path, new: Path) -> bool:
     """Copy a file that the cache has already, as the hub announces it, if it does."""
     path = cached / row.path
-    if path.is_symlink() or not path.is_file():
+    if first_link(cache_folder(), path) is not None or not path.is_file():
+        return False
+    if path.stat().st_size != row.size:
         return False
     try:
         Digest.copied(path, new / row.path)
