@@ -129,7 +129,7 @@ def test_revisions_with_steps_upward_are_refused(cache: Path, revision: str) -> 
         resolve(f"hf:a/b@{revision}")
 
 
-@pytest.mark.parametrize("repo", ["../x", "x/..", "./x", ".git/x", "a/b.", "a/.b", "a--b/c"])
+@pytest.mark.parametrize("repo", ["../x", "x/..", "./x", ".git/x", "a/.b", "-a/b"])
 def test_repositories_with_steps_upward_are_refused(cache: Path, repo: str) -> None:
     with pytest.raises(ModelNotFoundError, match=r"must be 'hf:|not a valid repository name"):
         resolve(f"hf:{repo}")

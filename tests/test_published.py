@@ -287,9 +287,7 @@ def test_offline_says_how_to_get_it(site: Site, monkeypatch: pytest.MonkeyPatch)
     site.publish()
     cut_network(monkeypatch)
     monkeypatch.setenv("LESFF_OFFLINE", "1")
-    message = (
-        f"copy its folder from another machine to {site.cached}, or run `lesff pull {NAME} --f"
-    )
+    message = f"run `lesff pull {NAME} --from FILE` with a copy of its checkpoint, or load a copy"
     with pytest.raises(OfflineError, match=message):
         lesff.load(NAME)
 

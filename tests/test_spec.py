@@ -28,7 +28,9 @@ WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,8}"
 names = st.from_regex(NAME, fullmatch=True)
 versions = st.none() | st.from_regex(VERSION_PREFIX, fullmatch=True)
 repositories = st.from_regex(f"{WORD}/{WORD}", fullmatch=True)
-revisions = st.none() | st.from_regex(r"[A-Za-z0-9_./-]{1,12}", fullmatch=True)
+revisions = st.none() | st.from_regex(
+    r"[A-Za-z0-9_][A-Za-z0-9_-]{0,4}([./][A-Za-z0-9_][A-Za-z0-9_-]{0,4}){0,2}", fullmatch=True
+)
 addresses = st.from_regex(r"https://[a-z]{1,9}\.org(/[A-Za-z0-9_.-]{1,5}){0,3}/", fullmatch=True)
 digests = st.none() | st.from_regex("[0-9a-f]{64}", fullmatch=True)
 paths = st.lists(st.sampled_from(["a", "b@1", "hf:x", "~", "..", ".", "https:", "c:d", "é"]))

@@ -281,9 +281,13 @@ def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -
         state = f"its copy in the cache is damaged ({damage})" if damage else "it is not there"
         raise OfflineError(
             f"{label} must be in the cache to be used offline, but {state}; load it once with "
-            f"network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset, or copy its folder from "
-            f"another machine to {cached}"
-            + (f", or run `lesff pull {entry.name} --from FILE`" if is_published else "")
+            "network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset, or "
+            + (
+                f"run `lesff pull {entry.name} --from FILE` with a copy of its checkpoint, or load "
+                "a copy of its folder by its path"
+                if is_published
+                else f"copy its folder from another machine to {cached}"
+            )
         )
     if is_published:
         make_published(entry, version, cached)

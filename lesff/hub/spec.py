@@ -27,7 +27,7 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 # names become folders and parts of addresses: no step of them may be "." or ".."
 _ASKED_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_HUB_NAME = re.compile(r"(?!.*(?:--|\.\.))\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+_HUB_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 _FRAGMENT = re.compile(f"sha256=({SHA256.pattern})")
 _OTHER_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:/|[^\\/])")
@@ -90,8 +90,8 @@ class HubSpec:
             )
         if not all(_HUB_NAME.fullmatch(part) for part in self.repo.split("/")):
             raise ModelNotFoundError(
-                f"{str(self)!r} is not a valid repository name: its parts must be up to 96 "
-                "letters, digits and single - . _, with a letter, digit or _ at both ends"
+                f"{str(self)!r} is not a valid repository name: its parts must begin with a "
+                "letter, digit or _"
             )
 
     @classmethod

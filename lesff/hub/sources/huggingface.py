@@ -249,10 +249,12 @@ def fetch_repository(spec: HubSpec, *, offline: bool) -> tuple[Path, str, str, b
     if damage is None:
         return cached, name, commit, True
     if offline:
+        state = "it is not there"
+        if cached.is_dir():
+            state = f"its copy in the cache is damaged, it must be downloaded again ({damage})"
         raise OfflineError(
-            f"{spec} must be in the cache to be used offline, but the copy in the cache is "
-            f"damaged, it must be downloaded again ({damage}); load it once with network access "
-            "and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
+            f"{spec} must be in the cache to be used offline, but {state}; load it once with "
+            "network access and LESFF_OFFLINE and HF_HUB_OFFLINE unset"
         )
     lock = cache_folder() / "downloads" / f"{'--'.join(spec.repo.split('/'))}.lock"
     with locked(lock, str(spec)):
