@@ -10,6 +10,7 @@ from typing import Any
 import ase
 import numpy as np
 
+from lesff.atoms.files import read_images
 from lesff.errors import ChargeSpinError, StructureError
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
 
@@ -232,18 +233,10 @@ def read_structures(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
     Raises:
         StructureError: if the file is missing, unreadable or empty.
     """
-    import ase.io  # start-up: imports scipy, 0.7 s of CPU
-    from ase.io.formats import UnknownFileTypeError
-
-    if not path.is_file():
-        raise StructureError(f"structure file {path} does not exist")
-    try:
-        images = ase.io.read(path, index=":")
-    except (UnknownFileTypeError, ValueError, KeyError, IndexError, OSError) as error:
-        raise StructureError(f"structure file {path} cannot be read: {error}") from error
+    images = read_images(path)
     if not images:
         raise StructureError(f"structure file {path} holds no structures")
-    for index, atoms in enumerate(images if isinstance(images, list) else [images]):
+    for index, atoms in enumerate(images):
         yield to_structure(atoms, where=f"{path.name}, frame {index}"), atoms
 
 
