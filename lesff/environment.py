@@ -38,6 +38,11 @@ def network_timeout() -> float:
     return seconds
 
 
+def shows_traceback() -> bool:
+    """Whether ``LESFF_TRACEBACK`` asks commands for a traceback of unexpected errors."""
+    return _is_set("LESFF_TRACEBACK")
+
+
 def cache_folder() -> Path:
     """``$LESFF_CACHE``, else ``$XDG_CACHE_HOME/lesff``, else ``~/.cache/lesff``.
 

@@ -115,7 +115,7 @@ def test_a_small_configuration_takes_no_memory(tmp_path: Path) -> None:
         text = json.dumps(data).replace('"1e999"', "1e999")
         (folder / "config.json").write_text(text)
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     found = dict(line.split("=") for line in done.stdout.splitlines())
     assert found == {name: error for name, (_, error) in CLAIMS.items()}, done.stderr[-2000:]
     assert done.returncode == 0

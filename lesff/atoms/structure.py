@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import ase
 import numpy as np
 
+from lesff.atoms.files import check_size, read_images
 from lesff.atoms.state import warn_of_other_states
 from lesff.errors import ChargeSpinError, StructureError
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
@@ -257,18 +259,10 @@ def read_atoms(path: Path) -> list[ase.Atoms]:
     Raises:
         StructureError: if the file is missing, unreadable or empty.
     """
-    import ase.io  # start-up: imports scipy, 0.7 s of CPU
-    from ase.io.formats import UnknownFileTypeError
-
-    if not path.is_file():
-        raise StructureError(f"structure file {path} does not exist")
-    try:
-        images = _database_rows(path) if path.suffix == ".db" else ase.io.read(path, index=":")
-    except (UnknownFileTypeError, ValueError, KeyError, IndexError, OSError) as error:
-        raise StructureError(f"structure file {path} cannot be read: {error}") from error
+    images = _database_rows(path) if path.suffix == ".db" and path.is_file() else read_images(path)
     if not images:
         raise StructureError(f"structure file {path} holds no structures")
-    return images if isinstance(images, list) else [images]
+    return images
 
 
 def _database_rows(path: Path) -> list[ase.Atoms]:
@@ -276,7 +270,12 @@ def _database_rows(path: Path) -> list[ase.Atoms]:
     from ase.db import connect  # start-up: imports scipy
 
     rows = []
-    for row in connect(path).select():
+    try:
+        check_size(path)
+        found = list(connect(path).select())
+    except (sqlite3.Error, ValueError, KeyError, IndexError, OSError) as error:
+        raise StructureError(f"structure file {path} cannot be read: {error}") from error
+    for row in found:
         atoms = row.toatoms(add_additional_information=True)
         for nested in ("key_value_pairs", "data"):
             for key, value in dict(atoms.info.pop(nested, None) or {}).items():

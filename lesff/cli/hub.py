@@ -53,7 +53,13 @@ def mirror_command(folder: Path, names: tuple[str, ...], *, accept_license: bool
 @hub_group.command("serve")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 for all.")
-@click.option("--port", type=int, default=8043, show_default=True, help="Port; 0 for a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8043,
+    show_default=True,
+    help="Port; 0 for a free one.",
+)
 def serve_command(folder: Path, host: str, port: int) -> None:
     """Serve a mirror, read-only, to lesff (LESFF_HUB) and huggingface_hub (HF_ENDPOINT).
 

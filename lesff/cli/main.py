@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
-from lesff.errors import ExtrapolationWarning, LesffError, UnverifiedWarning
+from lesff.cli.terminal import errors_in_one_line, escaped_streams, one_line
+from lesff.errors import ExtrapolationWarning, UnverifiedWarning
 
 
 class Entry(NamedTuple):
@@ -100,7 +101,7 @@ _ALL = {name: entry for section in COMMANDS.values() for name, entry in section.
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is called; prints errors of lesff as one line and exits with 1."""
+    """Imports a command when it is called; prints every error as one line and exits with 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the commands."""
@@ -129,20 +130,27 @@ class LazyGroup(click.Group):
         # click's own completion of a group's options, without that of its commands
         return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with streams that escape control characters."""
+        with escaped_streams():
+            return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options before the command; help is printed here."""
+        with errors_in_one_line():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        try:
-            with warnings.catch_warnings():
-                for category in (ExtrapolationWarning, UnverifiedWarning):
-                    warnings.simplefilter("always", category)
-                warnings.showwarning = _show_warning
-                return super().invoke(ctx)
-        except LesffError as error:
-            raise click.ClickException(str(error)) from error
+        with errors_in_one_line(), warnings.catch_warnings():
+            for category in (ExtrapolationWarning, UnverifiedWarning):
+                warnings.simplefilter("always", category)
+            warnings.showwarning = _show_warning
+            return super().invoke(ctx)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(f"Warning: {one_line(str(message))}", err=True)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lesff.atomic import written_atomically
+from lesff.atoms.files import read_npz
 from lesff.errors import DataError
 
 REQUIRED = ("n", "numbers", "positions", "energy", "forces")
@@ -19,12 +20,14 @@ def read_shard(path: Path) -> dict[str, np.ndarray]:
     """Arrays of a shard.
 
     Raises:
-        DataError: if the file is missing, empty, or lacks arrays.
+        DataError: if the file is missing, damaged, too large or empty, or lacks arrays.
     """
     if not path.is_file():
         raise DataError(f"data file {path} does not exist")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {key: file[key] for key in file.files}
+    try:
+        arrays = read_npz(path)
+    except (ValueError, OSError) as error:
+        raise DataError(f"data file {path} cannot be read: {error}") from error
     missing = [key for key in REQUIRED if key not in arrays]
     if missing:
         raise DataError(f"{path} lacks the array(s) {', '.join(missing)}")
