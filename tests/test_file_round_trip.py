@@ -72,6 +72,9 @@ def folder(tmp_path_factory):
     potential = tiny_potential(head="shifted", state_embedding=True)
     save_model(potential, path / "m", card="---\nname: m\nlicense: CC0-1.0\n---\nM.\n",
                license_text="Yours.\n")  # fmt: skip
+    # calibration refuses labels of the model itself
+    other = tiny_potential(head="shifted", state_embedding=True, seed=7)
+    save_model(other, path / "other", card="O.\n", license_text="Yours.\n")
     frames = []
     for name, make in KINDS.items():
         for seed in range(6):
@@ -154,7 +157,7 @@ def test_the_other_commands_take_the_file(folder, predicted):
         assert "total charge: -1 (6), 0" in text
     call("split", predicted, "-o", folder / "parts")
     parts = [folder / "parts" / f"{part}.extxyz" for part in ("train", "validation")]
-    call("calibrate", folder / "m", "--train", parts[0], "--validation", parts[1], "-o",
+    call("calibrate", folder / "other", "--train", parts[0], "--validation", parts[1], "-o",
          folder / "calibrated")  # fmt: skip
     call("select", predicted, "-n", "5", "-m", folder / "calibrated", "-o", folder / "s.extxyz")
     states = {}

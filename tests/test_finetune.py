@@ -39,8 +39,11 @@ TINY = {
     "optimizer": {"max_steps": 12, "validate_every": 4, "warmup_steps": 1, "ema_decay": 0.5},
     "max_atoms": 9,
     "checks_units": False,
+    "returns": "trained",
 }
-"""A run of a second."""
+"""A run of a second; one validation frame cannot tell whether it helped."""
+JUDGED = TINY | {"returns": "better", "split": {"validation": 0.5}}
+"""The same with frames to judge by."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def test_a_run_gives_a_better_model_and_a_report(base, tmp_path):
     model = lesff.load(base)
     better = model.finetune(
         labelled_frames(16), tmp_path / "run", say=lines.append, progress=False,
-        **{**TINY, "optimizer": TINY["optimizer"] | {"max_steps": 40, "validate_every": 10}},
+        **{**JUDGED, "optimizer": TINY["optimizer"] | {"max_steps": 40, "validate_every": 10}},
     )  # fmt: skip
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     table = report["errors"]["validation"]["all"]
@@ -102,10 +105,16 @@ def test_a_run_gives_a_better_model_and_a_report(base, tmp_path):
     assert report["split"]["data_sha256"] in better.card
     text = "\n".join(lines)
     assert "energy from key `energy`, 16 frames, in eV" in text
-    assert "dipole labels are not trained on" in text
-    assert "better than the base model on 2 validation frames" in text
+    assert "dipole labels are trained on (`loss.dipole` = 1; 0 only compares them)" in text
+    assert "better than the base model on 8 validation frames (mean verdict +" in text
+    assert report["returned"] == "finetuned"
+    for name in ("energy", "forces", "dipole"):
+        row = report["verdicts"]["validation"][name]["against_base"]
+        assert 0.0 < row["low"] <= row["ratio"] <= row["high"]
+        assert f"| {name}, " in better.card
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 2
+    assert page.count("data:image/png;base64") == 3
+    assert 'class="better"' in page
     assert not re.search(r"(src|href)=\"http", page)
     p = better.predict(water(), ["energy", "charges"])
     assert p.charges.sum() == pytest.approx(0.0, abs=1e-12)
@@ -120,7 +129,7 @@ def test_a_run_with_another_charge_head(base, tmp_path, head):
     )  # fmt: skip
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["start_difference"]["energy"] < 1e-8
-    assert report["improved"]
+    assert report["best_step"] > 0
     long_range = better.potential.config.long_range
     assert long_range is not None
     assert long_range.head == head
@@ -138,7 +147,7 @@ def test_a_run_with_further_moments(base, tmp_path):
     )  # fmt: skip
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["start_difference"]["energy"] < 1e-8
-    assert report["improved"]
+    assert report["best_step"] > 0
     assert better.potential.config.long_range.multipoles == MultipoleConfig(**chosen)
     for name in ("dipoles.weight", "softness.gate", "polarizability.gate"):
         assert float(better.potential.state_dict()[f"multipole_head.{name}"].abs().max()) > 0
@@ -146,9 +155,9 @@ def test_a_run_with_further_moments(base, tmp_path):
 
 
 def test_a_run_that_does_not_help_returns_the_base_model(base, tmp_path):
-    """A rate of nearly nothing cannot beat the base; labels are the base's own, shifted."""
+    """Labels are the base's own, shifted: refitted energies are all that helps, no training."""
     frames = labelled_frames(8, seed=0, shift=0.3)
-    options = TINY | {"optimizer": TINY["optimizer"] | {"lr": 0.5}}
+    options = JUDGED | {"optimizer": TINY["optimizer"] | {"lr": 0.5}}
     lines = []
     lesff.load(base).finetune(frames, tmp_path / "run", progress=False, say=lines.append, **options)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -156,7 +165,15 @@ def test_a_run_that_does_not_help_returns_the_base_model(base, tmp_path):
     assert "no step of the training was better than the base model" in "\n".join(lines)
     for name, value in weights(base).items():
         torch.testing.assert_close(weights(tmp_path / "run" / "model")[name], value)
-    # the reference energies are those of the data all the same
+    # the base is untouched; what refitted reference energies alone would give is in the table
+    assert report["returned"] == "base"
+    assert not report["improved"]
+    base_energies = lesff.load(base).config.reference_energies
+    assert lesff.load(tmp_path / "run" / "model").config.reference_energies == base_energies
+    row = report["verdicts"]["validation"]["energy"]
+    assert row["against_base"]["verdict"] == "better"
+    assert row["verdict"] == row["against_refitted"]["verdict"] == "no difference"
+    assert "not better after training" in lesff.load(tmp_path / "run" / "model").card
     table = report["errors"]["validation"]["all"]
     assert table["base"]["energy_rmse"] == pytest.approx(300.0, rel=1e-6)
     assert table["finetuned"]["energy_rmse"] < 1e-6

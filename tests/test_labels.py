@@ -3,11 +3,12 @@
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from helpers import triclinic_ice, two_waters, water
 
-from lesff.errors import ConfigError, DataError
+from lesff.errors import ConfigError, DataError, StateWarning
 from lesff.train.data import read_labelled
 from lesff.train.labels import LABELS, kind_of_key
 
@@ -158,3 +159,92 @@ def test_ase_databases_and_lists_hold_the_same_frames(tmp_path):
 
 def test_every_kind_of_label_has_a_unit():
     assert all(kind.unit for kind in LABELS.values())
+
+
+def single_point(**results):
+    atoms = water()
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def test_results_of_another_geometry_are_not_labels():
+    """ASE's own rule: get_potential_energy of these atoms has no such result either."""
+    atoms = single_point(energy=-1.0, forces=np.ones((3, 3)))
+    assert read_labelled([atoms])[0][0].energy == -1.0
+    atoms.positions[0] += 0.3
+    with pytest.warns(StateWarning, match="frame 0: .* not used: .* different: positions"):
+        frames, summary = read_labelled([atoms])
+    assert frames[0].labels() == ()
+    with pytest.raises(DataError, match=r"calculators of 1 frame\(s\) are not theirs: .* frame 0"):
+        summary.check_results()
+    with (
+        pytest.warns(StateWarning, match="not used"),
+        pytest.raises(DataError, match="are not theirs"),
+    ):
+        read_labelled([atoms], required=("energy",))
+
+
+@pytest.mark.parametrize("change", ["cell", "pbc", "numbers", "initial_charges"])
+def test_every_change_that_ase_sees_counts(change):
+    atoms = single_point(energy=-1.0)
+    {
+        "cell": lambda: atoms.set_cell([9.0, 9.0, 9.0]),
+        "pbc": lambda: atoms.set_pbc(True) or atoms.set_cell([9.0, 9.0, 9.0]),
+        "numbers": lambda: atoms.set_atomic_numbers([8, 1, 2]),
+        "initial_charges": lambda: atoms.set_initial_charges([-0.2, 0.1, 0.1]),
+    }[change]()
+    with pytest.warns(StateWarning, match=f"different: .*{change}"):
+        assert np.isnan(read_labelled([atoms])[0][0].energy)
+
+
+def test_a_shared_calculator_labels_one_frame_only():
+    """The last one that it computed; the energies of the others are never mixed up."""
+    calculator, frames = EMT(), []
+    for seed in range(3):
+        atoms = water()
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = calculator
+        atoms.get_forces()
+        frames.append(atoms)
+    with pytest.warns(StateWarning, match="frame 0"):
+        found, summary = read_labelled(frames)
+    assert [np.isnan(f.energy) for f in found] == [True, True, False]
+    assert found[2].energy == frames[2].get_potential_energy()
+    assert len(summary.refused) == 2
+
+
+@pytest.mark.parametrize("place", ["info", "arrays"])
+def test_two_places_of_one_label_must_agree(place):
+    results = {"energy": -1.0, "forces": np.ones((3, 3))}
+    atoms = single_point(**results)
+    name = "energy" if place == "info" else "forces"
+    store = getattr(atoms, place)
+    store[name] = np.array(results[name])
+    assert read_labelled([atoms])[0][0].energy == -1.0
+    store[name] = np.array(results[name]) + 0.01
+    with pytest.raises(DataError, match=rf"`{name}` \(calculator\) and `{name}` \({place}\) both"):
+        read_labelled([atoms])
+    for chosen, value in ((f"calculator.{name}", 0.0), (f"{place}.{name}", 0.01)):
+        frame = read_labelled([atoms], keys={name: chosen})[0][0]
+        np.testing.assert_allclose(getattr(frame, name), results[name] + value, atol=1e-12)
+
+
+def test_rounding_of_float32_is_no_difference_and_a_millielectronvolt_is():
+    atoms = single_point(energy=-2000.0)
+    atoms.info["REF_energy"] = np.float32(-2000.0001)
+    assert read_labelled([atoms])[0][0].energy == -2000.0
+    atoms.info["REF_energy"] = -2000.001
+    with pytest.raises(DataError, match="both mean energy and differ"):
+        read_labelled([atoms])
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_labels_that_mean_nothing_are_left_out_whatever_their_value(bad):
+    """MACE writes an infinite stress for molecules: their cell has no volume."""
+    molecule = with_labels(water(), energy=-1.0, stress=np.full(6, bad), virial=np.full(9, bad))
+    crystal = with_labels(triclinic_ice(), energy=-1.0, dipole=np.full(3, bad))
+    frames, summary = read_labelled([molecule, crystal])
+    assert [frame.labels() for frame in frames] == [("energy",), ("energy",)]
+    assert len([key for key in summary.unused if key.startswith(("stress of", "dipole of"))]) == 2
+    with pytest.raises(DataError, match="`stress`: labels must be finite"):
+        read_labelled([with_labels(triclinic_ice(), energy=-1.0, stress=np.full(6, bad))])

@@ -15,7 +15,8 @@ from lesff.finetune.report import charge_summary, dipole_r2, peak_memory_mb, wor
 from lesff.model_folder.card import with_front_matter
 from lesff.plain_data import finite, write_json
 from lesff.potential.config import ModelConfig
-from lesff.reports.page import curve_figure, document, image, parity_figure
+from lesff.reports.figures import curve_figure, image, parity_figure, worst_figure
+from lesff.reports.page import document
 from lesff.reports.tables import error_table, table
 from lesff.train.metrics import FramePrediction, errors_by
 
@@ -125,10 +126,11 @@ def _page(
         "<h2>Differences to the teacher</h2>",
         *(f"<h3>{part}</h3>" + error_table(rows) for part, rows in report["errors"].items()),
         "<h2>Parity, structures that were not trained on</h2>",
-        image(parity_figure([("student", "#2a6fb0", held_out)])),
+        image(parity_figure({"student": held_out}), "parity"),
         "<h2>Learning curve</h2>",
-        image(curve_figure(log, has_score=False)) if len(log) > 1 else "<p>One validation.</p>",
+        image(curve_figure(log, has_score=False), "learning curve"),
         "<h2>Worst frames, not trained on</h2>",
+        image(worst_figure(held_out, report["worst_frames"]), "worst structures"),
         table(
             ["frame", "formula", "F RMSE meV/A", "largest F error meV/A", "E error meV/atom"],
             [list(row.values()) for row in report["worst_frames"]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lesff.finetune.report import Outcome
@@ -18,11 +19,9 @@ their owner to say.
 
 {verdict}
 
-| validation | energy RMSE, meV/atom | forces RMSE, meV/A |
-|---|---|---|
-| base | {base_energy:.3f} | {base_forces:.2f} |
-| base, reference energies refitted | {refit_energy:.3f} | {base_forces:.2f} |
-| this model | {energy:.3f} | {forces:.2f} |
+{table}
+
+RMSE; ratios with their 95 % interval by a paired bootstrap over frames.
 
 Level of theory of the base model: {level}. That of the finetuning data is whatever made them.
 Energy zero: {reference}; reference energies moved by {shift}.
@@ -35,11 +34,12 @@ Energy zero: {reference}; reference energies moved by {shift}.
 
 def finetuned_card(base: Base, outcome: Outcome, report: dict[str, Any]) -> str:
     """The card, Markdown."""
-    table = report["errors"]["validation"]["all"]
     is_random = outcome.options["random_start"]
     counts = outcome.split["counts"]
     test = f"and {counts['test']} were only reported on" if counts["test"] else "(none for a test)"
     verb = "weights drawn anew for" if is_random else "finetuned on"
+    if report["returned"] == "base":
+        verb = "unchanged: the mean verdict was not better after training on"
     facts = {
         "name": f"{base.short_name}-finetuned",
         "license": license_of(base.card),
@@ -57,14 +57,31 @@ def finetuned_card(base: Base, outcome: Outcome, report: dict[str, Any]) -> str:
         strategy=outcome.options["strategy"],
         data_hash=outcome.split["data_sha256"],
         verdict="\n".join(f"- {line}" for line in report["verdict"]),
-        base_energy=table["base"]["energy_rmse"],
-        base_forces=table["base"]["forces_rmse"],
-        refit_energy=table["base, energies refitted"]["energy_rmse"],
-        energy=table["finetuned"]["energy_rmse"],
-        forces=table["finetuned"]["forces_rmse"],
+        table=_verdict_table(report),
         level=base.potential.config.level_of_theory,
         reference=base.potential.config.energy_reference,
-        shift=outcome.shift.text(),
+        shift=outcome.shift.text() if report["returned"] == "finetuned" else "none",
         command=outcome.command,
     )
     return with_front_matter(facts, text)
+
+
+def _verdict_table(report: dict[str, Any]) -> str:
+    """Verdicts of every label, Markdown."""
+    lines = [
+        "| frames | label | base | base, energies refitted | finetuned | ratio to base | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for part, rows in report["verdicts"].items():
+        for label, row in rows.items():
+            first, second = row["against_base"], row["against_refitted"]
+            interval = "" if math.isnan(first["low"]) else (
+                f" [{first['low']:.3g}, {first['high']:.3g}]"
+            )  # fmt: skip
+            name = "not to be forgotten" if part == "known" else part
+            lines.append(
+                f"| {name} ({first['n_frames']}) | {label}, {row['unit']} | {first['before']:.4g} "
+                f"| {second['before']:.4g} | {first['after']:.4g} "
+                f"| {first['ratio']:.3g}{interval} | {row['verdict']} |"
+            )
+    return "\n".join(lines)

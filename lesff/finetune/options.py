@@ -17,8 +17,12 @@ from lesff.train.splits import SplitConfig
 Strategy = Literal["full", "head", "last_layer", "lora"]
 
 
+DIPOLE_WEIGHT = 1.0
+"""Weight of dipoles in the loss where there are labels and nothing else is asked for."""
+
+
 def _loss() -> LossConfig:
-    return LossConfig(energy=10.0, forces_delta=0.1)
+    return LossConfig(energy=10.0, forces_delta=0.1, dipole=DIPOLE_WEIGHT)
 
 
 def _optimizer() -> OptimizerConfig:
@@ -70,7 +74,8 @@ class FinetuneOptions:
         lora_rank: Rank of ``"lora"``.
         rates: Factor of the learning rate by part: ``embedding``, ``trunk``, ``readout``,
             ``charges``.
-        loss: Loss terms.
+        loss: Loss terms. Dipoles count by default if the data have such labels and the model has
+            charges; 0 leaves them out.
         optimizer: Optimiser and schedule.
         random_start: Draw all weights anew: what the same frames give without the base model.
         max_atoms: Atoms per batch and process.
@@ -78,6 +83,8 @@ class FinetuneOptions:
             training and validation frames.
         checks_units: Whether labels in other units than the base model's answers stop the run; not
             looked at if ``random_start``.
+        returns: ``"better"``: the untouched base model unless the mean verdict on the validation
+            frames is better; ``"trained"``: the trained model whatever the verdict.
         seed: Seed of split, order and low-rank updates.
     """
 
@@ -98,6 +105,7 @@ class FinetuneOptions:
     max_atoms: int = 200
     uncertainty: bool = False
     checks_units: bool = True
+    returns: Literal["better", "trained"] = "better"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -16,12 +15,15 @@ from ase.data import chemical_symbols
 
 from lesff.atomic import write_atomically
 from lesff.finetune.start import EnergyShift
+from lesff.finetune.verdict import UNITS, LabelVerdict, judge, mean_mark
 from lesff.plain_data import finite, write_json
 from lesff.reports.page import page_html
 from lesff.train.data import Frame
 from lesff.train.metrics import Errors, FramePrediction, errors_by, errors_of, labelled_values
 from lesff.units import EA_TO_DEBYE
 
+BASE, REFITTED, TRAINED = "base", "base, energies refitted", "finetuned"
+"""The models that are compared, as they are called in tables and pictures."""
 REPORT_FILES = ("report.json", "report.html")
 _WORST = 10
 
@@ -37,11 +39,12 @@ class Outcome:
         labels: Summary of the labels by source.
         before: Predictions of the base model by part: ``train``, ``validation``, ``test``,
             ``known`` (what must not be forgotten).
-        after: Predictions of the result, same parts.
+        after: Predictions of the trained model, same parts, whether it is returned or not.
         shift: Change of the reference energies.
         start_error: Differences to the base model before training.
         probe_before: Probe structures labelled by the base model.
         probe_after: Predictions of the result for them.
+        start_errors: Validation errors of the base model with refitted reference energies.
         best_step: Step of the best validation; 0 for the base model.
         steps: Steps done.
         score: Validation score of the result; 1 for the base model.
@@ -62,6 +65,7 @@ class Outcome:
     start_error: dict[str, float]
     probe_before: list[Frame]
     probe_after: list[FramePrediction]
+    start_errors: Errors
     best_step: int
     steps: int
     score: float
@@ -86,7 +90,12 @@ def write_report(outcome: Outcome, folder: Path) -> dict[str, Any]:
     lines = log_file.read_text(encoding="utf-8").splitlines() if log_file.exists() else []
     log = [json.loads(line) for line in lines]
     write_json(folder / "report.json", finite(report))
-    page = page_html(report, outcome.refitted("validation"), outcome.after["validation"], log)
+    models = {
+        BASE: outcome.before["validation"],
+        REFITTED: outcome.refitted("validation"),
+        TRAINED: outcome.after["validation"],
+    }
+    page = page_html(report, models, log, asdict(outcome.start_errors))
     write_atomically(folder / "report.html", page)
     return report
 
@@ -94,11 +103,16 @@ def write_report(outcome: Outcome, folder: Path) -> dict[str, Any]:
 def make_report(outcome: Outcome) -> dict[str, Any]:
     """Content of ``report.json``."""
     errors = {part: _compared(outcome, part) for part in outcome.after}
-    validation = errors["validation"]["all"]
-    improved = outcome.best_step > 0
+    verdicts = {part: _judged(outcome, part) for part in outcome.after if part != "train"}
+    mark = mean_mark(verdicts["validation"])
+    improved = mark > 0.0
+    is_returned = improved or outcome.options["returns"] == "trained"
     report = {
         "base": outcome.base_name,
         "improved": improved,
+        "returned": "finetuned" if is_returned else "base",
+        "mean_verdict": mark,
+        "verdicts": {part: _verdict_rows(found) for part, found in verdicts.items()},
         "score": outcome.score,
         "errors": errors,
         "dipole_r2": {
@@ -126,15 +140,34 @@ def make_report(outcome: Outcome) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(),
         "command": outcome.command,
     }  # fmt: skip
-    report["verdict"] = _verdict(report, validation)
+    report["verdict"] = verdict_lines(report, verdicts["validation"])
     return report
+
+
+def _judged(outcome: Outcome, part: str) -> dict[str, LabelVerdict]:
+    """Verdicts by label; what must not be forgotten is compared with the untouched base only."""
+    base = outcome.before[part]
+    refitted = base if part == "known" else outcome.refitted(part)
+    return judge(base, refitted, outcome.after[part])
+
+
+def _verdict_rows(verdicts: dict[str, LabelVerdict]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "unit": UNITS[name],
+            "verdict": one.verdict,
+            "against_base": asdict(one.base),
+            "against_refitted": asdict(one.refitted),
+        }
+        for name, one in verdicts.items()
+    }
 
 
 def _compared(outcome: Outcome, part: str) -> dict[str, dict[str, dict[str, float]]]:
     """Errors by group and model; every group is in ``all``."""
-    models = {"base": outcome.before[part], "finetuned": outcome.after[part]}
+    models = {BASE: outcome.before[part], TRAINED: outcome.after[part]}
     if part != "known":
-        models["base, energies refitted"] = outcome.refitted(part)
+        models[REFITTED] = outcome.refitted(part)
     tables = {name: errors_by(rows, lambda f: f.group) for name, rows in models.items()}
     groups = list(tables["base"])
     if len(groups) > 30:
@@ -142,39 +175,47 @@ def _compared(outcome: Outcome, part: str) -> dict[str, dict[str, dict[str, floa
     return {g: {name: asdict(tables[name][g]) for name in sorted(tables)} for g in groups}
 
 
-def _verdict(report: dict[str, Any], validation: dict[str, dict[str, float]]) -> list[str]:
-    base, after = validation["base, energies refitted"], validation["finetuned"]
-    change = [
-        f"{name} RMSE {base[key]:.4g} -> {after[key]:.4g} {unit}"
-        for name, key, unit in (
-            ("energy", "energy_rmse", "meV/atom"),
-            ("forces", "forces_rmse", "meV/A"),
-            ("dipole", "dipole_rmse", "D"),
-            ("stress", "stress_rmse", "meV/A^3"),
-            ("charges", "charges_rmse", "e"),
-        )
-        if not math.isnan(base[key])
-    ]
-    n = int(base["n_frames"])
+def verdict_lines(report: dict[str, Any], verdicts: dict[str, LabelVerdict]) -> list[str]:
+    """What came out, for people: what is returned, every label, what was forgotten."""
+    n = int(report["errors"]["validation"]["all"][BASE]["n_frames"])
+    words = [one.verdict for one in verdicts.values()]
+    counts = ", ".join(f"{words.count(w)} {w}" for w in ("better", "no difference", "worse"))
+    mean = f"mean verdict {report['mean_verdict']:+.2f} over {len(words)} labels: {counts}"
     if report["improved"]:
-        lines = [f"better than the base model on {n} validation frames: {'; '.join(change)}"]
-    else:
+        lines = [f"better than the base model on {n} validation frames ({mean})"]
+    elif report["best_step"] == 0:
         lines = [
-            f"no step of the training was better than the base model on {n} validation frames: "
-            "the result is the base model with the reference energies above"
+            f"no step of the training was better than the base model on {n} validation frames "
+            f"({mean})"
         ]
+    else:
+        lines = [f"not better than the base model on {n} validation frames ({mean})"]
+    if n == 1:
+        lines.append("one frame has no error bar and cannot tell: hold out more with "
+                     "split.validation")  # fmt: skip
+    returned = "the untouched base model" if report["returned"] == "base" else "the trained model"
+    lines.append(f"returned: {returned}")
+    for name, one in verdicts.items():
+        text = f"{name}: {one.verdict}; RMSE {one.base.text()} {UNITS[name]} against the base"
+        if one.refitted != one.base:
+            text += f", {one.refitted.text()} against the base with refitted energies"
+        lines.append(text)
+    return lines + _forgotten_lines(report)
+
+
+def _forgotten_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
     drift = report["forgetting"].get("probe")
     if drift:
         lines.append(
-            f"on {drift['n_frames']} probe structures the answers moved by "
+            f"on {drift['n_frames']} probe structures the answers of the trained model moved by "
             f"{drift['forces_rmse']:.3g} meV/A (forces) and {drift['energy_rmse']:.3g} meV/atom"
         )
-    known = report["errors"].get("known")
-    if known:
-        old, new = known["all"]["base"]["forces_rmse"], known["all"]["finetuned"]["forces_rmse"]
+    for name, row in report["verdicts"].get("known", {}).items():
+        one = row["against_base"]
         lines.append(
-            f"on what must not be forgotten: forces RMSE {old:.4g} -> {new:.4g} meV/A "
-            f"({100.0 * (new / old - 1.0):+.0f} %)"
+            f"what must not be forgotten, {name}: {row['verdict']}; RMSE {one['before']:.4g} -> "
+            f"{one['after']:.4g} {row['unit']} ({100.0 * (one['ratio'] - 1.0):+.0f} %)"
         )
     return lines
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from lesff.atoms.elements import elements_of
 from lesff.errors import DataError
 from lesff.finetune.card import finetuned_card
-from lesff.finetune.options import FinetuneOptions
+from lesff.finetune.options import DIPOLE_WEIGHT, FinetuneOptions
 from lesff.finetune.rehearsal import own_frames, probe_structures, replay_structures, shifted
 from lesff.finetune.report import Outcome, write_report
 from lesff.finetune.start import (
@@ -53,7 +53,10 @@ _SCORED = {
     "dipole": "dipole_rmse",
     "stress": "stress_rmse",
     "charges": "charges_rmse",
+    "born_effective_charges": "born_effective_charges_rmse",
 }
+_VALIDATIONS = 10
+"""Points of the learning curve of a run that ends by time, at least."""
 
 
 def finetune(
@@ -69,12 +72,15 @@ def finetune(
     progress: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Train a model further on labelled frames; the better of it and the base model is written.
+    """Train a model further on labelled frames; it or the base model is written, by the verdict.
 
     The output folder holds the model folder ``model``, ``report.html``, ``report.json``,
     ``split.json``, the log ``log.jsonl`` and the resume point. Run again with the same arguments to
-    resume. "Better" means the mean ratio of validation errors (root mean square, of every label
-    in the loss) to those of the base model with its reference energies refitted.
+    resume. The weights of the step with the lowest mean ratio of validation errors (root mean
+    square, of every label in the loss) to those of the base model with refitted reference energies
+    are judged label by label against the untouched and the refitted base model
+    (:mod:`lesff.finetune.verdict`). If the mean verdict is not better, the untouched base model is
+    written.
 
     Args:
         base: The base model.
@@ -138,6 +144,7 @@ class _Run:
         self.progress = progress and self.is_first
         self.say = say if self.is_first else (lambda line: None)
         self.summary: dict[str, LabelSummary] = {}
+        self.loss = options.loss
         self.base = origin.potential
         if options.head:
             self.base = with_head(self.base, options.head)
@@ -160,8 +167,22 @@ class _Run:
         )
         counts = f"{len(split.train)} train, {len(split.validation)} validation"
         self.say(f"split: {counts}, {len(split.test)} test")
+        self.loss = self._used_loss(split)
         self._check_loss(split)
         return split
+
+    def _used_loss(self, split: Split) -> LossConfig:
+        """The loss; dipoles count by default where there are labels and charges to train."""
+        loss = self.options.loss
+        if loss.dipole != DIPOLE_WEIGHT:
+            return loss
+        has_labels = any(_has_label(frame, "dipole") for frame in split.train)
+        if not has_labels or self.base.charge_head is None:
+            return replace(loss, dipole=0.0)
+        self.say(
+            f"dipole labels are trained on (`loss.dipole` = {loss.dipole:g}; 0 only compares them)"
+        )
+        return loss
 
     def _read(self, name: str, source: Source) -> list[Frame]:
         frames, summary = read_labelled(
@@ -169,6 +190,7 @@ class _Run:
         )
         self.summary[name] = summary
         self.say(f"{name}: " + "\n".join(summary.lines()))
+        summary.check_results()
         check_elements(self.base, frames)
         return frames
 
@@ -184,8 +206,8 @@ class _Run:
 
     def _check_loss(self, split: Split) -> None:
         """Every term of the loss has labels; labels that are not used are named."""
-        loss = self.options.loss
-        for name in (*_SCORED, "born_effective_charges"):
+        loss = self.loss
+        for name in _SCORED:
             has = any(_has_label(frame, name) for frame in split.train)
             weight = getattr(loss, name)
             if has and not weight:
@@ -224,7 +246,7 @@ class _Run:
             for name, frames in parts.items()
         }
         if self.options.checks_units and not self.options.random_start:
-            check_units(before["train"], dipole=self.options.loss.dipole > 0.0)
+            check_units(before["train"], dipole=self.loss.dipole > 0.0)
         shift = energy_shift(self.base, before["train"], self.options)
         self.say(f"reference energies ({self.options.energies}): {shift.text()}")
         potential = with_shift(self.base, shift)
@@ -252,17 +274,18 @@ class _Run:
 
     def _trainer(self, split: Split, prepared: _Prepared) -> Trainer:
         options = self.options
-        plain = {k: v for k, v in options.changed().items() if k not in ("split", "uncertainty")}
-        key = json.dumps(
-            [
-                plain,
-                split.data_hash,
-                split.indices,
-                self.base.config.to_dict(),
-                _weights(self.base),
-            ],
-            sort_keys=True,
-        )
+        apart = ("split", "uncertainty", "returns")
+        plain = {k: v for k, v in options.changed().items() if k not in apart}
+        parts = [
+            plain,
+            split.data_hash,
+            split.indices,
+            self.base.config.to_dict(),
+            _weights(self.base),
+        ]
+        if self.loss.dipole and self.loss == options.loss:
+            parts.append({"dipole": self.loss.dipole})
+        key = json.dumps(parts, sort_keys=True)
         data = TrainingData(
             train=[*split.train, *prepared.replay],
             validation=split.validation,
@@ -273,16 +296,17 @@ class _Run:
             data=DataConfig(
                 sources=(), max_atoms=options.max_atoms, validation_frames=len(split.validation)
             ),
-            loss=options.loss,
+            loss=self.loss,
             optimizer=options.optimizer,
             seed=options.seed,
         )
         plan = TrainingPlan(
             rate=lambda name: options.rates.get(part_of(name.split("/")[0]), 1.0),
             anchor=options.anchor,
-            score=score_against(prepared.start_errors, options.loss),
+            score=score_against(prepared.start_errors, self.loss),
             keeps_best=True,
             start_score=1.0,
+            validations=_VALIDATIONS,
         )
         return Trainer(
             recipe,
@@ -321,6 +345,7 @@ class _Run:
             start_error=prepared.start_error,
             probe_before=self.probe,
             probe_after=predict_frames(potential, self.probe) if self.probe else [],
+            start_errors=prepared.start_errors,
             best_step=trainer.progress.best_step,
             steps=trainer.progress.step,
             score=trainer.progress.best,
@@ -331,6 +356,8 @@ class _Run:
             command=command,
         )
         report = write_report(outcome, self.output)
+        if report["returned"] == "base":
+            potential = self.base
         self._calibrate(potential, split)
         save_model(
             potential,

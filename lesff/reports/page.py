@@ -2,68 +2,80 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from lesff.reports.tables import error_table, table
-from lesff.train.metrics import FramePrediction, labelled_values
-from lesff.units import EA_TO_DEBYE
+from lesff.reports.figures import curve_figure, image, parity_figure, worst_figure
+from lesff.reports.tables import error_table, number, table
+from lesff.train.metrics import FramePrediction
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
        color: #1c2430; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #d8dee6; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 pre { background: #f4f6f9; padding: .7rem; overflow-x: auto; white-space: pre-wrap; }
-.verdict { background: #eef6ee; border-left: 4px solid #3a8f4d; padding: .5rem 1rem; }
-.verdict.bad { background: #fbf1e6; border-color: #c9822b; }
+.verdict { background: #eef2f6; border-left: 4px solid #6b7683; padding: .5rem 1rem; }
+.verdict.good { background: #eaf5ee; border-color: #2e8b57; }
+.verdict.mixed { background: #fdf3e3; border-color: #d08a2e; }
+.verdict.bad { background: #fbeceb; border-color: #c0392b; }
+td { white-space: nowrap; }
+td.better { background: #dff1e5; color: #1c6b3f; font-weight: 600; }
+td.worse { background: #f9dedb; color: #9c2b1f; font-weight: 600; }
+td.same { color: #6b7683; }
 img { max-width: 100%; }
 """
 
 
 def page_html(
     report: dict[str, Any],
-    before: Sequence[FramePrediction],
-    after: Sequence[FramePrediction],
+    models: Mapping[str, Sequence[FramePrediction]],
     log: Sequence[dict[str, Any]],
+    start: Mapping[str, float],
 ) -> str:
     """The page.
 
     Args:
         report: Content of ``report.json``.
-        before: The base model on the validation frames, reference energies refitted.
-        after: The result on the same frames.
+        models: Predictions for the validation frames: untouched base, base with refitted reference
+            energies, trained model, in this order.
         log: Lines of the training log.
+        start: Validation errors of the base model with refitted reference energies.
     """
-    kind = "verdict" if report["improved"] else "verdict bad"
     title = f"Finetuning of {report['base']}"
+    words = {name: row["verdict"] for name, row in report["verdicts"]["validation"].items()}
+    trained = list(models.values())[-1]
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<div class="{kind}">' + "<br>".join(map(html.escape, report["verdict"])) + "</div>",
-        "<h2>Errors before and after</h2>",
+        f'<div class="verdict {_mood(report, words)}">'
+        + "<br>".join(map(html.escape, _head(report, words))) + "</div>",
+        "<h2>Verdicts</h2>",
+        verdict_table(report),
+        "<p>Ratio of root mean square errors, with its 95 % interval by a paired bootstrap over "
+        "frames: better or worse where the interval leaves out 1. What is better must be so "
+        "against the untouched base model and against the base model with refitted reference "
+        "energies. The mean verdict is that of the validation frames.</p>",
+        "<h2>Parity and residuals, validation frames</h2>",
+        image(parity_figure(models, words), "parity"),
+        "<h2>Learning curve</h2>",
+        image(curve_figure(log, start=start, best_step=report["best_step"]), "learning curve"),
+        "<h2>Worst validation frames of the trained model</h2>",
+        image(worst_figure(trained, report["worst_frames"]), "worst structures"),
+        table(
+            ["frame", "formula", "F RMSE meV/A", "largest F error meV/A", "E error meV/atom"],
+            [list(row.values()) for row in report["worst_frames"]],
+        ),
+        "<h2>Errors of every model</h2>",
         *(
             f"<h3>{part} ({_count(report, part)} frames)</h3>" + error_table(rows)
             for part, rows in report["errors"].items()
         ),
         _dipole_table(report),
-        "<h2>Parity, validation frames</h2>",
-        image(parity_figure([("base", "#b9803a", before), ("finetuned", "#2a6fb0", after)])),
-        "<h2>Learning curve</h2>",
-        image(curve_figure(log)) if len(log) > 1 else "<p>One validation only.</p>",
-        "<h2>Worst validation frames</h2>",
-        table(
-            ["frame", "formula", "F RMSE meV/A", "largest F error meV/A", "E error meV/atom"],
-            [list(row.values()) for row in report["worst_frames"]],
-        ),
         "<h2>Forgetting</h2>",
         _forgetting(report),
         "<h2>Charges, validation frames</h2>",
@@ -78,6 +90,63 @@ def page_html(
         f"<pre>{html.escape(json.dumps(report['options'], indent=1))}</pre></details>",
     ]  # fmt: skip
     return document(title, parts)
+
+
+def _head(report: dict[str, Any], words: Mapping[str, str]) -> list[str]:
+    """What came out, without the numbers that the table below has."""
+    lines = report["verdict"]
+    end = next(i for i, line in enumerate(lines) if line.startswith("returned:")) + 1
+    labels = ", ".join(f"{name.replace('_', ' ')} {word}" for name, word in words.items())
+    return [*lines[:end], labels, *lines[end + len(words) :]]
+
+
+def _mood(report: dict[str, Any], words: Mapping[str, str]) -> str:
+    """Colour of the box: green only if something is better and nothing is worse."""
+    if not report["improved"]:
+        return "bad" if "worse" in words.values() else "plain"
+    return "mixed" if "worse" in words.values() else "good"
+
+
+def verdict_table(report: dict[str, Any]) -> str:
+    """Every label of every part beside what was forgotten, coloured by the verdict."""
+    head = ["frames", "label", "base", "refitted base", "finetuned", "ratio to base [95 %]",
+            "ratio to refitted [95 %]", "verdict"]  # fmt: skip
+    names = {"known": "not to be forgotten"}
+    rows = []
+    for part, found in report["verdicts"].items():
+        for label, row in found.items():
+            first, second = row["against_base"], row["against_refitted"]
+            is_energy = label == "energy" and part != "known"
+            cells = [
+                f"{names.get(part, part)} ({first['n_frames']})",
+                f"{label.replace('_', ' ')}, {row['unit']}", first["before"],
+                second["before"] if is_energy else "as base", first["after"],
+                _interval(first), _interval(second) if is_energy else "as base",
+            ]  # fmt: skip
+            rows.append(_row(cells, row["verdict"]))
+    probe = report["forgetting"].get("probe")
+    if probe:
+        for label, key, unit in (
+            ("forces", "forces_rmse", "meV/A"), ("energy", "energy_rmse", "meV/atom"),
+        ):  # fmt: skip
+            cells = [f"probe structures ({probe['n_frames']})", f"{label} moved by, {unit}", 0.0,
+                     "as base", probe[key], "", ""]  # fmt: skip
+            rows.append(_row(cells, "answers moved"))
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    return f"<table><tr>{cells}</tr>{''.join(rows)}</table>"
+
+
+def _row(cells: Sequence[Any], verdict: str) -> str:
+    kind = verdict if verdict in ("better", "worse") else "same"
+    body = "".join(f"<td>{number(cell)}</td>" for cell in cells)
+    return f'<tr>{body}<td class="{kind}">{html.escape(verdict)}</td></tr>'
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    low, high = row["low"], row["high"]
+    if math.isnan(low):
+        return f"{row['ratio']:.3g} [one frame]"
+    return f"{row['ratio']:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def document(title: str, parts: Sequence[str]) -> str:
@@ -146,72 +215,3 @@ def _run_table(report: dict[str, Any]) -> str:
         ["data SHA-256", report["split"]["data_sha256"]],
     ]
     return table(["", ""], rows)
-
-
-def image(figure: Any) -> str:
-    """The figure inside the page."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    data = base64.b64encode(stream.getvalue()).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
-
-
-def _figure(width: float, height: float) -> Any:
-    # start-up: 0.4 s of CPU
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def parity_figure(series: Sequence[tuple[str, str, Sequence[FramePrediction]]]) -> Any:
-    """Predictions against labels: energies, forces and, where there are any, dipoles.
-
-    Args:
-        series: Name, colour and predictions of each model.
-    """
-    rows_of_all = [p for _, _, rows in series for p in rows]
-    has_dipole = any(p.dipole is not None and p.frame.dipole is not None for p in rows_of_all)
-    figure = _figure(9.6 if has_dipole else 6.6, 3.3)
-    panels = figure.subplots(1, 3 if has_dipole else 2)
-    for name, color, rows in series:
-        style: dict[str, Any] = {"s": 4, "alpha": 0.5, "linewidths": 0, "label": name, "c": color}
-        size = np.array([len(p.frame.structure) for p in rows])
-        label = np.array([p.frame.energy for p in rows]) / size
-        panels[0].scatter(label, np.array([p.energy for p in rows]) / size, **style)
-        panels[1].scatter(
-            np.concatenate([p.frame.forces.ravel() for p in rows]),
-            np.concatenate([p.forces.ravel() for p in rows]),
-            **style,
-        )
-        if has_dipole:
-            x, y = (EA_TO_DEBYE * values for values in labelled_values(rows, "dipole"))
-            panels[2].scatter(x, y, **style)
-    titles = ("energy (eV/atom)", "force component (eV/A)", "dipole component (D)")
-    for panel, title in zip(panels, titles, strict=False):
-        low, high = panel.get_xlim()
-        panel.plot([low, high], [low, high], color="#666666", linewidth=0.7)
-        panel.set(xlabel=f"label: {title}", ylabel="model")
-    panels[0].legend(fontsize=8)
-    return figure
-
-
-def curve_figure(log: Sequence[dict[str, Any]], *, has_score: bool = True) -> Any:
-    """Validation errors and, if asked for, the score against steps."""
-    figure = _figure(9.6 if has_score else 6.6, 3.0)
-    panels = figure.subplots(1, 3 if has_score else 2)
-    rows = [row for row in log if "all" in row["validation"]]
-    steps = [row["step"] for row in rows]
-    for panel, key, title in (
-        (panels[0], "forces_rmse", "force RMSE (meV/A)"),
-        (panels[1], "energy_rmse", "energy RMSE (meV/atom)"),
-    ):
-        panel.plot(steps, [row["validation"]["all"][key] for row in rows], marker=".")
-        panel.set(xlabel="step", ylabel=f"validation {title}")
-    if has_score:
-        panels[2].plot(steps, [row.get("score", math.nan) for row in rows], marker=".")
-        panels[2].axhline(1.0, color="#b9803a", linewidth=0.8)
-        panels[2].set(xlabel="step", ylabel="score (base = 1)")
-    return figure

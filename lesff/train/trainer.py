@@ -43,6 +43,7 @@ class TrainingPlan:
         score: Validation score; the lower the better.
         keeps_best: Whether the run ends with the weights of the best score instead of the last.
         start_score: Score of the model at the start, which a kept model must beat.
+        validations: Validations of a run that ends by time, at least, spread over it.
     """
 
     rate: Callable[[str], float] = lambda name: 1.0
@@ -50,6 +51,7 @@ class TrainingPlan:
     score: Callable[[Errors], float] = forces_mae
     keeps_best: bool = False
     start_score: float = math.inf
+    validations: int = 0
 
 
 class Trainer:
@@ -105,6 +107,7 @@ class Trainer:
         if self.plan.keeps_best:
             self.best = {n: p.clone() for n, p in self.average.items()}
         self.sample = data.validation_sample(recipe.data.validation_frames)
+        self.validated_at = 0.0
         run.mkdir(parents=True, exist_ok=True)
         self.state_file = run / "state.safetensors"
         if self.state_file.exists():
@@ -167,7 +170,7 @@ class Trainer:
                 self.progress.seconds += now - last
                 last = now
                 bar.update(1)
-                if self.progress.step % options.validate_every == 0:
+                if self.progress.step % options.validate_every == 0 or self._is_due():
                     self._checkpoint(losses, bar)
                     losses, last = [], time.monotonic()
             if self.progress.batch >= n_steps:
@@ -189,6 +192,16 @@ class Trainer:
         if options.time_limit_minutes:
             done = max(done, self._shared_seconds() / (60.0 * options.time_limit_minutes))
         return done
+
+    def _is_due(self) -> bool:
+        """Whether a run that ends by time has gone on for long without a validation.
+
+        Early stopping counts validations: they then keep to the steps that were asked for.
+        """
+        options, wanted = self.recipe.optimizer, self.plan.validations
+        if not wanted or not options.time_limit_minutes or options.patience:
+            return False
+        return self._fraction_done() - self.validated_at >= 1.0 / wanted
 
     def _is_over(self) -> bool:
         stop = 60.0 * self.recipe.optimizer.stop_after_minutes
@@ -260,6 +273,7 @@ class Trainer:
     def _checkpoint(self, losses: Sequence[float], bar: tqdm) -> None:
         """Validate the averaged weights, log, and write a resume point (first process)."""
         self.progress.validated = self.progress.step
+        self.validated_at = self._fraction_done()
         if self.rank == 0:
             errors = self._validate()
             entry = {
