@@ -283,7 +283,7 @@ class LesffCalculator(Calculator):
         if self.repeated is not None and is_plain and PLANNED.issuperset(asked):
             out = self.repeated(structure, asked)
             return {
-                name: value.cpu().numpy() if QUANTITIES[name].level == "atom" else value[0].cpu()
+                name: (value if QUANTITIES[name].level == "atom" else value[0]).cpu().numpy()
                 for name, value in out.items()
             }
         found = self.neighbors.find(structure.positions, structure.cell, structure.pbc)

@@ -101,7 +101,8 @@ def _dtype(dtype: object) -> torch.dtype | None:
         return cast("torch.dtype | None", dtype)
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise PropertyError(
-            f"`dtype` must be 'float32', 'float64' or the torch dtype of that name, got {dtype!r}"
+            f"`dtype` must be 'float32' or 'float64', got {dtype!r}; torch.float32 and "
+            "torch.float64 will do, too"
         )
     return DTYPES[dtype]
 

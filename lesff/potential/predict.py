@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 
-from lesff.atoms.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph, lattice_offset
 from lesff.autograd import plain_arithmetic
+from lesff.errors import StructureError
 from lesff.potential.potential import Potential
 from lesff.potential.response import BornOptions
 from lesff.quantities import QUANTITIES
+
+_MAX_EXTENT = 2000.0
+"""A from the centre of a structure: float32 holds positions to 1e-4 A there."""
 
 
 def predict_graph(
@@ -27,7 +31,11 @@ def predict_graph(
         graph: The batch, any dtype and device.
         properties: Names from :data:`lesff.quantities.QUANTITIES`.
         born: How Born effective charges are computed.
+
+    Raises:
+        StructureError: for atoms too far apart for the model's sums in float32.
     """
+    _check_extent(potential, graph)
     with plain_arithmetic(potential.device):
         graph = graph.to(dtype=potential.dtype, device=potential.device)
         out = potential(graph, properties, born=born)
@@ -38,3 +46,30 @@ def predict_graph(
         for row, part in zip(rows, parts, strict=True):
             row[name] = part.cpu().numpy()
     return rows
+
+
+def _check_extent(potential: Potential, graph: AtomGraph) -> None:
+    """Refuse molecules and slabs whose distances float32 does not hold.
+
+    Edges and sums over pairs of charges are formed in float64; sums over waves, of multipoles and
+    of charges in equilibrium are not.
+    """
+    if potential.dtype == torch.float64 or graph.positions.dtype != torch.float64:
+        return
+    head = potential.charge_head
+    is_rounded = potential.multipole_head is not None or (head is not None and head.asks_host)
+    concerned = torch.full_like(graph.pbc[:, 0], is_rounded)
+    if potential.ewald is not None or potential.dispersion is not None:
+        concerned = concerned | graph.pbc.any(1)
+    if not bool(concerned.any()):
+        return
+    offset = lattice_offset(graph, graph.positions, graph.cell)
+    away = (graph.positions - offset).norm(dim=1) * concerned[graph.batch]
+    atom = int(away.argmax())
+    if float(away[atom]) > _MAX_EXTENT:
+        first = int(torch.searchsorted(graph.batch, graph.batch[atom]))
+        raise StructureError(
+            f"atom {atom - first} of structure {int(graph.batch[atom])} is {float(away[atom]):.4g} "
+            "A from the centre of the others, too far for electrostatics in float32 (at most "
+            f"{_MAX_EXTENT:g} A); load the model with dtype='float64'"
+        )

@@ -112,7 +112,7 @@ def unwrapped(frames: list[ase.Atoms]) -> np.ndarray:
     step = np.diff(scaled.transpose(0, 2, 1), axis=0)  # [t, n, lattice vector]
     jump = np.where(pbc, np.round(step), 0.0)
     size = np.abs((step - jump)[:, :, pbc]).max(axis=(1, 2))
-    if size.max() > 0.35:
+    if size.max(initial=0.0) > 0.35:
         index = int(np.flatnonzero(size > 0.35)[0])
         raise DataError(
             f"an atom moves by more than 0.35 of the cell between frames {index} and {index + 1}: "
