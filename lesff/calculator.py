@@ -10,6 +10,8 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from lesff.ase_errors import ase_errors
+from lesff.atoms.contacts import ContactRule
 from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import VerletList
 from lesff.atoms.structure import Structure, to_structure
@@ -53,6 +55,8 @@ class LesffCalculator(Calculator):
         spin_multiplicity: 2S+1 for all structures.
         external_field: (3,) in V/A for all structures.
         strict: Raise instead of warn outside the trained range of charge and spin.
+        allow_close: Compute also where atoms are closer than 0.45 of the sum of their covalent
+            radii, which is refused as a mistake (a warning below 0.7, once a pair).
         skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
             results do not depend on it. 0 searches at each call.
         replay: Whether steps are planned once and then repeated, as a CUDA graph on a GPU, until an
@@ -62,9 +66,11 @@ class LesffCalculator(Calculator):
 
     Raises:
         StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`lesff.Model.predict`,
-            when a property is asked for.
+            when a property is asked for; as classes that are ASE's errors, too, see
+            :mod:`lesff.ase_errors`.
     """
 
+    @ase_errors(setup=True)
     def __init__(
         self,
         potential: Potential,
@@ -73,6 +79,7 @@ class LesffCalculator(Calculator):
         spin_multiplicity: int | None = None,
         external_field: Sequence[float] | np.ndarray | None = None,
         strict: bool = False,
+        allow_close: bool = False,
         skin: float = 0.5,
         replay: bool | None = None,
         caveats: Mapping[str, str] | None = None,
@@ -80,6 +87,7 @@ class LesffCalculator(Calculator):
         super().__init__()
         if not 0.0 <= skin <= 10.0:
             raise PropertyError(f"`skin` must be from 0 to 10 A, got {skin!r}")
+        self.contacts = ContactRule(allow_close=allow_close)
         self.neighbors = VerletList(potential.architecture.cutoff, skin)
         if replay and not potential.can_plan:
             raise PropertyError(
@@ -88,7 +96,7 @@ class LesffCalculator(Calculator):
             )
         if replay is None:
             replay = potential.device.type == "cuda" and potential.can_plan
-        self.repeated = RepeatedStep(potential, skin) if replay else None
+        self.repeated = RepeatedStep(potential, skin, self.contacts) if replay else None
         self.potential = potential
         self.total_charge = total_charge
         self.spin_multiplicity = spin_multiplicity
@@ -112,6 +120,7 @@ class LesffCalculator(Calculator):
             changes.append("info")
         return changes
 
+    @ase_errors()
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
@@ -142,7 +151,9 @@ class LesffCalculator(Calculator):
                 for name, value in out.items()
             }
         found = self.neighbors.find(structure.positions, structure.cell, structure.pbc)
-        graph = build_graph(structure, self.potential.architecture.cutoff, found)
+        graph = build_graph(
+            structure, self.potential.architecture.cutoff, found, contacts=self.contacts
+        )
         (row,) = predict_graph(self.potential, graph, asked)
         return row
 

@@ -115,6 +115,10 @@ class CaveatWarning(UserWarning):
     """A quantity was asked for that this model gives but that is not to be trusted."""
 
 
+class CloseContactWarning(UserWarning):
+    """Atoms are closer to each other, or further apart, than in any known compound."""
+
+
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
 

@@ -71,7 +71,9 @@ _ROWS = (
     Quantity(
         name="dipole", shape=(3,), unit="e*A", level="system",
         meaning="Sum of charge times position and of atomic dipoles; about the centre of nuclear "
-        "charge when the total charge is not zero. Finite systems only.",
+        "charge when the total charge is not zero. Of a slab: its part (mu.n) n along the "
+        "normal n, -dF/dE_n in a field along it; the part in the plane has many values and is left "
+        "out (zero). Not for crystals.",
     ),
     Quantity(
         name="quadrupole", shape=(3, 3), unit="e*A^2", level="system",

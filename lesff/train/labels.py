@@ -103,6 +103,7 @@ class LabelSummary:
         unused: Number of frames per key that means nothing to lesff.
         charges: Number of frames per total charge.
         spins: Number of frames per spin multiplicity.
+        notes: Sentences about frames that look like mistakes.
     """
 
     n_frames: int = 0
@@ -110,6 +111,7 @@ class LabelSummary:
     unused: dict[str, int] = field(default_factory=dict)
     charges: dict[int, int] = field(default_factory=dict)
     spins: dict[int, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def count_state(self, total_charge: int, spin_multiplicity: int) -> None:
         """Count one frame."""
@@ -137,7 +139,7 @@ class LabelSummary:
             rows.append(f"  {title}: {values}")
         if self.unused:
             rows.append(f"  not used: {', '.join(sorted(self.unused))}")
-        return rows
+        return rows + [f"  {note}" for note in self.notes]
 
 
 class LabelReader:
