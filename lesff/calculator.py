@@ -8,9 +8,11 @@ from typing import Any
 
 import ase
 import numpy as np
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from lesff.atoms.ase_errors import AsePropertyError, ase_errors
+from lesff.atoms.contacts import ContactRule
 from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import VerletList
 from lesff.atoms.structure import Structure, to_structure
@@ -35,12 +37,16 @@ ASE_NAMES = {
 }
 """ASE property -> lesff quantity."""
 _STATE_KEYS = (*INFO_CHARGE, *INFO_SPIN, INFO_FIELD)
-_OPTIONS = ("total_charge", "spin_multiplicity", "external_field", "strict", "skin", "replay")
+_OPTIONS = (
+    "total_charge",
+    "spin_multiplicity",
+    "external_field",
+    "strict",
+    "allow_close",
+    "skin",
+    "replay",
+)
 """What ``calc.set`` takes."""
-
-
-class PropertyNotGivenError(PropertyError, PropertyNotImplementedError):
-    """The model cannot give this property for these atoms, in the class that ASE expects."""
 
 
 class LesffCalculator(Calculator):
@@ -63,6 +69,8 @@ class LesffCalculator(Calculator):
         spin_multiplicity: 2S+1 for all structures.
         external_field: (3,) in V/A for all structures.
         strict: Raise instead of warn outside the trained range of charge and spin.
+        allow_close: Compute also where atoms are closer than 0.45 of the sum of their covalent
+            radii, which is refused as a mistake (a warning below 0.7, once a pair).
         skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
             results do not depend on it. 0 searches at each call.
         replay: Whether steps are planned once and then repeated, as a CUDA graph on a GPU, until an
@@ -72,9 +80,11 @@ class LesffCalculator(Calculator):
 
     Raises:
         StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`lesff.Model.predict`,
-            when a property is asked for.
+            when a property is asked for; as classes that are ASE's errors, too, see
+            :mod:`lesff.atoms.ase_errors`.
     """
 
+    @ase_errors(setup=True)
     def __init__(
         self,
         potential: Potential,
@@ -83,6 +93,7 @@ class LesffCalculator(Calculator):
         spin_multiplicity: int | None = None,
         external_field: Sequence[float] | np.ndarray | None = None,
         strict: bool = False,
+        allow_close: bool = False,
         skin: float = 0.5,
         replay: bool | None = None,
         caveats: Mapping[str, str] | None = None,
@@ -95,6 +106,7 @@ class LesffCalculator(Calculator):
         self.caveats = dict(caveats or {})
         self._state: dict[str, Any] = {}
         self._warned_of_background = False
+        self.contacts = ContactRule(allow_close=allow_close)
         self._build(potential, skin, replay)
 
     def _build(self, potential: Potential, skin: float, replay: bool | None) -> None:
@@ -109,7 +121,7 @@ class LesffCalculator(Calculator):
         if replay is None:
             replay = potential.device.type == "cuda" and potential.can_plan
         self.neighbors = VerletList(potential.architecture.cutoff, skin)
-        self.repeated = RepeatedStep(potential, skin) if replay else None
+        self.repeated = RepeatedStep(potential, skin, self.contacts) if replay else None
         self._potential = potential
         self._weights = list(potential.parameters())
         available = potential.available_properties()
@@ -123,6 +135,15 @@ class LesffCalculator(Calculator):
     @potential.setter
     def potential(self, potential: Potential) -> None:
         self._build(potential, self.skin, self.replay and potential.can_plan)
+
+    @property
+    def allow_close(self) -> bool:
+        """Whether atoms that are too close to be meant are computed all the same."""
+        return self.contacts.allow_close
+
+    @allow_close.setter
+    def allow_close(self, allow_close: bool) -> None:
+        self.contacts.allow_close = allow_close
 
     @property
     def skin(self) -> float:
@@ -142,6 +163,7 @@ class LesffCalculator(Calculator):
     def replay(self, replay: bool | None) -> None:
         self._build(self._potential, self.skin, replay)
 
+    @ase_errors(setup=True)
     def set(self, **options: Any) -> dict[str, Any]:
         """Change options of the calculator; those that change are returned.
 
@@ -165,7 +187,8 @@ class LesffCalculator(Calculator):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy has the same weights in another place."""
-        self.__dict__.update(state)
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
         if self._state:
             self._state["model"] = self._model_state()
 
@@ -216,14 +239,15 @@ class LesffCalculator(Calculator):
         """A property of the atoms, or of those of the last calculation.
 
         Raises:
-            PropertyNotGivenError: for one that the model cannot give, or if there are no atoms.
+            AsePropertyError: for one that the model cannot give, or if there are no atoms.
         """
         # of the last atoms, too, results are looked at only after their state
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
-            raise PropertyNotGivenError("`atoms` must be given: nothing has been calculated yet")
+            raise AsePropertyError("`atoms` must be given: nothing has been calculated yet")
         return super().get_property(name, atoms, allow_calculation)
 
+    @ase_errors()
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
@@ -236,15 +260,15 @@ class LesffCalculator(Calculator):
         remains in ``results``.
 
         Raises:
-            PropertyNotGivenError: for properties that the model cannot give for these atoms.
+            AsePropertyError: for properties that the model cannot give for these atoms.
         """
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
-            raise PropertyNotGivenError("`atoms` must be given: nothing has been calculated yet")
+            raise AsePropertyError("`atoms` must be given: nothing has been calculated yet")
         names = [properties] if isinstance(properties, str) else list(properties or [])
         unknown = [name for name in names if name not in self.implemented_properties]
         if unknown:
-            raise PropertyNotGivenError(
+            raise AsePropertyError(
                 f"unknown property {', '.join(map(repr, unknown))}; this calculator gives "
                 f"{', '.join(self.implemented_properties)}"
             )
@@ -252,12 +276,10 @@ class LesffCalculator(Calculator):
         self.results, self._state = {}, {}
         super().calculate(atoms, names, system_changes)
         # a copy of its own: the atoms' may be edited in place
-        self.atoms.info = copy.deepcopy(self.atoms.info)
-        try:
-            results = self._results(names)
-        except PropertyError as error:
-            raise PropertyNotGivenError(str(error)) from error
-        self.results, self._state = results, self._state_of(self.atoms)
+        kept = atoms.copy()
+        kept.info = copy.deepcopy(atoms.info)
+        self.atoms = kept
+        self.results, self._state = self._results(names), self._state_of(kept)
 
     def _results(self, names: Sequence[str]) -> dict[str, Any]:
         """Results for the atoms of the calculator in ASE's terms."""
@@ -287,7 +309,9 @@ class LesffCalculator(Calculator):
                 for name, value in out.items()
             }
         found = self.neighbors.find(structure.positions, structure.cell, structure.pbc)
-        graph = build_graph(structure, self.potential.architecture.cutoff, found)
+        graph = build_graph(
+            structure, self.potential.architecture.cutoff, found, contacts=self.contacts
+        )
         (row,) = predict_graph(self.potential, graph, asked)
         return row
 

@@ -123,6 +123,10 @@ class StateWarning(UserWarning):
     """Atoms say something about charge, spin or results that is not used."""
 
 
+class CloseContactWarning(UserWarning):
+    """Atoms are closer to each other, or further apart, than in any known compound."""
+
+
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
 

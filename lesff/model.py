@@ -13,7 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 from lesff.atoms.batching import plan_batches
-from lesff.atoms.graph import build_graph, collate
+from lesff.atoms.contacts import ContactRule
+from lesff.atoms.graph import AtomGraph, build_graph, collate
 from lesff.atoms.structure import to_structures
 from lesff.autograd import plain_arithmetic
 from lesff.calculator import LesffCalculator
@@ -169,6 +170,7 @@ class Model:
         born: BornOptions | None = None,
         batch_size: SupportsIndex | Literal["auto"] = "auto",
         strict: bool = False,
+        allow_close: bool = False,
         progress: bool | None = None,
     ) -> Prediction:
         """Predict properties of one or many structures.
@@ -189,6 +191,8 @@ class Model:
                 equal cost.
             strict: Raise instead of warn for a charge or spin outside the trained range and for a
                 quantity that the manifest says is not to be trusted.
+            allow_close: Compute also where atoms are closer than 0.45 of the sum of their covalent
+                radii, which is refused as a mistake (a warning below 0.7).
             progress: Show a progress bar; by default for long work only.
 
         Raises:
@@ -213,11 +217,16 @@ class Model:
         results: list[dict[str, np.ndarray]] = [{} for _ in checked]
         show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
         bar = tqdm(total=len(checked), disable=not show, unit="structure", desc="predict")
+        names_of = ["structure" if is_single else f"structure {i}" for i in range(len(checked))]
+        cutoff = self.potential.architecture.cutoff
+
+        def graph_of(i: int) -> AtomGraph:
+            rule = ContactRule(allow_close=allow_close)
+            return build_graph(checked[i], cutoff, contacts=rule, where=names_of[i])
+
         for chosen in plan_batches(sizes, batch_size):
             with plain_arithmetic(self.potential.device):
-                graph = collate(
-                    [build_graph(checked[i], self.potential.architecture.cutoff) for i in chosen]
-                )
+                graph = collate([graph_of(i) for i in chosen])
                 found = predict_graph(self.potential, graph, names, born)
             for index, row in zip(chosen, found, strict=True):
                 results[index] = row
@@ -239,6 +248,7 @@ class Model:
         spin_multiplicity: int | None = None,
         external_field: Sequence[float] | np.ndarray | None = None,
         strict: bool = False,
+        allow_close: bool = False,
         skin: float = 0.5,
         replay: bool | None = None,
     ) -> LesffCalculator:
@@ -249,6 +259,7 @@ class Model:
             spin_multiplicity=spin_multiplicity,
             external_field=external_field,
             strict=strict,
+            allow_close=allow_close,
             skin=skin,
             replay=replay,
             caveats=self.source.caveats,

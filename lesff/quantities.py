@@ -72,8 +72,9 @@ _ROWS = (
         name="dipole", shape=(3,), unit="e*A", level="system",
         meaning="Sum of charge times position and of atomic dipoles; about the centre of nuclear "
         "charge when the total charge is not zero: in predictions, files, labels and the "
-        "calculator. Labels about another point say so, see INFO_DIPOLE_ORIGIN. Finite systems "
-        "only.",
+        "calculator. Labels about another point say so, see INFO_DIPOLE_ORIGIN. Of a slab: its "
+        "part (mu.n) n along the normal n, -dF/dE_n in a field along it; the part in the plane has "
+        "many values and is left out (zero). Not for crystals.",
     ),
     Quantity(
         name="quadrupole", shape=(3, 3), unit="e*A^2", level="system",

@@ -474,8 +474,48 @@ def test_slab_properties_of_a_potential(head):
     if head:
         with pytest.raises(PropertyError, match="leave them out for slabs"):
             potential(graph, ["born_effective_charges"])
-        with pytest.raises(PropertyError, match="dipole of a periodic structure"):
-            potential(graph, ["dipole"])
+        with pytest.raises(PropertyError, match="quadrupole of a periodic structure"):
+            potential(graph, ["quadrupole"])
+
+
+@pytest.mark.parametrize("head", ["latent", "qeq", "edge", "fukui"])
+@pytest.mark.parametrize("open_axis", [0, 1, 2])
+def test_slabs_have_a_dipole_along_their_normal(head, open_axis):
+    """mu.n = -dF/dE_n, of any orientation; the same whatever images are in the list."""
+    potential = tiny_potential(head=head)
+    atoms = two_waters()
+    cell = np.array([[6.0, 0.5, 0.0], [-1.0, 7.0, 0.0], [0.0, 0.0, 0.0]])
+    atoms.set_cell(np.roll(cell, open_axis - 2, axis=0))
+    atoms.pbc = [axis != open_axis for axis in range(3)]
+    atoms.rotate(40, (1.0, 2.0, -0.5), rotate_cell=True)
+    first, second = np.array(atoms.cell)[atoms.pbc]
+    normal = np.cross(first, second)
+    normal /= np.linalg.norm(normal)
+    dipole = potential(make_graph(atoms), ["dipole"])["dipole"][0].numpy()
+    assert abs(dipole @ normal) > 1e-3
+    np.testing.assert_allclose(dipole, (dipole @ normal) * normal, atol=1e-12)
+
+    def enthalpy(field):
+        atoms.info["external_field"] = field * normal
+        return float(potential(make_graph(atoms), ["energy"])["energy"])
+
+    slope = (enthalpy(1e-3) - enthalpy(-1e-3)) / 2e-3
+    assert dipole @ normal == pytest.approx(-slope, abs=1e-8)
+    del atoms.info["external_field"]
+    atoms.positions[2] += first - 2 * second
+    moved = potential(make_graph(atoms), ["dipole"])["dipole"][0].numpy()
+    np.testing.assert_allclose(moved, dipole, atol=1e-10)
+
+
+def test_a_batch_of_boundaries_has_dipoles():
+    potential = tiny_potential()
+    slab = two_waters()
+    slab.cell, slab.pbc = [6.0, 6.0, 0.0], [True, True, False]
+    both = collate([make_graph(two_waters()), make_graph(slab)])
+    found = potential(both, ["dipole"])["dipole"]
+    for row, atoms in zip(found, (two_waters(), slab), strict=True):
+        alone = potential(make_graph(atoms), ["dipole"])["dipole"][0]
+        torch.testing.assert_close(row, alone, rtol=0, atol=1e-12)
 
 
 # --- which systems -----------------------------------------------------------------------------

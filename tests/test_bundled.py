@@ -20,7 +20,7 @@ from lesff.model_folder.verify import verify_parity
 from lesff.train.data import read_frames
 from lesff.train.metrics import evaluate_frames
 from lesff.train.splits import split_by_molecule
-from lesff.units import BOLTZMANN, EA_TO_DEBYE, EV_TO_KCAL_PER_MOL
+from lesff.units import BOLTZMANN, COULOMB_CONSTANT, EA_TO_DEBYE, EV_TO_KCAL_PER_MOL
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
@@ -35,6 +35,55 @@ DIPOLE_TOLERANCE = {"off-small": 0.25, "off-medium": 0.35}
 def model(request):
     """The model in float64."""
     return lesff.load(request.param, dtype="float64", offline=True)
+
+
+def test_molecules_are_those_of_the_version_before(model):
+    """1.2.0 has the weights of 1.1.0 and other sums in crystals: molecules do not change a bit."""
+    before = lesff.load(f"{model.name.split('@')[0]}@1.1.0", dtype="float64", offline=True)
+    assert model.source.version == "1.2.0"
+    for name in ("H2O", "CH3CONH2", "C6H6", "CH3Cl"):
+        old, new = (m.predict(molecule(name), ["energy", "forces"]) for m in (before, model))
+        assert old.energy == new.energy
+        assert np.array_equal(old.forces, new.forces)
+
+
+def test_energies_are_continuous_in_the_cell(model):
+    """The energy of a box of water changes by its stress, at every step of a strain.
+
+    Along this path off-medium 1.1.0 jumps by 11.5 meV. Trapezoids of 5e-5 are good to 1e-7 eV.
+    """
+    rng, box = np.random.default_rng(0), ase.Atoms(cell=[9.3] * 3, pbc=True)
+    for place in np.ndindex(3, 3, 3):
+        water = molecule("H2O")
+        water.rotate(rng.uniform(0, 360), rng.normal(size=3))
+        water.translate(np.array(place) * 3.1 - water.get_center_of_mass())
+        box += water
+    scales, energies, slopes = np.linspace(0.9845, 0.9865, 41), [], []
+    for scale in scales:
+        atoms = box.copy()
+        atoms.set_cell(box.cell * scale, scale_atoms=True)
+        found = model.predict(atoms, ["energy", "stress"])
+        energies.append(found.energy)
+        slopes.append(np.trace(found.stress) * atoms.get_volume() / scale)  # dE / dscale
+    work = 0.5 * (np.array(slopes[1:]) + np.array(slopes[:-1])) * np.diff(scales)
+    assert np.abs(np.diff(energies) - work).max() < 1e-6
+
+
+def test_a_molecule_in_a_large_box_is_the_free_molecule(model):
+    """Apart from its images: -2 pi ke mu^2 / (3 V) of a cubic lattice of dipoles in a conductor
+    (Makov and Payne, PRB 51, 4014 (1995)), to 0.01 meV."""
+    free = molecule("CH3CONH2")
+    box = free.copy()
+    box.set_cell([80.0] * 3)
+    box.center()
+    box.pbc = True
+    alone = model.predict(free, ["energy", "forces", "dipole"])
+    inside = model.predict(box, ["energy", "forces"])
+    images = -2.0 * np.pi * COULOMB_CONSTANT * np.square(alone.dipole).sum() / (3.0 * 80.0**3)
+    assert inside.energy - alone.energy == pytest.approx(images, abs=1e-5)
+    # the field 4 pi ke mu / (3 V) on Born charges of about 2 e
+    field = 4.0 * np.pi * COULOMB_CONSTANT * np.linalg.norm(alone.dipole) / (3.0 * 80.0**3)
+    assert np.abs(inside.forces - alone.forces).max() < 2.5 * field
 
 
 def test_golden_values_are_reproduced(model):

@@ -115,7 +115,7 @@ def test_wrong_originals_are_not_mirrored(site: Site, tmp_path: Path) -> None:
     assert not (tmp_path / "mirror" / "published").exists()
     with pytest.raises(OfflineError, match="must be fetched, but this is offline"):
         mirror_models([NAME], tmp_path / "mirror", offline=True)
-    with pytest.raises(UnsupportedInputError, match="must be a model's name or 'hf:"):
+    with pytest.raises(UnsupportedInputError, match="must be a model's name, 'hf:"):
         mirror_models(["https://example.org/m/"], tmp_path / "mirror")
 
 

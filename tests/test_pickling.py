@@ -187,6 +187,7 @@ def trajectory(atoms):
     return found
 
 
+@pytest.mark.filterwarnings("ignore::lesff.errors.CloseContactWarning")
 @copied_both_ways
 @pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize("source", ["tiny", "off-small"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lesff.atoms.cell import inverse_cell
+from lesff.atoms.contacts import ContactRule
 from lesff.atoms.neighbors import Neighbors, find_neighbors
 from lesff.atoms.structure import MIN_DISTANCE, Structure
 from lesff.errors import StructureError
@@ -249,7 +250,12 @@ def lattice_offset(graph: AtomGraph, positions: Tensor, cell: Tensor) -> Tensor:
 
 
 def build_graph(
-    structure: Structure, cutoff: float, neighbors: Neighbors | None = None
+    structure: Structure,
+    cutoff: float,
+    neighbors: Neighbors | None = None,
+    *,
+    contacts: ContactRule | None = None,
+    where: str = "structure",
 ) -> AtomGraph:
     """Graph of one structure, float64.
 
@@ -257,14 +263,18 @@ def build_graph(
         structure: The structure.
         cutoff: Edge cutoff in A.
         neighbors: Its neighbours, if they are known.
+        contacts: What is done about close contacts; if None, only ``MIN_DISTANCE`` is refused.
+        where: Name of the structure, for messages.
 
     Raises:
-        StructureError: if two atoms are closer than ``MIN_DISTANCE``.
+        StructureError: if two atoms are too close.
     """
     found = neighbors
     if found is None:
         found = find_neighbors(structure.positions, structure.cell, structure.pbc, cutoff)
-    if found.min_distance < MIN_DISTANCE:
+    if contacts is not None:
+        contacts.check(structure, found, where)
+    elif found.min_distance < MIN_DISTANCE:
         raise _overlap(structure, found.edge_index, found.cell_shifts)
     # a molecule's cell means nothing: zero, so that nothing can depend on it
     cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))

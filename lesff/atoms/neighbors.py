@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,14 @@ class Neighbors:
         edge_index: (2, n_edges) int64; row 0 sender, row 1 receiver; sorted by receiver.
         cell_shifts: (n_edges, 3) int64; ``r[receiver] - r[sender] + shift @ cell`` is the edge.
         reverse_edge: (n_edges,) int64, index of the opposite edge.
+        lengths: (n_edges,) in A.
         min_distance: Length of the shortest edge in A; infinite without edges.
     """
 
     edge_index: np.ndarray
     cell_shifts: np.ndarray
     reverse_edge: np.ndarray
+    lengths: np.ndarray
     min_distance: float
 
 
@@ -99,6 +101,7 @@ def find_neighbors(
         edge_index=np.stack([sender[order], receiver[order]]),
         cell_shifts=all_shifts[order],
         reverse_edge=reverse,
+        lengths=np.concatenate([distances, distances])[order],
         min_distance=float(distances.min(initial=np.inf)),
     )
 
@@ -188,6 +191,11 @@ class VerletList:
         is_chosen[near] = True
         is_chosen[kept.reverse_edge[near]] = True
         shortest = float(np.sqrt(squared.min(initial=np.inf)))
+        # an edge and its reverse are as long
+        lengths = np.empty(len(kept.reverse_edge))
+        lengths[self._pairs] = np.sqrt(squared)
+        lengths[kept.reverse_edge[self._pairs]] = lengths[self._pairs]
+        kept = replace(kept, lengths=lengths)
         return _reordered(kept, np.flatnonzero(is_chosen), shortest)
 
     def _is_valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
@@ -219,6 +227,7 @@ def _reordered(neighbors: Neighbors, order: np.ndarray, min_distance: float) -> 
         edge_index=neighbors.edge_index.take(order, axis=1),
         cell_shifts=neighbors.cell_shifts.take(order, axis=0),
         reverse_edge=rank.take(neighbors.reverse_edge.take(order)),
+        lengths=neighbors.lengths.take(order),
         min_distance=min_distance,
     )
 

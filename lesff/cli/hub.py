@@ -42,10 +42,24 @@ def lock_command(names: tuple[str, ...], output: Path, *, accept_license: bool) 
 @hub_group.command("mirror")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1)
+@click.option("--name", help="Name of a model folder; that of its card if not given.")
+@click.option("--version", help="Its major.minor.patch; that of its card if not given.")
 @accept_license_option
-def mirror_command(folder: Path, names: tuple[str, ...], *, accept_license: bool) -> None:
-    """Copy models (all of lesff itself if none is named) to FOLDER, for `lesff hub serve`."""
-    for snapshot in mirror_models(names, folder, accept_license=accept_license):
+def mirror_command(
+    folder: Path,
+    names: tuple[str, ...],
+    name: str | None,
+    version: str | None,
+    *,
+    accept_license: bool,
+) -> None:
+    """Copy models (all of lesff itself if none is named) to FOLDER, for `lesff hub serve`.
+
+    A model folder ('./my-model') becomes local/NAME, which loads as hf:local/NAME.
+    """
+    for snapshot in mirror_models(
+        names, folder, name=name, version=version, accept_license=accept_license
+    ):
         n_bytes = FileSet(snapshot.files).size
         click.echo(f"{snapshot.repo} at {snapshot.commit[:12]}: {n_bytes / 1e6:.1f} MB")
 

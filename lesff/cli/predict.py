@@ -52,6 +52,7 @@ from lesff.train.labels import kind_of_key
 @click.option("--device", default="cpu", show_default=True, help="Where to compute.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision.")
 @click.option("--strict", is_flag=True, help="Refuse charges and spins outside the range.")
+@click.option("--allow-close", is_flag=True, help="Compute also where atoms overlap.")
 @accept_license_option
 def predict_command(
     structures: Path,
@@ -67,6 +68,7 @@ def predict_command(
     *,
     sum_rule: bool,
     strict: bool,
+    allow_close: bool,
     accept_license: bool,
 ) -> None:
     """Predict properties of every structure in a file.
@@ -98,6 +100,7 @@ def predict_command(
             external_field=field,
             born=BornOptions(mode=born, sum_rule=sum_rule),
             strict=strict,
+            allow_close=allow_close,
         )
     rows = prediction.per_structure()
     if output is None:

@@ -151,8 +151,7 @@ def errors_in_one_line() -> Iterator[None]:
     except (click.exceptions.Exit, click.Abort, click.UsageError):
         raise
     except click.ClickException as error:
-        error.message = one_line(error.message)
-        raise
+        raise _failure(error.message, error.exit_code) from error
     except KeyboardInterrupt as error:
         raise _failure("interrupted", INTERRUPTED) from error
     except OutputClosedError as error:  # nobody to tell
@@ -197,7 +196,7 @@ class _Failure(click.ClickException):
 
 def _failure(message: str, code: int = 1) -> click.ClickException:
     failure = _Failure(one_line(message))
-    failure.exit_code = code
+    failure.exit_code = code  # pyright: ignore[reportAttributeAccessIssue]  # as click reads it
     return failure
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lesff.finetune.report import Outcome
 from lesff.finetune.start import Base
-from lesff.model_folder.card import license_of, with_front_matter
+from lesff.model_folder.card import front_matter, license_of, with_front_matter
 
 _CARD = """# {base}, {verb} {n_train} frames
 
@@ -45,6 +45,7 @@ def finetuned_card(base: Base, outcome: Outcome, report: dict[str, Any]) -> str:
         "license": license_of(base.card),
         "library_name": "lesff",
         "base_model": base.name,
+        "citation": front_matter(base.card).get("citation") or f"lesff {base.name}",
         "description": f"{base.name}, {verb} {counts['train']} frames",
     }
     text = _CARD.format(

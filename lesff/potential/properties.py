@@ -25,12 +25,14 @@ from lesff.electrostatics.moments.field import (
     has_field,
 )
 from lesff.electrostatics.moments.totals import (
+    along_slab_normals,
     dipole_moment,
     moment_origin,
     neutralised,
     quadrupole_moment,
 )
 from lesff.electrostatics.sums.pair_sum import check_boundaries
+from lesff.electrostatics.sums.plan import SLAB
 from lesff.errors import PropertyError, UnsupportedInputError
 from lesff.potential.energy import EnergyTerms, atomic_energies
 from lesff.potential.response import (
@@ -196,6 +198,10 @@ def _stress(x: Evaluation) -> Tensor:
     return x.slopes["stress"] / cell_volume(x.graph.cell.detach())[:, None, None]
 
 
+def _dipole(x: Evaluation) -> Tensor:
+    return along_slab_normals(x.dipole, x.graph)
+
+
 def _quadrupole(x: Evaluation) -> Tensor:
     terms = x.terms
     return quadrupole_moment(x.charges, x.graph, x.origin, terms.dipoles, terms.quadrupoles)
@@ -304,6 +310,12 @@ IN_MOLECULES = BatchRule(
     message="{names} of a periodic structure depend on the choice of cell; ask for "
     "born_effective_charges, or set pbc=False for a molecule",
 )
+IN_MOLECULES_AND_SLABS = BatchRule(
+    # along the normal of a slab positions are unwrapped, and the dipole is a number
+    holds=lambda graph, _: not bool((graph.pbc.any(1) & (graph.pbc.sum(1) != SLAB)).any()),
+    message="{names} of a periodic structure depends on the choice of cell; ask for "
+    "born_effective_charges, or set pbc=False for a molecule and for the open direction of a slab",
+)
 IN_MOLECULES_UNLESS_DIPOLES = BatchRule(
     # sums of atomic dipoles do not
     holds=lambda graph, model: model.only_dipoles_respond or not bool(graph.pbc.any()),
@@ -361,7 +373,7 @@ PROPERTIES: dict[str, Property] = {
     ),
     "latent_charges": Property(compute=_latent_charges, model=(CHARGED,)),
     "charges": Property(compute=lambda x: x.terms.charges, model=(CHARGED,)),
-    "dipole": Property(compute=lambda x: x.dipole, model=(CHARGED,), batch=(IN_MOLECULES,)),
+    "dipole": Property(compute=_dipole, model=(CHARGED,), batch=(IN_MOLECULES_AND_SLABS,)),
     "quadrupole": Property(compute=_quadrupole, model=(CHARGED,), batch=(IN_MOLECULES,)),
     "atomic_dipoles": Property(compute=lambda x: x.terms.dipoles, model=(CHARGED, DIPOLAR)),
     "atomic_quadrupoles": Property(
@@ -390,7 +402,13 @@ PROPERTIES: dict[str, Property] = {
 """Every quantity of :data:`lesff.quantities.QUANTITIES`, in its order."""
 
 _MODEL_RULES = (CALIBRATED, CHARGED, LONG_RANGED, DIPOLAR, QUADRUPOLAR, DISPERSIVE, RESPONDING)
-_BATCH_RULES = (IN_CRYSTALS, NOT_IN_SLABS, IN_MOLECULES, IN_MOLECULES_UNLESS_DIPOLES)
+_BATCH_RULES = (
+    IN_CRYSTALS,
+    NOT_IN_SLABS,
+    IN_MOLECULES,
+    IN_MOLECULES_AND_SLABS,
+    IN_MOLECULES_UNLESS_DIPOLES,
+)
 _LAST_RULES = (NOT_IN_A_POLARISED_CRYSTAL, OF_LOCAL_CHARGES)
 """In the order in which they are looked at: the last ones once a field is known to make sense."""
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lesff.atoms.contacts import ContactRule
 from lesff.atoms.graph import AtomGraph, ExactGeometry, build_graph
 from lesff.atoms.neighbors import find_neighbors
 from lesff.atoms.structure import Structure
@@ -32,13 +33,17 @@ class RepeatedStep:
     Args:
         potential: The model; :attr:`Potential.can_plan` must hold.
         skin: How much further edges reach than the cutoff, in A.
+        contacts: What is done about close contacts, whenever edges are searched.
 
     Attributes:
         n_plans: How often everything was decided anew.
     """
 
-    def __init__(self, potential: Potential, skin: float) -> None:
+    def __init__(
+        self, potential: Potential, skin: float, contacts: ContactRule | None = None
+    ) -> None:
         self.potential = potential
+        self.contacts = contacts
         self.skin = skin
         self.n_plans = 0
         self._structure: Structure | None = None
@@ -85,7 +90,7 @@ class RepeatedStep:
     def _plan(self, structure: Structure) -> _PlannedStep:
         reach = self.potential.architecture.cutoff + self.skin
         found = find_neighbors(structure.positions, structure.cell, structure.pbc, reach)
-        graph = build_graph(structure, reach, found)
+        graph = build_graph(structure, reach, found, contacts=self.contacts)
         self.n_plans += 1
         return _PlannedStep(self.potential, graph)
 

@@ -256,7 +256,8 @@ def curve_figure(
     if has_score:
         first = [(0, 1.0)] if start is not None else []
         scores = first + [(row["step"], row.get("score", math.nan)) for row in rows]
-        _curve(panels[len(shown)], *map(list, zip(*scores, strict=True)), "score (start = 1)")
+        steps, values = map(list, zip(*scores, strict=True))
+        _curve(panels[len(shown)], steps, values, "score (start = 1)")
         panels[len(shown)].axhline(1.0, color=COLORS["base, energies refitted"], linewidth=0.9,
                                    linestyle="--", label="base, energies refitted")  # fmt: skip
     for panel in panels[:count]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import ase
 import numpy as np
 
+from lesff.atoms.contacts import warn_of_close_frames
 from lesff.atoms.structure import Structure, read_structures, to_structure
 from lesff.errors import DataError
 from lesff.quantities import DIPOLE_ORIGINS, INFO_DIPOLE_ORIGIN, INFO_FIELD
@@ -133,7 +134,7 @@ def read_labelled(
                 raise DataError(
                     f"{path}: the arrays of a shard have fixed names; leave out `labels`"
                 )
-            return _from_npz(path, weight, reader.summary), reader.summary
+            return _looked_at(_from_npz(path, weight, reader.summary), reader.summary, name)
         subset = path.stem
         pairs = read_structures(path)
     else:
@@ -145,7 +146,17 @@ def read_labelled(
     ]  # fmt: skip
     if not frames:
         raise DataError(f"{name} holds no frames")
-    return frames, reader.summary
+    return _looked_at(frames, reader.summary, name)
+
+
+def _looked_at(
+    frames: list[Frame], summary: LabelSummary, name: str
+) -> tuple[list[Frame], LabelSummary]:
+    """Frames and summary, which says where atoms are too close."""
+    text = warn_of_close_frames([frame.structure for frame in frames], name)
+    if text is not None:
+        summary.notes.append(text)
+    return frames, summary
 
 
 def _structures(atoms_list: Iterable[ase.Atoms]) -> Iterator[tuple[Structure, ase.Atoms]]:

@@ -119,6 +119,7 @@ class LabelSummary:
         charges: Number of frames per total charge.
         spins: Number of frames per spin multiplicity.
         refused: Frames whose calculator has results that are not theirs, and why.
+        notes: Sentences about frames that look like mistakes.
     """
 
     n_frames: int = 0
@@ -127,6 +128,7 @@ class LabelSummary:
     charges: dict[int, int] = field(default_factory=dict)
     spins: dict[int, int] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def count_state(self, total_charge: int, spin_multiplicity: int) -> None:
         """Count one frame."""
@@ -167,7 +169,7 @@ class LabelSummary:
             rows.append(f"  {title}: {values}")
         if self.unused:
             rows.append(f"  not used: {', '.join(sorted(self.unused))}")
-        return rows
+        return rows + [f"  {note}" for note in self.notes]
 
 
 class LabelReader:

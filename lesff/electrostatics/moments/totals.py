@@ -44,6 +44,37 @@ def dipole_moment(
     return segment_sum(atomic, graph.batch, graph.n_systems)
 
 
+def along_slab_normals(moment: Tensor, graph: AtomGraph) -> Tensor:
+    """``(mu.n) n`` for slabs of normal n, mu itself for other systems, (n_systems, 3).
+
+    In the plane the dipole of a slab depends on which image of each atom is in the list, along its
+    normal it does not: what is left is all that a field along the normal couples to,
+    ``mu.n = -dF/dE``.
+
+    Args:
+        moment: (n_systems, 3) mu.
+        graph: Cells and boundaries.
+    """
+    slabs = graph.pbc.sum(1) == 2
+    if not bool(slabs.any()):
+        return moment
+    normal = slab_normals(graph)
+    # s: system, i: Cartesian
+    projected = torch.einsum("si,si->s", moment, normal)[:, None] * normal
+    return torch.where(slabs[:, None], projected, moment)
+
+
+def slab_normals(graph: AtomGraph) -> Tensor:
+    """Unit normals of the periodic rows of slabs, (n_systems, 3); zero for other systems."""
+    # the open row is the last of each cell: [system, row, xyz]
+    order = torch.argsort(graph.pbc.to(torch.int64), dim=1, descending=True, stable=True)
+    rows = torch.gather(graph.cell, 1, order[:, :, None].expand(-1, -1, 3))
+    normal = torch.linalg.cross(rows[:, 0], rows[:, 1])
+    slabs = (graph.pbc.sum(1) == 2)[:, None]
+    length = torch.where(slabs, normal.norm(dim=1, keepdim=True), 1.0)
+    return torch.where(slabs, normal / length, 0.0)
+
+
 def quadrupole_moment(
     charges: Tensor,
     graph: AtomGraph,
