@@ -17,6 +17,8 @@ MIN_DISTANCE = 0.2
 """Atoms closer than this (A) are taken for a mistake."""
 _MIN_VOLUME = 1e-3
 """Smallest volume (A^3) of a cell periodic in three directions."""
+_ISOTOPES = {"D": 2.014, "T": 3.016}
+"""Masses of hydrogen's isotopes in u."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +128,27 @@ def _as_atoms(source: Any, where: str) -> ase.Atoms:
         return source
     convert = getattr(source, "to_ase_atoms", None)  # pymatgen structures and molecules
     if callable(convert):
-        return _as_atoms(convert(), where)
+        try:
+            return _as_atoms(convert(), where)
+        except KeyError as error:  # ASE has no such symbol
+            raise StructureError(f"{where}: {_unknown_symbol(error)}") from error
     if callable(getattr(source, "GetConformer", None)):
         return _from_rdkit(source, where)
     raise StructureError(
         f"{where} must be an ASE Atoms object, an RDKit molecule, a pymatgen structure, a list of "
         f"them or the path of a structure file, got {type(source).__name__}"
     )
+
+
+def _unknown_symbol(error: KeyError) -> str:
+    """What to do about a symbol that ASE does not know."""
+    symbol = str(error.args[0]) if error.args else ""
+    if symbol in _ISOTOPES:
+        return (
+            f"ASE has no symbol {symbol!r}; write H, whose energy is the same, and set the mass "
+            f"to {_ISOTOPES[symbol]} u (atoms.set_masses, or a column `masses` of extxyz)"
+        )
+    return f"unknown symbol or key {symbol!r}"
 
 
 def _is_structure(source: Any) -> bool:
@@ -240,7 +256,10 @@ def read_structures(path: Path) -> Iterator[tuple[Structure, ase.Atoms]]:
         raise StructureError(f"structure file {path} does not exist")
     try:
         images = ase.io.read(path, index=":")
-    except (UnknownFileTypeError, ValueError, KeyError, IndexError, OSError) as error:
+    except KeyError as error:
+        reason = _unknown_symbol(error)
+        raise StructureError(f"structure file {path} cannot be read: {reason}") from error
+    except (UnknownFileTypeError, ValueError, IndexError, OSError) as error:
         raise StructureError(f"structure file {path} cannot be read: {error}") from error
     if not images:
         raise StructureError(f"structure file {path} holds no structures")
