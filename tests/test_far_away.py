@@ -103,9 +103,9 @@ def test_a_charged_molecule_in_a_field_works_against_it(potential):
 
 @pytest.mark.parametrize("distance", [300.0, 1e4, 1e6, 1e12])
 def test_molecules_far_from_each_other(distance, potential):
-    """As in float64, and from 1e6 A on as at any distance: their potential there is 1e-5 V.
+    """As in float64, and at 1e12 A as at any distance: their potential there is 1e-11 V.
 
-    Latent charges are not neutral before they are shifted, so that it acts on forces: some 1e-9.
+    Latent charges are not neutral before they are shifted, so that it acts on forces within a molecule.
     """
     names = ("energy", "forces", "charges")
     exact = tiny_potential(state_embedding=True)
@@ -118,10 +118,9 @@ def test_molecules_far_from_each_other(distance, potential):
 
     found = compute(potential, pair(distance), names)
     assert_same(found, compute(exact, pair(distance), names), ROUNDING[potential.dtype])
-    if distance >= 1e6:
+    if distance >= 1e12:
         farther = compute(exact, pair(2.0**30), names)
-        del farther["energy"]  # of latent charges that are not neutral: 1e-4 eV at 1e6 A
-        assert_same(found, farther, ROUNDING[potential.dtype] + 1e-8)
+        assert_same(found, farther, ROUNDING[potential.dtype] + 2e-8)
 
 
 def test_the_released_model_far_from_the_origin():
