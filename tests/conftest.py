@@ -5,10 +5,36 @@ from uuid import uuid4
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+
+
+EXAMPLES = 12
+"""Examples of each test of invariances in CI, always the same ones."""
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--examples",
+        type=int,
+        default=EXAMPLES,
+        help="structures of each test of test_invariances.py; new ones if it is not the default",
+    )
+
+
+def pytest_configure(config):
+    count = config.getoption("--examples")
+    settings.register_profile(
+        "invariances",
+        max_examples=count,
+        deadline=None,
+        derandomize=count == EXAMPLES,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 @pytest.fixture(autouse=True)

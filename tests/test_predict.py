@@ -16,6 +16,7 @@ from lesff.atoms.structure import to_structure
 from lesff.calculator import LesffCalculator
 from lesff.errors import (
     CaveatWarning,
+    ChargedCellWarning,
     ChargeSpinError,
     DeviceError,
     ExtrapolationWarning,
@@ -266,6 +267,62 @@ def test_a_bare_potential_refuses_unknown_elements(model):
 def test_absent_devices_are_named(device):
     with pytest.raises(DeviceError, match=f"`device` must be .*, got '{device}'"):
         load("off-small", device=device)
+
+
+@pytest.mark.parametrize("dtype", ["float64", torch.float64])
+def test_dtype_as_text_or_of_torch(dtype):
+    model = load("off-small", dtype=dtype)
+    assert model.potential.dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, np.float64, 64, ["float64"]])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(PropertyError, match="`dtype` must be 'float32' or 'float64'"):
+        load("off-small", dtype=dtype)
+
+
+def test_properties_as_text_with_commas(model):
+    together = model.predict(water(), "energy, forces,charges")
+    assert list(together) == ["energy", "forces", "charges"]
+    assert list(model.predict(water(), ["energy,forces"])) == ["energy", "forces"]
+    with pytest.raises(PropertyError, match="unknown property 'nonsense'"):
+        model.predict(water(), "energy,nonsense")
+    with pytest.raises(PropertyError, match="`properties` must be names, got 3"):
+        model.predict(water(), ["energy", 3])
+    with pytest.raises(PropertyError, match="`properties` must name at least one"):
+        model.predict(water(), " , ")
+
+
+def test_batch_sizes_of_any_integer_type(model):
+    expected = model.predict([water()] * 3).energy
+    for batch_size in (2, np.int64(2), np.uint8(2), np.array(2)):
+        assert model.predict([water()] * 3, batch_size=batch_size).energy == expected
+    for batch_size in (0, np.int64(-1), 2.0, True, "2", None):
+        with pytest.raises(PropertyError, match="`batch_size` must be 'auto' or at least 1"):
+            model.predict(water(), batch_size=batch_size)
+
+
+def test_text_in_info_beside_an_argument(model):
+    atoms = water()
+    atoms.info["charge"] = "unknown"
+    assert model.predict(atoms, total_charge=0).energy == model.predict(water()).energy
+    with pytest.raises(ChargeSpinError, match="total charge must be an integer, got 'unknown'"):
+        model.predict(atoms)
+
+
+def test_charged_cells_warn_once_a_call(model):
+    cells = [triclinic_ice(), triclinic_ice(), water()]
+    with pytest.warns(ChargedCellWarning, match=r"structure 0 \(and 1 more\)") as heard:
+        model.predict(cells, total_charge=2)
+    assert len(heard) == 1
+    model.predict(water(), total_charge=2)
+
+
+def test_isotopes_are_explained(tmp_path):
+    path = tmp_path / "heavy.xyz"
+    path.write_text("3\n\nO 0 0 0\nD 0.96 0 0\nD -0.2 0.9 0\n")
+    with pytest.raises(StructureError, match="no symbol 'D'; write H, .* the mass to 2.014 u"):
+        load("off-small").predict(path)
 
 
 def test_dtype_must_be_known():

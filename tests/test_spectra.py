@@ -375,6 +375,42 @@ def test_trajectories_are_unwrapped_and_have_velocities(momenta):
     assert run.temperature == pytest.approx(0.0, abs=1e-9)  # motion of the centre of mass only
 
 
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_breathing_cell_moves_no_atom_across_it(wrap):
+    """Atoms at fixed fractions of a cell that swings by 4 %, hundreds of cells away or wrapped.
+
+    Their unwrapped positions are the fractions times the cell, up to the cells of the first frame.
+    """
+    rng = np.random.default_rng(0)
+    fractions = rng.random((6, 3)) + (0 if wrap else rng.integers(-300, 300, size=(6, 3)))
+    cell = np.diag([8.0, 9.0, 10.0]) + rng.normal(scale=0.3, size=(3, 3))
+    drift = np.array([0.11, 0.0, -0.07])  # of the cell, in each frame
+    frames, expected = [], []
+    for index in range(12):
+        now = cell * (1.0 + 0.04 * np.sin(index))
+        scaled = fractions + index * drift
+        expected.append(scaled @ now)
+        atoms = ase.Atoms("H6", scaled @ now, cell=now, pbc=True)
+        if wrap:
+            atoms.wrap()
+        frames.append(atoms)
+    run = as_trajectory(frames, 1.0)
+    np.testing.assert_allclose(run.positions, expected, atol=1e-9)
+
+
+def test_a_slab_unwraps_in_its_plane_only():
+    atoms = ase.Atoms("H", [[1.0, 1.0, 3.0]], cell=[4.0, 4.0, 0.0], pbc=[True, True, False])
+    frames = []
+    for index in range(8):
+        now = atoms.copy()
+        now.positions[0] += [index * 0.9, 0.0, index * 20.0]
+        now.wrap()
+        frames.append(now)
+    run = as_trajectory(frames, 1.0)
+    moved = run.positions[-1, 0] - run.positions[0, 0]
+    np.testing.assert_allclose(moved, [6.3, 0.0, 140.0], atol=1e-12)
+
+
 def test_kinetic_temperature():
     """3 kT / 2 per relative degree of freedom of two equal atoms: m v^2 = 3 kT at +v and -v."""
     atoms = ase.Atoms("ArAr", positions=[[0, 0, 0], [4, 0, 0]])

@@ -36,6 +36,8 @@ _MAX_LINE = 2**20
 """Bytes of a line of an xyz file."""
 _MIN_ATOM_LINE = 2
 """Bytes of the shortest line of an atom."""
+_ISOTOPES = {"D": 2.014, "T": 3.016}
+"""Masses of hydrogen's isotopes in u."""
 
 
 def input_limit() -> int:
@@ -77,6 +79,9 @@ def read_images(path: Path) -> list[ase.Atoms]:
         raise StructureError(
             f"structure file {path} claims more than fits into memory: it is damaged"
         ) from error
+    except KeyError as error:
+        text = unknown_symbol(error)
+        raise StructureError(f"structure file {path} cannot be read: {text}") from error
     except Exception as error:  # noqa: BLE001 - readers of a hundred formats raise anything
         text = str(error) or type(error).__name__
         raise StructureError(f"structure file {path} cannot be read: {text}") from error
@@ -217,3 +222,14 @@ def _check_vasp(path: Path) -> None:
         raise StructureError(
             f"structure file {path} claims {n_atoms} atoms and has {n_lines} lines"
         )
+
+
+def unknown_symbol(error: KeyError) -> str:
+    """What to do about a symbol that ASE does not know."""
+    symbol = str(error.args[0]) if error.args else ""
+    if symbol in _ISOTOPES:
+        return (
+            f"ASE has no symbol {symbol!r}; write H, whose energy is the same, and set the mass "
+            f"to {_ISOTOPES[symbol]} u (atoms.set_masses, or a column `masses` of extxyz)"
+        )
+    return f"unknown symbol or key {symbol!r}"

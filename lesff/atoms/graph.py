@@ -277,16 +277,17 @@ def build_graph(
     elif found.min_distance < MIN_DISTANCE:
         raise _overlap(structure, found.edge_index, found.cell_shifts)
     # a molecule's cell means nothing: zero, so that nothing can depend on it
+    # from numpy: tensors are on the host whatever PyTorch's default device is
     cell = structure.cell if structure.pbc.any() else np.zeros((3, 3))
     tensor = torch.from_numpy
     return AtomGraph(
         positions=tensor(np.ascontiguousarray(structure.positions)),
         atomic_numbers=tensor(structure.numbers),
-        batch=torch.zeros(len(structure), dtype=torch.int64),
+        batch=tensor(np.zeros(len(structure), dtype=np.int64)),
         cell=tensor(np.ascontiguousarray(cell))[None],
         pbc=tensor(structure.pbc)[None],
-        total_charge=torch.tensor([float(structure.total_charge)], dtype=torch.float64),
-        spin_multiplicity=torch.tensor([structure.spin_multiplicity]),
+        total_charge=tensor(np.array([structure.total_charge], dtype=np.float64)),
+        spin_multiplicity=tensor(np.array([structure.spin_multiplicity], dtype=np.int64)),
         edge_index=tensor(found.edge_index),
         cell_shifts=tensor(found.cell_shifts),
         reverse_edge=tensor(found.reverse_edge),

@@ -11,7 +11,7 @@ from typing import Any
 import ase
 import numpy as np
 
-from lesff.atoms.files import check_size, read_images
+from lesff.atoms.files import check_size, read_images, unknown_symbol
 from lesff.atoms.state import warn_of_other_states
 from lesff.errors import ChargeSpinError, StructureError
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
@@ -139,7 +139,10 @@ def _as_atoms(source: Any, where: str) -> ase.Atoms:
         return source
     convert = getattr(source, "to_ase_atoms", None)  # pymatgen structures and molecules
     if callable(convert):
-        return _as_atoms(convert(), where)
+        try:
+            return _as_atoms(convert(), where)
+        except KeyError as error:  # ASE has no such symbol
+            raise StructureError(f"{where}: {unknown_symbol(error)}") from error
     if callable(getattr(source, "GetConformer", None)):
         return _from_rdkit(source, where)
     raise StructureError(

@@ -117,7 +117,9 @@ class Evaluation:
         # E.r counts from the coordinate origin: of a charged system the energy depends on it
         if self.offset is not None:
             away = self.graph.replace(positions=self.offset)
-            work = work + field_energy(self.charges.to(self.offset.dtype), away)
+            # summing to the total charge in float64: E.r may be large
+            charges = neutralised(self.charges.to(self.offset.dtype), self.graph)
+            work = work + field_energy(charges, away)
         if self.terms.dipoles is not None:
             work = work + dipole_field_energy(self.terms.dipoles, self.graph)
         return work
