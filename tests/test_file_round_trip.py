@@ -5,6 +5,7 @@ decimals of positions and forces) and of float64.
 """
 
 import json
+import warnings
 from dataclasses import replace
 
 import ase
@@ -302,8 +303,10 @@ def test_keys_that_agree_and_arguments_do_not_warn(folder):
     atoms.info |= {"spin_multiplicity": 3, "uhf": 2, "S": 1, "multiplicity": 3.0, "Charge": 0}
     atoms.set_initial_charges([0.3, -0.3])
     model = lesff.load(folder / "m")
-    model.predict(atoms)
-    model.predict(molecule("O2"), spin_multiplicity=1)  # who says it means it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(atoms)
+        model.predict(molecule("O2"), spin_multiplicity=1)  # who says it means it
 
 
 @pytest.mark.parametrize(
@@ -336,7 +339,9 @@ def test_other_ground_states_are_the_lowest(formula, charge):
 
     atoms = ase.Atoms(formula)
     atoms.positions[:, 0] = 1.3 * np.arange(len(atoms))
-    to_structure(atoms, total_charge=charge)  # warnings are errors here
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_structure(atoms, total_charge=charge)
 
 
 @pytest.mark.parametrize("method", ["double_backward", "central_difference"])

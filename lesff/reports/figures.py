@@ -293,14 +293,15 @@ def worst_figure(predictions: Sequence[FramePrediction], worst: Sequence[Mapping
     from ase.visualize.plot import plot_atoms  # start-up: imports matplotlib
 
     rows = list(worst)[:_DRAWN]
-    figure = _figure(2.75 * max(len(rows), 2), 3.4)
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+    faces = [_facing(predictions[row["frame"]]) for row in rows]
+    height = max((_height(atoms) for atoms in faces), default=1.0)
+    figure = _figure(2.75 * max(len(rows), 2), 0.9 + 2.5 * min(height, 1.3))
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)
     panels = figure.subplots(1, max(len(rows), 2))
     for panel in panels:
         panel.set_axis_off()
-    for panel, row in zip(panels, rows, strict=False):
+    for panel, row, atoms in zip(panels, rows, faces, strict=False):
         p = predictions[row["frame"]]
-        atoms = _facing(p)
         plot_atoms(atoms, panel, radii=0.85, show_unit_cell=2 if atoms.pbc.any() else 0)
         panel.set_axis_off()
         panel.margins(0.12)
@@ -329,6 +330,14 @@ def _facing(prediction: FramePrediction) -> ase.Atoms:
     else:
         atoms.positions = _turned(atoms.positions)
     return atoms
+
+
+def _height(atoms: ase.Atoms) -> float:
+    """Height of the picture of a structure, relative to its width."""
+    corners = np.array(np.meshgrid(*[[0, 1]] * 3)).reshape(3, 8).T @ np.array(atoms.cell)
+    points = np.concatenate([atoms.positions, corners]) if atoms.pbc.any() else atoms.positions
+    width, height = np.ptp(points[:, :2], axis=0) + 2.0
+    return float(height / width)
 
 
 def _turned(positions: np.ndarray) -> np.ndarray:
