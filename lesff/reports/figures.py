@@ -255,8 +255,9 @@ def curve_figure(
                           linestyle="--", label="base, energies refitted")  # fmt: skip
     if has_score:
         first = [(0, 1.0)] if start is not None else []
-        scores = first + [(row["step"], row.get("score", math.nan)) for row in rows]
-        _curve(panels[len(shown)], *map(list, zip(*scores, strict=True)), "score (start = 1)")
+        scored = first + [(row["step"], row.get("score", math.nan)) for row in rows]
+        steps, scores = [step for step, _ in scored], [score for _, score in scored]
+        _curve(panels[len(shown)], steps, scores, "score (start = 1)")
         panels[len(shown)].axhline(1.0, color=COLORS["base, energies refitted"], linewidth=0.9,
                                    linestyle="--", label="base, energies refitted")  # fmt: skip
     for panel in panels[:count]:
@@ -314,7 +315,7 @@ def worst_figure(predictions: Sequence[FramePrediction], worst: Sequence[Mapping
             symbol = chemical_symbols[int(p.frame.structure.numbers[atom])]
             text += (
                 f"\nforce RMSE {row['forces_rmse']:.0f} meV/A"
-                f"\nlargest at atom {atom} ({symbol}): {errors[atom]:.0f} meV/A"
+                f"\nlargest on atom {atom} ({symbol}): |dF| {errors[atom]:.0f} meV/A"
             )
         panel.set_title(text, fontsize=8)
     return figure
