@@ -5,11 +5,14 @@ decimals of positions and forces) and of float64.
 """
 
 import json
+import warnings
+from dataclasses import replace
 
 import ase
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 from ase.db import connect
 from click.testing import CliRunner
@@ -18,9 +21,12 @@ from helpers import tiny_potential, triclinic_ice, water
 import lesff
 from lesff.cli.main import main
 from lesff.errors import StateWarning
-from lesff.model_folder.folder import save_model
+from lesff.model_folder.folder import load_model, save_model
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_MODEL, INFO_SPIN
+from lesff.train.batches import make_batch
 from lesff.train.data import read_labelled
+from lesff.train.gradients import accumulate_gradients
+from lesff.train.loss import LossConfig
 
 FIELD = [0.0, 0.02, 0.05]
 ROUNDING = 1e-3
@@ -73,7 +79,9 @@ def folder(tmp_path_factory):
     save_model(potential, path / "m", card="---\nname: m\nlicense: CC0-1.0\n---\nM.\n",
                license_text="Yours.\n")  # fmt: skip
     # calibration refuses labels of the model itself
-    other = tiny_potential(head="shifted", state_embedding=True, seed=7)
+    other = tiny_potential(head="shifted", state_embedding=True)
+    for parameter in other.parameters():
+        parameter.mul_(1.002)
     save_model(other, path / "other", card="O.\n", license_text="Yours.\n")
     frames = []
     for name, make in KINDS.items():
@@ -295,8 +303,10 @@ def test_keys_that_agree_and_arguments_do_not_warn(folder):
     atoms.info |= {"spin_multiplicity": 3, "uhf": 2, "S": 1, "multiplicity": 3.0, "Charge": 0}
     atoms.set_initial_charges([0.3, -0.3])
     model = lesff.load(folder / "m")
-    model.predict(atoms)
-    model.predict(molecule("O2"), spin_multiplicity=1)  # who says it means it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(atoms)
+        model.predict(molecule("O2"), spin_multiplicity=1)  # who says it means it
 
 
 @pytest.mark.parametrize(
@@ -329,4 +339,22 @@ def test_other_ground_states_are_the_lowest(formula, charge):
 
     atoms = ase.Atoms(formula)
     atoms.positions[:, 0] = 1.3 * np.arange(len(atoms))
-    to_structure(atoms, total_charge=charge)  # warnings are errors here
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_structure(atoms, total_charge=charge)
+
+
+@pytest.mark.parametrize("method", ["double_backward", "central_difference"])
+def test_training_sees_the_energy_in_a_field(folder, predicted, method):
+    """The loss of the model's own answers is nothing; without the field's share it is far off."""
+    potential = load_model(folder / "m").requires_grad_(requires_grad=True)
+    frames = [
+        f for f in read_labelled(folder / "moments.extxyz")[0]
+        if f.structure.external_field is not None
+    ]  # fmt: skip
+    assert frames
+    batch = make_batch(frames, potential.architecture.cutoff, torch.float64)
+    loss = LossConfig(kind="mse", dipole=1.0)
+    assert accumulate_gradients(potential, batch, loss, method) < 1e-12
+    without = replace(batch, graph=batch.graph.replace(external_field=None))
+    assert accumulate_gradients(potential, without, loss, method) > 1e-6

@@ -172,7 +172,7 @@ def test_results_of_another_geometry_are_not_labels():
     atoms = single_point(energy=-1.0, forces=np.ones((3, 3)))
     assert read_labelled([atoms])[0][0].energy == -1.0
     atoms.positions[0] += 0.3
-    with pytest.warns(StateWarning, match="frame 0: .* not used: .* different: positions"):
+    with pytest.warns(StateWarning, match="frame 0: .* not used: .*different: positions"):
         frames, summary = read_labelled([atoms])
     assert frames[0].labels() == ()
     with pytest.raises(DataError, match=r"calculators of 1 frame\(s\) are not theirs: .* frame 0"):

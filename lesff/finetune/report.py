@@ -211,12 +211,14 @@ def _forgotten_lines(report: dict[str, Any]) -> list[str]:
             f"on {drift['n_frames']} probe structures the answers of the trained model moved by "
             f"{drift['forces_rmse']:.3g} meV/A (forces) and {drift['energy_rmse']:.3g} meV/atom"
         )
-    for name, row in report["verdicts"].get("known", {}).items():
-        one = row["against_base"]
-        lines.append(
-            f"what must not be forgotten, {name}: {row['verdict']}; RMSE {one['before']:.4g} -> "
-            f"{one['after']:.4g} {row['unit']} ({100.0 * (one['ratio'] - 1.0):+.0f} %)"
+    known = report["verdicts"].get("known", {})
+    if known:
+        words = ", ".join(
+            f"{name} {row['verdict']} ({100.0 * (row['against_base']['ratio'] - 1.0):+.0f} %)"
+            for name, row in known.items()
         )
+        n = report["errors"]["known"]["all"][BASE]["n_frames"]
+        lines.append(f"what must not be forgotten ({n} frames), RMSE against the base: {words}")
     return lines
 
 

@@ -169,8 +169,8 @@ def _interval(
     if n < 2:
         return np.nan, np.nan
     chosen = np.random.default_rng(SEED).integers(n, size=(RESAMPLES, n))
-    a, b, n_values = (part[chosen].sum(1) for part in (first, second, count))
-    drawn = _log_ratio(a, b, n_values, floor)
+    a, b, c = (part[chosen].sum(1) for part in (first, second, count))
+    drawn = _log_ratio(a, b, c, floor)
     tail = 50.0 * (1.0 - LEVEL)
     low, high = np.percentile(drawn, [tail, 100.0 - tail])
     factor = _widening(n)

@@ -255,9 +255,9 @@ def curve_figure(
                           linestyle="--", label="base, energies refitted")  # fmt: skip
     if has_score:
         first = [(0, 1.0)] if start is not None else []
-        scores = first + [(row["step"], row.get("score", math.nan)) for row in rows]
-        steps, values = map(list, zip(*scores, strict=True))
-        _curve(panels[len(shown)], steps, values, "score (start = 1)")
+        scored = first + [(row["step"], row.get("score", math.nan)) for row in rows]
+        steps, scores = [step for step, _ in scored], [score for _, score in scored]
+        _curve(panels[len(shown)], steps, scores, "score (start = 1)")
         panels[len(shown)].axhline(1.0, color=COLORS["base, energies refitted"], linewidth=0.9,
                                    linestyle="--", label="base, energies refitted")  # fmt: skip
     for panel in panels[:count]:
@@ -294,14 +294,15 @@ def worst_figure(predictions: Sequence[FramePrediction], worst: Sequence[Mapping
     from ase.visualize.plot import plot_atoms  # start-up: imports matplotlib
 
     rows = list(worst)[:_DRAWN]
-    figure = _figure(2.75 * max(len(rows), 2), 3.4)
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+    faces = [_facing(predictions[row["frame"]]) for row in rows]
+    height = max((_height(atoms) for atoms in faces), default=1.0)
+    figure = _figure(2.75 * max(len(rows), 2), 0.9 + 2.5 * min(height, 1.3))
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)
     panels = figure.subplots(1, max(len(rows), 2))
     for panel in panels:
         panel.set_axis_off()
-    for panel, row in zip(panels, rows, strict=False):
+    for panel, row, atoms in zip(panels, rows, faces, strict=False):
         p = predictions[row["frame"]]
-        atoms = _facing(p)
         plot_atoms(atoms, panel, radii=0.85, show_unit_cell=2 if atoms.pbc.any() else 0)
         panel.set_axis_off()
         panel.margins(0.12)
@@ -314,7 +315,7 @@ def worst_figure(predictions: Sequence[FramePrediction], worst: Sequence[Mapping
             symbol = chemical_symbols[int(p.frame.structure.numbers[atom])]
             text += (
                 f"\nforce RMSE {row['forces_rmse']:.0f} meV/A"
-                f"\nlargest at atom {atom} ({symbol}): {errors[atom]:.0f} meV/A"
+                f"\nlargest on atom {atom} ({symbol}): |dF| {errors[atom]:.0f} meV/A"
             )
         panel.set_title(text, fontsize=8)
     return figure
@@ -330,6 +331,14 @@ def _facing(prediction: FramePrediction) -> ase.Atoms:
     else:
         atoms.positions = _turned(atoms.positions)
     return atoms
+
+
+def _height(atoms: ase.Atoms) -> float:
+    """Height of the picture of a structure, relative to its width."""
+    corners = np.array(np.meshgrid(*[[0, 1]] * 3)).reshape(3, 8).T @ np.array(atoms.cell)
+    points = np.concatenate([atoms.positions, corners]) if atoms.pbc.any() else atoms.positions
+    width, height = np.ptp(points[:, :2], axis=0) + 2.0
+    return float(height / width)
 
 
 def _turned(positions: np.ndarray) -> np.ndarray:

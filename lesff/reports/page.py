@@ -25,6 +25,7 @@ pre { background: #f4f6f9; padding: .7rem; overflow-x: auto; white-space: pre-wr
 .verdict.mixed { background: #fdf3e3; border-color: #d08a2e; }
 .verdict.bad { background: #fbeceb; border-color: #c0392b; }
 td { white-space: nowrap; }
+table.verdicts { font-size: 13px; } table.verdicts td, table.verdicts th { padding: .2rem .5rem; }
 td.better { background: #dff1e5; color: #1c6b3f; font-weight: 600; }
 td.worse { background: #f9dedb; color: #9c2b1f; font-weight: 600; }
 td.same { color: #6b7683; }
@@ -133,7 +134,7 @@ def verdict_table(report: dict[str, Any]) -> str:
                      "as base", probe[key], "", ""]  # fmt: skip
             rows.append(_row(cells, "answers moved"))
     cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    return f"<table><tr>{cells}</tr>{''.join(rows)}</table>"
+    return f'<table class="verdicts"><tr>{cells}</tr>{"".join(rows)}</table>'
 
 
 def _row(cells: Sequence[Any], verdict: str) -> str:
