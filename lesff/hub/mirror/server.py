@@ -382,7 +382,7 @@ class HubHandler(BaseHTTPRequestHandler):
     def _route(self, path: str, query: dict[str, list[str]]) -> None:
         if path.lstrip("/") in UPDATE_FILES:
             self._send_update(path.lstrip("/"))
-        elif path == "/":
+        elif path == "/" and self.requestline.split()[1] == self.path:  # "//" is shortened
             self._send_bytes(self._page().encode(), "text/plain; charset=utf-8")
         elif path == "/api/models":
             rows = (self._find(repo, "main") for repo in self.server.store.repositories())
