@@ -57,7 +57,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "doctor": [],
     "hub lock": ["off-small", "-o", "OUT/o.lock"],
     "hub mirror": ["OUT/o", "off-small"],
-    "hub serve": ["FILE", "--port", "0"],
+    "hub serve": ["FILE", "--host", "256.0.0.1", "--port", "0"],
     "hub update": ["FILE", "--key", "KEY"],
     "hub sign": ["DATA", "-o", "OUT/o.json", "--serial", "1", "--key", "KEY"],
     "cache list": [],

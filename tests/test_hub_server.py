@@ -1,5 +1,6 @@
 """The hub server: the endpoints that clients use, and nothing outside its folder."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,164 @@ def test_a_body_ends_the_connection(server: HubServer) -> None:
     assert received.count(b"HTTP/1.1") == 1
 
 
+def answers(server: HubServer, data: bytes) -> bytes:
+    """All that comes back until the connection ends."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := client.recv(65536):
+                received += part
+    return received
+
+
+SMUGGLED = b"GET /manifest.json HTTP/1.1\r\nHost: x\r\n\r\n"
+BAD_HEADS = {
+    "length twice": b"Content-Length: 0\r\nContent-Length: 44\r\n",
+    "length twice, the same": b"Content-Length: 0\r\nContent-Length: 0\r\n",
+    "length with a space before the colon": b"Content-Length : 44\r\n",
+    "length with a space in front": b" Content-Length: 44\r\n",
+    "length with a plus": b"Content-Length: +44\r\n",
+    "length with a minus": b"Content-Length: -0\r\n",
+    "length list": b"Content-Length: 0, 44\r\n",
+    "length hexadecimal": b"Content-Length: 0x0\r\n",
+    "length of zeros": b"Content-Length: 00\r\n",
+    "length empty": b"Content-Length:\r\n",
+    "length": b"Content-Length: 44\r\n",
+    "chunked": b"Transfer-Encoding: chunked\r\n",
+    "chunked with a tab": b"Transfer-Encoding:\tchunked\r\n",
+    "chunked with a space before the colon": b"Transfer-Encoding : chunked\r\n",
+    "identity": b"transfer-encoding: identity\r\n",
+    "both": b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
+    "folded": b"X: a\r\n Content-Length: 44\r\n",
+    "host twice": b"Host: y\r\n",
+    "no colon": b"Content-Length\r\n",
+    "carriage return": b"X: a\rContent-Length: 44\r\n",
+    "zero byte": b"X: a\0b\r\n",
+    "too many": b"X: a\r\n" * 200,
+    "too long": b"X: " + b"a" * 70_000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD_HEADS)
+def test_heads_are_read_strictly(name: str, server: HubServer) -> None:
+    """What follows a bad head is never taken for a request."""
+    head = b"GET /api/models HTTP/1.1\r\nHost: x\r\n" + BAD_HEADS[name] + b"\r\n"
+    received = answers(server, head + SMUGGLED)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in received
+
+
+BAD_LINES = [
+    b"GET  /api/models HTTP/1.1",
+    b"GET /api/models",
+    b"GET /api/models HTTP/2.0",
+    b"GET\t/ HTTP/1.1",
+    b" GET / HTTP/1.1",
+    b"GET / HTTP/1.1 ",
+    b"GET /\x80 HTTP/1.1",
+    b"get / HTTP/1.1",
+    b"nonsense",
+]
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_request_lines_are_read_strictly(line: bytes, server: HubServer) -> None:
+    received = answers(server, line + b"\r\nHost: x\r\n\r\n" + SMUGGLED)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+def test_requests_without_a_body_may_say_so(server: HubServer) -> None:
+    head = b"GET /api/models HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    received = answers(server, head * 2)
+    assert received.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_people_find_a_page(server: HubServer) -> None:
+    answer = ask(server, "/")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert f"LESFF_HUB={server.url}".encode() in answer.body
+    assert f"{REPO}  ".encode() in answer.body
+
+
+def test_requests_that_never_end_are_dropped(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then is no reason to wait."""
+    monkeypatch.setattr(hub_server, "_REQUEST_S", 0.6)
+    begun = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
+        with contextlib.suppress(ConnectionError):
+            for byte in b"GET /api/models HTTP/1.1\r\nX: " + b"a" * 1000:
+                client.sendall(bytes([byte]))
+                time.sleep(0.05)
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(1000) == b""
+    assert time.monotonic() - begun < 5.0
+
+
+def test_answers_that_are_not_taken_are_dropped(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_server, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(hub_server, "_LOWEST_RATE", 10**9)
+    large = tmp_path / "large"
+    large.write_bytes(bytes(64 * 2**20))
+    Store(mirror).add("a/b", {"large": large}, refs=("main",), date="2026-01-01")
+    with running(mirror) as server:
+        client = socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+        client.sendall(b"GET /a/b/resolve/main/large HTTP/1.1\r\nHost: x\r\n\r\n")
+        n_bytes = 0
+        with contextlib.suppress(ConnectionError):
+            while part := client.recv(4096):
+                n_bytes += len(part)
+                time.sleep(0.002)
+        client.close()
+    assert n_bytes < 64 * 2**20
+
+
+def test_slow_clients_do_not_lock_the_server(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that only wait make room, at the limit of one address and at that of all."""
+    monkeypatch.setattr(hub_server, "_SETTLED_S", 0.2)
+    for name in ("MAX_CLIENTS_EACH", "MAX_CLIENTS"):
+        with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+            patch.setattr(hub_server, name, 8)
+            slow = []
+            for _ in range(8):
+                address = ("127.0.0.1", server.server_port)
+                slow.append(stack.enter_context(socket.create_connection(address, timeout=10)))
+                slow[-1].sendall(b"GET /api/mod")
+            time.sleep(0.5)
+            assert ask(server, "/api/models").status == 200
+            assert slow[0].recv(10) == b""
+
+
+def test_one_address_cannot_take_all_connections(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub_server.MAX_CLIENTS_EACH < hub_server.MAX_CLIENTS
+    monkeypatch.setattr(hub_server, "MAX_CLIENTS_EACH", 2)
+    with contextlib.ExitStack() as stack:
+        for address in ("127.0.0.1", "127.0.0.1", "127.0.0.1"):
+            client = stack.enter_context(
+                socket.create_connection((address, server.server_port), timeout=10)
+            )
+        assert client.recv(100).startswith(b"HTTP/1.1 503 ")
+        other = stack.enter_context(
+            socket.create_connection(
+                ("127.0.0.1", server.server_port), timeout=10, source_address=("127.0.0.2", 0)
+            )
+        )
+        other.sendall(SMUGGLED)
+        assert other.recv(100).startswith(b"HTTP/1.1 404 ")
+
+
 def test_updates_of_the_manifest_are_served(server: HubServer, mirror: Path) -> None:
     assert ask(server, "/manifest.json").status == 404
     (mirror / "manifest.json").write_bytes(b"{}")
@@ -209,7 +369,7 @@ def test_updates_of_the_manifest_are_served(server: HubServer, mirror: Path) -> 
         "/api/models/..%2F..%2F/off-small",
         "/api/models/lesff/%2e%2e",
         "/api/datasets/lesff/off-small",
-        "/",
+        "/anything",
     ],
 )
 def test_nothing_outside_is_served(server: HubServer, mirror: Path, path: str) -> None:

@@ -151,17 +151,17 @@ def errors_in_one_line() -> Iterator[None]:
     except (click.exceptions.Exit, click.Abort, click.UsageError):
         raise
     except click.ClickException as error:
-        raise _failure(error.message, error.exit_code) from error
+        raise _Failure(error.message, error.exit_code) from error
     except KeyboardInterrupt as error:
-        raise _failure("interrupted", INTERRUPTED) from error
+        raise _Failure("interrupted", INTERRUPTED) from error
     except OutputClosedError as error:  # nobody to tell
         raise click.exceptions.Exit(1) from error
     except LesffError as error:
-        raise _failure(str(error) or type(error).__name__) from error
+        raise _Failure(str(error) or type(error).__name__) from error
     except Exception as error:  # noqa: BLE001 - the last place before the terminal
         if shows_traceback():
             raise
-        raise _failure(explain(error)) from error
+        raise _Failure(explain(error)) from error
 
 
 def explain(error: Exception) -> str:
@@ -185,19 +185,22 @@ def explain(error: Exception) -> str:
 
 
 class _Failure(click.ClickException):
-    """An error on a line of its own."""
+    """An error, in one line of its own.
+
+    Args:
+        message: The text, of any form.
+        code: Exit code of the process.
+    """
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(one_line(message))
+        self.exit_code = code  # pyright: ignore[reportAttributeAccessIssue]  # click reads it so
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it."""
         if file is None and isinstance(sys.stderr, EscapedStream):
             sys.stderr.begin_line()
         super().show(file)
-
-
-def _failure(message: str, code: int = 1) -> click.ClickException:
-    failure = _Failure(one_line(message))
-    failure.exit_code = code  # pyright: ignore[reportAttributeAccessIssue]  # as click reads it
-    return failure
 
 
 def _settle(stream: Any) -> None:

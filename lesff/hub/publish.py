@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from lesff.environment import hub_endpoint, is_offline
 from lesff.errors import ConfigError, OfflineError, PublishError
-from lesff.files import FileEntry, FileSet
+from lesff.files import GIT_ID, FileEntry, FileSet
 from lesff.hub.manifest.entries import (
     PERMISSIVE_LICENSES,
     HubSource,
@@ -18,6 +23,7 @@ from lesff.hub.manifest.entries import (
     Sources,
     VersionEntry,
 )
+from lesff.hub.signatures import read_signature
 from lesff.hub.spec import VERSION, is_safe_url
 from lesff.model_folder.card import front_matter, read_card
 from lesff.model_folder.folder import load_model
@@ -99,6 +105,9 @@ def check_publication(folder: Path) -> Publication:
         ConfigError: for a bad ``config.json``.
     """
     _check_names(folder)
+    names = [n for n in (*model_files(folder), SIGNATURE_FILE) if (folder / n).is_file()]
+    # before the checks: what is uploaded must be what these see
+    files = FileSet.of(folder, names)
     text = (folder / LICENSE_FILE).read_text(encoding="utf-8", errors="replace")
     if len(text.split()) < _MIN_LICENSE // 5:
         raise PublishError(f"{folder / LICENSE_FILE} must be the full text of the licence")
@@ -121,10 +130,9 @@ def check_publication(folder: Path) -> Publication:
             f"{folder} must reproduce its golden values, got errors of {report.energy_error:.1e} "
             f"eV/atom and {report.force_error:.1e} eV/A; save the model again"
         )
-    names = [n for n in (*model_files(folder), SIGNATURE_FILE) if (folder / n).is_file()]
     return Publication(
         folder=folder,
-        files=FileSet.of(folder, names).entries,
+        files=files.entries,
         config=config,
         facts=facts,
         license=_spdx(facts["license"]),
@@ -170,10 +178,42 @@ def publish_folder(
             "this machine only) and have no credentials"
         )
     publication = check_publication(folder)
+    _check_signature(publication, version)
     name = publication.facts.get("name") or repo.split("/")[-1].lower()
     publication.entry(name, version, repo, "0" * 40)  # refuses bad names before the upload
-    commit = _upload(publication, repo, version, endpoint=endpoint, token=token, private=private)
+    with tempfile.TemporaryDirectory() as work:  # readable by this user only
+        copy = _checked_copy(publication, Path(work))
+        commit = _upload(copy, repo, version, endpoint=endpoint, token=token, private=private)
     return publication.entry(name, version, repo, commit)
+
+
+def _checked_copy(publication: Publication, folder: Path) -> Publication:
+    """The same with copies of the files, which must be those that were checked.
+
+    Raises:
+        PublishError: if a file has changed since.
+    """
+    for file in publication.files:
+        shutil.copyfile(publication.folder / file.path, folder / file.path)
+    damage = FileSet(publication.files).damage(folder)
+    if damage is not None:
+        raise PublishError(
+            f"a file of {publication.folder} has changed while it was checked ({damage}): nothing "
+            "was uploaded; publish it again"
+        )
+    return replace(publication, folder=folder)
+
+
+def _check_signature(publication: Publication, version: str) -> None:
+    """A signature that binds another version would travel under a wrong one."""
+    path = publication.folder / SIGNATURE_FILE
+    if not path.is_file():
+        return
+    bound = read_signature(path).version
+    if bound not in (None, version):
+        raise PublishError(
+            f"{path} binds the version {bound}, not {version}; sign the folder for this version"
+        )
 
 
 def _upload(
@@ -186,41 +226,84 @@ def _upload(
     private: bool,
 ) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi  # start-up: 0.3 s of CPU
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or httpx2
-    )
 
     api = HfApi(endpoint=endpoint, token=token)
-    operations = [
-        CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=publication.folder / file.path)
-        for file in publication.files
-    ]
 
     def run() -> str:
+        operations = [_operation(CommitOperationAdd, publication, f) for f in publication.files]
         api.create_repo(repo, private=private, exist_ok=True)
         if version in {tag.name for tag in api.list_repo_refs(repo).tags}:
             raise PublishError(
                 f"{repo} has version {version}, whose bytes never change; publish a new version"
             )
         info = api.create_commit(repo, operations, commit_message=f"Version {version}")
+        if not isinstance(info.oid, str) or not GIT_ID.fullmatch(info.oid):
+            raise PublishError(
+                f"the hub must answer with a commit of 40 hexadecimal digits, got {info.oid!r:.80}"
+            )
         api.create_tag(repo, tag=version, revision=info.oid)
         return info.oid
 
-    return _explained(run, repo, (HfHubHTTPError, HFValidationError, HTTPError, OSError))
+    with _token_for(api.endpoint):
+        return _explained(run, repo)
 
 
-def _explained(action: Callable[[], str], repo: str, errors: tuple[type[Exception], ...]) -> str:
+def _operation(kind: Any, publication: Publication, file: FileEntry) -> Any:
+    """The upload of a file, whose bytes must be those that were checked."""
+    operation = kind(path_in_repo=file.path, path_or_fileobj=publication.folder / file.path)
+    if operation.upload_info.sha256.hex() != file.sha256:
+        raise PublishError(f"{file.path} has changed after it was checked: nothing was uploaded")
+    return operation
+
+
+@contextlib.contextmanager
+def _token_for(endpoint: str) -> Iterator[None]:
+    """Inside the block, huggingface_hub sends the token to the host of the hub only.
+
+    Hubs name other places, for large files and their verification; huggingface_hub would send the
+    token along to the latter.
+    """
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http  # the factory that is in use has no public name
+
+    before, own = _http._GLOBAL_CLIENT_FACTORY, _origin(endpoint)
+
+    def strip(request: Any) -> None:
+        if _origin(str(request.url)) != own:
+            request.headers.pop("authorization", None)
+            request.headers.pop("cookie", None)
+
+    def guarded() -> Any:
+        client = before()
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "request": [*hooks.get("request", []), strip]}
+        return client
+
+    set_client_factory(guarded)
+    try:
+        yield
+    finally:
+        set_client_factory(before)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    default = {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or default
+
+
+def _explained(action: Callable[[], str], repo: str) -> str:
     try:
         return action()
     except PublishError:
         raise
-    except errors as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # noqa: BLE001 - what a hub answers can break its client anywhere
+        lines = str(error).strip().splitlines()
+        first = lines[0] if lines else "no reason given"
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         raise PublishError(
-            f"the hub did not take {repo}: {first}; check its name, your token (`hf auth login`) "
-            "and its rights"
+            f"the hub did not take {repo}: {kind}{first}; check its name, your token (`hf auth "
+            "login`) and its rights"
         ) from error
 
 

@@ -11,11 +11,14 @@ import logging
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lesff.errors import IntegrityError, ModelNotFoundError
@@ -28,8 +31,28 @@ MAX_CLIENTS = 256
 UPDATE_FILES = ("manifest.json", "manifest.json.sig")
 """Manifest update and its signature, served from the root of the mirror if they are there."""
 
+MAX_CLIENTS_EACH = 240
+"""Connections at a time of one address, so that one client cannot take all."""
+
+_SETTLED_S = 2.0
+"""A connection that has waited this long for a request makes room for a new one where none is
+left."""
+
 _IDLE_S = 30.0
 """A client that neither asks nor takes anything for so long is disconnected."""
+_REQUEST_S = 20.0
+"""A request must be complete so long after its first byte."""
+_ANSWER_S = 60.0
+"""An answer must be taken in this time and that of its size at the lowest rate."""
+_LOWEST_RATE = 50_000
+"""Bytes per second that a client must take on average."""
+_MAX_REQUESTS = 10_000
+"""Requests of one connection; further ones need a new one."""
+_REQUEST_LINE = re.compile(rb"(GET|HEAD|[A-Z]{1,16}) [\x21-\x7e]{1,65536} HTTP/1\.[01]\r?\n")
+_HEADER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r?\n")
+_MAX_HEADERS = 100
+_MAX_HEAD_BYTES = 131_072
+_PIECE = 2**20
 _MAX_UPDATE_BYTES = 25_000_000
 _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|refs)(?:/([^/]+)(?:/(.*))?)?)?")
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -37,6 +60,19 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Connection:
+    """A client that is connected.
+
+    Attributes:
+        address: Where from.
+        since: When it began to wait for a request to be complete; None while it is answered.
+    """
+
+    address: str
+    since: float | None = field(default_factory=time.monotonic)
 
 
 class HubServer(ThreadingHTTPServer):
@@ -67,7 +103,7 @@ class HubServer(ThreadingHTTPServer):
     ) -> None:
         self.store = Store(folder)
         self.is_closing = False
-        self._clients: set[socket.socket] = set()
+        self._clients: dict[socket.socket, _Connection] = {}
         self._guard = threading.Lock()
         super().__init__((host, port), handler or HubHandler)
 
@@ -79,20 +115,52 @@ class HubServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection in a thread of its own."""
+        address = str(client_address[0])
         with self._guard:
-            is_full = len(self._clients) >= MAX_CLIENTS
+            is_full = not self._has_room(address)
             if not is_full:
-                self._clients.add(request)
+                self._clients[request] = _Connection(address)
         if is_full:
-            request.sendall(_BUSY)
+            # never wait here: this thread takes all connections
+            request.setblocking(False)
+            with suppress(OSError):
+                request.send(_BUSY)
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
+    def _has_room(self, address: str) -> bool:
+        """Whether one more connection of an address fits; one that only waits is ended for it."""
+        own = {c: row for c, row in self._clients.items() if row.address == address}
+        if len(own) >= MAX_CLIENTS_EACH:
+            return self._end_waiting(own)
+        return len(self._clients) < MAX_CLIENTS or self._end_waiting(self._clients)
+
+    def _end_waiting(self, clients: dict[socket.socket, _Connection]) -> bool:
+        """End the connection that has waited longest for a request; False if there is none."""
+        now = time.monotonic()
+        waiting = [(row.since, c) for c, row in clients.items() if row.since is not None]
+        if not waiting:
+            return False
+        since, client = min(waiting, key=lambda pair: pair[0])
+        if now - since < _SETTLED_S:
+            return False
+        self._clients.pop(client)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+        return True
+
+    def note(self, request: socket.socket, *, waits: bool) -> None:
+        """Write down whether a connection waits for a request or is being answered."""
+        with self._guard:
+            row = self._clients.get(request)
+            if row is not None:
+                row.since = time.monotonic() if waits else None
+
     def shutdown_request(self, request: Any) -> None:
         """Forget a connection."""
         with self._guard:
-            self._clients.discard(request)
+            self._clients.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -144,6 +212,69 @@ def running(
         running_one.server_close()
 
 
+class _Deadline(RawIOBase):
+    """Reads a connection until a moment, however slowly its bytes come.
+
+    Args:
+        connection: The connection.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._end: float | None = None
+
+    def restart(self, seconds: float | None, *, keep: bool = False) -> None:
+        """Set the moment; idle time counts only up to the first byte if None.
+
+        Args:
+            seconds: From now.
+            keep: Leave a moment that is set as it is.
+        """
+        if not (keep and self._end is not None):
+            self._end = None if seconds is None else time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read what is there; the first bytes of a request set its moment.
+
+        Raises:
+            TimeoutError: when the time is over.
+        """
+        left = _IDLE_S if self._end is None else self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request takes too long")
+        self._connection.settimeout(min(left, _IDLE_S))
+        try:
+            n_bytes = self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(_IDLE_S)
+        self.restart(_REQUEST_S, keep=True)
+        return n_bytes
+
+
+class _Replayed:
+    """The head of a request, which has been read, and what follows it.
+
+    Args:
+        head: Request line and headers.
+        rest: The connection.
+    """
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head, self._rest = BytesIO(head), rest
+
+    def readline(self, size: int = -1) -> bytes:
+        """A line of the head, then of the rest."""
+        return self._head.readline(size) or self._rest.readline(size)
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes of the body."""
+        return self._rest.read(size)
+
+
 class HubHandler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -153,6 +284,76 @@ class HubHandler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = _IDLE_S
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        """Read requests through a stream with a limit of time."""
+        super().setup()
+        self._n_requests = 0
+        self._deadline = _Deadline(self.connection)
+        self.rfile = BufferedReader(self._deadline, 65_536)  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def handle_one_request(self) -> None:
+        """Answer a request whose head is complete in time and strictly of the form it must have."""
+        self._n_requests += 1
+        self._deadline.restart(None)
+        self.server.note(self.connection, waits=True)
+        try:
+            head = self._read_head()
+        except (TimeoutError, ConnectionError):
+            self.close_connection = True
+            return
+        if head is None:
+            self.close_connection = True
+            return
+        # the parser of the library sees what has been looked at, and nothing else
+        rest, self.rfile = self.rfile, _Replayed(head, self.rfile)  # pyright: ignore[reportAttributeAccessIssue]
+        self.server.note(self.connection, waits=False)
+        self._deadline.restart(_ANSWER_S)
+        try:
+            super().handle_one_request()
+        finally:
+            self.rfile = rest
+        if self._n_requests >= _MAX_REQUESTS:
+            self.close_connection = True
+
+    def _read_head(self) -> bytes | None:
+        """Request line and headers, or None at the end or after an answer to a bad one."""
+        lines = [self.rfile.readline(65_700)]
+        if not lines[0]:
+            return None
+        self._deadline.restart(_REQUEST_S, keep=True)
+        good = _REQUEST_LINE.fullmatch(lines[0]) is not None
+        while good and len(lines) <= _MAX_HEADERS + 1:
+            lines.append(self.rfile.readline(65_700))
+            if lines[-1] in (b"\r\n", b"\n"):
+                break
+            good = _HEADER_LINE.fullmatch(lines[-1]) is not None
+        size = sum(map(len, lines))
+        names = [line.split(b":")[0].lower() for line in lines[1:-1]]
+        lengths = [
+            line.split(b":", 1)[1] for line in lines[1:-1] if line.lower().startswith(b"content-le")
+        ]
+        # only the length zero where nobody reads a body; else its bytes would be the next request
+        digits = rb"0" if lines[0].startswith((b"GET ", b"HEAD ")) else rb"0|[1-9][0-9]{0,15}"
+        bad_body = b"transfer-encoding" in names or any(
+            not re.fullmatch(rb"[ \t]*(?:%s)[ \t]*\r?\n" % digits, value) for value in lengths
+        )
+        complete = lines[-1] in (b"\r\n", b"\n") and size <= _MAX_HEAD_BYTES
+        if good and complete and not bad_body and len(lengths) <= 1 and names.count(b"host") <= 1:
+            return b"".join(lines)
+        self._refuse_head(
+            "requests must not have a body" if bad_body or lengths else "malformed request"
+        )
+        return None
+
+    def _refuse_head(self, message: str) -> None:
+        body = json.dumps({"error": message}).encode()
+        with suppress(OSError):
+            self.wfile.write(
+                b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+                b"Connection: close\r\nX-Error-Code: BadRequest\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body) + body
+            )
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - name of the base
         """Requests go to the log, not to the terminal."""
@@ -167,10 +368,6 @@ class HubHandler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            self.close_connection = True  # a body that is not read would be taken for a request
-            self._refuse(400, "BadRequest", "requests must not have a body")
-            return
         if self.server.is_closing:
             self.close_connection = True
         parts = urlsplit(self.path)
@@ -185,6 +382,8 @@ class HubHandler(BaseHTTPRequestHandler):
     def _route(self, path: str, query: dict[str, list[str]]) -> None:
         if path.lstrip("/") in UPDATE_FILES:
             self._send_update(path.lstrip("/"))
+        elif path == "/" and self.requestline.split()[1] == self.path:  # "//" is shortened
+            self._send_bytes(self._page().encode(), "text/plain; charset=utf-8")
         elif path == "/api/models":
             rows = (self._find(repo, "main") for repo in self.server.store.repositories())
             self._send_json([_information(row) for row in rows if row is not None])
@@ -197,6 +396,21 @@ class HubHandler(BaseHTTPRequestHandler):
                 self._send_entry(snapshot, name)
         else:
             self._refuse(404, "EntryNotFound", "this server has mirrored models only")
+
+    def _page(self) -> str:
+        """What people see who look here with a browser."""
+        lines = [
+            "A mirror of models for lesff, read-only.",
+            "",
+            f"export LESFF_HUB={self.server.url}     # lesff",
+            f"export HF_ENDPOINT={self.server.url}   # huggingface_hub",
+            "",
+        ]
+        for repo in self.server.store.repositories():
+            refs = self.server.store.references(repo)
+            tags = sorted(name for name in refs if name != "main")
+            lines.append(f"{repo}  {', '.join(tags)}".rstrip())
+        return "\n".join(lines) + "\n"
 
     def _send_api(self, match: re.Match[str], *, is_recursive: bool) -> None:
         repo, kind, revision, inner = (unquote(group or "") for group in match.groups())
@@ -250,7 +464,15 @@ class HubHandler(BaseHTTPRequestHandler):
             content = {"Content-Type": "application/octet-stream"}
             self._send_headers(200 if span is None else 206, common | content, end - start)
             if self.command != "HEAD":
-                self.connection.sendfile(stream, offset=start, count=end - start)
+                self._send_file(stream, start, end)
+
+    def _send_file(self, stream: BinaryIO, start: int, end: int) -> None:
+        """Send a part of a file to a client that takes it at the lowest rate or faster."""
+        deadline = time.monotonic() + _ANSWER_S + (end - start) / _LOWEST_RATE
+        for here in range(start, end, _PIECE):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.client_address[0]} takes too long")
+            self.connection.sendfile(stream, offset=here, count=min(_PIECE, end - here))
 
     def _send_update(self, name: str) -> None:
         path = self.server.store.folder / name
