@@ -95,8 +95,10 @@ def test_a_changed_training_table_is_noticed():
 
 
 def test_every_released_version_has_a_stage():
-    """Of our own models; what others publish has no recipe here. Versions of the same weights, which
-    differ in how crystals are summed, share a stage."""
+    """Of our own models; what others publish has no recipe here.
+
+    Versions of the same weights, which differ in how crystals are summed, share a stage.
+    """
     stages = [s for path in (ROOT / "recipes").glob("*/stages") for s in read_stages(path.parent)]
     results = [stage.notes.released for stage in stages if stage.notes.released is not None]
     assert len(set(results)) == len(results)
