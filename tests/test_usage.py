@@ -16,6 +16,7 @@ from test_publish import REPO, TOKEN, UploadHandler
 import lesff
 from lesff.cli import main
 from lesff.errors import IntegrityError, LicenseError, ManifestError, UnsupportedInputError
+from lesff.hub.manifest.citations import read_citations
 from lesff.hub.mirror.copy import mirror_models
 from lesff.hub.mirror.server import running
 from lesff.hub.mirror.store import Store
@@ -187,6 +188,7 @@ def test_bad_names_and_versions_are_refused(
 @pytest.mark.parametrize("name", ["off-small", "off-medium", "mat-small", "mat-medium"])
 def test_shipped_models_are_cited(name: str) -> None:
     """The method (LES, MACE) and the teacher, as the cards have them."""
+    assert read_citations()
     output = run("cite", name)
     teacher = "jacs.5c09558" if name.startswith("off") else "s42256-023-00716-3"
     for identifier in ("2412.15455", "2206.07697", teacher):

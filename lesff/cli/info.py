@@ -10,6 +10,7 @@ from lesff.atoms.elements import symbols
 from lesff.cli.catalogue import find_unfetched, show_unfetched
 from lesff.cli.options import accept_license_option
 from lesff.model import load
+from lesff.potential.potential import Potential
 
 
 @click.command("info")
@@ -41,9 +42,7 @@ def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
         "level of theory": config.level_of_theory,
         "energy zero": config.energy_reference,
         "parameters": f"{n_parameters:,}",
-        "electrostatics": "none (short-ranged)"
-        if model.potential.ewald is None or config.long_range is None
-        else f"head {config.long_range.head!r}, {model.potential.ewald.in_words}",
+        "electrostatics": _electrostatics(model.potential),
         "properties": ", ".join(model.potential.available_properties()),
     }
     for key, value in rows.items():
@@ -51,3 +50,10 @@ def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
     for quantity, why in model.source.caveats.items():
         click.echo(f"{'caveat:':20}{quantity}: {why}")
     click.echo("\n" + model.card.strip())
+
+
+def _electrostatics(potential: Potential) -> str:
+    """Charge head and the sum over wave vectors."""
+    if potential.ewald is None or potential.config.long_range is None:
+        return "none"
+    return f"head {potential.config.long_range.head!r}, {potential.ewald.in_words}"

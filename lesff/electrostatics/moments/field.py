@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lesff.atoms.graph import AtomGraph
+from lesff.electrostatics.moments.totals import slab_normals
 from lesff.errors import UnsupportedInputError
 
 _IN_PLANE = 1e-5
@@ -56,11 +57,10 @@ def check_field(graph: AtomGraph) -> None:
             f"{float(graph.total_charge[charged[0]]):g} (structure {charged[0]}): the field would "
             "accelerate the whole cell"
         )
+    normals = slab_normals(graph)
     for system in torch.nonzero(periodic & (graph.pbc.sum(1) == 2)).flatten().tolist():
         # the part of E in the plane of the periodic rows would be that of a crystal
-        rows = graph.cell[system][graph.pbc[system]]
-        normal = torch.linalg.cross(rows[0], rows[1])
-        normal = normal / normal.norm()
+        normal = normals[system]
         in_plane = field[system] - (field[system] @ normal) * normal
         if float(in_plane.norm()) > _IN_PLANE * float(field[system].norm()):
             raise UnsupportedInputError(
