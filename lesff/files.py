@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lesff.disk import is_guarded, open_to_copy
 from lesff.environment import always_rehash, state_folder
 from lesff.errors import ConfigError, IntegrityError, ManifestError
-from lesff.ownership import is_guarded, open_to_copy
 from lesff.plain_data import from_dict, read_json, write_json
 
 ALWAYS_HASHED = 2**20

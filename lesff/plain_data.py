@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lesff.atomic import write_atomically
+from lesff.disk import write_atomically
 from lesff.errors import ConfigError
 
 T = TypeVar("T")

@@ -55,8 +55,8 @@ def test_a_database_gives_back_what_was_written(tmp_path):
     atoms = triclinic_ice()
     atoms.calc = LesffCalculator(potential)
     stress, forces, charges = atoms.get_stress(), atoms.get_forces(), atoms.get_charges()
-    with connect(Path(tmp_path) / "results.db") as database:
-        row = database.get(database.write(atoms))
+    database = connect(Path(tmp_path) / "results.db")
+    row = database.get(database.write(atoms))
     assert np.array_equal(row.forces, forces)
     assert np.array_equal(row.stress, stress)
     assert np.array_equal(row.charges, charges)

@@ -444,7 +444,7 @@ def test_files_of_another_user_are_hashed_each_time(
     if os.geteuid() == 0:
         os.chown(large, 12345, -1)
     else:
-        monkeypatch.setattr("lesff.ownership.os.geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr("lesff.disk.os.geteuid", lambda: os.getuid() + 1)
     sha256_of(large)
     assert not (state_folder() / "verified").exists()
 

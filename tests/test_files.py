@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lesff import atomic
-from lesff.atomic import UNFINISHED, replaced_folder, write_atomically, written_atomically
+from lesff import disk as atomic
+from lesff.disk import UNFINISHED, replaced_folder, write_atomically, written_atomically
 from lesff.errors import IntegrityError, ManifestError
 from lesff.files import Digest, FileEntry, FileSet
 from lesff.model_folder.layout import MODEL_FILES, UNCERTAINTY_FILE, model_damage

@@ -20,9 +20,9 @@ from click.testing import CliRunner
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 import lesff
-from lesff.atomic import UNFINISHED
 from lesff.cli.finetune import parse_settings
 from lesff.cli.main import main
+from lesff.disk import UNFINISHED
 from lesff.errors import ConfigError, DataError, IntegrityError
 from lesff.finetune import FinetuneOptions
 from lesff.finetune.options import options_from, read_options

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lesff import atomic, environment
+from lesff import disk as atomic
+from lesff import environment
 from lesff.errors import (
     ConfigError,
     IntegrityError,

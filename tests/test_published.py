@@ -297,7 +297,7 @@ def test_a_cache_that_cannot_be_written(site: Site, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.EROFS, "Read-only file system")
 
     site.publish()
-    monkeypatch.setattr("lesff.atomic._install", read_only)
+    monkeypatch.setattr("lesff.disk._install", read_only)
     message = f"the cache {site.cache} must be writable to hold .*Read-only.*LESFF_CACHE names"
     with pytest.raises(CacheError, match=message):
         resolve(NAME)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lesff.atomic import write_atomically
+from lesff.disk import write_atomically
 from lesff.errors import DataError
 from lesff.evaluation.checks.frames import Labelled
 from lesff.evaluation.results import SuiteFile

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lesff.atomic import write_atomically
+from lesff.disk import write_atomically
 from lesff.finetune.report import charge_summary, dipole_r2, peak_memory_mb, worst_frames
 from lesff.model_folder.card import with_front_matter
 from lesff.plain_data import finite, write_json

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from lesff.atomic import write_atomically
+from lesff.disk import write_atomically
 from lesff.finetune.start import EnergyShift
 from lesff.finetune.verdict import UNITS, LabelVerdict, judge, mean_mark
 from lesff.plain_data import finite, write_json

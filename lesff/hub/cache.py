@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from lesff.disk import first_link
 from lesff.environment import cache_folder
 from lesff.errors import CacheError, ConfigError, IntegrityError, ManifestError
 from lesff.files import FileSet
 from lesff.hub.file_lock import locked_file
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.model_folder.layout import model_damage, model_files
-from lesff.ownership import first_link
 from lesff.plain_data import from_dict, read_json
 
 T = TypeVar("T")

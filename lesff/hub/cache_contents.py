@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lesff.atomic import UNFINISHED
+from lesff.disk import UNFINISHED, first_link, remove_below
 from lesff.environment import cache_folder
 from lesff.errors import CacheError, ModelNotFoundError
 from lesff.files import GIT_ID, forget
@@ -23,7 +23,6 @@ from lesff.hub.sources.address import find_web_damage, web_address
 from lesff.hub.sources.foreign import find_published_damage
 from lesff.hub.sources.huggingface import find_repository_damage
 from lesff.hub.spec import HubSpec, RegistrySpec
-from lesff.ownership import first_link, remove_below
 
 LEFTOVER_AGE_S = 24 * 3600.0
 """Unfinished work is left alone for so long: another process may be at it."""

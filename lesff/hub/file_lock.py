@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lesff.disk import NO_FOLLOW
 from lesff.errors import CacheError, warn
 from lesff.hub.time_limit import TimeLimit
-from lesff.ownership import NO_FOLLOW
 
 _POLL_S = 0.05
 _SILENT_S = 1.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lesff.atomic import replaced_folder
+from lesff.disk import replaced_folder
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError
 from lesff.model_folder.digests import check_digests, digest_metadata
 from lesff.model_folder.golden import golden_values

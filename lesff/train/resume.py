@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lesff.atomic import written_atomically
+from lesff.disk import written_atomically
 from lesff.errors import DataError, IntegrityError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lesff.atomic import written_atomically
 from lesff.atoms.files import read_npz
+from lesff.disk import written_atomically
 from lesff.errors import DataError
 
 REQUIRED = ("n", "numbers", "positions", "energy", "forces")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lesff.atomic import write_atomically
+from lesff.disk import write_atomically
 from lesff.errors import ConfigError, DataError
 from lesff.potential.potential import Potential
 from lesff.train.batches import LabelledBatch, make_batch

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lesff.atomic import replaced_folder
+from lesff.disk import replaced_folder
 from lesff.environment import state_folder
 from lesff.errors import ConfigError, ManifestError, SignatureError
 from lesff.files import require_match

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from lesff.atomic import replaced_folder
+from lesff.disk import replaced_folder
 from lesff.errors import ConfigError, IntegrityError, ManifestError, ModelNotFoundError
 from lesff.files import GIT_ID, FileEntry, FileSet
 from lesff.hub.spec import REPOSITORY

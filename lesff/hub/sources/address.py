@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urljoin
 
-from lesff.atomic import replaced_folder
+from lesff.disk import is_administered, is_own, replaced_folder
 from lesff.environment import cache_folder
 from lesff.errors import IntegrityError, ModelNotFoundError, OfflineError
 from lesff.files import FileEntry, FileSet
@@ -25,7 +25,6 @@ from lesff.model_folder.layout import (
     WEIGHTS_FILE,
     model_files,
 )
-from lesff.ownership import is_administered, is_own
 from lesff.plain_data import write_json
 
 RECORD_FILE = "web.json"

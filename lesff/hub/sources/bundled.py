@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lesff.atomic import replaced_folder
+from lesff.disk import first_link, replaced_folder
 from lesff.environment import cache_folder
 from lesff.errors import IntegrityError
 from lesff.hub.cache import find_damage
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.names import package_folder
-from lesff.ownership import first_link
 
 
 def bundled_folder() -> Path:

@@ -17,11 +17,11 @@ from urllib.parse import urljoin, urlsplit
 
 from tqdm.auto import tqdm
 
+from lesff.disk import is_own, open_own
 from lesff.errors import ConfigError, IntegrityError, ModelNotFoundError, OfflineError
 from lesff.hub.cache import DISK_ERRORS
 from lesff.hub.spec import is_safe_url
 from lesff.hub.time_limit import TimeLimit
-from lesff.ownership import is_own, open_own
 from lesff.plain_data import from_dict, read_json, write_json
 
 MAX_BYTES = 4 * 2**30

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from lesff.disk import is_kept
 from lesff.environment import state_folder
 from lesff.errors import CacheError, IntegrityError, UnverifiedWarning, warn
 from lesff.hub.cache import read_record
-from lesff.ownership import is_kept
 from lesff.plain_data import write_json
 
 T = TypeVar("T", bound=Any)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lesff.atomic import replaced_folder
+from lesff.disk import is_administered, replaced_folder
 from lesff.environment import cache_folder, is_offline, own_mirror
 from lesff.errors import IntegrityError, ManifestError, ModelNotFoundError, OfflineError
 from lesff.files import Digest, FileEntry, FileSet
@@ -20,7 +20,6 @@ from lesff.hub.sources.download import Download
 from lesff.hub.sources.first_use import Pin, place_key
 from lesff.hub.time_limit import TimeLimit
 from lesff.model_folder.layout import MODEL_FILES, model_files
-from lesff.ownership import is_administered
 from lesff.plain_data import write_json
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from lesff.atomic import replaced_folder
+from lesff.disk import first_link, is_administered, replaced_folder
 from lesff.environment import cache_folder, hub_endpoint
 from lesff.errors import (
     IntegrityError,
@@ -40,7 +40,6 @@ from lesff.hub.sources.first_use import Pin
 from lesff.hub.spec import HubSpec
 from lesff.hub.time_limit import TimeLimit
 from lesff.model_folder.layout import MODEL_FILES, OPTIONAL_FILES, WEIGHTS_FILE, model_files
-from lesff.ownership import first_link, is_administered
 from lesff.plain_data import write_json
 
 T = TypeVar("T")
