@@ -165,7 +165,7 @@ class LesffCalculator(Calculator):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy has the same weights in another place."""
-        self.__dict__.update(state)
+        vars(self).update(state)
         if self._state:
             self._state["model"] = self._model_state()
 
@@ -250,19 +250,20 @@ class LesffCalculator(Calculator):
             )
         names += [] if self.check_state(atoms) else list(self.results)
         self.results, self._state = {}, {}
-        super().calculate(atoms, names, system_changes)
-        # a copy of its own: the atoms' may be edited in place
-        self.atoms.info = copy.deepcopy(self.atoms.info)
+        # a copy of its own: the caller's may be edited in place
+        asked = atoms.copy()
+        asked.info = copy.deepcopy(atoms.info)
+        super().calculate(asked, names, system_changes)
         try:
-            results = self._results(names)
+            results = self._results(asked, names)
         except PropertyError as error:
             raise PropertyNotGivenError(str(error)) from error
-        self.results, self._state = results, self._state_of(self.atoms)
+        self.results, self._state = results, self._state_of(asked)
 
-    def _results(self, names: Sequence[str]) -> dict[str, Any]:
-        """Results for the atoms of the calculator in ASE's terms."""
+    def _results(self, atoms: ase.Atoms, names: Sequence[str]) -> dict[str, Any]:
+        """Results in ASE's terms."""
         structure = to_structure(
-            self.atoms,
+            atoms,
             total_charge=self.total_charge,
             spin_multiplicity=self.spin_multiplicity,
             external_field=self.external_field,

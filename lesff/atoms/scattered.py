@@ -126,7 +126,7 @@ def scattered_pairs(
     Raises:
         StructureError: for more images or neighbours than atoms can have.
     """
-    from scipy.spatial import cKDTree  # start-up: 0.3 s of CPU, for odd structures only
+    from scipy.spatial import KDTree  # start-up: 0.3 s of CPU, for odd structures only
 
     n_atoms = len(positions)
     if not pbc.any():
@@ -142,7 +142,7 @@ def scattered_pairs(
     points = (fractional[owner] + shift) @ rows
     atoms = points[:n_atoms]
     # count before anything is stored
-    everything = cKDTree(points)
+    everything = KDTree(points)
     degree = everything.query_ball_point(atoms, cutoff, return_length=True)
     if degree.sum() > MAX_DEGREE * max(n_atoms, FEW_ATOMS):
         crowded = int(degree.argmax())
@@ -150,7 +150,7 @@ def scattered_pairs(
             f"atom {crowded} has {int(degree[crowded])} neighbours within {cutoff:g} A, too many "
             "to be atoms of one structure; check the units of positions and cell (A)"
         )
-    found = cKDTree(atoms).sparse_distance_matrix(everything, cutoff, output_type="ndarray")
+    found = KDTree(atoms).sparse_distance_matrix(everything, cutoff, output_type="ndarray")
     first, image, distance = found["i"], found["j"], found["v"]
     # r_second - r_first + (shift - home_second + home_first) @ rows, back to the given vectors
     second = owner[image]
@@ -174,7 +174,7 @@ def _shortest_rows(box: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.nda
     if pbc.sum() < 2:
         return box, np.eye(3, dtype=np.int64)
     try:
-        _, change = minkowski_reduce(box, pbc)
+        _, change = minkowski_reduce(box, pbc)  # pyright: ignore[reportArgumentType]
     except RuntimeError as error:
         raise StructureError(
             f"the lattice vectors {box[pbc].tolist()} cannot be reduced to short ones: {error}"
