@@ -187,8 +187,7 @@ class LesffCalculator(Calculator):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy has the same weights in another place."""
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(state)
         if self._state:
             self._state["model"] = self._model_state()
 
@@ -274,17 +273,16 @@ class LesffCalculator(Calculator):
             )
         names += [] if self.check_state(atoms) else list(self.results)
         self.results, self._state = {}, {}
-        super().calculate(atoms, names, system_changes)
-        # a copy of its own: the atoms' may be edited in place
-        kept = atoms.copy()
-        kept.info = copy.deepcopy(atoms.info)
-        self.atoms = kept
-        self.results, self._state = self._results(names), self._state_of(kept)
+        # a copy of its own: the caller's may be edited in place
+        asked = atoms.copy()
+        asked.info = copy.deepcopy(atoms.info)
+        super().calculate(asked, names, system_changes)
+        self.results, self._state = self._results(asked, names), self._state_of(asked)
 
-    def _results(self, names: Sequence[str]) -> dict[str, Any]:
-        """Results for the atoms of the calculator in ASE's terms."""
+    def _results(self, atoms: ase.Atoms, names: Sequence[str]) -> dict[str, Any]:
+        """Results in ASE's terms."""
         structure = to_structure(
-            self.atoms,
+            atoms,
             total_charge=self.total_charge,
             spin_multiplicity=self.spin_multiplicity,
             external_field=self.external_field,

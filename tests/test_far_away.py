@@ -105,8 +105,7 @@ def test_a_charged_molecule_in_a_field_works_against_it(potential):
 def test_molecules_far_from_each_other(distance, potential):
     """As in float64, and at 1e12 A as at any distance: their potential there is 1e-11 V.
 
-    Latent charges are not neutral before they are shifted, so that it acts on forces within a
-    molecule.
+    Latent charges are not neutral before they are shifted: it acts on forces in a molecule.
     """
     names = ("energy", "forces", "charges")
     exact = tiny_potential(state_embedding=True)

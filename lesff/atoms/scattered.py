@@ -174,7 +174,7 @@ def _shortest_rows(box: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.nda
     if pbc.sum() < 2:
         return box, np.eye(3, dtype=np.int64)
     try:
-        _, change = minkowski_reduce(box, pbc)  # pyright: ignore[reportArgumentType]  # or (3,)
+        _, change = minkowski_reduce(box, pbc)  # pyright: ignore[reportArgumentType]
     except RuntimeError as error:
         raise StructureError(
             f"the lattice vectors {box[pbc].tolist()} cannot be reduced to short ones: {error}"
