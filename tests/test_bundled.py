@@ -108,6 +108,7 @@ def test_symmetric_molecules_have_no_dipole(model):
         assert dipole < 0.01  # geometries of ASE are symmetric to 1e-4 A
 
 
+@pytest.mark.filterwarnings("ignore:.*initial magnetic moments:lesff.errors.StateWarning")
 def test_charges_sum_to_the_total_charge(model):
     for atoms, charge in ((molecule("H2O"), 0), (molecule("CH3O"), -1)):
         total = model.predict(atoms, "charges", total_charge=charge).charges.sum()
@@ -156,6 +157,7 @@ def test_proton_affinity_has_no_offset(model):
     assert affinity == pytest.approx(204.0, abs=5.0)
 
 
+@pytest.mark.filterwarnings("ignore:.*initial magnetic moments:lesff.errors.StateWarning")
 def test_neutral_singlets_do_not_see_the_state_embedding(model):
     """The embedding adds exactly zero (arXiv 2105.00304, without bias): the same bits."""
     embedding = model.potential.state_embedding

@@ -80,7 +80,7 @@ def test_a_cell_of_two_angstrom_is_refused(model):
 def test_thresholds_are_shares_of_covalent_radii(model, first, second):
     """Issue: a warning below 0.7 and an error below 0.45."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", CloseContactWarning)
         model.predict(pair(first, second, 0.71))
     for share in (0.69, 0.46):
         with pytest.warns(CloseContactWarning, match=rf"{share:.2f} of the sum of their cov"):
@@ -89,7 +89,7 @@ def test_thresholds_are_shares_of_covalent_radii(model, first, second):
     with pytest.raises(StructureError, match=message):
         model.predict(pair(first, second, 0.44))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", CloseContactWarning)
         assert np.isfinite(model.predict(pair(first, second, 0.3), allow_close=True).energy)
 
 
@@ -129,13 +129,14 @@ def test_a_trajectory_warns_of_a_pair_once(model):
     assert len(set(pairs)) == len(pairs)
 
 
+@pytest.mark.filterwarnings("ignore::lesff.errors.StateWarning")
 def test_ordinary_compounds_are_left_alone():
     """All molecules of the G2 set, and crystals of every kind."""
     solids = [bulk(s) for s in ("C", "Si", "Be", "Fe", "Cu", "Na", "Cs", "W", "Ti", "Mg")]
     solids += [bulk(f, "rocksalt", a=a) for f, a in (("MgO", 4.21), ("LiF", 4.03), ("CsI", 7.0))]
     solids += [bulk("BN", "zincblende", a=3.615), bulk("CsCl", "cesiumchloride", a=4.12)]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", CloseContactWarning)
         for atoms in [*(molecule(name) for name in g2.names), *solids]:
             structure = to_structure(atoms)
             found = find_neighbors(structure.positions, structure.cell, structure.pbc, 5.0)

@@ -136,7 +136,7 @@ def outside(root: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["off-hub", "hf:lesff/off-small"])
+@pytest.mark.parametrize("name", ["off-hub", "hf:lesff/off-small@0.1.0"])
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

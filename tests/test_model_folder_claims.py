@@ -149,6 +149,7 @@ def test_weights_of_every_bundled_model_are_expected() -> None:
 
 def test_too_many_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lesff.model_folder.folder.MAX_VALUES", 1000)
+    monkeypatch.setattr("lesff.model_folder.folder._MODEST", 0)
     with pytest.raises(ConfigError, match="must describe at most 1,000 weights, got"):
         load_model(SMALL)
 

@@ -149,12 +149,12 @@ class ChargeModel(nn.Module, ABC):
     def forward(self, x: HeadInput) -> HeadOutput:
         """Charges and energy of the response."""
 
+    @abstractmethod
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
         """Charges at given :attr:`HeadOutput.potentials`, (n_atoms,), without a uniform shift.
 
         Functions of the receptive field if ``is_local``; a head without potentials ignores them.
         """
-        return self.local(x)
 
     def put_on(self, base: ChargeModel) -> None:
         """Lay another head below this one, which was made with ``bases`` in its configuration."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +40,8 @@ from lesff.potential.potential import RADIAL_MODES, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
 from lesff.potential.upgrade import upgraded
 
+_MODEST = 256
+"""Largest size in a configuration that is built at once: at most 10^8 weights."""
 MAX_VALUES = 10**9
 """Numbers in the weights of a model; the largest published ones have a tenth of it."""
 
@@ -115,11 +119,14 @@ def load_unchecked(
     if radial is not None and radial not in RADIAL_MODES:
         raise ConfigError(f"`radial` must be one of {', '.join(RADIAL_MODES)}, got {radial!r}")
     config = _read_config(folder)
-    expected = expected_weights(config)
-    # nothing is allocated for a configuration whose weights are not there
-    check_expected(read_header(folder / WEIGHTS_FILE), expected, folder / WEIGHTS_FILE)
+    header = read_header(folder / WEIGHTS_FILE)
+    # nothing large is allocated for a configuration whose weights are not there
+    if not _is_modest(config):
+        check_expected(header, expected_weights(config), folder / WEIGHTS_FILE)
     with torch.random.fork_rng(devices=[]):  # the random initial weights are not kept
         potential = Potential(config)
+    expected = _expected(potential)
+    check_expected(header, expected, folder / WEIGHTS_FILE)
     # only weights have the model's type: tables and reference energies stay in float64
     potential.cast_parameters(DTYPES[config.dtype])
     potential.load_state_dict(
@@ -141,14 +148,44 @@ def expected_weights(config: ModelConfig) -> dict[str, tuple[torch.dtype, tuple[
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         skeleton = Potential(config)
-    skeleton.cast_parameters(DTYPES[config.dtype])
-    state = skeleton.state_dict()
-    n_values = sum(value.numel() for value in state.values())
+    n_values = sum(value.numel() for value in skeleton.state_dict().values())
     if n_values > MAX_VALUES:
         raise ConfigError(
             f"`{CONFIG_FILE}` must describe at most {MAX_VALUES:,} weights, got {n_values:,}"
         )
-    return {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
+    return _expected(skeleton)
+
+
+def _expected(potential: Potential) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of every weight as it is stored."""
+    stored, parameters = DTYPES[potential.config.dtype], dict(potential.named_parameters())
+    return {
+        name: (stored if name in parameters else value.dtype, tuple(value.shape))
+        for name, value in potential.state_dict().items()
+    }
+
+
+def _is_modest(config: ModelConfig) -> bool:
+    """Whether a configuration takes less than half a GB whatever its weights are.
+
+    Such ones need no skeleton on the meta device, whose arithmetic imports sympy and
+    torch._dynamo: a second of CPU at every start.
+    """
+    data = config.to_dict()
+    sizes = [*_whole_numbers(data["architecture"]), *_whole_numbers(data["long_range"])]
+    return max((config.architecture_config().channels, *sizes)) <= _MODEST
+
+
+def _whole_numbers(data: Any) -> Iterator[int]:
+    """All whole numbers in plain data, lengths of its lists among them."""
+    if isinstance(data, dict):
+        data = list(data.values())
+    if isinstance(data, list | tuple):
+        yield len(data)
+        for part in data:
+            yield from _whole_numbers(part)
+    elif isinstance(data, int) and not isinstance(data, bool):
+        yield data
 
 
 def weights_digest(potential: Potential) -> bytes:

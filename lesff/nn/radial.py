@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import final
 
+import numpy as np
 import torch
 from ase.data import covalent_radii
 from torch import Tensor, nn
@@ -91,7 +92,8 @@ class BesselBasis(RadialBasis):
         self.prefactor = math.sqrt(2.0 / cutoff) if prefactor is None else prefactor
         if frequencies is None:
             # n pi / rc: every function is zero at the cutoff
-            table = torch.arange(1, n_basis + 1, dtype=torch.float64) * math.pi / cutoff
+            # by numpy: torch.arange on the meta device would import torch._dynamo, 1 s of CPU
+            table = torch.from_numpy(np.arange(1.0, n_basis + 1.0) * math.pi / cutoff)
         else:
             table = torch.tensor(frequencies, dtype=torch.float64)
         self.register_buffer("frequencies", table, persistent=False)

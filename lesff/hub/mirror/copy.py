@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lesff.errors import IntegrityError, LicenseError, ManifestError, UnsupportedInputError
 from lesff.files import GIT_ID, FileSet
@@ -19,12 +20,14 @@ from lesff.hub.manifest.entries import (
 )
 from lesff.hub.manifest.names import find_model, list_models
 from lesff.hub.mirror.store import RepositorySnapshot, Store
-from lesff.hub.publish import Publication, check_publication
 from lesff.hub.resolve import resolve
 from lesff.hub.sources.foreign import attribution_of, fetch_original
 from lesff.hub.spec import NAME, VERSION, FolderSpec, HubSpec, RegistrySpec, parse
 from lesff.model_folder.layout import model_files
 from lesff.plain_data import write_json
+
+if TYPE_CHECKING:
+    from lesff.hub.publish import Publication
 
 LOCAL_ORGANISATION = "local"
 """Where a mirror puts model folders: they load as ``hf:local/NAME``."""
@@ -146,6 +149,8 @@ def _mirror_folder(
     folder: Path, store: Store, name: str | None, version: str | None, *, accept_license: bool
 ) -> RepositorySnapshot:
     """Copy a model folder after the checks of a publication."""
+    from lesff.hub.publish import check_publication  # start-up: imports torch, 2 s of CPU
+
     publication = check_publication(folder)
     facts = publication.facts
     name = name or facts.get("name") or folder.resolve().name.lower()
