@@ -218,6 +218,11 @@ class CalculatorMethod(Method):
         results = []
         for frame in tqdm(frames, unit="frame", desc=self.name, leave=False):
             s = frame.structure
+            if s.external_field is not None:
+                raise UnsupportedInputError(
+                    f"{self.name!r} would not be told the external field "
+                    f"{s.external_field.tolist()} of a frame: leave such frames out"
+                )
             atoms = ase.Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc)
             atoms.calc = self.calculator(s.total_charge, s.spin_multiplicity)
             energy, forces = atoms.get_potential_energy(), atoms.get_forces()
