@@ -148,12 +148,14 @@ class ModelMethod(Method):
         check_domain(self.fast.config, structures, strict=True)
 
     def calculator(self, charge: int = 0, spin: int | None = None) -> BaseCalculator:
-        """Calculator in float64."""
-        return self.precise.calculator(total_charge=charge, spin_multiplicity=spin)
+        """Calculator in float64; distances are for the caller to judge."""
+        return self.precise.calculator(
+            total_charge=charge, spin_multiplicity=spin, allow_close=True
+        )
 
     def fast_calculator(self, charge: int = 0, spin: int | None = None) -> BaseCalculator:
-        """Calculator in the model's own precision."""
-        return self.fast.calculator(total_charge=charge, spin_multiplicity=spin)
+        """Calculator in the model's own precision; distances are for the caller to judge."""
+        return self.fast.calculator(total_charge=charge, spin_multiplicity=spin, allow_close=True)
 
     def predict(self, frames: Sequence[Frame]) -> list[FramePrediction]:
         """Energies and forces, batch by batch, in the model's own precision."""

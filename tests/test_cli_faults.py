@@ -308,7 +308,7 @@ def test_a_real_interrupt(files: dict[str, Path]) -> None:
     mirror = files["OUT"] / "mirror"
     mirror.mkdir()
     command = [*PROGRAM, "distill", "--teacher", str(files["MODEL"]), "--structures",
-               str(files["FRAMES"]), "-o", str(files["OUT"] / "run"), "--sample", "md",
+               str(files["FRAMES"]), "-o", str(files["OUT"] / "run"), "--sample", "rattle",
                "--frames", "100000", "--labels-only"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
     time.sleep(12.0)

@@ -40,6 +40,8 @@ from lesff.hub.sources.download import Download
 from lesff.hub.spdx import is_permissive_license
 from lesff.model_folder.layout import MODEL_FILES, UNCERTAINTY_FILE
 
+MANIFEST = Path(__file__).parents[1] / "checkpoints_manifest"
+
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -167,7 +169,7 @@ def test_a_hub_without_digests_is_named(hub: HostileHub) -> None:
 def test_a_large_file_of_known_size_is_not_read(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = json.loads((SOURCE.parents[3] / "checkpoints_manifest/off-small.json").read_text())
+    data = json.loads((MANIFEST / "off-small.json").read_text())
     source = {"hub": {"repo": REPO, "commit": COMMIT}}
     version = data["versions"][0] | {"sources": source}
     entry = data | {"name": "off-hub", "versions": [version]}
@@ -389,7 +391,7 @@ def test_a_read_only_cache_serves_repositories_and_addresses(
 def test_a_read_only_cache_of_models_of_the_manifest_needs_no_trust(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = SOURCE.parents[3] / "checkpoints_manifest" / "off-small.json"
+    manifest = MANIFEST / "off-small.json"
     shutil.copy(manifest, site.manifest)
     shutil.copytree(SOURCE, site.cache / "models" / "off-small" / "0.1.0")
     with read_only(site.cache):

@@ -66,6 +66,7 @@ def test_from_a_file_of_an_ion_to_a_model_by_name(
     frames = []
     for seed in range(12):
         atoms = molecule("CH3O")
+        atoms.set_initial_magnetic_moments(None)  # those of the radical
         atoms.rattle(0.03, seed=seed)
         frames.append(atoms)
     write(here / "ions.xyz", frames)
