@@ -142,11 +142,16 @@ def tiny_potential(
     hidden_irreps: str = "4x0e+4x1o",
     elements: tuple[int, ...] = (1, 8),
     state_embedding: bool = False,
+    local_state: bool = False,
+    wall: bool = False,
+    limits: tuple[float, ...] | None = None,
     n_layers: int = 2,
     seed: int = 0,
 ) -> Potential:
-    """Random float64 potential; the state embedding, zero at the start, is filled too."""
-    long_range = None if head is None else LongRangeConfig(head=head, readout_hidden=4)  # type: ignore[arg-type]
+    """Random float64 potential; the states, zero at the start, are filled too."""
+    long_range = None
+    if head is not None:
+        long_range = LongRangeConfig(head=head, readout_hidden=4, charge_limits=limits)  # type: ignore[arg-type]
     config = ModelConfig(
         architecture={
             "type": "mace",
@@ -159,6 +164,7 @@ def tiny_potential(
             "radial_mlp": (8,),
             "readout_hidden": 4,
             "avg_num_neighbors": 4.0,
+            "inner_cutoff": 0.75 if wall else None,
         },
         elements=elements,
         reference_energies=tuple(-1.5 * z for z in elements),
@@ -167,6 +173,8 @@ def tiny_potential(
         total_charge=(-2, 2),
         spin_multiplicity=(1, 3),
         state_embedding=state_embedding,
+        local_state=local_state,
+        wall="zbl" if wall else None,
         dtype="float64",
     )
     with torch.random.fork_rng():
@@ -174,6 +182,9 @@ def tiny_potential(
         potential = Potential(config).to(torch.float64)
         if potential.state_embedding is not None:
             for parameter in potential.state_embedding.parameters():
+                torch.nn.init.normal_(parameter, std=0.5)
+        if potential.local_state is not None:
+            for parameter in potential.local_state.parameters():
                 torch.nn.init.normal_(parameter, std=0.5)
     return potential.requires_grad_(False).eval()
 

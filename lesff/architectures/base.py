@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from lesff.atoms.graph import AtomGraph
 from lesff.nn.edge_tables import Topology
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Undirected pairs of neighbours, each once.
+
+    Attributes:
+        first: (n_pairs,) an atom of each.
+        second: (n_pairs,) the other one.
+        distance: (n_pairs,) in A, with graph.
+    """
+
+    first: Tensor
+    second: Tensor
+    distance: Tensor
+
+
+FirstLayerState = Callable[[Tensor, Pairs], Tensor]
+"""Of the invariants of the first layer, (n_atoms, channels), and the pairs of neighbours, the
+increment (n_atoms, channels) of the invariants that the next layer reads."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +44,14 @@ class ArchitectureOutput:
         equivariants: features of orders l = 1.. in e3nn's real basis, natural parity: one list per
             order asked for, of one (n_atoms, 2 l + 1, channels) tensor per layer that has it;
             dipole and quadrupole readouts read them.
+        pairs: pairs of neighbours, none left out that is closer than the cutoff.
     """
 
     node_energy: Tensor
     invariants: list[Tensor]
     state_energy: Tensor | None = None
     equivariants: list[list[Tensor]] = field(default_factory=list)
+    pairs: Pairs | None = None
 
 
 class Architecture(nn.Module, ABC):
@@ -65,6 +88,7 @@ class Architecture(nn.Module, ABC):
         tabulated: bool = False,
         topology: Topology | None = None,
         max_order: int = 0,
+        first_layer_state: FirstLayerState | None = None,
     ) -> ArchitectureOutput:
         """Evaluate.
 
@@ -77,6 +101,8 @@ class Architecture(nn.Module, ABC):
                 nothing.
             max_order: Highest order of the equivariant features to hand out; at most
                 ``len(equivariant_layers)``.
+            first_layer_state: Called once, between the first layer and the second; what it gives is
+                added to what the second one reads, and to nothing else.
         """
 
     @abstractmethod

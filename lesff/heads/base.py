@@ -16,6 +16,12 @@ derivative by a field, and would no longer do so with those of another head adde
 The anchor ``a`` is one trainable number, 1 at the start (0 if the pretrained head is shifted, so
 that ``p = q0``); at 0 the energy, too, sees the total charge. The edge head has no anchor: its
 transfers keep P, and physical charges are the shifted ones as for the free head.
+
+With ``charge_limits`` what a head reads off the invariants levels off towards the element's limit
+(:func:`lesff.nn.saturation.saturated`): exactly what it was up to 0.6 of the limit, and never
+beyond it. Heads that share out what is missing to the total charge do so within the limits
+(:mod:`lesff.heads.sharing`). With a local state (:mod:`lesff.nn.local_state`) every head starts
+from its charges, which sum to the total charge of every fragment already.
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError
 from lesff.heads.config import LongRangeConfig
 from lesff.nn.readout import LayerReadouts, LinearReadout
+from lesff.nn.saturation import saturated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,9 @@ class HeadInput:
         settings: Constants of the Coulomb energy.
         site_potential: (n_atoms,) external potential in V, ``-E.r`` of a uniform field, or None.
         equivariants: Per order from 1, one (n_atoms, 2 l + 1, channels) tensor per layer with it.
+        limits: (n_atoms,) largest latent charges in e, or None for charges without limit.
+        state_charges: (n_atoms,) charges of the local state in e, which sum to the total charge and
+            which every head starts from; None for a model without.
     """
 
     invariants: list[Tensor]
@@ -74,6 +84,16 @@ class HeadInput:
     settings: EwaldSettings
     site_potential: Tensor | None = None
     equivariants: list[list[Tensor]] = field(default_factory=list)
+    limits: Tensor | None = None
+    state_charges: Tensor | None = None
+
+    def bounded(self, charges: Tensor) -> Tensor:
+        """Charges of the atoms, levelling off towards their limits, if they have any."""
+        return charges if self.limits is None else saturated(charges, self.limits)
+
+    def with_state(self, charges: Tensor) -> Tensor:
+        """Charges of the atoms, and those of the local state, if there is one."""
+        return charges if self.state_charges is None else charges + self.state_charges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +175,11 @@ class ChargeModel(nn.Module, ABC):
 
         Functions of the receptive field if ``is_local``; a head without potentials ignores them.
         """
+
+    def read(self, readouts: LayerReadouts, x: HeadInput) -> Tensor:
+        """Bounded charges read off the invariants, on top of those of the local state."""
+        own = x.bounded(readouts(x.invariants))
+        return own if self.base is not None else x.with_state(own)
 
     def put_on(self, base: ChargeModel) -> None:
         """Lay another head below this one, which was made with ``bases`` in its configuration."""

@@ -21,6 +21,22 @@ MAX_UNITS = 4096
 MIN_DL = 0.05
 """A; the sum over wave vectors takes memory as its inverse cube."""
 
+MAX_LIMIT = 20.0
+"""e."""
+
+_LIMITS = {1: 1.2, 9: 1.5, 17: 2.0, 35: 2.0, 53: 2.5}
+_OTHER_LIMIT = 2.5
+
+
+def charge_limits_of(elements: tuple[int, ...]) -> tuple[float, ...]:
+    """Limits of latent charges in e for models of ours.
+
+    Charges stay as they are up to 0.6 of the limit. In off-medium 1.2.0 the largest charges of
+    5,000 training structures are 0.6 of these at most (`tools/charge_range.py`).
+    """
+    return tuple(_LIMITS.get(z, _OTHER_LIMIT) for z in elements)
+
+
 Induction = Literal["none", "charges", "dipoles", "both"]
 Anisotropy = Literal["isotropic", "anisotropic"]
 
@@ -129,6 +145,8 @@ class LongRangeConfig:
         reference_charges: Charge of each element in e that the transfers of the head ``"edge"``
             start from, in the order of ``elements``; zero if not given.
         multipoles: Moments beyond charges, or None.
+        charge_limits: Largest latent charge of each element in e, in the order of ``elements``, or
+            None for charges without limit; :func:`charge_limits_of` gives those of our recipes.
     """
 
     head: HeadName = "latent"
@@ -145,6 +163,7 @@ class LongRangeConfig:
     min_hardness: float = 1.0
     reference_charges: tuple[float, ...] | None = None
     multipoles: MultipoleConfig | None = None
+    charge_limits: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError for options without meaning."""
@@ -199,6 +218,10 @@ class LongRangeConfig:
                 "one number per element at most",
             ),
         }
+        checks["charge_limits"] = (
+            all(0.0 < limit <= MAX_LIMIT for limit in self.charge_limits or ()),
+            f"null or numbers in (0, {MAX_LIMIT}] e",
+        )
         for name, (is_good, expected) in checks.items():
             if not is_good:
                 got = getattr(self, name)

@@ -11,6 +11,8 @@ has one value in any cell, and its derivatives obey the acoustic sum rule exactl
 With ``residual`` N_i are the charges of a pretrained free head and transfers start at zero. Then
 charges and energies are those of that head at the start, and the sum stays what that head makes it.
 
+With a local state N_i are its charges, integers for fragments out of each other's reach.
+
 On top of another head (``bases``) N_i are its charges, whatever they depend on.
 
 With ``reference_charges`` N_i are those of the elements, shifted alike to the total charge, and
@@ -32,9 +34,12 @@ from lesff.errors import ConfigError
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
 from lesff.nn.radial import BesselBasis
+from lesff.nn.saturation import LINEAR_SHARE, saturated
 
 _HIDDEN, _N_RADIAL, _POWER = 16, 8, 5
 """Hidden units, radial functions, and power of their cutoff: two smooth derivatives at least."""
+_SOFT = 1e-3
+"""e of a transfer, where its size is rounded off."""
 
 
 @final
@@ -64,9 +69,10 @@ class EdgeHead(ChargeModel):
         if self.base is not None:
             return self.base.local(x) + moved
         if self.readouts is not None:
-            return self.readouts(x.invariants) + moved
+            return self.read(self.readouts, x) + moved
         # q_i = N_i + sum_j t_ij: what an atom takes over all edges that it receives
         start = self.element_charges(x.element)
+        moved = x.with_state(moved)
         return moved if start is None else start.to(moved.dtype) + moved
 
     def references(self, x: HeadInput) -> Tensor:
@@ -74,6 +80,8 @@ class EdgeHead(ChargeModel):
         start = self.element_charges(x.element)
         if start is None:
             start = x.graph.positions.new_zeros(len(x.element))
+        if x.state_charges is not None:
+            return start.to(x.state_charges.dtype) + x.state_charges
         return _shifted(start.to(x.graph.positions.dtype), x.graph)
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
@@ -84,7 +92,26 @@ class EdgeHead(ChargeModel):
 
     def _moved(self, x: HeadInput) -> Tensor:
         """What each atom takes over all edges that it receives, (n_atoms,) in e."""
-        return segment_sum(self.transfers(x), x.graph.edge_index[1], x.graph.n_atoms)
+        return segment_sum(self.bounded_transfers(x), x.graph.edge_index[1], x.graph.n_atoms)
+
+    def bounded_transfers(self, x: HeadInput) -> Tensor:
+        """Charge that each edge's receiver takes from its sender, (n_edges,) in e.
+
+        With limits ``t_ij s_i s_j``, ``s_i = sat(B_i; L_i) / B_i`` with what atom i takes and gives
+        altogether, ``B_i = sum_j |t_ij|``: no atom's charge changes by more than its limit, charge
+        stays conserved, and nothing changes as long as all B_i are below 0.6 L_i.
+        """
+        transfers = self.transfers(x)
+        if x.limits is None:
+            return transfers
+        sender, receiver = x.graph.edge_index
+        # |t| with a slope everywhere: t^2 / sqrt(t^2 + e^2), less than |t| by 0.3 e at most
+        size = transfers.square()
+        size = size * torch.rsqrt(size + _SOFT**2)
+        total = segment_sum(size, receiver, x.graph.n_atoms)
+        factor = saturated(total, x.limits) / total.clamp(min=_SOFT)
+        factor = torch.where(total > LINEAR_SHARE * x.limits, factor, torch.ones_like(total))
+        return transfers * factor.index_select(0, sender) * factor.index_select(0, receiver)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
@@ -99,8 +126,12 @@ class EdgeHead(ChargeModel):
                 potentials=below.potentials,
             )
         local = self.local(x)
-        # without `residual` the shift does not depend on positions
-        charges = local if self.readouts is not None else _shifted(local, x.graph)
+        # without `residual` the shift does not depend on positions; the charges of the local state
+        # have the total charge already
+        has_total = self.readouts is not None or (
+            x.state_charges is not None and self.reference is None
+        )
+        charges = local if has_total else _shifted(local, x.graph)
         return HeadOutput(local=local, charges=charges, latent=charges, coulomb=charges)
 
 

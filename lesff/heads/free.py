@@ -10,6 +10,7 @@ from torch import Tensor
 from lesff.atoms.segments import shift_to_total
 from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
+from lesff.heads.sharing import at_shares, shared_within
 
 
 @final
@@ -36,14 +37,20 @@ class FreeHead(ChargeModel):
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
-        own = self.readouts(x.invariants)
+        own = self.read(self.readouts, x)
         return own if self.base is None else self.base.local(x) + own
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
         """See :meth:`ChargeModel.at_potentials`; those of the head below, if any."""
-        if self.base is None:
-            return self.local(x)
-        return self.base_at_potentials(x, potentials) + self.readouts(x.invariants)
+        if self.base is not None:
+            return self.base_at_potentials(x, potentials) + self.read(self.readouts, x)
+        local = self.local(x)
+        # within limits the shift is not uniform: its potential is one number a system
+        if self.is_shifted and x.limits is not None and potentials is not None:
+            return at_shares(
+                local, torch.ones_like(local), potentials[:, 0], x.limits, x.graph.batch
+            )
+        return local
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
@@ -51,6 +58,17 @@ class FreeHead(ChargeModel):
             return self._on_top(x)
         local, graph = self.local(x), x.graph
         charges = local
+        if self.is_shifted and x.limits is not None:
+            charges, potential = shared_within(
+                local, torch.ones_like(local), graph.total_charge, x.limits, graph.batch
+            )
+            return HeadOutput(
+                local=local,
+                charges=charges,
+                latent=charges,
+                coulomb=charges,
+                potentials=potential[:, None],
+            )
         if self.is_shifted:
             # every charge of a system moves by the same amount: (sum q - Q) / N
             charges = shift_to_total(
@@ -60,7 +78,7 @@ class FreeHead(ChargeModel):
 
     def _on_top(self, x: HeadInput) -> HeadOutput:
         """Charges of the head below and a change of them."""
-        below, change, graph = self.below(x), self.readouts(x.invariants), x.graph
+        below, change, graph = self.below(x), self.read(self.readouts, x), x.graph
         charges, latent = below.charges + change, below.latent + change
         if self.anchored is not None:
             # q = q0 + d with sum d = 0; the Coulomb energy keeps the sum that it had
@@ -75,3 +93,4 @@ class FreeHead(ChargeModel):
             coulomb=latent,
             potentials=below.potentials,
         )
+

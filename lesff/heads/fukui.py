@@ -29,6 +29,7 @@ from lesff.atoms.graph import AtomGraph
 from lesff.atoms.segments import segment_sum
 from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
+from lesff.heads.sharing import at_shares, shared_within
 
 _TINY = 1e-10
 """Added to every weight: without any susceptible atom the rest is shared equally."""
@@ -53,13 +54,13 @@ class FukuiHead(ChargeModel):
         """See :meth:`ChargeModel.local`."""
         if self.readouts is None:
             return self.below(x).local
-        return self.readouts(x.invariants)
+        return self.read(self.readouts, x)
 
     def populations(self, x: HeadInput) -> Tensor:
         """Both channels, (n_atoms, 2) in e, each with its target as the sum."""
         start = self.local(x) if self.base is None else self.below(x).charges
         channels, weights = self._channels(start, x)
-        return channels + weights * self._potentials(channels, weights, x.graph)[x.graph.batch]
+        return self._shared(channels, weights, x)[0]
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
         """See :meth:`ChargeModel.at_potentials`; (n_systems, 2) in e, then those below."""
@@ -70,7 +71,13 @@ class FukuiHead(ChargeModel):
         channels, weights = self._channels(start, x)
         if potentials is None:
             return channels.sum(1)
-        return (channels + weights * potentials[:, :2][x.graph.batch]).sum(1)
+        if x.limits is None:
+            return (channels + weights * potentials[:, :2][x.graph.batch]).sum(1)
+        parts = [
+            at_shares(channels[:, k], weights[:, k], potentials[:, k], 0.5 * x.limits, x.graph.batch)
+            for k in range(2)
+        ]
+        return parts[0] + parts[1]
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
@@ -78,8 +85,8 @@ class FukuiHead(ChargeModel):
         start = self.local(x) if below is None else below.charges
         channels, weights = self._channels(start, x)
         # p + f lambda has the targets as its sums; both channels together are the charge
-        potentials = self._potentials(channels, weights, x.graph)
-        charges = (channels + weights * potentials[x.graph.batch]).sum(1)
+        populations, potentials = self._shared(channels, weights, x)
+        charges = populations.sum(1)
         local, latent = channels.sum(1), charges
         # at the start the Coulomb energy is that of the free charges, see heads/base.py
         if self.anchored is not None:
@@ -100,12 +107,27 @@ class FukuiHead(ChargeModel):
         weights = [functional.softplus(readout(x.invariants)) for readout in self.weights]
         return torch.stack([half + spin, half - spin], dim=1), torch.stack(weights, dim=1) + _TINY
 
+    def _shared(self, channels: Tensor, weights: Tensor, x: HeadInput) -> tuple[Tensor, Tensor]:
+        """Populations with their targets as sums, (n_atoms, 2), and potentials (n_systems, 2)."""
+        targets = self._targets(channels, x.graph)
+        if x.limits is None:
+            potentials = fukui_potentials(channels, weights, targets, x.graph)
+            return channels + weights * potentials[x.graph.batch], potentials
+        # each channel within half of the limit, so that the charge is within all of it
+        found = [
+            shared_within(
+                channels[:, k], weights[:, k], targets[:, k], 0.5 * x.limits, x.graph.batch
+            )
+            for k in range(2)
+        ]
+        return torch.stack([q for q, _ in found], 1), torch.stack([v for _, v in found], 1)
+
     @staticmethod
-    def _potentials(channels: Tensor, weights: Tensor, graph: AtomGraph) -> Tensor:
+    def _targets(channels: Tensor, graph: AtomGraph) -> Tensor:
         # T_up = (Q + S) / 2 and T_down = (Q - S) / 2 with S unpaired electrons
         unpaired = (graph.spin_multiplicity - 1).to(channels.dtype)
         targets = torch.stack([graph.total_charge + unpaired, graph.total_charge - unpaired], 1)
-        return fukui_potentials(channels, weights, 0.5 * targets, graph)
+        return 0.5 * targets
 
 
 def fukui_potentials(

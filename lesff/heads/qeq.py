@@ -31,6 +31,7 @@ from lesff.atoms.segments import segment_sum
 from lesff.electrostatics.charges.qeq import coulomb_potential, equilibrate, equilibrate_locally
 from lesff.heads.base import Anchored, ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
+from lesff.heads.sharing import shared_within
 
 _START_HARDNESS = 15.0
 """eV / e^2 of all elements at the start: between hydrogen (12.8) and oxygen (13.4) of Rappe and
@@ -78,8 +79,13 @@ class QEqHead(ChargeModel):
         if self.base is not None:
             return self.below(x).local
         if self.readouts is not None:
-            return self.readouts(x.invariants)
-        return -self.electronegativity(x.invariants) / self.hardness(x)
+            return self.read(self.readouts, x)
+        hardness = self.hardness(x)
+        return -self._chi(x, hardness) / hardness
+
+    def _chi(self, x: HeadInput, hardness: Tensor) -> Tensor:
+        """Electronegativities that give an atom by itself no more than its limit, in V."""
+        return driving(self.electronegativity(x.invariants), hardness, x)
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
         """See :meth:`ChargeModel.at_potentials`; there are none."""
@@ -87,7 +93,8 @@ class QEqHead(ChargeModel):
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
-        chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
+        hardness = self.hardness(x)
+        chi = self._chi(x, hardness)
         below = None if self.base is None else self.below(x)
         local, graph = self.local(x) if below is None else below.local, x.graph
         # without `residual`: q itself, from zero charges to the total charge
@@ -134,10 +141,13 @@ class LocalQEqHead(ChargeModel):
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
-        local = -self.electronegativity(x.invariants) / self.hardness(x)
+        hardness = self.hardness(x)
+        local = -driving(self.electronegativity(x.invariants), hardness, x) / hardness
         if self.base is not None:
             return local + self.base.local(x)
-        return local if self.readouts is None else local + self.readouts(x.invariants)
+        if self.readouts is not None:
+            return local + self.read(self.readouts, x)
+        return x.with_state(local)
 
     def at_potentials(self, x: HeadInput, potentials: Tensor | None) -> Tensor:
         """See :meth:`ChargeModel.at_potentials`; there are none."""
@@ -145,20 +155,37 @@ class LocalQEqHead(ChargeModel):
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
-        chi, hardness = self.electronegativity(x.invariants), self.hardness(x)
+        hardness = self.hardness(x)
+        chi = driving(self.electronegativity(x.invariants), hardness, x)
         local, graph = self.local(x), x.graph
         if self.anchored is None:
-            charges = equilibrate_locally(chi, hardness, graph)
+            # charges of the local state enter as what the atoms have by themselves
+            if x.state_charges is not None:
+                chi = chi - hardness * x.state_charges
+            charges = _equilibrated(chi, hardness, graph.total_charge, x)
             latent = charges
         else:
             # q = q0 + d with d = -(chi + lambda) / J, which sums to zero
             below = None if self.base is None else self.below(x)
-            free = local if self.readouts is None else self.readouts(x.invariants)
+            free = local if self.readouts is None else self.read(self.readouts, x)
             start, excess = _start(self.anchored, free, graph, below)
             totals = torch.zeros_like(graph.total_charge)
-            charges = start + equilibrate_locally(chi, hardness, graph, totals=totals)
+            charges = start + _equilibrated(chi, hardness, totals, x)
             latent = charges + excess
         return HeadOutput(local=local, charges=charges, latent=latent, coulomb=latent)
+
+
+def _equilibrated(chi: Tensor, hardness: Tensor, totals: Tensor, x: HeadInput) -> Tensor:
+    """``-(chi + lambda) / J`` with the totals as sums and within the limits, (n_atoms,) in e."""
+    if x.limits is None:
+        return equilibrate_locally(chi, hardness, x.graph, totals=totals)
+    weights = 1.0 / hardness
+    return shared_within(-chi * weights, weights, totals, x.limits, x.graph.batch)[0]
+
+
+def driving(chi: Tensor, hardness: Tensor, x: HeadInput) -> Tensor:
+    """``chi`` levelling off where ``|chi| / J`` approaches the limit, (n_atoms,) in V."""
+    return chi if x.limits is None else -hardness * x.bounded(-chi / hardness)
 
 
 def _start(

@@ -39,6 +39,9 @@ class ModelConfig:
         total_charge: Lowest and highest trained total charge in e.
         spin_multiplicity: Lowest and highest trained multiplicity.
         state_embedding: Whether total charge and spin enter the node features.
+        local_state: Whether total charge and spin enter as a local, size-consistent state
+            (:mod:`lesff.nn.local_state`) instead.
+        wall: Pair repulsion of the nuclei below everything learned: ``"zbl"``, or None.
         joint_embedding: Inputs of the embedding of published models with charge and spin states,
             instead of ours.
         dtype: Type of the stored weights.
@@ -58,6 +61,8 @@ class ModelConfig:
     total_charge: tuple[int, int] = (0, 0)
     spin_multiplicity: tuple[int, int] = (1, 1)
     state_embedding: bool = False
+    local_state: bool = False
+    wall: Literal["zbl"] | None = None
     joint_embedding: tuple[StateInput, ...] = ()
     dtype: Literal["float32", "float64"] = "float32"
     energy_reference: str = "unspecified"
@@ -92,9 +97,20 @@ class ModelConfig:
                 raise ConfigError(
                     f"`{name}` must be [lowest, highest] within {MAX_STATE}, got {[low, high]}"
                 )
-        if self.state_embedding and self.joint_embedding:
+        states = ("state_embedding", "local_state", "joint_embedding")
+        given = [name for name in states if getattr(self, name)]
+        if len(given) > 1:
             raise ConfigError(
-                "`state_embedding` and `joint_embedding` exclude each other, got both"
+                f"`{given[0]}` and `{given[1]}` exclude each other, got both: a model has one "
+                "input for total charge and spin"
+            )
+        if self.wall not in (None, "zbl"):
+            raise ConfigError(f"`wall` must be null or 'zbl', got {self.wall!r}")
+        limits = None if self.long_range is None else self.long_range.charge_limits
+        if limits is not None and len(limits) != len(z):
+            raise ConfigError(
+                f"`long_range.charge_limits` must have one value per element ({len(z)}), got "
+                f"{len(limits)}"
             )
         self.architecture_config()
         if self.dispersion is not None:
@@ -117,10 +133,18 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, every hyper-parameter spelled out."""
         data = asdict(self)
-        if self.long_range is not None and not self.long_range.bases:
-            del data["long_range"]["bases"]  # most heads stand alone
+        # what most models lack is left out: an earlier lesff reads such a folder, too
+        if self.long_range is not None:
+            for name in ("bases", "charge_limits"):
+                if not data["long_range"][name]:
+                    del data["long_range"][name]
+        for name in ("local_state", "wall"):
+            if not data[name]:
+                del data[name]
         data["architecture"] = {
             "type": self.architecture["type"],
             **asdict(self.architecture_config()),
         }
+        if data["architecture"].get("inner_cutoff", 0.0) is None:
+            del data["architecture"]["inner_cutoff"]
         return data

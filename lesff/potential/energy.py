@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lesff.autograd import gradients
 from lesff.heads import HeadOutput
+from lesff.nn.local_state import LocalStates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class EnergyTerms:
         dispersion_energy: (n_systems,) part of ``energy_lr`` in eV, or None without dispersion.
         dispersion_coefficients: (n_atoms,) ``sqrt(C6)`` of the model's dispersion, if any.
         invariants: One (n_atoms, channels) tensor per layer.
+        states: Charges and spins of a local state, if the model has one.
     """
 
     node_energy: Tensor
@@ -38,6 +40,19 @@ class EnergyTerms:
     dispersion_energy: Tensor | None = None
     dispersion_coefficients: Tensor | None = None
     invariants: list[Tensor] = field(default_factory=list)
+    states: LocalStates | None = None
+
+    @property
+    def potentials(self) -> Tensor | None:
+        """(n_systems, k) numbers by which charges depend on their whole system, or None.
+
+        Those of the local state, then those of the charge head.
+        """
+        head = None if self.head is None else self.head.potentials
+        if self.states is None:
+            return head
+        own = self.states.potentials
+        return own if head is None else torch.cat([own, head], dim=1)
 
     def parts(self) -> dict[str, Tensor]:
         """Parts of the energy by the names of :data:`lesff.quantities.QUANTITIES`."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lesff import kernels
 from lesff.architectures import ARCHITECTURES
-from lesff.architectures.base import Architecture, ArchitectureOutput
+from lesff.architectures.base import Architecture, ArchitectureOutput, Pairs
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, ExactGeometry, lattice_offset, strained
 from lesff.atoms.segments import segment_sum
@@ -32,6 +32,8 @@ from lesff.heads import (
     MultipoleHead,
     make_head,
 )
+from lesff.nn.local_state import LocalState, LocalStates
+from lesff.nn.radial import ScreenedRepulsion
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
 from lesff.potential.energy import EnergyTerms
@@ -94,11 +96,20 @@ class Potential(nn.Module):
             if config.state_embedding
             else None
         )
+        self.local_state = self.make_local_state() if config.local_state else None
+        self.wall = None if config.wall is None else ScreenedRepulsion()
         self.joint_embedding = (
             JointEmbedding(inputs=config.joint_embedding, channels=channels)
             if config.joint_embedding
             else None
         )
+        limits = None if config.long_range is None else config.long_range.charge_limits
+        self.register_buffer(
+            "charge_limits",
+            None if limits is None else torch.tensor(limits, dtype=torch.float64),
+            persistent=False,
+        )
+        self.charge_limits: Tensor | None
         self.charge_head: ChargeModel | None = None
         self.multipole_head: MultipoleHead | None = None
         self.ewald: EwaldSettings | None = None
@@ -107,6 +118,22 @@ class Potential(nn.Module):
             self.ewald = config.long_range.settings()
             if config.long_range.multipoles is not None:
                 self.multipole_head = self.make_multipole_head()
+
+    def make_local_state(self) -> LocalState:
+        """A new local state of charge and spin, without any effect yet.
+
+        Raises:
+            ConfigError: for an architecture of one layer, which has no second one to enter.
+        """
+        if self.architecture.n_layers < 2:
+            raise ConfigError(
+                "`local_state` must be false for an architecture of one layer: the state is made "
+                "of the first layer's features and enters the second; use `architecture.n_layers` "
+                "of at least 2"
+            )
+        return LocalState(
+            n_elements=len(self.config.elements), channels=self.architecture.channels
+        )
 
     def make_head(self) -> ChargeModel:
         """A new charge head as the configuration says, with initial weights.
@@ -329,19 +356,23 @@ class Potential(nn.Module):
         """
         element = self.element_row[graph.atomic_numbers]
         multipoles = self.multipole_head
-        # features and short-range energies of all atoms
+        # features and short-range energies of all atoms, and what the first layer says of charges
+        local = self._first_layer_state(graph, element)
         output = self.architecture(
             graph,
             self.node_state(graph),
             tabulated=tabulated,
             topology=None if plan is None else plan.topology,
             max_order=0 if multipoles is None else multipoles.max_order,
+            **({} if local is None else {"first_layer_state": local}),
         )
         # E_i = E0[z_i] + scale e_i, in float64: energies of large systems need the digits
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
             node_energy = node_energy + output.state_energy.to(torch.float64)
+        if self.wall is not None:
+            node_energy = node_energy + self._wall_energy(graph, output.pairs)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         # dispersion depends on elements and positions only
         coefficients, attraction = None, None
@@ -351,7 +382,8 @@ class Potential(nn.Module):
         # charges, and the energy of their interaction
         head, coulomb, energy_lr = None, None, torch.zeros_like(energy_sr)
         if self.charge_head is not None and self.ewald is not None:
-            head = self._charges(graph, output, element)
+            states = None if local is None else local.states
+            head = self._charges(graph, output, element, states)
             coulomb, energy_lr = self._electrostatics(graph, head, plan)
         if attraction is not None:
             energy_lr = energy_lr + attraction
@@ -366,9 +398,35 @@ class Potential(nn.Module):
             dispersion_energy=attraction,
             dispersion_coefficients=coefficients,
             invariants=output.invariants,
+            states=None if local is None else local.states,
         )
 
-    def _charges(self, graph: AtomGraph, output: ArchitectureOutput, element: Tensor) -> HeadOutput:
+    def _first_layer_state(
+        self, graph: AtomGraph, element: Tensor, potentials: Tensor | None = None
+    ) -> _FirstLayer | None:
+        """The local state of a batch, for the architecture to call; None for a model without."""
+        if self.local_state is None:
+            return None
+        return _FirstLayer(self.local_state, graph, element, potentials)
+
+    def _wall_energy(self, graph: AtomGraph, pairs: Pairs | None) -> Tensor:
+        """Repulsion of the nuclei, (n_atoms,) in eV, float64; half of a pair's for each atom."""
+        if pairs is None or self.wall is None:
+            raise ConfigError(
+                "`wall` must be null for an architecture that does not hand out its pairs"
+            )
+        z = graph.atomic_numbers
+        half = 0.5 * self.wall(pairs.distance, z[pairs.first], z[pairs.second]).to(torch.float64)
+        energy = segment_sum(half, pairs.first, graph.n_atoms)
+        return energy + segment_sum(half, pairs.second, graph.n_atoms)
+
+    def _charges(
+        self,
+        graph: AtomGraph,
+        output: ArchitectureOutput,
+        element: Tensor,
+        states: LocalStates | None,
+    ) -> HeadOutput:
         """Charges and further moments of the heads."""
         charge_head, settings = self._electrostatic_parts()
         # equilibration differentiates by the graph's own positions
@@ -381,6 +439,8 @@ class Potential(nn.Module):
             settings=settings,
             site_potential=site_potential(graph) if charge_head.responds_to_field else None,
             equivariants=output.equivariants,
+            limits=self._limits(element, graph.positions.dtype),
+            state_charges=None if states is None else states.charges,
         )
         head = charge_head(inputs)
         if self.multipole_head is not None:
@@ -408,6 +468,11 @@ class Potential(nn.Module):
             energy = energy + head.response_energy
         return coulomb, energy.to(torch.float64)
 
+    def _limits(self, element: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Largest latent charges, (n_atoms,) in e, or None for charges without limit."""
+        limits = self.charge_limits
+        return None if limits is None else limits.index_select(0, element).to(dtype)
+
     def _electrostatic_parts(self) -> tuple[ChargeModel, EwaldSettings]:
         """Charge head and constants of the Coulomb sums; PropertyError without charges."""
         if self.charge_head is None or self.ewald is None:
@@ -430,14 +495,35 @@ class Potential(nn.Module):
     ) -> Tensor:
         """Charges as functions of the receptive field only, (n_atoms,).
 
-        At given (n_systems, k) ``potentials`` of :class:`lesff.heads.base.HeadOutput`, or before
-        any constraint. Raises PropertyError for a model without charges.
+        At given (n_systems, k) ``potentials``, those of a local state if the model has one and then
+        of :class:`lesff.heads.base.HeadOutput`, or before any constraint. Raises PropertyError for
+        a model without charges.
         """
         charge_head, settings = self._electrostatic_parts()
-        output = self.architecture(graph, node_state, tabulated=self.radial == "table")
         element = self.element_row[graph.atomic_numbers]
-        x = HeadInput(invariants=output.invariants, element=element, graph=graph, settings=settings)
-        return charge_head.at_potentials(x, potentials)
+        own, rest = None, potentials
+        if self.local_state is not None:
+            n_own = LocalState.N_POTENTIALS
+            own = graph.positions.new_zeros(graph.n_systems, n_own)
+            if potentials is not None:
+                own = potentials[:, :n_own]
+                rest = potentials[:, n_own:] if potentials.shape[1] > n_own else None
+        local = self._first_layer_state(graph, element, own)
+        output = self.architecture(
+            graph,
+            node_state,
+            tabulated=self.radial == "table",
+            **({} if local is None else {"first_layer_state": local}),
+        )
+        x = HeadInput(
+            invariants=output.invariants,
+            element=element,
+            graph=graph,
+            settings=settings,
+            limits=self._limits(element, graph.positions.dtype),
+            state_charges=None if local is None else local.states.charges,
+        )
+        return charge_head.at_potentials(x, rest)
 
     def reference_charges(self, graph: AtomGraph) -> Tensor | None:
         """``long_range.reference_charges`` of the atoms, (n_atoms,) in e, or None without them."""
@@ -455,7 +541,7 @@ class Potential(nn.Module):
         return LocalCharges(
             function=self.local_charges,
             node_state=self.node_state(graph),
-            potentials=None if terms.head is None else terms.head.potentials,
+            potentials=terms.potentials,
             reach=self.charge_reach,
             cutoff=self.architecture.cutoff,
         )
@@ -509,6 +595,47 @@ class Potential(nn.Module):
             features=lambda: self.architecture.last_layer_features(terms.invariants),
             uncertainty=self.uncertainty,
         )
+
+
+class _FirstLayer:
+    """The local state of one batch, made between the first layer and the second.
+
+    Attributes:
+        states: Charges and spins, as soon as the architecture has called.
+    """
+
+    def __init__(
+        self, module: LocalState, graph: AtomGraph, element: Tensor, potentials: Tensor | None
+    ) -> None:
+        self._module, self._graph, self._element = module, graph, element
+        self._potentials = potentials
+        self._states: LocalStates | None = None
+
+    def __call__(self, features: Tensor, pairs: Pairs) -> Tensor:
+        """See :data:`lesff.architectures.base.FirstLayerState`."""
+        graph, dtype = self._graph, features.dtype
+        openness = self._module.openness(
+            pairs.distance, pairs.first, pairs.second, graph.atomic_numbers
+        )
+        unpaired = (graph.spin_multiplicity - 1).to(dtype)
+        self._states = self._module(
+            features,
+            self._element,
+            openness.to(dtype),
+            graph.batch,
+            (graph.total_charge.to(dtype), unpaired),
+            self._potentials,
+        )
+        return self._module.increment(self._states, features, self._element)
+
+    @property
+    def states(self) -> LocalStates:
+        """Charges and spins; ConfigError for an architecture that never called."""
+        if self._states is None:
+            raise ConfigError(
+                "`local_state` must be false for an architecture that ignores `first_layer_state`"
+            )
+        return self._states
 
 
 def _with_leaf(

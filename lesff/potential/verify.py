@@ -301,8 +301,7 @@ def _total_atomic_dipole(
 
 def _head_potentials(potential: Potential, atoms: ase.Atoms) -> Tensor | None:
     with torch.no_grad():
-        head = potential.energy_terms(_graph(potential, atoms)).head
-    return None if head is None else head.potentials
+        return potential.energy_terms(_graph(potential, atoms)).potentials
 
 
 def _crystal_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:

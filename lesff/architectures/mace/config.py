@@ -60,6 +60,8 @@ class MACEConfig:
             basis, or None.
         soft_transform: Steepness of the soft transform of distances, or None.
         repulsion: Whether to add the ZBL pair repulsion, cut off with the same power.
+        inner_cutoff: Share of the sum of covalent radii below which radial functions level off
+            (:class:`lesff.nn.radial.InnerCutoff`), or None.
         stores_couplings: Whether the coupling coefficients of the contraction are stored with the
             weights; published models were trained with coefficients in single precision.
         coupling_paths: Number of paths [order][degree - 1] of stored coefficients; those of our
@@ -97,6 +99,7 @@ class MACEConfig:
     agnesi: tuple[float, float, float] | None = None
     soft_transform: float | None = None
     repulsion: bool = False
+    inner_cutoff: float | None = None
     stores_couplings: bool = False
     coupling_paths: tuple[tuple[int, ...], ...] | None = None
 
@@ -141,6 +144,10 @@ class MACEConfig:
             "soft_transform": (
                 self.soft_transform is None or self.agnesi is None,
                 "null with an Agnesi transform",
+            ),
+            "inner_cutoff": (
+                self.inner_cutoff is None or 0.2 <= self.inner_cutoff <= 1.0,
+                "null or from 0.2 to 1",
             ),
             "first_residual": (
                 self.first_residual or self.interaction == "linear",

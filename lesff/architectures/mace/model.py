@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from lesff.architectures.base import Architecture, ArchitectureOutput
+from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState, Pairs
 from lesff.architectures.mace.config import MACEConfig
 from lesff.architectures.mace.layer import LAYERS, PairFeatures
 from lesff.atoms.element_rows import element_rows
@@ -21,6 +21,7 @@ from lesff.nn.radial import (
     BesselBasis,
     ChebyshevBasis,
     GaussianBasis,
+    InnerCutoff,
     RadialBasis,
     ScreenedRepulsion,
     SoftTransform,
@@ -66,6 +67,7 @@ class MACE(Architecture):
             LinearReadout(channels=config.channels) if config.state_readout else None
         )
         self.repulsion = ScreenedRepulsion(p=config.cutoff_power) if config.repulsion else None
+        self.inner_cutoff = None if config.inner_cutoff is None else InnerCutoff(config.inner_cutoff)
 
     def topology(self, graph: AtomGraph) -> Topology:
         """See :class:`Architecture`."""
@@ -79,12 +81,16 @@ class MACE(Architecture):
         tabulated: bool = False,
         topology: Topology | None = None,
         max_order: int = 0,
+        first_layer_state: FirstLayerState | None = None,
     ) -> ArchitectureOutput:
         """See :class:`Architecture`."""
         # functions of pairs, once for both directions: |r|, Y[p, (l, m)], radial basis[p, k]
         topology = topology or self.topology(graph)
         vectors = pair_vectors(graph, topology)
         distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
+        neighbours = Pairs(
+            first=topology.pair_sender, second=topology.pair_receiver, distance=distance
+        )
         pairs = self._pair_features(graph, topology, distance, tabulated=tabulated)
 
         # h[i, c] = W[z_i, c] / sqrt(n_elements), rows in element order from here on
@@ -100,11 +106,17 @@ class MACE(Architecture):
         # [i, c] -> [i, (l, m) = 1, c]: invariants so far
         features = features[:, None, :]
         invariants, inner = [], []
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             features = layer(features, harmonics, pairs, topology)
             # the readouts read the row l = 0 of every layer
             invariants.append(features[:, 0])
             inner.append(features)
+            # charge and spin that the atoms' own environment says; of scalars, for the next layer
+            if index == 0 and first_layer_state is not None:
+                first = features[:, 0].index_select(0, topology.node_rank)
+                increment = first_layer_state(first, neighbours)[topology.node_order]
+                scalars = features[:, :1] + increment[:, None]
+                features = torch.cat([scalars, features[:, 1:]], dim=1)
         # interaction energy of every atom, back in the order of the graph
         node_energy = self.readouts(invariants).index_select(0, topology.node_rank)
         if self.repulsion is not None:
@@ -118,6 +130,7 @@ class MACE(Architecture):
                 [x[:, lm_slice(order)].index_select(0, topology.node_rank) for x in inner[:-1]]
                 for order in range(1, max_order + 1)
             ],
+            pairs=neighbours,
         )
 
     @property
@@ -132,6 +145,11 @@ class MACE(Architecture):
     def _pair_features(
         self, graph: AtomGraph, topology: Topology, distance: Tensor, *, tabulated: bool
     ) -> PairFeatures:
+        if self.inner_cutoff is not None:
+            z = graph.atomic_numbers
+            distance = self.inner_cutoff(
+                distance, z[topology.pair_sender], z[topology.pair_receiver]
+            )
         x, source = distance, None
         if self.transform is not None:
             # a transform depends on the two elements; the cutoff is one of the distance itself
