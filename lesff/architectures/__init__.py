@@ -7,4 +7,12 @@ from lesff.architectures.mace.model import MACE
 ARCHITECTURES: dict[str, tuple[type[MACEConfig], type[MACE]]] = {"mace": (MACEConfig, MACE)}
 """Name in ``config.json`` -> (configuration class, module class)."""
 
-__all__ = ["ARCHITECTURES", "MACE", "Architecture", "ArchitectureOutput", "FirstLayerState", "MACEConfig", "Pairs"]
+__all__ = [
+    "ARCHITECTURES",
+    "MACE",
+    "Architecture",
+    "ArchitectureOutput",
+    "FirstLayerState",
+    "MACEConfig",
+    "Pairs",
+]

@@ -184,6 +184,9 @@ def check_start(
     return {"energy": energy, "forces": forces}
 
 
+_EMBEDDINGS = ("architecture.embedding", "state_embedding", "joint_embedding", "local_state")
+
+
 def part_of(name: str) -> str:
     """Part of the model that a parameter belongs to; one of ``PARTS``.
 
@@ -194,7 +197,7 @@ def part_of(name: str) -> str:
         return "charges"
     if name.startswith(("architecture.readouts", "architecture.state_readout")):
         return "readout"
-    if name.startswith(("architecture.embedding", "state_embedding", "joint_embedding")):
+    if name.startswith(_EMBEDDINGS):
         return "embedding"
     return "trunk"
 

@@ -93,4 +93,3 @@ class FreeHead(ChargeModel):
             coulomb=latent,
             potentials=below.potentials,
         )
-

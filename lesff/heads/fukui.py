@@ -74,7 +74,9 @@ class FukuiHead(ChargeModel):
         if x.limits is None:
             return (channels + weights * potentials[:, :2][x.graph.batch]).sum(1)
         parts = [
-            at_shares(channels[:, k], weights[:, k], potentials[:, k], 0.5 * x.limits, x.graph.batch)
+            at_shares(
+                channels[:, k], weights[:, k], potentials[:, k], 0.5 * x.limits, x.graph.batch
+            )
             for k in range(2)
         ]
         return parts[0] + parts[1]

@@ -25,7 +25,9 @@ _MIN_SLOPE = 0.05
 _TINY = 1e-6
 
 
-def at_shares(p: Tensor, weights: Tensor, potential: Tensor, limits: Tensor, batch: Tensor) -> Tensor:
+def at_shares(
+    p: Tensor, weights: Tensor, potential: Tensor, limits: Tensor, batch: Tensor
+) -> Tensor:
     """Charges at a given potential of each system, (n_atoms,) in e."""
     return saturated(p + weights * potential.index_select(0, batch), limits)
 

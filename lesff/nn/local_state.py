@@ -225,5 +225,3 @@ def _potentials(
     alpha = torch.stack([added[:, 0], taken[:, 0]], dim=1)
     beta = torch.stack([added[:, 1], taken[:, 1]], dim=1)
     return torch.cat([-(alpha + beta), alpha - beta], dim=1)
-
-

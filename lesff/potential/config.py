@@ -97,6 +97,13 @@ class ModelConfig:
                 raise ConfigError(
                     f"`{name}` must be [lowest, highest] within {MAX_STATE}, got {[low, high]}"
                 )
+        self._check_parts()
+        self.architecture_config()
+        if self.dispersion is not None:
+            self.dispersion.of_elements(self.elements)
+
+    def _check_parts(self) -> None:
+        """Raise ConfigError for parts that exclude each other or do not fit the elements."""
         states = ("state_embedding", "local_state", "joint_embedding")
         given = [name for name in states if getattr(self, name)]
         if len(given) > 1:
@@ -107,14 +114,11 @@ class ModelConfig:
         if self.wall not in (None, "zbl"):
             raise ConfigError(f"`wall` must be null or 'zbl', got {self.wall!r}")
         limits = None if self.long_range is None else self.long_range.charge_limits
-        if limits is not None and len(limits) != len(z):
+        if limits is not None and len(limits) != len(self.elements):
             raise ConfigError(
-                f"`long_range.charge_limits` must have one value per element ({len(z)}), got "
-                f"{len(limits)}"
+                "`long_range.charge_limits` must have one value per element "
+                f"({len(self.elements)}), got {len(limits)}"
             )
-        self.architecture_config()
-        if self.dispersion is not None:
-            self.dispersion.of_elements(self.elements)
 
     def architecture_config(self) -> Any:
         """The architecture's own configuration object.

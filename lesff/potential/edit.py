@@ -1,10 +1,10 @@
-"""Another charge head or further moments on a pretrained potential, and dispersion added to it."""
+"""Another charge head, state, moments, limits, wall or dispersion on a pretrained potential."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from typing import get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -12,7 +12,11 @@ from torch import nn
 from lesff.electrostatics.dispersion import Dispersion, DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, MultipoleConfig
+from lesff.heads.config import charge_limits_of
 from lesff.potential.potential import Potential
+
+INNER_CUTOFF = 0.75
+"""Share of the sum of covalent radii: no bond of a stable molecule is shorter than N2's, 0.77."""
 
 _FREE = ("latent", "shifted")
 _BASELESS = (
@@ -24,7 +28,7 @@ _PLAIN = ("shifted", "fukui")
 """With its equal weights at the start, the second head is the first one without a residual."""
 
 
-def with_head(potential: Potential, name: str) -> Potential:
+def with_head(potential: Potential, name: str, *, fresh: bool = False) -> Potential:
     """A copy with another charge head that starts out with the same energies and forces.
 
     Everything but the head is copied, and the head keeps the charge readouts; what is new starts
@@ -33,10 +37,12 @@ def with_head(potential: Potential, name: str) -> Potential:
     Args:
         potential: A potential with any head but ``"qeq"``; not modified.
         name: The new head.
+        fresh: Whether the new head forgets the old one: with initial weights of its own, other
+            energies, and nothing below it. The copy must be trained.
 
     Raises:
-        ConfigError: if there is no head to start from, from ``"qeq"``, for ``"qeq"`` with further
-            moments, and for more than ``MAX_BASES`` changes in a row.
+        ConfigError: if there is no head to start from, from ``"qeq"`` unless ``fresh``, for
+            ``"qeq"`` with further moments, and for more than ``MAX_BASES`` changes in a row.
     """
     if name not in get_args(HeadName):
         raise ConfigError(f"`head` must be one of {', '.join(get_args(HeadName))}, got {name!r}")
@@ -47,6 +53,8 @@ def with_head(potential: Potential, name: str) -> Potential:
             "no charges to start from"
         )
     head: HeadName = name  # pyright: ignore[reportAssignmentType]
+    if fresh:
+        return _with_fresh_head(potential, head)
     if long_range.head == head:
         return copy.deepcopy(potential)
     if long_range.head == "qeq":
@@ -74,6 +82,136 @@ def with_head(potential: Potential, name: str) -> Potential:
         result.charge_head.load_state_dict(own, strict=True)
     _adopt(result, result.charge_head, potential)
     return result
+
+
+def _with_fresh_head(potential: Potential, head: HeadName) -> Potential:
+    """A copy with a charge head that knows nothing yet."""
+    long_range = potential.config.long_range
+    if long_range is None:
+        raise ConfigError("`long_range` must be given for a charge head, got null")
+    result = copy.deepcopy(potential)
+    result.config = replace(
+        potential.config,
+        long_range=replace(
+            long_range,
+            head=head,
+            residual=False,
+            bases=(),
+            reference_charges=None if head != "edge" else long_range.reference_charges,
+        ),
+    )
+    result.uncertainty = None  # it was calibrated with the other head
+    result.charge_head = result.make_head()
+    _adopt(result, result.charge_head, potential)
+    return result
+
+
+def with_local_state(potential: Potential) -> Potential:
+    """A copy whose total charge and spin enter locally, see :mod:`lesff.nn.local_state`.
+
+    Energies of neutral closed-shell systems do not change. What the model had learned of charge and
+    spin states through an embedding of the whole system is forgotten: such states have to be
+    trained again.
+
+    Args:
+        potential: A potential with any of our states or none; not modified.
+
+    Raises:
+        ConfigError: for the joint embedding of published models, whose neutral systems depend on
+            it, and for an architecture of one layer.
+    """
+    if potential.config.joint_embedding:
+        raise ConfigError(
+            "`local_state` cannot replace the joint embedding of a published model, which acts on "
+            "neutral systems, too: start from another model"
+        )
+    if potential.config.local_state:
+        return copy.deepcopy(potential)
+    result = copy.deepcopy(potential)
+    result.config = replace(potential.config, state_embedding=False, local_state=True)
+    result.state_embedding = None
+    result.uncertainty = None  # it was calibrated with the other state
+    result.local_state = result.make_local_state()
+    _adopt(result, result.local_state, potential)
+    return result
+
+
+def with_wall(potential: Potential, *, inner_cutoff: float | None = INNER_CUTOFF) -> Potential:
+    """A copy with the repulsion of the nuclei below what is learned.
+
+    Energies change where atoms are closer than the sum of their covalent radii, bonds of every
+    molecule among them: the copy has to be trained.
+
+    Args:
+        potential: A potential without wall; not modified.
+        inner_cutoff: Share of the sum of covalent radii below which what is learned levels off; see
+            :class:`lesff.nn.radial.InnerCutoff`. None: it does not.
+
+    Raises:
+        ConfigError: for an architecture with a repulsion of its own, or without inner cutoff.
+    """
+    architecture = dict(potential.config.architecture)
+    if architecture.get("repulsion"):
+        raise ConfigError("`wall` must be null for an architecture with `repulsion`, which is one")
+    if inner_cutoff is not None:
+        architecture["inner_cutoff"] = inner_cutoff
+    config = replace(potential.config, wall="zbl", architecture=architecture)
+    result = Potential(config)
+    result.load_state_dict(potential.state_dict(), strict=True)
+    result.radial = potential.radial
+    _adopt(result, result, potential)
+    return result
+
+
+def with_charge_limits(potential: Potential, limits: tuple[float, ...] | None = None) -> Potential:
+    """A copy whose latent charges level off; the same charges up to 0.6 of the limits.
+
+    Args:
+        potential: A potential with charges; not modified.
+        limits: Largest latent charge of each element in e; those of
+            :func:`lesff.heads.config.charge_limits_of` if not given.
+
+    Raises:
+        ConfigError: for a model without charges.
+    """
+    config = potential.config
+    if config.long_range is None:
+        raise ConfigError("`charge_limits` must not be given for a model without `long_range`")
+    limits = charge_limits_of(config.elements) if limits is None else limits
+    result = copy.deepcopy(potential)
+    result.config = replace(config, long_range=replace(config.long_range, charge_limits=limits))
+    result.uncertainty = None  # it was calibrated without
+    result.charge_limits = torch.tensor(limits, dtype=torch.float64, device=potential.device)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redesign:
+    """Changes of a model that training goes on from, in this order.
+
+    Attributes:
+        local_state: See :func:`with_local_state`.
+        wall: See :func:`with_wall`.
+        inner_cutoff: Of the wall.
+        fresh_head: A head that knows nothing yet, see :func:`with_head`.
+        bounded_charges: See :func:`with_charge_limits`.
+    """
+
+    local_state: bool = False
+    wall: Literal["zbl"] | None = None
+    inner_cutoff: float | None = INNER_CUTOFF
+    fresh_head: HeadName | None = None
+    bounded_charges: bool = False
+
+    def of(self, potential: Potential) -> Potential:
+        """The changed copy."""
+        if self.local_state:
+            potential = with_local_state(potential)
+        if self.wall is not None:
+            potential = with_wall(potential, inner_cutoff=self.inner_cutoff)
+        if self.fresh_head is not None:
+            potential = with_head(potential, self.fresh_head, fresh=True)
+        return with_charge_limits(potential) if self.bounded_charges else potential
 
 
 def with_multipoles(potential: Potential, multipoles: MultipoleConfig) -> Potential:

@@ -131,9 +131,7 @@ class Potential(nn.Module):
                 "of the first layer's features and enters the second; use `architecture.n_layers` "
                 "of at least 2"
             )
-        return LocalState(
-            n_elements=len(self.config.elements), channels=self.architecture.channels
-        )
+        return LocalState(n_elements=len(self.config.elements), channels=self.architecture.channels)
 
     def make_head(self) -> ChargeModel:
         """A new charge head as the configuration says, with initial weights.

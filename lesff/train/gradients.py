@@ -57,6 +57,8 @@ def accumulate_gradients(
         raise ConfigError(
             "`loss.charge_transfer` must be 0 for a model without `long_range.reference_charges`"
         )
+    if config.charge_guess and potential.local_state is None:
+        raise ConfigError("`loss.charge_guess` must be 0 for a model without `local_state`")
     if method == "double_backward":
         return _double_backward(potential, batch, config)
     if config.born_effective_charges:
@@ -90,6 +92,8 @@ def _outputs(
         references = potential.reference_charges(graph) if config.charge_transfer else None
         if references is not None:
             extras["charge_transfer"] = terms.local_charges - references
+    if config.charge_guess and terms.states is not None:
+        extras["charge_guess"] = terms.states.raw
     energy = terms.energy_sr + terms.energy_lr
     if graph.external_field is not None:
         energy = energy + _field_share(terms, graph)

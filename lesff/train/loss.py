@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lesff.atoms.graph import AtomGraph
 from lesff.atoms.molecules import find_molecules
+from lesff.atoms.segments import segment_sum
 from lesff.train.batches import LabelledBatch
 
 
@@ -31,6 +33,8 @@ class LossConfig:
         charge_transfer: Weight of the squared charge that an atom takes from its neighbours (head
             ``"edge"`` with ``reference_charges``), e: keeps charges near those of the elements as
             far as the labels do not ask for others.
+        charge_guess: Weight of the guess of a local state: of closed shells, the squared residual
+            of its sum per system, and of neutral ones a tenth of the sum of its squares.
         energy_delta: Huber threshold in eV/atom.
         forces_delta: Huber threshold in eV/A, also for net forces.
         dipole_delta: Huber threshold in e A.
@@ -48,6 +52,7 @@ class LossConfig:
     born_effective_charges: float = 0.0
     total_charge: float = 0.0
     charge_transfer: float = 0.0
+    charge_guess: float = 0.0
     energy_delta: float = 0.01
     forces_delta: float = 0.01
     dipole_delta: float = 0.01
@@ -67,6 +72,7 @@ class BatchPrediction:
         charge_excess: (n_systems,) sum of the local charges minus the total charge, or None.
         charge_transfer: (n_atoms,) local charges minus those of the elements, e, or None.
         charges: (n_atoms,) e, summing to the total charge, or None.
+        charge_guess: (n_atoms,) e, what a local state reads off the environment, or None.
         born_effective_charges: (n_atoms, 3, 3) e, or None.
     """
 
@@ -77,6 +83,7 @@ class BatchPrediction:
     charge_excess: Tensor | None = None
     charge_transfer: Tensor | None = None
     charges: Tensor | None = None
+    charge_guess: Tensor | None = None
     born_effective_charges: Tensor | None = None
 
 
@@ -129,8 +136,30 @@ def loss_value(prediction: BatchPrediction, batch: LabelledBatch, config: LossCo
     if config.total_charge and prediction.charge_excess is not None:
         squared = prediction.charge_excess.square() / counts
         total = total + config.total_charge * (weight * squared).sum() / weight.sum()
-    if config.charge_transfer and prediction.charge_transfer is not None:
-        w = weight[graph.batch]
-        squared = prediction.charge_transfer.square()
-        total = total + config.charge_transfer * (w * squared).sum() / w.sum()
+    for name, penalty in _PENALTIES.items():
+        value, w = getattr(prediction, name), getattr(config, name)
+        if w and value is not None:
+            total = total + w * penalty(value, graph, weight)
     return total
+
+
+def _transfer_penalty(transfer: Tensor, graph: AtomGraph, weight: Tensor) -> Tensor:
+    """See :attr:`LossConfig.charge_transfer`."""
+    w = weight[graph.batch]
+    return (w * transfer.square()).sum() / w.sum()
+
+
+_NEUTRAL_SHARE = 0.1
+
+
+def _guess_penalty(guess: Tensor, graph: AtomGraph, weight: Tensor) -> Tensor:
+    """See :attr:`LossConfig.charge_guess`; which charge a radical has is no matter of its bonds."""
+    sums = torch.stack([guess, guess.square()], dim=1)
+    sums = segment_sum(sums, graph.batch, graph.n_systems)
+    squared = (sums[:, 0] - graph.total_charge).square()
+    squared = squared + _NEUTRAL_SHARE * torch.where(graph.total_charge == 0, sums[:, 1], 0.0)
+    w = torch.where(graph.spin_multiplicity == 1, weight, 0.0)
+    return (w * squared).sum() / w.sum().clamp(min=1e-12)
+
+
+_PENALTIES = {"charge_transfer": _transfer_penalty, "charge_guess": _guess_penalty}

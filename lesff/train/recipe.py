@@ -27,6 +27,7 @@ from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, LongRangeConfig
 from lesff.plain_data import from_dict
+from lesff.potential.edit import Redesign
 from lesff.train.gradients import GradientMethod
 from lesff.train.loss import LossConfig
 
@@ -132,12 +133,17 @@ class RecipeModel:
     Attributes:
         reference_charges: ``long_range.reference_charges`` by chemical symbol, in e; at least those
             of the elements of the data.
+        bounded_charges: Whether charges level off towards
+            :func:`lesff.heads.config.charge_limits_of` the elements of the data.
     """
 
     architecture: dict[str, Any]
     long_range: LongRangeConfig | None = None
     reference_charges: dict[str, float] | None = None
     state_embedding: bool = False
+    local_state: bool = False
+    wall: Literal["zbl"] | None = None
+    bounded_charges: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     energy_reference: str = "unspecified"
     level_of_theory: str = "unspecified"
@@ -170,6 +176,8 @@ class Recipe:
         model: The model to make; None to go on from another model, given when the run starts.
         dispersion: Dispersion of the new model, or added to the model to go on from; None leaves
             that as it is.
+        redesign: Changes of the model to go on from, before `dispersion` and `head`; see
+            :class:`lesff.potential.edit.Redesign`.
         head: Another charge head for the model to go on from, see
             :func:`lesff.potential.edit.with_head`; None leaves its head as it is.
         training_data: Where all labels come from, for a stage that adds data to those of the model
@@ -185,6 +193,7 @@ class Recipe:
     model: RecipeModel | None = None
     dispersion: DispersionConfig | None = None
     head: HeadName | None = None
+    redesign: Redesign | None = None
     training_data: str | None = None
     level_of_theory: str | None = None
     loss: LossConfig = field(default_factory=LossConfig)
@@ -197,6 +206,8 @@ class Recipe:
             return
         for name in self.described():
             raise ConfigError(f"`{name}` of a new model belongs into the `model` section")
+        if self.redesign is not None:
+            raise ConfigError("`redesign` is for a model to go on from, not for a new one")
         if self.head is not None:
             raise ConfigError("`head` of a new model belongs into the `model.long_range` section")
 

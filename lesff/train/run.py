@@ -159,6 +159,8 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
         potential = load_model(start).requires_grad_(requires_grad=True).train()
         potential.uncertainty = None  # it belongs to the weights at the start
         potential.config = replace(potential.config, **recipe.described())
+        if recipe.redesign is not None:
+            potential = recipe.redesign.of(potential)
         if recipe.head is not None:
             potential = with_head(potential, recipe.head)
         return potential if chosen is None else with_dispersion(potential, chosen)

@@ -19,6 +19,7 @@ from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError, DataError
 from lesff.files import sha256_of
 from lesff.heads import LongRangeConfig
+from lesff.heads.config import charge_limits_of
 from lesff.potential.config import ModelConfig
 from lesff.train.data import Frame, read_frames
 from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
@@ -202,6 +203,8 @@ def model_config(
         total_charge=trained_range(charges),
         spin_multiplicity=trained_range(spins),
         state_embedding=model.state_embedding,
+        local_state=model.local_state,
+        wall=model.wall,
         dtype=model.dtype,
         energy_reference=model.energy_reference,
         level_of_theory=model.level_of_theory,
@@ -211,10 +214,14 @@ def model_config(
 
 
 def _long_range(model: RecipeModel, elements: Sequence[int]) -> LongRangeConfig | None:
-    """``long_range`` of a recipe with its reference charges in the order of the elements."""
-    given = model.reference_charges
-    if given is None or model.long_range is None:
-        return model.long_range
+    """``long_range`` of a recipe, with what it gives by element in the order of the elements."""
+    given, chosen = model.reference_charges, model.long_range
+    if chosen is None:
+        return None
+    if model.bounded_charges:
+        chosen = replace(chosen, charge_limits=charge_limits_of(tuple(elements)))
+    if given is None:
+        return chosen
     symbols = [chemical_symbols[z] for z in elements]
     missing = [s for s in symbols if s not in given]
     if missing:
@@ -222,7 +229,7 @@ def _long_range(model: RecipeModel, elements: Sequence[int]) -> LongRangeConfig 
             "`model.reference_charges` must hold all elements of the data; add "
             f"{', '.join(missing)}"
         )
-    return replace(model.long_range, reference_charges=tuple(given[s] for s in symbols))
+    return replace(chosen, reference_charges=tuple(given[s] for s in symbols))
 
 
 def trained_range(values: Sequence[int]) -> tuple[int, int]:

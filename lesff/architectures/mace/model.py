@@ -67,7 +67,8 @@ class MACE(Architecture):
             LinearReadout(channels=config.channels) if config.state_readout else None
         )
         self.repulsion = ScreenedRepulsion(p=config.cutoff_power) if config.repulsion else None
-        self.inner_cutoff = None if config.inner_cutoff is None else InnerCutoff(config.inner_cutoff)
+        inner = config.inner_cutoff
+        self.inner_cutoff = None if inner is None else InnerCutoff(inner)
 
     def topology(self, graph: AtomGraph) -> Topology:
         """See :class:`Architecture`."""
