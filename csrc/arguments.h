@@ -85,6 +85,54 @@ struct LesffHarmonics {
   void* grad_vectors;  // (n_pairs, 3): output of the backward
 };
 
+// Close pairs: distances that level off, repulsion of the nuclei, bonds and openness of atoms.
+// What has no output array is not computed. Constants as in lesff/nn/contacts.py.
+struct LesffContacts {
+  int64_t n_pairs, n_atoms, n_elements;
+  const void* distance;          // (n_pairs)
+  const int64_t* first;          // (n_pairs) an atom of each pair
+  const int64_t* second;         // (n_pairs)
+  const int64_t* atomic_number;  // (n_atoms)
+  const double* radius;          // (n_elements) by atomic number, A
+  const double* valence;         // (n_elements) 0: always open
+  const double* onium;           // (n_elements) 1: more bonds open, too
+  double inner_start, inner_width;  // shares of the sum of radii
+  double bond_full, bond_none, open_from, open_full;
+  void* inner;     // (n_pairs) distances that level off: output, or null
+  void* d_inner;   // (n_pairs) its derivative
+  void* wall;      // (n_atoms) eV: output, or null
+  void* d_wall;    // (n_pairs) derivative of a pair's energy
+  void* openness;  // (n_atoms): output, or null
+  void* d_bond;    // (n_pairs) derivative of a pair's bond
+  void* d_open;    // (n_atoms) derivative of the openness by the count
+  double* count;   // (n_atoms) work space
+};
+
+// Charges and spins of lesff/nn/local_state.py from what is read off the first layer.
+struct LesffLocalState {
+  int64_t n_atoms, n_systems;
+  int32_t given;          // whether potentials are given
+  const void* values;     // (n_atoms, 3)
+  const void* openness;   // (n_atoms)
+  const int64_t* batch;   // (n_atoms)
+  const void* charge;     // (n_systems)
+  const void* unpaired;   // (n_systems)
+  double max_guess, guess_from, guess_full, max_log_weight, faint, soft;
+  void* charges;           // (n_atoms)
+  void* spins;             // (n_atoms)
+  void* raw;               // (n_atoms)
+  void* guess;             // (n_atoms)
+  void* potentials;        // (n_systems, 4): output, or input if given
+  const void* g_charges;   // incoming gradients of the backward
+  const void* g_spins;
+  const void* g_raw;
+  const void* g_guess;
+  const void* g_potentials;
+  void* g_values;    // outputs of the backward
+  void* g_openness;
+  double* work;      // (n_systems, 8)
+};
+
 // The kernels of one floating-point type, compiled for one instruction set.
 template <class T>
 struct LesffKernels {
@@ -94,4 +142,7 @@ struct LesffKernels {
   void (*contract_backward)(const LesffContraction*);
   void (*harmonics)(const LesffHarmonics*);
   void (*harmonics_backward)(const LesffHarmonics*);
+  void (*contacts)(const LesffContacts*);
+  void (*local_state)(const LesffLocalState*);
+  void (*local_state_backward)(const LesffLocalState*);
 };

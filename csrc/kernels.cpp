@@ -1,16 +1,19 @@
 // Compiled once per instruction set, see CMakeLists.txt; dispatch.cpp picks one at run time.
 #include <type_traits>
 
+#include "contacts.h"
 #include "contraction.h"
 #include "convolution.h"
 #include "harmonics.h"
+#include "local_state.h"
 
 namespace LESFF_NAMESPACE {
 
 template <class T>
 LesffKernels<T> kernels() {
   return {convolve<T>,          convolve_backward<T>,    contract<T>,
-          contract_backward<T>, any_harmonics<T, false>, any_harmonics<T, true>};
+          contract_backward<T>, any_harmonics<T, false>, any_harmonics<T, true>,
+          contacts<T>,          local_state<T>,          local_state_backward<T>};
 }
 
 LesffKernels<float> float_kernels() { return kernels<float>(); }

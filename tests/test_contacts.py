@@ -1,178 +1,186 @@
-"""Atoms too close or too far: refused, warned of, named; ordinary compounds are neither."""
+"""Close pairs and local states: the compiled library against plain PyTorch, and their limits."""
 
-import warnings
+from dataclasses import replace
 
-import ase
-import numpy as np
 import pytest
-from ase.build import bulk, molecule
-from ase.calculators.calculator import InputError
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.collections import g2
+import torch
 from ase.data import covalent_radii
-from ase.io import write
-from click.testing import CliRunner
 
-import lesff
-from lesff.atoms.contacts import ContactRule, closest
-from lesff.atoms.graph import build_graph
-from lesff.atoms.neighbors import VerletList, find_neighbors
-from lesff.atoms.structure import to_structure
-from lesff.cli import main
-from lesff.errors import CloseContactWarning, StructureError
-from lesff.train.data import read_labelled
+from lesff import kernels
+from lesff.nn.contacts import (
+    VALENCES,
+    ClosePairs,
+    Contacts,
+    InnerCutoff,
+    plain_inner,
+    plain_openness,
+)
+from lesff.nn.local_state import CONSTANTS, plain_states
 
-BOHR = 0.529177210903
-"""A, CODATA 2018."""
-
-
-@pytest.fixture(scope="module")
-def model():
-    return lesff.load("off-small", offline=True)
+compiled = pytest.mark.skipif(
+    kernels.backend(torch.zeros(1)) is None, reason="no compiled kernels here"
+)
 
 
-def scaled(name, factor):
-    atoms = molecule(name)
-    atoms.positions *= factor
-    return atoms
+def _pairs(seed: int = 0, n_atoms: int = 30, n_pairs: int = 60) -> ClosePairs:
+    g = torch.Generator().manual_seed(seed)
+    known = torch.tensor([1, 5, 6, 7, 8, 9, 11, 15, 16, 17, 53])
+    z = known[torch.randint(len(known), (n_atoms,), generator=g)]
+    first = torch.randint(n_atoms, (n_pairs,), generator=g)
+    second = (first + 1 + torch.randint(n_atoms - 1, (n_pairs,), generator=g)) % n_atoms
+    distance = 0.2 + 3.0 * torch.rand(n_pairs, generator=g, dtype=torch.float64)
+    return ClosePairs(distance=distance, first=first, second=second, z=z)
 
 
-def pair(first, second, share):
-    """Two atoms at a share of the sum of their covalent radii."""
-    atoms = ase.Atoms([first, second], [[0, 0, 0], [0, 0, 1]])
-    atoms.positions[1, 2] = share * covalent_radii[atoms.numbers].sum()
-    return atoms
+@compiled
+@pytest.mark.parametrize(("has_wall", "has_bonds"), [(True, True), (True, False), (False, True)])
+def test_compiled_contacts_are_those_of_pytorch(has_wall, has_bonds):
+    pairs = _pairs()
+    contacts = Contacts(has_wall=has_wall, has_bonds=has_bonds)
+    weight = torch.linspace(0.5, 1.5, len(pairs.z), dtype=torch.float64)
+    found, slopes = [], []
+    for is_fused in (True, False):
+        r = pairs.distance.clone().requires_grad_()
+        out = contacts(replace(pairs, distance=r)) if is_fused else contacts.plain(r, pairs)
+        total = (out[0] * weight + out[1] * weight.flip(0)).sum()
+        found.append(torch.stack(out).detach())
+        slopes.append(torch.autograd.grad(total, r)[0])
+    assert found[0].abs().max() > 0.5
+    # the same formulas in another order of operations
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["H2O", "C6H6"])
-def test_nanometres_are_refused(model, name):
-    with pytest.raises(StructureError, match=r"structure: atoms \d.*overlap.*positions in nm\?.*"):
-        model.predict(scaled(name, 0.1))
-    atoms = scaled(name, 0.1)
-    atoms.calc = model.calculator()
-    with pytest.raises(InputError, match="overlap"):
-        atoms.get_potential_energy()
+def test_contacts_have_second_derivatives():
+    pairs = _pairs(n_atoms=6, n_pairs=8)
+    contacts = Contacts(has_wall=True, has_bonds=True)
+    r = pairs.distance.clone().requires_grad_()
+
+    def function(x):
+        return contacts(replace(pairs, distance=x))
+
+    assert torch.autograd.gradcheck(function, (r,))
+    assert torch.autograd.gradgradcheck(function, (r,))
 
 
-@pytest.mark.parametrize("name", ["H2O", "C6H6"])
-def test_bohr_is_noticed(model, name):
-    with pytest.warns(CloseContactWarning, match=r"no two atoms are bonded.*positions in bohr\?"):
-        model.predict(scaled(name, 1.0 / BOHR))
+def test_inner_cutoff_is_the_identity_above_its_start_and_has_second_derivatives():
+    pairs = _pairs(n_pairs=40)
+    inner = InnerCutoff(0.75)
+    radius = torch.tensor(covalent_radii)[pairs.z]
+    share = pairs.distance / (radius[pairs.first] + radius[pairs.second])
+    got = inner(pairs)
+    assert torch.equal(got[share >= 0.75], pairs.distance[share >= 0.75])
+    assert bool((got[share < 0.75] > pairs.distance[share < 0.75]).all())
+    # start - width: the shortest distance that is ever seen
+    assert bool((got / (radius[pairs.first] + radius[pairs.second]) > 0.75 - 0.08).all())
+    plain = plain_inner(pairs.distance, pairs, inner.elements, 0.75)
+    torch.testing.assert_close(got, plain, rtol=1e-14, atol=0)
+    r = pairs.distance.clone().requires_grad_()
+
+    def function(x):
+        return inner(replace(pairs, distance=x))
+
+    assert torch.autograd.gradcheck(function, (r,))
+    assert torch.autograd.gradgradcheck(function, (r,))
 
 
-@pytest.mark.parametrize("name", ["H2O", "C6H6"])
-def test_positions_converted_twice_are_noticed(model, name):
-    """A taken for bohr and converted: 0.53 of the distances, between warning and error."""
-    with pytest.warns(CloseContactWarning, match="bonds are longer than 0.7"):
-        model.predict(scaled(name, BOHR))
+def test_walls_rise_monotonically_for_all_pairs_of_elements():
+    contacts = Contacts(has_wall=True, has_bonds=False)
+    elements = torch.tensor([z for z in range(1, 95) if covalent_radii[z] > 0])
+    first, second = torch.combinations(torch.arange(len(elements)), with_replacement=True).T
+    radius = torch.tensor(covalent_radii)[elements]
+    reach = radius[first] + radius[second]
+    # one pair of nuclei per structure of two atoms: energies of pairs are sums of their two halves
+    z = torch.cat([elements[first], elements[second]])
+    n = len(first)
+    previous = None
+    for share in torch.linspace(0.99, 0.1, 60, dtype=torch.float64):
+        pairs = ClosePairs(
+            distance=share * reach, first=torch.arange(n), second=n + torch.arange(n), z=z
+        )
+        energy = contacts(pairs)[0]
+        energy = energy[:n] + energy[n:]
+        assert previous is None or bool((energy > previous).all())
+        previous = energy
 
 
-def test_a_cell_of_two_angstrom_is_refused(model):
-    atoms = molecule("H2O")
-    atoms.set_cell([2.0] * 3)
-    atoms.pbc = True
-    message = r"structure 1: atoms 0 \(O\) and 0 \(O, its image in cell .*\) are 2\.000 A apart"
-    with pytest.raises(StructureError, match=message):
-        model.predict([molecule("H2O"), atoms])
+# molecules of textbooks, bonds listed by hand: (numbers, bonds with lengths in A, open atoms)
+MOLECULES = {
+    "water": ([8, 1, 1], [(0, 1, 0.96), (0, 2, 0.96)], ()),
+    "ammonia": ([7, 1, 1, 1], [(0, k, 1.01) for k in (1, 2, 3)], ()),
+    "methane": ([6, 1, 1, 1, 1], [(0, k, 1.09) for k in (1, 2, 3, 4)], ()),
+    "ammonium": ([7, 1, 1, 1, 1], [(0, k, 1.02) for k in (1, 2, 3, 4)], (0,)),
+    "hydronium": ([8, 1, 1, 1], [(0, k, 0.98) for k in (1, 2, 3)], (0,)),
+    "hydroxide": ([8, 1], [(0, 1, 0.97)], (0,)),
+    "methyl": ([6, 1, 1, 1], [(0, k, 1.08) for k in (1, 2, 3)], (0,)),
+    "hydrogen chloride": ([17, 1], [(0, 1, 1.27)], ()),
+    "chloride": ([17], [], (0,)),
+    "sodium chloride": ([11, 17], [(0, 1, 2.36)], (0, 1)),
+    "hydrogen bond": ([8, 1, 1, 8], [(0, 1, 0.97), (0, 2, 0.96), (3, 1, 1.75)], (3,)),
+}
 
 
-@pytest.mark.parametrize(("first", "second"), [("H", "H"), ("O", "C"), ("C", "C"), ("P", "Cl")])
-def test_thresholds_are_shares_of_covalent_radii(model, first, second):
-    """Issue: a warning below 0.7 and an error below 0.45."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CloseContactWarning)
-        model.predict(pair(first, second, 0.71))
-    for share in (0.69, 0.46):
-        with pytest.warns(CloseContactWarning, match=rf"{share:.2f} of the sum of their cov"):
-            model.predict(pair(first, second, share))
-    message = rf"atoms 0 \({first}\) and 1 \({second}\) are .* 0\.44 of the sum"
-    with pytest.raises(StructureError, match=message):
-        model.predict(pair(first, second, 0.44))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CloseContactWarning)
-        assert np.isfinite(model.predict(pair(first, second, 0.3), allow_close=True).energy)
-
-
-def test_atoms_on_top_of_each_other_are_refused_always(model):
-    with pytest.raises(StructureError, match="they must be 0.01 A apart at least"):
-        model.predict(pair("C", "C", 1e-4), allow_close=True)
-
-
-def test_images_count(model):
-    """An oxygen and a hydrogen, 0.3 A apart across the boundary."""
-    atoms = ase.Atoms("OHH", [[0, 0, 0.1], [0, 0, 7.8], [0, 0.9, 0.6]], cell=[8] * 3, pbc=True)
-    with pytest.raises(StructureError, match=r"atoms 0 \(O\) and 1 \(H, its image in cell \(0, 0,"):
-        model.predict(atoms)
-
-
-def test_the_command_line(tmp_path):
-    write(tmp_path / "two.xyz", [molecule("H2O"), scaled("H2O", 0.3)])
-    arguments = ["predict", str(tmp_path / "two.xyz"), "-m", "off-small", "-p", "energy"]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code != 0
-    assert "structure 1: atoms 0 (O) and 1 (H) are 0.291 A apart" in str(result.output) + str(
-        result.exception
+@pytest.mark.parametrize("name", MOLECULES)
+def test_electrons_are_counted(name):
+    numbers, bonds, is_open = MOLECULES[name]
+    z = torch.tensor(numbers)
+    table = torch.tensor(bonds, dtype=torch.float64).reshape(-1, 3)
+    pairs = ClosePairs(
+        distance=table[:, 2], first=table[:, 0].long(), second=table[:, 1].long(), z=z
     )
-    assert CliRunner().invoke(main, [*arguments, "--allow-close"]).exit_code == 0
+    contacts = Contacts(has_wall=False, has_bonds=True)
+    expected = torch.zeros(len(z), dtype=torch.float64)
+    expected[list(is_open)] = 1.0
+    # full atoms are closed exactly, open ones open exactly: small stretches change nothing
+    assert torch.equal(contacts(pairs)[1], expected)
+    assert torch.equal(plain_openness(pairs.distance, pairs, contacts.elements), expected)
+    assert 11 not in VALENCES
 
 
-def test_a_trajectory_warns_of_a_pair_once(model):
-    atoms = scaled("H2O", 0.69)
-    atoms.calc = model.calculator()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(3):
-            atoms.positions[1] += 1e-3
-            atoms.get_forces()
-    pairs = [str(row.message).split(" are ")[0] for row in caught]
-    assert pairs
-    assert len(set(pairs)) == len(pairs)
+def _state_inputs(scale: float = 1.0):
+    g = torch.Generator().manual_seed(1)
+    n, batch = 12, torch.tensor([0] * 5 + [1] * 4 + [2] * 3)
+    values = scale * torch.randn(n, 3, generator=g, dtype=torch.float64)
+    openness = torch.rand(n, generator=g, dtype=torch.float64)
+    openness[::4] = 0.0
+    totals = torch.tensor([1.0, -2.0, 0.0]).double(), torch.tensor([1.0, 0.0, 2.0]).double()
+    return values, openness, batch, totals
 
 
-@pytest.mark.filterwarnings("ignore::lesff.errors.StateWarning")
-def test_ordinary_compounds_are_left_alone():
-    """All molecules of the G2 set, and crystals of every kind."""
-    solids = [bulk(s) for s in ("C", "Si", "Be", "Fe", "Cu", "Na", "Cs", "W", "Ti", "Mg")]
-    solids += [bulk(f, "rocksalt", a=a) for f, a in (("MgO", 4.21), ("LiF", 4.03), ("CsI", 7.0))]
-    solids += [bulk("BN", "zincblende", a=3.615), bulk("CsCl", "cesiumchloride", a=4.12)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CloseContactWarning)
-        for atoms in [*(molecule(name) for name in g2.names), *solids]:
-            structure = to_structure(atoms)
-            found = find_neighbors(structure.positions, structure.cell, structure.pbc, 5.0)
-            ContactRule().check(structure, found, "structure")
+@compiled
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_compiled_states_are_those_of_pytorch(given, scale):
+    values, openness, batch, totals = _state_inputs(scale)
+    potentials = torch.linspace(-1.0, 1.0, 12).double().view(3, 4) if given else None
+    fused = kernels.backend(values)
+    plain = plain_states(values, openness, batch, totals, potentials)
+    found = fused.local_state(values, openness, batch, totals, potentials, CONSTANTS)
+    for got, expected in zip(found, plain, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    v, o = values.clone().requires_grad_(), openness.clone().requires_grad_()
+    results = plain_states(v, o, batch, totals, potentials)
+    g = torch.Generator().manual_seed(2)
+    grads = [torch.randn(x.shape, generator=g, dtype=torch.float64) for x in results]
+    n_used = 4 if given else 5
+    expected = torch.autograd.grad(results[:n_used], (v, o), grads[:n_used])
+    got = fused.local_state_backward(
+        grads, values, openness, batch, totals, found[-1], CONSTANTS, given=given
+    )
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
-def test_edge_lengths_are_distances():
-    """Of a new search and of a kept list that is cut down."""
-    atoms = bulk("MgO", "rocksalt", a=4.21, cubic=True)
-    verlet = VerletList(4.0, 0.5)
-    for seed in (0, 1):
-        atoms.rattle(0.05, seed=seed)
-        arguments = atoms.positions, np.array(atoms.cell), atoms.pbc
-        for found in (find_neighbors(*arguments, 4.0), verlet.find(*arguments)):
-            sender, receiver = found.edge_index
-            vectors = atoms.positions[receiver] - atoms.positions[sender]
-            vectors = vectors + found.cell_shifts @ np.array(atoms.cell)
-            np.testing.assert_allclose(found.lengths, np.linalg.norm(vectors, axis=1), atol=1e-12)
-
-
-def test_frames_to_train_on_are_kept_and_counted(tmp_path):
-    frames = [molecule("H2O"), scaled("H2O", 0.4), molecule("CH4")]
-    for atoms in frames:
-        zero = np.zeros((len(atoms), 3))
-        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=zero)
-    write(tmp_path / "data.extxyz", frames)
-    with pytest.warns(CloseContactWarning, match="1 of 3 frames of .*data.extxyz.*they are used"):
-        found, summary = read_labelled(tmp_path / "data.extxyz")
-    assert len(found) == 3
-    assert "in frame 1: atoms 0 (O) and 1 (H)" in "\n".join(summary.lines())
-
-
-def test_low_level_graphs_refuse_overlaps_only():
-    structure = to_structure(pair("C", "C", 0.3))
-    assert build_graph(structure, 3.0).n_edges == 2
-    found = find_neighbors(structure.positions, structure.cell, structure.pbc, 3.0)
-    contact = closest(structure, found)
-    assert contact.share == pytest.approx(0.3)
-    assert contact.symbols == ("C", "C")
+def test_states_sum_to_the_totals_and_neutral_closed_shells_have_none():
+    values, openness, batch, totals = _state_inputs()
+    charges, spins, *_ = plain_states(values, openness, batch, totals, None)
+    sums = [torch.zeros(3).double().index_add(0, batch, x) for x in (charges, spins)]
+    torch.testing.assert_close(sums[0], totals[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(sums[1], totals[1], rtol=0, atol=1e-12)
+    # full atoms, and open ones of which nothing or little is read off
+    zeros = torch.zeros(3).double()
+    small = 0.19 * torch.tanh(values)
+    for v, o in ((values, torch.zeros_like(openness)), (small, openness)):
+        charges, spins, *_ = plain_states(v, o, batch, (zeros, zeros), None)
+        assert not charges.any()
+        assert not spins.any()

@@ -1,6 +1,6 @@
 """Short-range architectures: one file each, listed by name in ``ARCHITECTURES``."""
 
-from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState, Pairs
+from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState
 from lesff.architectures.mace.config import MACEConfig
 from lesff.architectures.mace.model import MACE
 
@@ -14,5 +14,4 @@ __all__ = [
     "ArchitectureOutput",
     "FirstLayerState",
     "MACEConfig",
-    "Pairs",
 ]

@@ -9,25 +9,10 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from lesff.atoms.graph import AtomGraph
+from lesff.nn.contacts import ClosePairs
 from lesff.nn.edge_tables import Topology
 
-
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """Undirected pairs of neighbours, each once.
-
-    Attributes:
-        first: (n_pairs,) an atom of each.
-        second: (n_pairs,) the other one.
-        distance: (n_pairs,) in A, with graph.
-    """
-
-    first: Tensor
-    second: Tensor
-    distance: Tensor
-
-
-FirstLayerState = Callable[[Tensor, Pairs], Tensor]
+FirstLayerState = Callable[[Tensor, ClosePairs], Tensor]
 """Of the invariants of the first layer, (n_atoms, channels), and the pairs of neighbours, the
 increment (n_atoms, channels) of the invariants that the next layer reads."""
 
@@ -51,7 +36,7 @@ class ArchitectureOutput:
     invariants: list[Tensor]
     state_energy: Tensor | None = None
     equivariants: list[list[Tensor]] = field(default_factory=list)
-    pairs: Pairs | None = None
+    pairs: ClosePairs | None = None
 
 
 class Architecture(nn.Module, ABC):

@@ -10,12 +10,15 @@ from typing import Protocol
 from torch import Tensor
 
 from lesff.kernels.arguments import (
+    ContactTables,
+    ContactValues,
     ContractionTerms,
     ConvolutionEdges,
     ConvolutionPath,
     ConvolutionPaths,
     RadialTable,
     RadialWeights,
+    StateConstants,
 )
 from lesff.kernels.cpu import CPU
 from lesff.kernels.library import (
@@ -29,6 +32,8 @@ from lesff.kernels.library import (
 __all__ = [
     "TABLE_BLOCK",
     "Backend",
+    "ContactTables",
+    "ContactValues",
     "ContractionTerms",
     "ConvolutionEdges",
     "ConvolutionPath",
@@ -36,6 +41,7 @@ __all__ = [
     "KernelStatus",
     "RadialTable",
     "RadialWeights",
+    "StateConstants",
     "backend",
     "is_active",
     "kernel_status",
@@ -58,6 +64,11 @@ class Backend(Protocol):
 
     def has_harmonics(self, max_ell: int) -> bool:
         """Whether :meth:`harmonics` and its backward exist up to an order."""
+        ...
+
+    @property
+    def has_contacts(self) -> bool:
+        """Whether :meth:`contacts`, :meth:`local_state` and its backward exist."""
         ...
 
     def convolve(
@@ -170,6 +181,80 @@ class Backend(Protocol):
 
         Raises:
             KernelError: where :meth:`has_harmonics` is false.
+        """
+        ...
+
+    def contacts(
+        self,
+        distance: Tensor,
+        first: Tensor,
+        second: Tensor,
+        z: Tensor,
+        tables: ContactTables,
+        *,
+        inner: bool = False,
+        wall: bool = False,
+        bonds: bool = False,
+    ) -> ContactValues:
+        """Functions of close pairs, see :mod:`lesff.nn.contacts`.
+
+        Args:
+            distance: (n_pairs,) in A.
+            first: (n_pairs,) an atom of each pair.
+            second: (n_pairs,) the other one.
+            z: (n_atoms,) atomic numbers.
+            tables: By atomic number.
+            inner: Whether distances that level off are asked for.
+            wall: Whether the repulsion of the nuclei is.
+            bonds: Whether the openness of atoms is.
+
+        Raises:
+            KernelError: where :attr:`has_contacts` is false.
+        """
+        ...
+
+    def local_state(
+        self,
+        values: Tensor,
+        openness: Tensor,
+        batch: Tensor,
+        totals: tuple[Tensor, Tensor],
+        potentials: Tensor | None,
+        constants: StateConstants,
+    ) -> tuple[Tensor, ...]:
+        """Results and arguments of :func:`lesff.nn.local_state.plain_states`.
+
+        Raises:
+            KernelError: where :attr:`has_contacts` is false.
+        """
+        ...
+
+    def local_state_backward(
+        self,
+        grads: Sequence[Tensor],
+        values: Tensor,
+        openness: Tensor,
+        batch: Tensor,
+        totals: tuple[Tensor, Tensor],
+        potentials: Tensor,
+        constants: StateConstants,
+        *,
+        given: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of values and openness.
+
+        Args:
+            grads: Gradients of the five results.
+            values: As for :meth:`local_state`, like the next three.
+            openness: See there.
+            batch: See there.
+            totals: See there.
+            potentials: (n_systems, 4) that :meth:`local_state` found or was given.
+            constants: See there.
+            given: Whether they were given: they have no gradient then.
+
+        Raises:
+            KernelError: where :attr:`has_contacts` is false.
         """
         ...
 

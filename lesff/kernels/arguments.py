@@ -119,3 +119,65 @@ class ContractionTerms:
     groups: Tensor
     last: Tensor
     n_components: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ContactTables:
+    """Tables by atomic number and constants of :mod:`lesff.nn.contacts`.
+
+    Attributes:
+        radius: (n_elements,) covalent radii in A, float64.
+        valence: (n_elements,) bonds of full shells, 0 for elements that are always open, float64.
+        onium: (n_elements,) 1 where more bonds open an atom, too, float64.
+        inner_start: Share of the sum of radii from which distances level off below.
+        inner_width: By how much.
+        bond_full: Share of the sum of radii up to which a pair is one bond.
+        bond_none: From which it is none.
+        open_from: Missing bonds from which an atom begins to be open.
+        open_full: From which it is.
+    """
+
+    radius: Tensor
+    valence: Tensor
+    onium: Tensor
+    inner_start: float
+    inner_width: float
+    bond_full: float
+    bond_none: float
+    open_from: float
+    open_full: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ContactValues:
+    """Functions of close pairs and their derivatives; empty where not asked for.
+
+    Attributes:
+        inner: (n_pairs,) distances in A that level off.
+        d_inner: (n_pairs,) their derivative.
+        wall: (n_atoms,) repulsion of the nuclei in eV.
+        d_wall: (n_pairs,) derivative of a pair's energy in eV/A.
+        openness: (n_atoms,).
+        d_bond: (n_pairs,) derivative of a pair's bond in 1/A.
+        d_open: (n_atoms,) derivative of the openness by the number of bonds.
+    """
+
+    inner: Tensor
+    d_inner: Tensor
+    wall: Tensor
+    d_wall: Tensor
+    openness: Tensor
+    d_bond: Tensor
+    d_open: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateConstants:
+    """Constants of :mod:`lesff.nn.local_state`."""
+
+    max_guess: float
+    guess_from: float
+    guess_full: float
+    max_log_weight: float
+    faint: float
+    soft: float

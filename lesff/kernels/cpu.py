@@ -15,10 +15,13 @@ from torch import Tensor
 
 from lesff.errors import KernelError
 from lesff.kernels.arguments import (
+    ContactTables,
+    ContactValues,
     ContractionTerms,
     ConvolutionEdges,
     ConvolutionPaths,
     RadialWeights,
+    StateConstants,
 )
 from lesff.kernels.library import call
 
@@ -78,6 +81,32 @@ class _Harmonics(ctypes.Structure):
     ]
 
 
+class _Contacts(ctypes.Structure):
+    _fields_ = [
+        *[(n, c_int64) for n in ("n_pairs", "n_atoms", "n_elements")],
+        *[(n, c_void_p) for n in ("distance", "first", "second", "atomic_number")],
+        *[(n, c_void_p) for n in ("radius", "valence", "onium")],
+        *[(n, c_double) for n in ("inner_start", "inner_width", "bond_full", "bond_none")],
+        *[(n, c_double) for n in ("open_from", "open_full")],
+        *[(n, c_void_p) for n in ("inner", "d_inner", "wall", "d_wall")],
+        *[(n, c_void_p) for n in ("openness", "d_bond", "d_open", "count")],
+    ]
+
+
+class _LocalState(ctypes.Structure):
+    _fields_ = [
+        ("n_atoms", c_int64),
+        ("n_systems", c_int64),
+        ("given", c_int32),
+        *[(n, c_void_p) for n in ("values", "openness", "batch", "charge", "unpaired")],
+        *[(n, c_double) for n in ("max_guess", "guess_from", "guess_full", "max_log_weight")],
+        *[(n, c_double) for n in ("faint", "soft")],
+        *[(n, c_void_p) for n in ("charges", "spins", "raw", "guess", "potentials")],
+        *[(n, c_void_p) for n in ("g_charges", "g_spins", "g_raw", "g_guess", "g_potentials")],
+        *[(n, c_void_p) for n in ("g_values", "g_openness", "work")],
+    ]
+
+
 class _Inputs:
     """Contiguous tensors, kept alive while the kernels use their memory."""
 
@@ -103,6 +132,7 @@ class CPUBackend:
     """
 
     has_tables = True
+    has_contacts = True
 
     def __init__(self) -> None:
         self._arrays: WeakKeyDictionary[ConvolutionPaths, ctypes.Array[_Path]] = WeakKeyDictionary()
@@ -258,6 +288,106 @@ class CPUBackend:
         call("harmonics_backward", vectors.dtype, arguments)
         return grad_vectors
 
+    def contacts(
+        self,
+        distance: Tensor,
+        first: Tensor,
+        second: Tensor,
+        z: Tensor,
+        tables: ContactTables,
+        *,
+        inner: bool = False,
+        wall: bool = False,
+        bonds: bool = False,
+    ) -> ContactValues:
+        """See :class:`lesff.kernels.Backend`."""
+        distance, first, second, z = (x.contiguous() for x in (distance, first, second, z))
+        n_pairs, n_atoms = len(distance), len(z)
+        # arrays of what is asked for; no address for the rest
+        sizes = {"inner": n_pairs * inner, "d_inner": n_pairs * inner}
+        sizes |= {"d_wall": n_pairs * wall, "d_bond": n_pairs * bonds, "d_open": n_atoms * bonds}
+        out = {name: distance.new_empty(size) for name, size in sizes.items()}
+        out["wall"] = distance.new_empty(n_atoms) if wall else distance.new_zeros(n_atoms)
+        out["openness"] = distance.new_empty(n_atoms) if bonds else distance.new_zeros(n_atoms)
+        asked = {"inner": inner, "wall": wall, "openness": bonds}
+        count = torch.empty(n_atoms * bonds, dtype=torch.float64)
+        arguments = _Contacts(
+            n_pairs=n_pairs,
+            n_atoms=n_atoms,
+            n_elements=len(tables.radius),
+            distance=distance.data_ptr(),
+            first=first.data_ptr(),
+            second=second.data_ptr(),
+            atomic_number=z.data_ptr(),
+            radius=tables.radius.data_ptr(),
+            valence=tables.valence.data_ptr(),
+            onium=tables.onium.data_ptr(),
+            inner_start=tables.inner_start,
+            inner_width=tables.inner_width,
+            bond_full=tables.bond_full,
+            bond_none=tables.bond_none,
+            open_from=tables.open_from,
+            open_full=tables.open_full,
+            count=count.data_ptr(),
+            **{n: x.data_ptr() for n, x in out.items() if asked.get(n, True) and len(x)},
+        )
+        call("contacts", distance.dtype, arguments)
+        return ContactValues(**out)
+
+    def local_state(
+        self,
+        values: Tensor,
+        openness: Tensor,
+        batch: Tensor,
+        totals: tuple[Tensor, Tensor],
+        potentials: Tensor | None,
+        constants: StateConstants,
+    ) -> tuple[Tensor, ...]:
+        """See :class:`lesff.kernels.Backend`."""
+        values, openness, batch = values.contiguous(), openness.contiguous(), batch.contiguous()
+        totals = totals[0].contiguous(), totals[1].contiguous()
+        is_given = potentials is not None
+        if potentials is None:
+            potentials = values.new_empty(len(totals[0]), 4)
+        potentials = potentials.contiguous()
+        charges, spins, guess, raw = (torch.empty_like(openness) for _ in range(4))
+        arguments = _state(values, openness, batch, totals, potentials, constants)
+        work = torch.empty(len(totals[0]), 8, dtype=torch.float64)
+        arguments.given, arguments.work = int(is_given), work.data_ptr()
+        arguments.charges, arguments.spins = charges.data_ptr(), spins.data_ptr()
+        arguments.guess, arguments.raw = guess.data_ptr(), raw.data_ptr()
+        call("local_state", values.dtype, arguments)
+        return charges, spins, guess, raw, potentials.clone() if is_given else potentials
+
+    def local_state_backward(
+        self,
+        grads: Sequence[Tensor],
+        values: Tensor,
+        openness: Tensor,
+        batch: Tensor,
+        totals: tuple[Tensor, Tensor],
+        potentials: Tensor,
+        constants: StateConstants,
+        *,
+        given: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`."""
+        values, openness, batch = values.contiguous(), openness.contiguous(), batch.contiguous()
+        totals = totals[0].contiguous(), totals[1].contiguous()
+        potentials = potentials.contiguous()
+        given_grads = [g.contiguous() for g in grads]
+        grad_values, grad_openness = torch.empty_like(values), torch.empty_like(openness)
+        arguments = _state(values, openness, batch, totals, potentials, constants)
+        work = torch.empty(len(totals[0]), 8, dtype=torch.float64)
+        arguments.given, arguments.work = int(given), work.data_ptr()
+        names = ("g_charges", "g_spins", "g_guess", "g_raw", "g_potentials")
+        for name, grad in zip(names, given_grads, strict=True):
+            setattr(arguments, name, grad.data_ptr())
+        arguments.g_values = grad_values.data_ptr()
+        arguments.g_openness = grad_openness.data_ptr()
+        call("local_state_backward", values.dtype, arguments)
+        return grad_values, grad_openness
+
 
 CPU = CPUBackend()
 """The one of this process."""
@@ -326,4 +456,30 @@ def _contraction(
         last=terms.last.data_ptr(),
         features=features.data_ptr(),
         table=table.data_ptr(),
+    )
+
+
+def _state(
+    values: Tensor,
+    openness: Tensor,
+    batch: Tensor,
+    totals: tuple[Tensor, Tensor],
+    potentials: Tensor,
+    constants: StateConstants,
+) -> _LocalState:
+    return _LocalState(
+        n_atoms=len(values),
+        n_systems=len(totals[0]),
+        values=values.data_ptr(),
+        openness=openness.data_ptr(),
+        batch=batch.data_ptr(),
+        charge=totals[0].data_ptr(),
+        unpaired=totals[1].data_ptr(),
+        potentials=potentials.data_ptr(),
+        max_guess=constants.max_guess,
+        guess_from=constants.guess_from,
+        guess_full=constants.guess_full,
+        max_log_weight=constants.max_log_weight,
+        faint=constants.faint,
+        soft=constants.soft,
     )

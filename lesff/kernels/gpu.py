@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from lesff.errors import KernelError
 from lesff.kernels.arguments import (
+    ContactValues,
     ContractionTerms,
     ConvolutionEdges,
     ConvolutionPaths,
@@ -96,6 +98,7 @@ class GPUBackend:
     """
 
     has_tables = False
+    has_contacts = False
 
     def __init__(self) -> None:
         self._paths: WeakKeyDictionary[ConvolutionPaths, dict[torch.device, Tensor]] = (
@@ -229,6 +232,18 @@ class GPUBackend:
                 features, slices, found.factors, found.component, grad, grad_table, *sizes, _BLOCK
             )
         return grad_features, grad_table
+
+    def contacts(self, *arguments: Any, **options: bool) -> ContactValues:
+        """See :class:`lesff.kernels.Backend`; there are none."""
+        raise KernelError("there are no contacts in Triton: use plain PyTorch on a GPU")
+
+    def local_state(self, *arguments: Any) -> tuple[Tensor, ...]:
+        """See :class:`lesff.kernels.Backend`; there is none."""
+        raise KernelError("there is no local state in Triton: use plain PyTorch on a GPU")
+
+    def local_state_backward(self, *arguments: Any, given: bool) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`; there is none."""
+        raise KernelError("there is no local state in Triton: use plain PyTorch on a GPU")
 
     def harmonics(self, vectors: Tensor, max_ell: int) -> tuple[Tensor, Tensor]:
         """Raises KernelError: plain PyTorch computes them."""

@@ -25,35 +25,17 @@ far apart in a singlet are taken for closed shells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from ase.data import covalent_radii
 from torch import Tensor, nn
 
+from lesff import kernels
 from lesff.atoms.segments import segment_sum
+from lesff.kernels import StateConstants
 from lesff.nn.activations import normalised_silu
+from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.saturation import saturated, smooth_step
-
-VALENCES: dict[int, int] = {
-    **dict.fromkeys((1, 9, 17, 35, 53), 1),
-    **dict.fromkeys((8, 16, 34, 52), 2),
-    **dict.fromkeys((5, 7, 15, 33), 3),
-    **dict.fromkeys((6, 14, 32), 4),
-}
-"""Bonds of a neutral atom with full shells (octet rule; boron: its sextet). Other elements count
-as open always: their charge is not a matter of counting bonds."""
-
-ONIUM = (5, 7, 8, 15, 16, 33, 34, 52)
-"""Elements with one more bond in common ions (BH4-, NH4+, H3O+, PH4+, SH3+, ...) or hypervalent
-groups: more bonds than the valence open them, too."""
-
-BOND_FULL, BOND_NONE = 1.25, 1.55
-"""Shares of the sum of covalent radii up to which a pair counts as one bond, and from which as
-none. Bonds are at 0.77 (N2) to 1.2 (H2), hydrogen bonds of liquid water at 1.9."""
-
-OPEN_FROM, OPEN_FULL = 0.15, 0.85
-"""Missing bonds from which an atom begins to be open, and is."""
 
 GUESS_FROM, GUESS_FULL = 0.2, 0.5
 """Size in e of what is read off up to which the guess is zero, and from which it is all of it."""
@@ -66,6 +48,16 @@ _MAX_LOG_WEIGHT = 8.0
 _SOFT = 0.1
 """c in e, where the electrons of a channel change from added to taken away."""
 _HIDDEN = 16
+
+CONSTANTS = StateConstants(
+    max_guess=_MAX_GUESS,
+    guess_from=GUESS_FROM,
+    guess_full=GUESS_FULL,
+    max_log_weight=_MAX_LOG_WEIGHT,
+    faint=_FAINT,
+    soft=_SOFT,
+)
+"""For the compiled library."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,53 +80,6 @@ class LocalStates:
     potentials: Tensor
 
 
-class BondCount(nn.Module):
-    """Covalent bonds of every atom, and how open they leave it."""
-
-    # tables by atomic number
-    def __init__(self) -> None:
-        super().__init__()
-        valence = torch.zeros(len(covalent_radii), dtype=torch.float64)
-        onium = torch.zeros_like(valence)
-        for z, count in VALENCES.items():
-            valence[z] = count
-        onium[list(ONIUM)] = 1.0
-        self.register_buffer("radii", torch.tensor(covalent_radii), persistent=False)
-        self.register_buffer("valence", valence, persistent=False)
-        self.register_buffer("onium", onium, persistent=False)
-        self.radii: Tensor
-        self.valence: Tensor
-        self.onium: Tensor
-
-    def forward(self, distance: Tensor, first: Tensor, second: Tensor, z: Tensor) -> Tensor:
-        """Bonds of every atom, (n_atoms,).
-
-        Args:
-            distance: (n_pairs,) in A, undirected pairs.
-            first: (n_pairs,) an atom of each.
-            second: (n_pairs,) the other one.
-            z: (n_atoms,) atomic numbers.
-        """
-        dtype = distance.dtype
-        z1, z2 = z[first], z[second]
-        # b[p] from one to zero; contacts with metals and noble gases are no covalent bonds
-        x = distance / (self.radii[z1] + self.radii[z2]).to(dtype)
-        bond = smooth_step((BOND_NONE - x) / (BOND_NONE - BOND_FULL))
-        bond = bond * ((self.valence[z1] > 0) & (self.valence[z2] > 0))
-        # k[i] = sum of the pairs at i
-        count = segment_sum(bond, first, len(z))
-        return count + segment_sum(bond, second, len(z))
-
-    def openness(self, count: Tensor, z: Tensor) -> Tensor:
-        """0 for atoms whose bonds are full, 1 for open ones, (n_atoms,)."""
-        valence, dtype = self.valence[z], count.dtype
-        # bonds missing; for some elements bonds in excess open, too
-        missing = valence.to(dtype) - count
-        missing = torch.where(self.onium[z] > 0, missing.abs(), missing)
-        is_open = smooth_step((missing - OPEN_FROM) / (OPEN_FULL - OPEN_FROM))
-        return torch.where(valence > 0, is_open, torch.ones_like(is_open))
-
-
 class LocalState(nn.Module):
     """See the module's text; without any effect on energies at the start.
 
@@ -147,7 +92,6 @@ class LocalState(nn.Module):
 
     def __init__(self, *, n_elements: int, channels: int) -> None:
         super().__init__()
-        self.bonds = BondCount()
         # one hidden layer gives guess, acceptor and donor values [n, 3]; zero at the start
         self.hidden = nn.Parameter(torch.randn(channels, _HIDDEN))
         self.out = nn.Parameter(torch.zeros(_HIDDEN, 3))
@@ -155,10 +99,6 @@ class LocalState(nn.Module):
         # increments of the features by q, q^2 and s: of the element, and of the features
         self.table = nn.Parameter(torch.zeros(n_elements, 3, channels))
         self.mix = nn.Parameter(torch.zeros(3, channels, channels))
-
-    def openness(self, distance: Tensor, first: Tensor, second: Tensor, z: Tensor) -> Tensor:
-        """Openness of every atom, see :class:`BondCount`."""
-        return self.bonds.openness(self.bonds(distance, first, second, z), z)
 
     def forward(
         self,
@@ -181,18 +121,12 @@ class LocalState(nn.Module):
         """
         hidden = normalised_silu(features @ (self.hidden * self.hidden.shape[0] ** -0.5))
         values = hidden @ (self.out * _HIDDEN**-0.5) + self.element.index_select(0, element)
-        # g[i]: none for full atoms, and none for small values
-        raw = openness * saturated(values[:, 0], _MAX_GUESS)
-        guess = raw * smooth_step((raw.abs() - GUESS_FROM) / (GUESS_FULL - GUESS_FROM))
-        # w[i, (A, D)]
-        log_weights = saturated(values[:, 1:], _MAX_LOG_WEIGHT)
-        weights = (openness[:, None] + _FAINT) * torch.exp(log_weights)
-        if potentials is None:
-            potentials = _potentials(guess, weights, batch, totals)
-        # q[i] = g[i] + A a_q + D d_q, s[i] = A a_s + D d_s
-        own = potentials.index_select(0, batch)
-        charges = guess + (weights * own[:, :2]).sum(1)
-        spins = (weights * own[:, 2:]).sum(1)
+        fused = kernels.backend(values)
+        if fused is None or not fused.has_contacts:
+            found = plain_states(values, openness, batch, totals, potentials)
+        else:
+            found = _FusedStates.apply(values, openness, batch, totals, potentials, fused)
+        charges, spins, guess, raw, potentials = found  # pyright: ignore[reportGeneralTypeIssues]
         return LocalStates(
             charges=charges, spins=spins, guess=guess, raw=raw, potentials=potentials
         )
@@ -206,6 +140,74 @@ class LocalState(nn.Module):
         out = (u[:, :, None] * self.table.index_select(0, element)).sum(1)
         inner = (u[:, :, None] * features[:, None, :]).reshape(len(u), 3 * channels)
         return out + inner @ (self.mix.view(3 * channels, channels) * channels**-0.5)
+
+
+def plain_states(
+    values: Tensor,
+    openness: Tensor,
+    batch: Tensor,
+    totals: tuple[Tensor, Tensor],
+    potentials: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Charges, spins, guess, raw guess and potentials of :class:`LocalStates`, plain PyTorch.
+
+    Args:
+        values: (n_atoms, 3) read off the features: guess, logarithms of A and D.
+        openness: As for :meth:`LocalState.forward`, like the next three.
+        batch: See there.
+        totals: See there.
+        potentials: See there.
+    """
+    # g[i]: none for full atoms, and none for small values
+    raw = openness * saturated(values[:, 0], _MAX_GUESS)
+    guess = raw * smooth_step((raw.abs() - GUESS_FROM) / (GUESS_FULL - GUESS_FROM))
+    # w[i, (A, D)]
+    log_weights = saturated(values[:, 1:], _MAX_LOG_WEIGHT)
+    weights = (openness[:, None] + _FAINT) * torch.exp(log_weights)
+    if potentials is None:
+        potentials = _potentials(guess, weights, batch, totals)
+    # q[i] = g[i] + A a_q + D d_q, s[i] = A a_s + D d_s
+    own = potentials.index_select(0, batch)
+    charges = guess + (weights * own[:, :2]).sum(1)
+    spins = (weights * own[:, 2:]).sum(1)
+    return charges, spins, guess, raw, potentials
+
+
+class _FusedStates(torch.autograd.Function):
+    """Compiled :func:`plain_states`, which gives second derivatives."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        values: Tensor,
+        openness: Tensor,
+        batch: Tensor,
+        totals: tuple[Tensor, Tensor],
+        potentials: Tensor | None,
+        fused: kernels.Backend,
+    ) -> tuple[Tensor, ...]:
+        found = fused.local_state(values, openness, batch, totals, potentials, CONSTANTS)
+        ctx.save_for_backward(values, openness, found[-1])
+        ctx.rest = batch, totals, potentials, fused
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, openness, found = ctx.saved_tensors
+        batch, totals, given, fused = ctx.rest
+        if torch.is_grad_enabled():
+
+            def plain(v: Tensor, o: Tensor) -> tuple[Tensor, ...]:
+                states = plain_states(v, o, batch, totals, given)
+                return states if given is None else states[:4]
+
+            chosen = grads if given is None else grads[:4]
+            out = recorded_gradients(plain, (values, openness), (True, True), chosen)
+        else:
+            out = fused.local_state_backward(
+                grads, values, openness, batch, totals, found, CONSTANTS, given=given is not None
+            )
+        return *out, None, None, None, None
 
 
 def _potentials(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lesff.nn.activations import normalised_silu
-from lesff.nn.saturation import from_below
 
 _ZBL_BOHR = 0.529
 _ZBL_COULOMB = 14.3996
@@ -212,31 +211,6 @@ class SoftTransform(nn.Module):
         low, high = 0.75 * bond, bond * 4.0 / 3.0
         x = self.alpha * (distance - 0.5 * (low + high)) / (high - low)
         return low + (distance - low) * 0.5 * (1.0 + torch.tanh(x))
-
-
-class InnerCutoff(nn.Module):
-    """Distances as they are down to a share of the sum of covalent radii, levelling off below.
-
-    ``r -> R [s - w levelled((s - r/R) / w)]`` for r < s R, with ``w = 0.08``: whatever is learned
-    of such distances hardly changes with them below ``(s - 2 w) R``, where nothing was learned, so
-    that the repulsion of the nuclei alone decides there.
-
-    Args:
-        start: s.
-    """
-
-    _WIDTH = 0.08
-
-    def __init__(self, start: float) -> None:
-        super().__init__()
-        self.start = start
-        self.register_buffer("radii", torch.tensor(covalent_radii), persistent=False)
-        self.radii: Tensor
-
-    def forward(self, distance: Tensor, z_first: Tensor, z_second: Tensor) -> Tensor:
-        """(n_pairs,) distances in A to distances in A, none shorter."""
-        bond = (self.radii[z_first] + self.radii[z_second]).to(distance.dtype)
-        return from_below(distance, self.start * bond, self._WIDTH * bond)
 
 
 class RadialNetwork(nn.Module):

@@ -132,7 +132,9 @@ def with_local_state(potential: Potential) -> Potential:
     result.state_embedding = None
     result.uncertainty = None  # it was calibrated with the other state
     result.local_state = result.make_local_state()
+    result.contacts = result.make_contacts()
     _adopt(result, result.local_state, potential)
+    result.contacts.to(potential.device)
     return result
 
 
@@ -145,7 +147,7 @@ def with_wall(potential: Potential, *, inner_cutoff: float | None = INNER_CUTOFF
     Args:
         potential: A potential without wall; not modified.
         inner_cutoff: Share of the sum of covalent radii below which what is learned levels off; see
-            :class:`lesff.nn.radial.InnerCutoff`. None: it does not.
+            :class:`lesff.nn.contacts.InnerCutoff`. None: it does not.
 
     Raises:
         ConfigError: for an architecture with a repulsion of its own, or without inner cutoff.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lesff import kernels
 from lesff.architectures import ARCHITECTURES
-from lesff.architectures.base import Architecture, ArchitectureOutput, Pairs
+from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, ExactGeometry, lattice_offset, strained
 from lesff.atoms.segments import segment_sum
@@ -32,8 +32,8 @@ from lesff.heads import (
     MultipoleHead,
     make_head,
 )
+from lesff.nn.contacts import ClosePairs, Contacts
 from lesff.nn.local_state import LocalState, LocalStates
-from lesff.nn.radial import ScreenedRepulsion
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
 from lesff.potential.energy import EnergyTerms
@@ -97,7 +97,7 @@ class Potential(nn.Module):
             else None
         )
         self.local_state = self.make_local_state() if config.local_state else None
-        self.wall = None if config.wall is None else ScreenedRepulsion()
+        self.contacts = self.make_contacts()
         self.joint_embedding = (
             JointEmbedding(inputs=config.joint_embedding, channels=channels)
             if config.joint_embedding
@@ -132,6 +132,13 @@ class Potential(nn.Module):
                 "of at least 2"
             )
         return LocalState(n_elements=len(self.config.elements), channels=self.architecture.channels)
+
+    def make_contacts(self) -> Contacts | None:
+        """What close pairs are asked for, or None for nothing."""
+        has_wall, has_bonds = self.config.wall is not None, self.config.local_state
+        if not (has_wall or has_bonds):
+            return None
+        return Contacts(has_wall=has_wall, has_bonds=has_bonds)
 
     def make_head(self) -> ChargeModel:
         """A new charge head as the configuration says, with initial weights.
@@ -369,8 +376,9 @@ class Potential(nn.Module):
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
             node_energy = node_energy + output.state_energy.to(torch.float64)
-        if self.wall is not None:
-            node_energy = node_energy + self._wall_energy(graph, output.pairs)
+        if self.contacts is not None and self.contacts.has_wall:
+            contacts = local.contacts if local is not None else self._contacts(output)
+            node_energy = node_energy + contacts[0].to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         # dispersion depends on elements and positions only
         coefficients, attraction = None, None
@@ -403,20 +411,17 @@ class Potential(nn.Module):
         self, graph: AtomGraph, element: Tensor, potentials: Tensor | None = None
     ) -> _FirstLayer | None:
         """The local state of a batch, for the architecture to call; None for a model without."""
-        if self.local_state is None:
+        if self.local_state is None or self.contacts is None:
             return None
-        return _FirstLayer(self.local_state, graph, element, potentials)
+        return _FirstLayer(self.local_state, self.contacts, graph, element, potentials)
 
-    def _wall_energy(self, graph: AtomGraph, pairs: Pairs | None) -> Tensor:
-        """Repulsion of the nuclei, (n_atoms,) in eV, float64; half of a pair's for each atom."""
-        if pairs is None or self.wall is None:
+    def _contacts(self, output: ArchitectureOutput) -> tuple[Tensor, Tensor]:
+        """Repulsion of the nuclei and openness of the atoms, of an architecture's pairs."""
+        if output.pairs is None or self.contacts is None:
             raise ConfigError(
                 "`wall` must be null for an architecture that does not hand out its pairs"
             )
-        z = graph.atomic_numbers
-        half = 0.5 * self.wall(pairs.distance, z[pairs.first], z[pairs.second]).to(torch.float64)
-        energy = segment_sum(half, pairs.first, graph.n_atoms)
-        return energy + segment_sum(half, pairs.second, graph.n_atoms)
+        return self.contacts(output.pairs)
 
     def _charges(
         self,
@@ -599,41 +604,53 @@ class _FirstLayer:
     """The local state of one batch, made between the first layer and the second.
 
     Attributes:
-        states: Charges and spins, as soon as the architecture has called.
+        found: Charges and spins, repulsion and openness, as soon as the architecture has called.
     """
 
     def __init__(
-        self, module: LocalState, graph: AtomGraph, element: Tensor, potentials: Tensor | None
+        self,
+        module: LocalState,
+        contacts: Contacts,
+        graph: AtomGraph,
+        element: Tensor,
+        potentials: Tensor | None,
     ) -> None:
-        self._module, self._graph, self._element = module, graph, element
-        self._potentials = potentials
-        self._states: LocalStates | None = None
+        self._module, self._contacts = module, contacts
+        self._graph, self._element, self._potentials = graph, element, potentials
+        self.found: tuple[LocalStates, tuple[Tensor, Tensor]] | None = None
 
-    def __call__(self, features: Tensor, pairs: Pairs) -> Tensor:
+    def __call__(self, features: Tensor, pairs: ClosePairs) -> Tensor:
         """See :data:`lesff.architectures.base.FirstLayerState`."""
         graph, dtype = self._graph, features.dtype
-        openness = self._module.openness(
-            pairs.distance, pairs.first, pairs.second, graph.atomic_numbers
-        )
+        contacts = self._contacts(pairs)
         unpaired = (graph.spin_multiplicity - 1).to(dtype)
-        self._states = self._module(
+        states = self._module(
             features,
             self._element,
-            openness.to(dtype),
+            contacts[1],
             graph.batch,
             (graph.total_charge.to(dtype), unpaired),
             self._potentials,
         )
-        return self._module.increment(self._states, features, self._element)
+        self.found = states, contacts
+        return self._module.increment(states, features, self._element)
 
     @property
     def states(self) -> LocalStates:
-        """Charges and spins; ConfigError for an architecture that never called."""
-        if self._states is None:
+        """Charges and spins."""
+        return self._given()[0]
+
+    @property
+    def contacts(self) -> tuple[Tensor, Tensor]:
+        """Repulsion of the nuclei in eV and openness, (n_atoms,) each."""
+        return self._given()[1]
+
+    def _given(self) -> tuple[LocalStates, tuple[Tensor, Tensor]]:
+        if self.found is None:
             raise ConfigError(
                 "`local_state` must be false for an architecture that ignores `first_layer_state`"
             )
-        return self._states
+        return self.found
 
 
 def _with_leaf(

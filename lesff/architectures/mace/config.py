@@ -61,7 +61,7 @@ class MACEConfig:
         soft_transform: Steepness of the soft transform of distances, or None.
         repulsion: Whether to add the ZBL pair repulsion, cut off with the same power.
         inner_cutoff: Share of the sum of covalent radii below which radial functions level off
-            (:class:`lesff.nn.radial.InnerCutoff`), or None.
+            (:class:`lesff.nn.contacts.InnerCutoff`), or None.
         stores_couplings: Whether the coupling coefficients of the contraction are stored with the
             weights; published models were trained with coefficients in single precision.
         coupling_paths: Number of paths [order][degree - 1] of stored coefficients; those of our

@@ -7,12 +7,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState, Pairs
+from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState
 from lesff.architectures.mace.config import MACEConfig
 from lesff.architectures.mace.layer import LAYERS, PairFeatures
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, vectors_between
-from lesff.atoms.segments import segment_sum
+from lesff.nn.contacts import ClosePairs, InnerCutoff, plain_wall
 from lesff.nn.coupling import lm_slice
 from lesff.nn.edge_tables import Topology, build_topology
 from lesff.nn.harmonics import pair_harmonics
@@ -21,7 +21,6 @@ from lesff.nn.radial import (
     BesselBasis,
     ChebyshevBasis,
     GaussianBasis,
-    InnerCutoff,
     RadialBasis,
     ScreenedRepulsion,
     SoftTransform,
@@ -89,9 +88,14 @@ class MACE(Architecture):
         topology = topology or self.topology(graph)
         vectors = pair_vectors(graph, topology)
         distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
-        neighbours = Pairs(
-            first=topology.pair_sender, second=topology.pair_receiver, distance=distance
+        neighbours = ClosePairs(
+            distance=distance,
+            first=topology.pair_sender,
+            second=topology.pair_receiver,
+            z=graph.atomic_numbers,
         )
+        if self.inner_cutoff is not None:
+            distance = self.inner_cutoff(neighbours)
         pairs = self._pair_features(graph, topology, distance, tabulated=tabulated)
 
         # h[i, c] = W[z_i, c] / sqrt(n_elements), rows in element order from here on
@@ -121,7 +125,7 @@ class MACE(Architecture):
         # interaction energy of every atom, back in the order of the graph
         node_energy = self.readouts(invariants).index_select(0, topology.node_rank)
         if self.repulsion is not None:
-            node_energy = node_energy + self._repulsion_energy(graph, topology, distance)
+            node_energy = node_energy + plain_wall(neighbours.distance, neighbours, self.repulsion)
         # equivariants by order, then layer; the last layer has invariants only
         return ArchitectureOutput(
             node_energy=node_energy,
@@ -146,11 +150,6 @@ class MACE(Architecture):
     def _pair_features(
         self, graph: AtomGraph, topology: Topology, distance: Tensor, *, tabulated: bool
     ) -> PairFeatures:
-        if self.inner_cutoff is not None:
-            z = graph.atomic_numbers
-            distance = self.inner_cutoff(
-                distance, z[topology.pair_sender], z[topology.pair_receiver]
-            )
         x, source = distance, None
         if self.transform is not None:
             # a transform depends on the two elements; the cutoff is one of the distance itself
@@ -162,15 +161,6 @@ class MACE(Architecture):
         # the cutoff is part of the basis, or still to be multiplied to the weights
         envelope = None if basis.has_envelope else basis.envelope(distance)
         return PairFeatures(basis=basis(x, distance), envelope=envelope, source=source)
-
-    def _repulsion_energy(self, graph: AtomGraph, topology: Topology, distance: Tensor) -> Tensor:
-        z = graph.atomic_numbers
-        pair = self.repulsion(distance, z[topology.pair_sender], z[topology.pair_receiver])  # pyright: ignore[reportOptionalCall]
-        # the energy of a pair is shared out alike to its ends
-        half = 0.5 * pair
-        return segment_sum(half, topology.pair_sender, graph.n_atoms) + segment_sum(
-            half, topology.pair_receiver, graph.n_atoms
-        )
 
 
 def _radial_basis(config: MACEConfig) -> RadialBasis:

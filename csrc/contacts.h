@@ -1,0 +1,121 @@
+// Functions of close pairs with their derivatives: distances that level off, the repulsion of the
+// nuclei (Ziegler, Biersack, Littmark), covalent bonds and how open they leave an atom. All of it is
+// computed in double precision: few pairs are close, and the rest costs one comparison.
+#pragma once
+#include <cmath>
+
+#include "arguments.h"
+
+namespace LESFF_NAMESPACE {
+
+struct WithSlope {
+  double value, slope;
+};
+
+// 0 for x <= 0, 1 for x >= 1, x^3 (10 - 15 x + 6 x^2) between.
+inline WithSlope smooth_step(double x) {
+  if (x <= 0.0) return {0.0, 0.0};
+  if (x >= 1.0) return {1.0, 0.0};
+  const double rest = 1.0 - x;
+  return {x * x * x * (10.0 + x * (6.0 * x - 15.0)), 30.0 * x * x * rest * rest};
+}
+
+// u (1 + u^4)^(-1/4) for u >= 0.
+inline WithSlope levelled(double u) {
+  if (u > 1e4) return {1.0, 0.0};
+  const double fourth = 1.0 + u * u * u * u;
+  const double root = 1.0 / std::sqrt(std::sqrt(fourth));
+  return {u * root, root / fourth};
+}
+
+// x where |x| <= 0.6 limit, levelling off towards the limit beyond.
+inline WithSlope saturated(double x, double limit) {
+  const double share = 0.6, size = std::fabs(x);
+  if (size <= share * limit) return {x, 1.0};
+  const WithSlope y = levelled((size - share * limit) / ((1.0 - share) * limit));
+  return {std::copysign(limit * (share + (1.0 - share) * y.value), x), y.slope};
+}
+
+// Energy of a pair of nuclei in eV, zero beyond `reach`; constants of nn/radial.py.
+inline WithSlope screened_repulsion(double r, double z1, double z2, double reach) {
+  const double c[4] = {0.1818, 0.5099, 0.2802, 0.02817}, e[4] = {3.2, 0.9423, 0.4028, 0.2016};
+  const double length = 0.4543 * 0.529 / (std::pow(z1, 0.3) + std::pow(z2, 0.3));
+  double phi = 0.0, d_phi = 0.0;
+  for (int k = 0; k < 4; ++k) {
+    const double term = c[k] * std::exp(-e[k] * r / length);
+    phi += term;
+    d_phi -= term * e[k] / length;
+  }
+  // u(x) = 1 - 28 x^6 + 48 x^7 - 21 x^8, the polynomial cutoff with p = 6
+  const double x = r / reach, x5 = x * x * x * x * x, gap = 1.0 - x;
+  const double u = 1.0 - x5 * x * (28.0 - x * (48.0 - 21.0 * x));
+  const double d_u = -168.0 * x5 * gap * gap / reach;
+  const double coulomb = 14.3996 * z1 * z2 / r;
+  return {coulomb * phi * u, coulomb * (d_phi * u + phi * d_u - phi * u / r)};
+}
+
+template <class T>
+void contacts(const LesffContacts* p) {
+  const LesffContacts& a = *p;
+  const T* distance = static_cast<const T*>(a.distance);
+  T *inner = static_cast<T*>(a.inner), *d_inner = static_cast<T*>(a.d_inner);
+  T *wall = static_cast<T*>(a.wall), *d_wall = static_cast<T*>(a.d_wall);
+  T *openness = static_cast<T*>(a.openness), *d_bond = static_cast<T*>(a.d_bond);
+  T* d_open = static_cast<T*>(a.d_open);
+  for (int64_t i = 0; i < a.n_atoms; ++i) {
+    if (wall) wall[i] = T(0);
+    if (openness) a.count[i] = 0.0;
+  }
+  for (int64_t k = 0; k < a.n_pairs; ++k) {
+    const int64_t i = a.first[k], j = a.second[k];
+    const int64_t zi = a.atomic_number[i], zj = a.atomic_number[j];
+    const double r = distance[k], reach = a.radius[zi] + a.radius[zj];
+    if (inner) {
+      inner[k] = distance[k];
+      d_inner[k] = T(1);
+      if (r < a.inner_start * reach) {
+        const double width = a.inner_width * reach;
+        const WithSlope y = levelled((a.inner_start * reach - r) / width);
+        inner[k] = T(a.inner_start * reach - width * y.value);
+        d_inner[k] = T(y.slope);
+      }
+    }
+    if (wall) {
+      d_wall[k] = T(0);
+      if (r < reach) {
+        const WithSlope y = screened_repulsion(r, double(zi), double(zj), reach);
+        wall[i] += T(0.5 * y.value);
+        wall[j] += T(0.5 * y.value);
+        d_wall[k] = T(y.slope);
+      }
+    }
+    if (openness) {
+      d_bond[k] = T(0);
+      if (r < a.bond_none * reach && a.valence[zi] > 0.0 && a.valence[zj] > 0.0) {
+        const double scale = 1.0 / (a.bond_none - a.bond_full);
+        const WithSlope y = smooth_step((a.bond_none - r / reach) * scale);
+        a.count[i] += y.value;
+        a.count[j] += y.value;
+        d_bond[k] = T(-y.slope * scale / reach);
+      }
+    }
+  }
+  if (!openness) return;
+  for (int64_t i = 0; i < a.n_atoms; ++i) {
+    const int64_t z = a.atomic_number[i];
+    openness[i] = T(1);
+    d_open[i] = T(0);
+    if (a.valence[z] <= 0.0) continue;
+    double missing = a.valence[z] - a.count[i], sign = -1.0;
+    if (a.onium[z] > 0.0 && missing < 0.0) {
+      missing = -missing;
+      sign = 1.0;
+    }
+    const double scale = 1.0 / (a.open_full - a.open_from);
+    const WithSlope y = smooth_step((missing - a.open_from) * scale);
+    openness[i] = T(y.value);
+    d_open[i] = T(sign * y.slope * scale);
+  }
+}
+
+}  // namespace LESFF_NAMESPACE

@@ -1,0 +1,252 @@
+"""Close pairs: distances that level off, repulsion of the nuclei, and how open bonds leave an atom.
+
+One pass over the pairs in the compiled library where there is one; :func:`plain_inner`,
+:func:`plain_wall` and :func:`plain_openness` are the same in plain PyTorch, and give second
+derivatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ase.data import covalent_radii
+from torch import Tensor, nn
+
+from lesff import kernels
+from lesff.atoms.segments import segment_sum
+from lesff.kernels import ContactTables
+from lesff.nn.double_backward import recorded_gradients
+from lesff.nn.radial import ScreenedRepulsion
+from lesff.nn.saturation import from_below, smooth_step
+
+INNER_WIDTH = 0.08
+"""w of :class:`InnerCutoff`, in shares of the sum of covalent radii."""
+
+VALENCES: dict[int, int] = {
+    **dict.fromkeys((1, 9, 17, 35, 53), 1),
+    **dict.fromkeys((8, 16, 34, 52), 2),
+    **dict.fromkeys((5, 7, 15, 33), 3),
+    **dict.fromkeys((6, 14, 32), 4),
+}
+"""Bonds of a neutral atom with full shells (octet rule; boron: its sextet). Other elements count
+as open always: their charge is not a matter of counting bonds."""
+
+ONIUM = (5, 7, 8, 15, 16, 33, 34, 52)
+"""Elements with one more bond in common ions (BH4-, NH4+, H3O+, PH4+, SH3+, ...) or hypervalent
+groups: more bonds than the valence open them, too."""
+
+BOND_FULL, BOND_NONE = 1.25, 1.55
+"""Shares of the sum of covalent radii up to which a pair counts as one bond, and from which as
+none. Bonds are at 0.77 (N2) to 1.2 (H2), hydrogen bonds of liquid water at 1.9."""
+
+OPEN_FROM, OPEN_FULL = 0.15, 0.85
+"""Missing bonds from which an atom begins to be open, and is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosePairs:
+    """Pairs of neighbours as the functions here take them.
+
+    Attributes:
+        distance: (n_pairs,) in A.
+        first: (n_pairs,) an atom of each pair.
+        second: (n_pairs,) the other one.
+        z: (n_atoms,) atomic numbers.
+    """
+
+    distance: Tensor
+    first: Tensor
+    second: Tensor
+    z: Tensor
+
+
+class Elements(nn.Module):
+    """Tables by atomic number: covalent radii in A, valences, elements with onium ions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        valence = torch.zeros(len(covalent_radii), dtype=torch.float64)
+        onium = torch.zeros_like(valence)
+        for z, count in VALENCES.items():
+            valence[z] = count
+        onium[list(ONIUM)] = 1.0
+        self.register_buffer("radius", torch.tensor(covalent_radii), persistent=False)
+        self.register_buffer("valence", valence, persistent=False)
+        self.register_buffer("onium", onium, persistent=False)
+        self.radius: Tensor
+        self.valence: Tensor
+        self.onium: Tensor
+
+    def tables(self, start: float) -> ContactTables:
+        """For the compiled library."""
+        return ContactTables(
+            radius=self.radius,
+            valence=self.valence,
+            onium=self.onium,
+            inner_start=start,
+            inner_width=INNER_WIDTH,
+            bond_full=BOND_FULL,
+            bond_none=BOND_NONE,
+            open_from=OPEN_FROM,
+            open_full=OPEN_FULL,
+        )
+
+
+class InnerCutoff(nn.Module):
+    """Distances as they are down to a share of the sum of covalent radii, levelling off below.
+
+    ``r -> R [s - w levelled((s - r/R) / w)]`` for r < s R, with ``w = 0.08``: whatever is learned
+    of such distances hardly changes with them below ``(s - 2 w) R``, where nothing was learned, so
+    that the repulsion of the nuclei alone decides there.
+
+    Args:
+        start: s.
+    """
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.start = start
+        self.elements = Elements()
+
+    def forward(self, pairs: ClosePairs) -> Tensor:
+        """(n_pairs,) distances in A, none shorter than given."""
+        fused = kernels.backend(pairs.distance)
+        if fused is None or not fused.has_contacts:
+            return plain_inner(pairs.distance, pairs, self.elements, self.start)
+        return _FusedInner.apply(pairs.distance, pairs, self.elements, self.start, fused)  # pyright: ignore[reportReturnType]
+
+
+class Contacts(nn.Module):
+    """Repulsion of the nuclei and openness of every atom.
+
+    Args:
+        has_wall: Whether the repulsion is asked for.
+        has_bonds: Whether bonds are counted.
+    """
+
+    def __init__(self, *, has_wall: bool, has_bonds: bool) -> None:
+        super().__init__()
+        self.has_wall, self.has_bonds = has_wall, has_bonds
+        self.elements = Elements()
+        self.repulsion = ScreenedRepulsion()
+
+    def forward(self, pairs: ClosePairs) -> tuple[Tensor, Tensor]:
+        """Energies in eV and openness, (n_atoms,) each; zeros for what is not asked for."""
+        fused = kernels.backend(pairs.distance)
+        if fused is None or not fused.has_contacts:
+            return self.plain(pairs.distance, pairs)
+        return _FusedContacts.apply(pairs.distance, pairs, self, fused)  # pyright: ignore[reportReturnType]
+
+    def plain(self, distance: Tensor, pairs: ClosePairs) -> tuple[Tensor, Tensor]:
+        """The same in plain PyTorch, differentiable twice."""
+        zeros = distance.new_zeros(len(pairs.z))
+        wall = plain_wall(distance, pairs, self.repulsion) if self.has_wall else zeros
+        openness = plain_openness(distance, pairs, self.elements) if self.has_bonds else zeros
+        return wall, openness
+
+
+def plain_inner(distance: Tensor, pairs: ClosePairs, elements: Elements, start: float) -> Tensor:
+    """See :class:`InnerCutoff`."""
+    radius, z = elements.radius, pairs.z
+    bond = (radius[z[pairs.first]] + radius[z[pairs.second]]).to(distance.dtype)
+    return from_below(distance, start * bond, INNER_WIDTH * bond)
+
+
+def plain_wall(distance: Tensor, pairs: ClosePairs, repulsion: ScreenedRepulsion) -> Tensor:
+    """Repulsion of the nuclei, (n_atoms,) in eV; half of a pair's energy for each of its atoms."""
+    z = pairs.z
+    half = 0.5 * repulsion(distance, z[pairs.first], z[pairs.second])
+    energy = segment_sum(half, pairs.first, len(z))
+    return energy + segment_sum(half, pairs.second, len(z))
+
+
+def plain_openness(distance: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
+    """0 for atoms whose bonds are full, 1 for open ones, (n_atoms,)."""
+    dtype, z, valence = distance.dtype, pairs.z, elements.valence
+    z1, z2 = z[pairs.first], z[pairs.second]
+    # b[p] from one to zero; contacts with metals and noble gases are no covalent bonds
+    x = distance / (elements.radius[z1] + elements.radius[z2]).to(dtype)
+    bond = smooth_step((BOND_NONE - x) / (BOND_NONE - BOND_FULL))
+    bond = bond * ((valence[z1] > 0) & (valence[z2] > 0))
+    # k[i] = sum of the pairs at i
+    count = segment_sum(bond, pairs.first, len(z)) + segment_sum(bond, pairs.second, len(z))
+    # bonds missing; for some elements bonds in excess open, too
+    missing = valence[z].to(dtype) - count
+    missing = torch.where(elements.onium[z] > 0, missing.abs(), missing)
+    is_open = smooth_step((missing - OPEN_FROM) / (OPEN_FULL - OPEN_FROM))
+    return torch.where(valence[z] > 0, is_open, torch.ones_like(is_open))
+
+
+class _FusedInner(torch.autograd.Function):
+    """Compiled :class:`InnerCutoff`; second derivatives go through plain PyTorch."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        distance: Tensor,
+        pairs: ClosePairs,
+        elements: Elements,
+        start: float,
+        fused: kernels.Backend,
+    ) -> Tensor:
+        found = fused.contacts(
+            distance, pairs.first, pairs.second, pairs.z, elements.tables(start), inner=True
+        )
+        ctx.save_for_backward(distance, found.d_inner)
+        ctx.rest = pairs, elements, start
+        return found.inner
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        distance, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            pairs, elements, start = ctx.rest
+            (out,) = recorded_gradients(
+                lambda r: plain_inner(r, pairs, elements, start), (distance,), (True,), grads
+            )
+            return out, None, None, None, None
+        return grads[0] * slope, None, None, None, None
+
+
+class _FusedContacts(torch.autograd.Function):
+    """Compiled :class:`Contacts`; second derivatives go through plain PyTorch."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, distance: Tensor, pairs: ClosePairs, module: Contacts, fused: kernels.Backend
+    ) -> tuple[Tensor, Tensor]:
+        found = fused.contacts(
+            distance,
+            pairs.first,
+            pairs.second,
+            pairs.z,
+            module.elements.tables(1.0),
+            wall=module.has_wall,
+            bonds=module.has_bonds,
+        )
+        ctx.save_for_backward(distance, found.d_wall, found.d_bond, found.d_open)
+        ctx.rest = pairs, module
+        return found.wall, found.openness
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        distance, d_wall, d_bond, d_open = ctx.saved_tensors
+        pairs, module = ctx.rest
+        if torch.is_grad_enabled():
+            (out,) = recorded_gradients(
+                lambda r: module.plain(r, pairs), (distance,), (True,), grads
+            )
+            return out, None, None, None
+        out = torch.zeros_like(distance)
+        # of a pair: slopes of what its atoms get
+        if module.has_wall:
+            half = 0.5 * grads[0]
+            both = half.index_select(0, pairs.first) + half.index_select(0, pairs.second)
+            out = torch.addcmul(out, both, d_wall)
+        if module.has_bonds:
+            atom = grads[1] * d_open
+            both = atom.index_select(0, pairs.first) + atom.index_select(0, pairs.second)
+            out = torch.addcmul(out, both, d_bond)
+        return out, None, None, None
