@@ -12,9 +12,9 @@ from lesff.atoms.graph import AtomGraph
 from lesff.nn.contacts import ClosePairs
 from lesff.nn.edge_tables import Topology
 
-FirstLayerState = Callable[[Tensor, ClosePairs], Tensor]
+FirstLayerState = Callable[[Tensor, ClosePairs], Tensor | None]
 """Of the invariants of the first layer, (n_atoms, channels), and the pairs of neighbours, the
-increment (n_atoms, channels) of the invariants that the next layer reads."""
+increment (n_atoms, channels) of the invariants that the next layer reads; None for none."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class ArchitectureOutput:
         equivariants: features of orders l = 1.. in e3nn's real basis, natural parity: one list per
             order asked for, of one (n_atoms, 2 l + 1, channels) tensor per layer that has it;
             dipole and quadrupole readouts read them.
-        pairs: pairs of neighbours, none left out that is closer than the cutoff.
+        pairs: pairs of neighbours at the distances that the architecture learns of, none left out
+            that is closer than the cutoff; None: not handed out.
+        exact_pairs: the same at their distances, where those level off; None: they do not.
     """
 
     node_energy: Tensor
@@ -37,6 +39,7 @@ class ArchitectureOutput:
     state_energy: Tensor | None = None
     equivariants: list[list[Tensor]] = field(default_factory=list)
     pairs: ClosePairs | None = None
+    exact_pairs: ClosePairs | None = None
 
 
 class Architecture(nn.Module, ABC):

@@ -310,6 +310,12 @@ def _overlap(structure: Structure, edges: np.ndarray, shifts: np.ndarray) -> Str
     )
 
 
+def first_edges(graph: AtomGraph) -> Tensor:
+    """One edge of each undirected pair, the first in the list, (n_pairs,)."""
+    order = torch.arange(graph.n_edges, device=graph.reverse_edge.device)
+    return (order < graph.reverse_edge).nonzero()[:, 0]
+
+
 def edge_vectors(graph: AtomGraph) -> Tensor:
     """From sender to receiver of each edge, (n_edges, 3) in A."""
     sender, receiver = graph.edge_index

@@ -33,12 +33,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lesff.atoms.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph, edge_vectors, first_edges
 from lesff.atoms.segments import shift_to_total
 from lesff.electrostatics.moments.multipoles import Multipoles
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError
 from lesff.heads.config import LongRangeConfig
+from lesff.nn.contacts import ClosePairs
 from lesff.nn.readout import LayerReadouts, LinearReadout
 from lesff.nn.saturation import saturated
 
@@ -73,6 +74,8 @@ class HeadInput:
         settings: Constants of the Coulomb energy.
         site_potential: (n_atoms,) external potential in V, ``-E.r`` of a uniform field, or None.
         equivariants: Per order from 1, one (n_atoms, 2 l + 1, channels) tensor per layer with it.
+        pairs: Pairs of neighbours at the distances that the architecture learns of; found again
+            from the graph if not given.
         limits: (n_atoms,) largest latent charges in e, or None for charges without limit.
         state_charges: (n_atoms,) charges of the local state in e, which sum to the total charge and
             which every head starts from; None for a model without.
@@ -84,8 +87,23 @@ class HeadInput:
     settings: EwaldSettings
     site_potential: Tensor | None = None
     equivariants: list[list[Tensor]] = field(default_factory=list)
+    pairs: ClosePairs | None = None
     limits: Tensor | None = None
     state_charges: Tensor | None = None
+
+    def neighbours(self) -> ClosePairs:
+        """Pairs of neighbours, in the order of their first edges where they are the graph's."""
+        if self.pairs is not None:
+            return self.pairs
+        graph = self.graph
+        along = first_edges(graph)
+        sender, receiver = graph.edge_index[:, along]
+        return ClosePairs(
+            distance=edge_vectors(graph)[along].norm(dim=1),
+            first=sender,
+            second=receiver,
+            z=graph.atomic_numbers,
+        )
 
     def bounded(self, charges: Tensor) -> Tensor:
         """Charges of the atoms, levelling off towards their limits, if they have any."""

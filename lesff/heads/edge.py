@@ -22,17 +22,19 @@ interactions, and training goes on from where it starts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lesff.atoms.graph import AtomGraph, edge_vectors
+from lesff.atoms.graph import AtomGraph, edge_vectors, first_edges
 from lesff.atoms.segments import segment_sum, shift_to_total
 from lesff.errors import ConfigError
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
+from lesff.nn.contacts import ClosePairs
 from lesff.nn.radial import BesselBasis
 from lesff.nn.saturation import LINEAR_SHARE, saturated
 
@@ -91,27 +93,26 @@ class EdgeHead(ChargeModel):
         return self.base_at_potentials(x, potentials) + self._moved(x)
 
     def _moved(self, x: HeadInput) -> Tensor:
-        """What each atom takes over all edges that it receives, (n_atoms,) in e."""
-        return segment_sum(self.bounded_transfers(x), x.graph.edge_index[1], x.graph.n_atoms)
-
-    def bounded_transfers(self, x: HeadInput) -> Tensor:
-        """Charge that each edge's receiver takes from its sender, (n_edges,) in e.
+        """What each atom takes from its neighbours, (n_atoms,) in e.
 
         With limits ``t_ij s_i s_j``, ``s_i = sat(B_i; L_i) / B_i`` with what atom i takes and gives
         altogether, ``B_i = sum_j |t_ij|``: no atom's charge changes by more than its limit, charge
         stays conserved, and nothing changes as long as all B_i are below 0.6 L_i.
         """
-        transfers = self.transfers(x)
-        if x.limits is None:
-            return transfers
-        sender, receiver = x.graph.edge_index
-        # |t| with a slope everywhere: t^2 / sqrt(t^2 + e^2), less than |t| by 0.3 e at most
-        size = transfers.square()
-        size = size * torch.rsqrt(size + _SOFT**2)
-        total = segment_sum(size, receiver, x.graph.n_atoms)
-        factor = saturated(total, x.limits) / total.clamp(min=_SOFT)
-        factor = torch.where(total > LINEAR_SHARE * x.limits, factor, torch.ones_like(total))
-        return transfers * factor.index_select(0, sender) * factor.index_select(0, receiver)
+        pairs, n_atoms = x.neighbours(), x.graph.n_atoms
+        transfers = self.transfers.of_pairs(x, pairs)
+        if x.limits is not None:
+            # |t| with a slope everywhere: t^2 / sqrt(t^2 + e^2), less than |t| by 0.3 e at most
+            square = transfers.square()
+            size = square * torch.rsqrt(square + _SOFT**2)
+            total = segment_sum(size, pairs.first, n_atoms).index_add(0, pairs.second, size)
+            factor = saturated(total, x.limits) / total.clamp(min=_SOFT)
+            factor = torch.where(total > LINEAR_SHARE * x.limits, factor, 1.0)
+            both = factor.index_select(0, pairs.first) * factor.index_select(0, pairs.second)
+            transfers = transfers * both
+        # what the second atom takes, the first one gives
+        taken = transfers.new_zeros(n_atoms).index_add(0, pairs.second, transfers)
+        return taken.index_add(0, pairs.first, transfers, alpha=-1)
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
@@ -152,18 +153,24 @@ class EdgeTransfers(nn.Module):
 
     def forward(self, x: HeadInput) -> Tensor:
         """Charge that each edge's receiver takes from its sender, (n_edges,) in e."""
-        graph, features = x.graph, x.invariants[-1]
-        sender, receiver = graph.edge_index
-        distance = edge_vectors(graph).norm(dim=1)
-        # b[e, h] from Bessel functions with the cutoff: transfers vanish smoothly with distance
-        radial = self.radial(self.basis(distance, distance))
-        # u[e, h] of sender j and receiver i, features of the last layer
-        pair = self.sender(features).index_select(0, sender)
-        pair = pair + self.receiver(features).index_select(0, receiver)
-        hidden = functional.silu(pair * radial)
+        graph = x.graph
+        along = first_edges(graph)
+        transfers = self.of_pairs(x, replace(x, pairs=None).neighbours())
+        out = transfers.new_zeros(graph.n_edges).index_add(0, along, transfers)
+        return out.index_add(0, graph.reverse_edge[along], transfers, alpha=-1)
+
+    def of_pairs(self, x: HeadInput, pairs: ClosePairs) -> Tensor:
+        """Charge that the second atom of each pair takes from the first, (n_pairs,) in e."""
+        features = x.invariants[-1]
+        # b[p, h] from Bessel functions with the cutoff: transfers vanish smoothly with distance
+        radial = self.radial(self.basis(pairs.distance, pairs.distance))
+        # u[p, h] in both directions, features of the last layer
+        sender, receiver = self.sender(features), self.receiver(features)
+        ahead = sender.index_select(0, pairs.first) + receiver.index_select(0, pairs.second)
+        back = sender.index_select(0, pairs.second) + receiver.index_select(0, pairs.first)
         # antisymmetric: what i takes from j is what j gives, so charge is conserved exactly
-        hidden = hidden - hidden.index_select(0, graph.reverse_edge)
-        return hidden @ self.out * _HIDDEN**-0.5
+        hidden = functional.silu(ahead * radial) - functional.silu(back * radial)
+        return hidden @ (self.out * _HIDDEN**-0.5)
 
 
 def transfer_polarization(references: Tensor, transfers: Tensor, graph: AtomGraph) -> Tensor:

@@ -417,11 +417,12 @@ class Potential(nn.Module):
 
     def _contacts(self, output: ArchitectureOutput) -> tuple[Tensor, Tensor]:
         """Repulsion of the nuclei and openness of the atoms, of an architecture's pairs."""
-        if output.pairs is None or self.contacts is None:
+        pairs = output.pairs if output.exact_pairs is None else output.exact_pairs
+        if pairs is None or self.contacts is None:
             raise ConfigError(
                 "`wall` must be null for an architecture that does not hand out its pairs"
             )
-        return self.contacts(output.pairs)
+        return self.contacts(pairs)
 
     def _charges(
         self,
@@ -442,6 +443,7 @@ class Potential(nn.Module):
             settings=settings,
             site_potential=site_potential(graph) if charge_head.responds_to_field else None,
             equivariants=output.equivariants,
+            pairs=output.pairs,
             limits=self._limits(element, graph.positions.dtype),
             state_charges=None if states is None else states.charges,
         )
@@ -523,6 +525,7 @@ class Potential(nn.Module):
             element=element,
             graph=graph,
             settings=settings,
+            pairs=output.pairs,
             limits=self._limits(element, graph.positions.dtype),
             state_charges=None if local is None else local.states.charges,
         )
@@ -619,7 +622,7 @@ class _FirstLayer:
         self._graph, self._element, self._potentials = graph, element, potentials
         self.found: tuple[LocalStates, tuple[Tensor, Tensor]] | None = None
 
-    def __call__(self, features: Tensor, pairs: ClosePairs) -> Tensor:
+    def __call__(self, features: Tensor, pairs: ClosePairs) -> Tensor | None:
         """See :data:`lesff.architectures.base.FirstLayerState`."""
         graph, dtype = self._graph, features.dtype
         contacts = self._contacts(pairs)
@@ -633,6 +636,9 @@ class _FirstLayer:
             self._potentials,
         )
         self.found = states, contacts
+        # neutral closed shells have no charges, nor derivatives of them; a GPU is not waited for
+        if features.device.type == "cpu" and not bool(states.charges.any() | states.spins.any()):
+            return None
         return self._module.increment(states, features, self._element)
 
     @property

@@ -136,6 +136,14 @@ def loss_value(prediction: BatchPrediction, batch: LabelledBatch, config: LossCo
     if config.total_charge and prediction.charge_excess is not None:
         squared = prediction.charge_excess.square() / counts
         total = total + config.total_charge * (weight * squared).sum() / weight.sum()
+    return total + _penalties(prediction, graph, weight, config)
+
+
+def _penalties(
+    prediction: BatchPrediction, graph: AtomGraph, weight: Tensor, config: LossConfig
+) -> Tensor:
+    """What the charges of the parts of a model cost, apart from labels."""
+    total = weight.new_zeros(())
     for name, penalty in _PENALTIES.items():
         value, w = getattr(prediction, name), getattr(config, name)
         if w and value is not None:

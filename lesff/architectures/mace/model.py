@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -94,8 +95,10 @@ class MACE(Architecture):
             second=topology.pair_receiver,
             z=graph.atomic_numbers,
         )
+        learned = neighbours
         if self.inner_cutoff is not None:
             distance = self.inner_cutoff(neighbours)
+            learned = replace(neighbours, distance=distance)
         pairs = self._pair_features(graph, topology, distance, tabulated=tabulated)
 
         # h[i, c] = W[z_i, c] / sqrt(n_elements), rows in element order from here on
@@ -119,9 +122,10 @@ class MACE(Architecture):
             # charge and spin that the atoms' own environment says; of scalars, for the next layer
             if index == 0 and first_layer_state is not None:
                 first = features[:, 0].index_select(0, topology.node_rank)
-                increment = first_layer_state(first, neighbours)[topology.node_order]
-                scalars = features[:, :1] + increment[:, None]
-                features = torch.cat([scalars, features[:, 1:]], dim=1)
+                increment = first_layer_state(first, neighbours)
+                if increment is not None:
+                    scalars = features[:, :1] + increment[topology.node_order, None]
+                    features = torch.cat([scalars, features[:, 1:]], dim=1)
         # interaction energy of every atom, back in the order of the graph
         node_energy = self.readouts(invariants).index_select(0, topology.node_rank)
         if self.repulsion is not None:
@@ -135,7 +139,8 @@ class MACE(Architecture):
                 [x[:, lm_slice(order)].index_select(0, topology.node_rank) for x in inner[:-1]]
                 for order in range(1, max_order + 1)
             ],
-            pairs=neighbours,
+            pairs=learned,
+            exact_pairs=neighbours,
         )
 
     @property
