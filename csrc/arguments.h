@@ -102,9 +102,12 @@ struct LesffContacts {
   void* d_inner;   // (n_pairs) its derivative
   void* wall;      // (n_atoms) eV: output, or null
   void* d_wall;    // (n_pairs) derivative of a pair's energy
-  void* openness;  // (n_atoms): output, or null
+  void* openness;  // (n_atoms): output, or null; the next five with it
+  void* bonded;    // (n_atoms) 0 without bonds, 1 from one bond on
+  void* lacks;     // (n_atoms) 1, or 0 for more bonds than the valence
   void* d_bond;    // (n_pairs) derivative of a pair's bond
   void* d_open;    // (n_atoms) derivative of the openness by the count
+  void* d_bonded;  // (n_atoms) derivative of `bonded` by the count
   double* count;   // (n_atoms) work space
 };
 
@@ -112,24 +115,29 @@ struct LesffContacts {
 struct LesffLocalState {
   int64_t n_atoms, n_systems;
   int32_t given;          // whether potentials are given
-  const void* values;     // (n_atoms, 3)
+  const void* values;     // (n_atoms, 4) of the features
+  const void* base;       // (n_atoms, 4) of the element
   const void* openness;   // (n_atoms)
+  const void* bonded;     // (n_atoms)
+  const void* lacks;      // (n_atoms)
   const int64_t* batch;   // (n_atoms)
   const void* charge;     // (n_systems)
   const void* unpaired;   // (n_systems)
-  double max_guess, guess_from, guess_full, max_log_weight, faint, soft;
+  double max_guess, max_log_weight, faint, soft, pull;
   void* charges;           // (n_atoms)
   void* spins;             // (n_atoms)
   void* raw;               // (n_atoms)
   void* guess;             // (n_atoms)
-  void* potentials;        // (n_systems, 4): output, or input if given
+  void* potentials;        // (n_systems, 3): output, or input if given
   const void* g_charges;   // incoming gradients of the backward
   const void* g_spins;
   const void* g_raw;
   const void* g_guess;
   const void* g_potentials;
-  void* g_values;    // outputs of the backward
+  void* g_values;  // outputs of the backward
+  void* g_base;
   void* g_openness;
+  void* g_bonded;
   double* work;      // (n_systems, 8)
 };
 

@@ -61,7 +61,8 @@ void contacts(const LesffContacts* p) {
   T *inner = static_cast<T*>(a.inner), *d_inner = static_cast<T*>(a.d_inner);
   T *wall = static_cast<T*>(a.wall), *d_wall = static_cast<T*>(a.d_wall);
   T *openness = static_cast<T*>(a.openness), *d_bond = static_cast<T*>(a.d_bond);
-  T* d_open = static_cast<T*>(a.d_open);
+  T *d_open = static_cast<T*>(a.d_open), *d_bonded = static_cast<T*>(a.d_bonded);
+  T *bonded = static_cast<T*>(a.bonded), *lacks = static_cast<T*>(a.lacks);
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     if (wall) wall[i] = T(0);
     if (openness) a.count[i] = 0.0;
@@ -105,8 +106,13 @@ void contacts(const LesffContacts* p) {
     const int64_t z = a.atomic_number[i];
     openness[i] = T(1);
     d_open[i] = T(0);
+    lacks[i] = T(1);
+    const WithSlope has = smooth_step(a.count[i]);
+    bonded[i] = T(has.value);
+    d_bonded[i] = T(has.slope);
     if (a.valence[z] <= 0.0) continue;
     double missing = a.valence[z] - a.count[i], sign = -1.0;
+    if (missing < 0.0) lacks[i] = T(0);
     if (a.onium[z] > 0.0 && missing < 0.0) {
       missing = -missing;
       sign = 1.0;

@@ -7,31 +7,45 @@
 
 namespace LESFF_NAMESPACE {
 
-// What an atom has before anything is shared out.
+// Halves of a charge: x at multiples of 1/2, flat within 1/8 of them.
+inline WithSlope staircase(double x) {
+  const double twice = 2.0 * std::fabs(x), whole = std::floor(twice);
+  const WithSlope step = smooth_step((twice - whole - 0.25) * 2.0);
+  return {std::copysign(0.5 * (whole + step.value), x), 2.0 * step.slope};
+}
+
+// What an atom has before anything is shared out. Weights: acceptor, donor, spin.
 struct AtomState {
-  double raw, guess, weight[2];           // acceptor, donor
-  double d_value[3], d_guess, d_open[2];  // by the values; guess by raw; weights by the openness
-  double level;                           // raw by the openness
+  double raw, guess, weight[3];
+  double level, d_level;      // of the value that the guess is made of
+  double d_guess;             // by raw
+  double d_log[3];            // of the weights by what is read off
+  double growth[3];           // of the weights by the openness
 };
 
 template <class T>
 AtomState atom_state(const LesffLocalState& a, int64_t i) {
-  const T* v = static_cast<const T*>(a.values) + 3 * i;
+  const T* v = static_cast<const T*>(a.values) + 4 * i;
+  const T* base = static_cast<const T*>(a.base) + 4 * i;
   const double open = static_cast<const T*>(a.openness)[i];
+  const double bonded = static_cast<const T*>(a.bonded)[i];
+  const double lacks = static_cast<const T*>(a.lacks)[i];
   AtomState s;
-  const WithSlope level = saturated(v[0], a.max_guess);
+  const WithSlope level = saturated(base[0] + bonded * v[0], a.max_guess);
   s.level = level.value;
+  s.d_level = level.slope;
   s.raw = open * level.value;
-  s.d_value[0] = open * level.slope;
-  const double scale = 1.0 / (a.guess_full - a.guess_from);
-  const WithSlope part = smooth_step((std::fabs(s.raw) - a.guess_from) * scale);
-  s.guess = s.raw * part.value;
-  s.d_guess = part.value + std::fabs(s.raw) * part.slope * scale;
-  for (int k = 0; k < 2; ++k) {
-    const WithSlope log = saturated(v[1 + k], a.max_log_weight);
-    s.d_open[k] = std::exp(log.value);
-    s.weight[k] = (open + a.faint) * s.d_open[k];
-    s.d_value[1 + k] = s.weight[k] * log.slope;
+  const WithSlope guess = staircase(s.raw);
+  s.guess = guess.value;
+  s.d_guess = guess.slope;
+  for (int k = 0; k < 3; ++k) {
+    const WithSlope log = saturated(base[1 + k] + v[1 + k], a.max_log_weight);
+    // cations take electrons first, anions give them first
+    const double pulled = k == 0 ? a.pull * s.guess : k == 1 ? -a.pull * s.guess : 0.0;
+    const double factor = std::exp(log.value + pulled);
+    s.growth[k] = k == 2 ? lacks * factor : factor;
+    s.weight[k] = ((k == 2 ? lacks * open : open) + a.faint) * factor;
+    s.d_log[k] = log.slope;
   }
   return s;
 }
@@ -55,37 +69,28 @@ void local_state(const LesffLocalState* p) {
       const AtomState x = atom_state<T>(a, i);
       double* sums = a.work + 8 * a.batch[i];
       sums[0] += x.guess;
-      sums[1] += x.weight[0];
-      sums[2] += x.weight[1];
+      for (int k = 0; k < 3; ++k) sums[1 + k] += x.weight[k];
     }
     for (int64_t s = 0; s < a.n_systems; ++s) {
       const double* sums = a.work + 8 * s;
-      const double excess = sums[0] - static_cast<const T*>(a.charge)[s];
-      const double unpaired = static_cast<const T*>(a.unpaired)[s];
-      double added[2], taken[2];
-      for (int k = 0; k < 2; ++k) {
-        const double m = 0.5 * (k == 0 ? excess + unpaired : excess - unpaired);
-        const double size = rounded_size(m, a.soft).value;
-        added[k] = 0.5 * (m + size) / sums[1];
-        taken[k] = 0.5 * (m - size) / sums[2];
-      }
-      potentials[4 * s] = T(-(added[0] + added[1]));
-      potentials[4 * s + 1] = T(-(taken[0] + taken[1]));
-      potentials[4 * s + 2] = T(added[0] - added[1]);
-      potentials[4 * s + 3] = T(taken[0] - taken[1]);
+      const double m = sums[0] - static_cast<const T*>(a.charge)[s];
+      const double size = rounded_size(m, a.soft).value;
+      potentials[3 * s] = T(-0.5 * (m + size) / sums[1]);
+      potentials[3 * s + 1] = T(-0.5 * (m - size) / sums[2]);
+      potentials[3 * s + 2] = T(static_cast<const T*>(a.unpaired)[s] / sums[3]);
     }
   }
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     const AtomState x = atom_state<T>(a, i);
-    const T* own = potentials + 4 * a.batch[i];
+    const T* own = potentials + 3 * a.batch[i];
     raw[i] = T(x.raw);
     guess[i] = T(x.guess);
     charges[i] = T(x.guess + x.weight[0] * own[0] + x.weight[1] * own[1]);
-    spins[i] = T(x.weight[0] * own[2] + x.weight[1] * own[3]);
+    spins[i] = T(x.weight[2] * own[2]);
   }
 }
 
-// Gradients of values and openness; potentials that are given have none.
+// Gradients of values, base, openness and bonds; potentials that are given have none.
 template <class T>
 void local_state_backward(const LesffLocalState* p) {
   const LesffLocalState& a = *p;
@@ -93,59 +98,58 @@ void local_state_backward(const LesffLocalState* p) {
   const T *graw = static_cast<const T*>(a.g_raw), *gguess = static_cast<const T*>(a.g_guess);
   const T* gpot = static_cast<const T*>(a.g_potentials);
   const T* potentials = static_cast<const T*>(a.potentials);
-  T *gv = static_cast<T*>(a.g_values), *go = static_cast<T*>(a.g_openness);
-  // per system: sums of guess and weights, gradients of the four potentials
+  const T *values = static_cast<const T*>(a.values), *bonded = static_cast<const T*>(a.bonded);
+  const T* openness = static_cast<const T*>(a.openness);
+  T *gv = static_cast<T*>(a.g_values), *gbase = static_cast<T*>(a.g_base);
+  T *go = static_cast<T*>(a.g_openness), *gb = static_cast<T*>(a.g_bonded);
+  // per system: sums of guess and weights, gradients of the potentials; then those of the sums
   for (int64_t s = 0; s < a.n_systems; ++s) {
     double* sums = a.work + 8 * s;
     for (int k = 0; k < 8; ++k) sums[k] = 0.0;
-    for (int k = 0; k < 4; ++k) sums[3 + k] = gpot[4 * s + k];
+    for (int k = 0; k < 3; ++k) sums[4 + k] = gpot[3 * s + k];
   }
   if (!a.given) {
     for (int64_t i = 0; i < a.n_atoms; ++i) {
       const AtomState x = atom_state<T>(a, i);
       double* sums = a.work + 8 * a.batch[i];
       sums[0] += x.guess;
-      for (int k = 0; k < 2; ++k) {
+      for (int k = 0; k < 3; ++k) {
         sums[1 + k] += x.weight[k];
-        sums[3 + k] += gq[i] * x.weight[k];
-        sums[5 + k] += gs[i] * x.weight[k];
+        sums[4 + k] += (k < 2 ? gq[i] : gs[i]) * x.weight[k];
       }
     }
     for (int64_t s = 0; s < a.n_systems; ++s) {
       double* sums = a.work + 8 * s;
-      const double excess = sums[0] - static_cast<const T*>(a.charge)[s];
+      const double m = sums[0] - static_cast<const T*>(a.charge)[s];
       const double unpaired = static_cast<const T*>(a.unpaired)[s];
-      double g_excess = 0.0, g_sum[2] = {0.0, 0.0};
-      for (int k = 0; k < 2; ++k) {
-        const double m = 0.5 * (k == 0 ? excess + unpaired : excess - unpaired);
-        const WithSlope size = rounded_size(m, a.soft);
-        // added and taken of this channel, a_q = -(alpha + beta), a_s = alpha - beta
-        const double g_added = -sums[3] + (k == 0 ? sums[5] : -sums[5]);
-        const double g_taken = -sums[4] + (k == 0 ? sums[6] : -sums[6]);
-        g_sum[0] -= g_added * 0.5 * (m + size.value) / (sums[1] * sums[1]);
-        g_sum[1] -= g_taken * 0.5 * (m - size.value) / (sums[2] * sums[2]);
-        g_excess += 0.25 * (g_added * (1.0 + size.slope) / sums[1] +
-                            g_taken * (1.0 - size.slope) / sums[2]);
-      }
-      sums[0] = g_excess;
-      sums[1] = g_sum[0];
-      sums[2] = g_sum[1];
+      const WithSlope size = rounded_size(m, a.soft);
+      const double g_added = -sums[4], g_taken = -sums[5];
+      sums[0] = 0.5 * (g_added * (1.0 + size.slope) / sums[1] +
+                       g_taken * (1.0 - size.slope) / sums[2]);
+      sums[1] = -g_added * 0.5 * (m + size.value) / (sums[1] * sums[1]);
+      sums[2] = -g_taken * 0.5 * (m - size.value) / (sums[2] * sums[2]);
+      sums[3] = -sums[6] * unpaired / (sums[3] * sums[3]);
     }
   }
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     const AtomState x = atom_state<T>(a, i);
     const double* sums = a.work + 8 * a.batch[i];
-    const T* own = potentials + 4 * a.batch[i];
+    const T* own = potentials + 3 * a.batch[i];
     const double shared = a.given ? 0.0 : 1.0;
-    const double g_raw = graw[i] + (gq[i] + gguess[i] + shared * sums[0]) * x.d_guess;
-    gv[3 * i] = T(g_raw * x.d_value[0]);
-    double g_open = g_raw * x.level;
-    for (int k = 0; k < 2; ++k) {
-      const double g = gq[i] * own[k] + gs[i] * own[2 + k] + shared * sums[1 + k];
-      gv[3 * i + 1 + k] = T(g * x.d_value[1 + k]);
-      g_open += g * x.d_open[k];
+    double g_guess = gq[i] + gguess[i] + shared * sums[0], g_open = 0.0;
+    for (int k = 0; k < 3; ++k) {
+      const double g = (k < 2 ? gq[i] : gs[i]) * own[k] + shared * sums[1 + k];
+      const double g_log = g * x.weight[k];
+      gv[4 * i + 1 + k] = gbase[4 * i + 1 + k] = T(g_log * x.d_log[k]);
+      g_open += g * x.growth[k];
+      if (k < 2) g_guess += (k == 0 ? a.pull : -a.pull) * g_log;
     }
-    go[i] = T(g_open);
+    const double g_raw = graw[i] + g_guess * x.d_guess;
+    const double g_value = g_raw * openness[i] * x.d_level;
+    gbase[4 * i] = T(g_value);
+    gv[4 * i] = T(g_value * bonded[i]);
+    gb[i] = T(g_value * values[4 * i]);
+    go[i] = T(g_open + g_raw * x.level);
   }
 }
 

@@ -7,15 +7,16 @@ import torch
 from ase.data import covalent_radii
 
 from lesff import kernels
+from lesff.kernels import StateInputs
 from lesff.nn.contacts import (
     VALENCES,
     ClosePairs,
     Contacts,
     InnerCutoff,
+    plain_bonds,
     plain_inner,
-    plain_openness,
 )
-from lesff.nn.local_state import CONSTANTS, plain_states
+from lesff.nn.local_state import CONSTANTS, plain_states, staircase
 
 compiled = pytest.mark.skipif(
     kernels.backend(torch.zeros(1)) is None, reason="no compiled kernels here"
@@ -32,6 +33,10 @@ def _pairs(seed: int = 0, n_atoms: int = 30, n_pairs: int = 60) -> ClosePairs:
     return ClosePairs(distance=distance, first=first, second=second, z=z)
 
 
+def _fields(found):
+    return found.wall, found.openness, found.bonded, found.lacks
+
+
 @compiled
 @pytest.mark.parametrize(("has_wall", "has_bonds"), [(True, True), (True, False), (False, True)])
 def test_compiled_contacts_are_those_of_pytorch(has_wall, has_bonds):
@@ -41,9 +46,11 @@ def test_compiled_contacts_are_those_of_pytorch(has_wall, has_bonds):
     found, slopes = [], []
     for is_fused in (True, False):
         r = pairs.distance.clone().requires_grad_()
-        out = contacts(replace(pairs, distance=r)) if is_fused else contacts.plain(r, pairs)
-        total = (out[0] * weight + out[1] * weight.flip(0)).sum()
-        found.append(torch.stack(out).detach())
+        out = (
+            _fields(contacts(replace(pairs, distance=r))) if is_fused else contacts.plain(r, pairs)
+        )
+        total = sum((y * weight.roll(k)).sum() for k, y in enumerate(out[:3]) if len(y))
+        found.append(torch.stack([y for y in out if len(y)]).detach())
         slopes.append(torch.autograd.grad(total, r)[0])
     assert found[0].abs().max() > 0.5
     # the same formulas in another order of operations
@@ -57,7 +64,7 @@ def test_contacts_have_second_derivatives():
     r = pairs.distance.clone().requires_grad_()
 
     def function(x):
-        return contacts(replace(pairs, distance=x))
+        return _fields(contacts(replace(pairs, distance=x)))[:3]
 
     assert torch.autograd.gradcheck(function, (r,))
     assert torch.autograd.gradgradcheck(function, (r,))
@@ -98,7 +105,7 @@ def test_walls_rise_monotonically_for_all_pairs_of_elements():
         pairs = ClosePairs(
             distance=share * reach, first=torch.arange(n), second=n + torch.arange(n), z=z
         )
-        energy = contacts(pairs)[0]
+        energy = contacts(pairs).wall
         energy = energy[:n] + energy[n:]
         assert previous is None or bool((energy > previous).all())
         previous = energy
@@ -132,55 +139,81 @@ def test_electrons_are_counted(name):
     expected = torch.zeros(len(z), dtype=torch.float64)
     expected[list(is_open)] = 1.0
     # full atoms are closed exactly, open ones open exactly: small stretches change nothing
-    assert torch.equal(contacts(pairs)[1], expected)
-    assert torch.equal(plain_openness(pairs.distance, pairs, contacts.elements), expected)
+    assert torch.equal(contacts(pairs).openness, expected)
+    assert torch.equal(plain_bonds(pairs.distance, pairs, contacts.elements)[0], expected)
     assert 11 not in VALENCES
 
 
-def _state_inputs(scale: float = 1.0):
+def _state_inputs(scale: float = 1.0, *, given: bool = False) -> StateInputs:
     g = torch.Generator().manual_seed(1)
+
+    def random(*shape):
+        return torch.rand(*shape, generator=g, dtype=torch.float64)
+
     n, batch = 12, torch.tensor([0] * 5 + [1] * 4 + [2] * 3)
-    values = scale * torch.randn(n, 3, generator=g, dtype=torch.float64)
-    openness = torch.rand(n, generator=g, dtype=torch.float64)
+    openness = random(n)
     openness[::4] = 0.0
-    totals = torch.tensor([1.0, -2.0, 0.0]).double(), torch.tensor([1.0, 0.0, 2.0]).double()
-    return values, openness, batch, totals
+    return StateInputs(
+        values=scale * (random(n, 4) - 0.5),
+        base=scale * (random(n, 4) - 0.5),
+        openness=openness,
+        bonded=random(n),
+        lacks=(random(n) > 0.3).double(),
+        batch=batch,
+        charge=torch.tensor([1.0, -2.0, 0.0], dtype=torch.float64),
+        unpaired=torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64),
+        potentials=random(3, 3) if given else None,
+    )
+
+
+INPUTS = ("values", "base", "openness", "bonded")
 
 
 @compiled
 @pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_compiled_states_are_those_of_pytorch(given, scale):
-    values, openness, batch, totals = _state_inputs(scale)
-    potentials = torch.linspace(-1.0, 1.0, 12).double().view(3, 4) if given else None
-    fused = kernels.backend(values)
-    plain = plain_states(values, openness, batch, totals, potentials)
-    found = fused.local_state(values, openness, batch, totals, potentials, CONSTANTS)
-    for got, expected in zip(found, plain, strict=True):
+    x = _state_inputs(scale, given=given)
+    fused = kernels.backend(x.values)
+    found = fused.local_state(x, CONSTANTS)
+    for got, expected in zip(found, plain_states(x), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
-    v, o = values.clone().requires_grad_(), openness.clone().requires_grad_()
-    results = plain_states(v, o, batch, totals, potentials)
+    leaves = [getattr(x, name).clone().requires_grad_() for name in INPUTS]
+    results = plain_states(replace(x, **dict(zip(INPUTS, leaves, strict=True))))
     g = torch.Generator().manual_seed(2)
-    grads = [torch.randn(x.shape, generator=g, dtype=torch.float64) for x in results]
+    grads = [torch.randn(y.shape, generator=g, dtype=torch.float64) for y in results]
     n_used = 4 if given else 5
-    expected = torch.autograd.grad(results[:n_used], (v, o), grads[:n_used])
-    got = fused.local_state_backward(
-        grads, values, openness, batch, totals, found[-1], CONSTANTS, given=given
-    )
+    expected = torch.autograd.grad(results[:n_used], leaves, grads[:n_used])
+    got = fused.local_state_backward(grads, x, found[-1], CONSTANTS)
     for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def _sums(x: StateInputs, values: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(3, dtype=torch.float64).index_add(0, x.batch, values)
 
 
 def test_states_sum_to_the_totals_and_neutral_closed_shells_have_none():
-    values, openness, batch, totals = _state_inputs()
-    charges, spins, *_ = plain_states(values, openness, batch, totals, None)
-    sums = [torch.zeros(3).double().index_add(0, batch, x) for x in (charges, spins)]
-    torch.testing.assert_close(sums[0], totals[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(sums[1], totals[1], rtol=0, atol=1e-12)
+    x = _state_inputs()
+    charges, spins, *_ = plain_states(x)
+    torch.testing.assert_close(_sums(x, charges), x.charge, rtol=0, atol=1e-12)
+    torch.testing.assert_close(_sums(x, spins), x.unpaired, rtol=0, atol=1e-12)
     # full atoms, and open ones of which nothing or little is read off
-    zeros = torch.zeros(3).double()
-    small = 0.19 * torch.tanh(values)
-    for v, o in ((values, torch.zeros_like(openness)), (small, openness)):
-        charges, spins, *_ = plain_states(v, o, batch, (zeros, zeros), None)
+    zeros = torch.zeros(3, dtype=torch.float64)
+    neutral = replace(x, charge=zeros, unpaired=zeros)
+    for y in (
+        replace(neutral, openness=torch.zeros_like(x.openness)),
+        replace(neutral, values=0.1 * x.values, base=0.1 * x.base),
+    ):
+        charges, spins, *_ = plain_states(y)
         assert not charges.any()
         assert not spins.any()
+
+
+def test_staircase_is_flat_about_half_charges():
+    x = torch.tensor([0.1, -0.12, 0.45, 0.6, -0.9, 1.12, 1.5], dtype=torch.float64)
+    expected = torch.tensor([0.0, 0.0, 0.5, 0.5, -1.0, 1.0, 1.5], dtype=torch.float64)
+    assert torch.equal(staircase(x), expected)
+    r = (1.5 * torch.randn(20, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(staircase, (r,))
+    assert torch.autograd.gradgradcheck(staircase, (r,))

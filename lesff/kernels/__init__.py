@@ -19,6 +19,7 @@ from lesff.kernels.arguments import (
     RadialTable,
     RadialWeights,
     StateConstants,
+    StateInputs,
 )
 from lesff.kernels.cpu import CPU
 from lesff.kernels.library import (
@@ -42,6 +43,7 @@ __all__ = [
     "RadialTable",
     "RadialWeights",
     "StateConstants",
+    "StateInputs",
     "backend",
     "is_active",
     "kernel_status",
@@ -213,15 +215,7 @@ class Backend(Protocol):
         """
         ...
 
-    def local_state(
-        self,
-        values: Tensor,
-        openness: Tensor,
-        batch: Tensor,
-        totals: tuple[Tensor, Tensor],
-        potentials: Tensor | None,
-        constants: StateConstants,
-    ) -> tuple[Tensor, ...]:
+    def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """Results and arguments of :func:`lesff.nn.local_state.plain_states`.
 
         Raises:
@@ -230,28 +224,15 @@ class Backend(Protocol):
         ...
 
     def local_state_backward(
-        self,
-        grads: Sequence[Tensor],
-        values: Tensor,
-        openness: Tensor,
-        batch: Tensor,
-        totals: tuple[Tensor, Tensor],
-        potentials: Tensor,
-        constants: StateConstants,
-        *,
-        given: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of values and openness.
+        self, grads: Sequence[Tensor], x: StateInputs, found: Tensor, constants: StateConstants
+    ) -> tuple[Tensor, ...]:
+        """Gradients of values, base, openness and ``bonded``.
 
         Args:
             grads: Gradients of the five results.
-            values: As for :meth:`local_state`, like the next three.
-            openness: See there.
-            batch: See there.
-            totals: See there.
-            potentials: (n_systems, 4) that :meth:`local_state` found or was given.
-            constants: See there.
-            given: Whether they were given: they have no gradient then.
+            x: As for :meth:`local_state`; potentials that are given have no gradient.
+            found: (n_systems, 3) potentials that :meth:`local_state` returned.
+            constants: As for :meth:`local_state`.
 
         Raises:
             KernelError: where :attr:`has_contacts` is false.

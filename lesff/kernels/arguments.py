@@ -157,9 +157,12 @@ class ContactValues:
         d_inner: (n_pairs,) their derivative.
         wall: (n_atoms,) repulsion of the nuclei in eV.
         d_wall: (n_pairs,) derivative of a pair's energy in eV/A.
-        openness: (n_atoms,).
+        openness: (n_atoms,) 0 for full atoms, 1 for open ones.
+        bonded: (n_atoms,) 0 without bonds, 1 from one bond on.
+        lacks: (n_atoms,) 1, or 0 for more bonds than the valence.
         d_bond: (n_pairs,) derivative of a pair's bond in 1/A.
         d_open: (n_atoms,) derivative of the openness by the number of bonds.
+        d_bonded: (n_atoms,) derivative of ``bonded`` by it.
     """
 
     inner: Tensor
@@ -167,8 +170,11 @@ class ContactValues:
     wall: Tensor
     d_wall: Tensor
     openness: Tensor
+    bonded: Tensor
+    lacks: Tensor
     d_bond: Tensor
     d_open: Tensor
+    d_bonded: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +182,34 @@ class StateConstants:
     """Constants of :mod:`lesff.nn.local_state`."""
 
     max_guess: float
-    guess_from: float
-    guess_full: float
     max_log_weight: float
     faint: float
     soft: float
+    pull: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StateInputs:
+    """What :func:`lesff.nn.local_state.plain_states` takes.
+
+    Attributes:
+        values: (n_atoms, 4) of the features: guess, logarithms of the weights A, D and W.
+        base: (n_atoms, 4) the same of the element.
+        openness: (n_atoms,).
+        bonded: (n_atoms,).
+        lacks: (n_atoms,).
+        batch: (n_atoms,) system of each atom.
+        charge: (n_systems,) total charge in e.
+        unpaired: (n_systems,) 2S.
+        potentials: (n_systems, 3) that are given; those that the totals ask for if None.
+    """
+
+    values: Tensor
+    base: Tensor
+    openness: Tensor
+    bonded: Tensor
+    lacks: Tensor
+    batch: Tensor
+    charge: Tensor
+    unpaired: Tensor
+    potentials: Tensor | None

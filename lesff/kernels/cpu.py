@@ -22,6 +22,7 @@ from lesff.kernels.arguments import (
     ConvolutionPaths,
     RadialWeights,
     StateConstants,
+    StateInputs,
 )
 from lesff.kernels.library import call
 
@@ -89,7 +90,8 @@ class _Contacts(ctypes.Structure):
         *[(n, c_double) for n in ("inner_start", "inner_width", "bond_full", "bond_none")],
         *[(n, c_double) for n in ("open_from", "open_full")],
         *[(n, c_void_p) for n in ("inner", "d_inner", "wall", "d_wall")],
-        *[(n, c_void_p) for n in ("openness", "d_bond", "d_open", "count")],
+        *[(n, c_void_p) for n in ("openness", "bonded", "lacks", "d_bond", "d_open")],
+        *[(n, c_void_p) for n in ("d_bonded", "count")],
     ]
 
 
@@ -98,12 +100,12 @@ class _LocalState(ctypes.Structure):
         ("n_atoms", c_int64),
         ("n_systems", c_int64),
         ("given", c_int32),
-        *[(n, c_void_p) for n in ("values", "openness", "batch", "charge", "unpaired")],
-        *[(n, c_double) for n in ("max_guess", "guess_from", "guess_full", "max_log_weight")],
-        *[(n, c_double) for n in ("faint", "soft")],
+        *[(n, c_void_p) for n in ("values", "base", "openness", "bonded", "lacks")],
+        *[(n, c_void_p) for n in ("batch", "charge", "unpaired")],
+        *[(n, c_double) for n in ("max_guess", "max_log_weight", "faint", "soft", "pull")],
         *[(n, c_void_p) for n in ("charges", "spins", "raw", "guess", "potentials")],
         *[(n, c_void_p) for n in ("g_charges", "g_spins", "g_raw", "g_guess", "g_potentials")],
-        *[(n, c_void_p) for n in ("g_values", "g_openness", "work")],
+        *[(n, c_void_p) for n in ("g_values", "g_base", "g_openness", "g_bonded", "work")],
     ]
 
 
@@ -304,12 +306,12 @@ class CPUBackend:
         distance, first, second, z = (x.contiguous() for x in (distance, first, second, z))
         n_pairs, n_atoms = len(distance), len(z)
         # arrays of what is asked for; no address for the rest
-        sizes = {"inner": n_pairs * inner, "d_inner": n_pairs * inner}
-        sizes |= {"d_wall": n_pairs * wall, "d_bond": n_pairs * bonds, "d_open": n_atoms * bonds}
-        out = {name: distance.new_empty(size) for name, size in sizes.items()}
-        out["wall"] = distance.new_empty(n_atoms) if wall else distance.new_zeros(n_atoms)
-        out["openness"] = distance.new_empty(n_atoms) if bonds else distance.new_zeros(n_atoms)
-        asked = {"inner": inner, "wall": wall, "openness": bonds}
+        pair = {"inner": inner, "d_inner": inner, "d_wall": wall, "d_bond": bonds}
+        atom = {"wall": wall, "openness": bonds, "bonded": bonds, "lacks": bonds}
+        atom |= {"d_open": bonds, "d_bonded": bonds}
+        out = {name: distance.new_empty(n_pairs * is_on) for name, is_on in pair.items()}
+        out |= {name: distance.new_empty(n_atoms * is_on) for name, is_on in atom.items()}
+        asked = pair | atom
         count = torch.empty(n_atoms * bonds, dtype=torch.float64)
         arguments = _Contacts(
             n_pairs=n_pairs,
@@ -329,64 +331,42 @@ class CPUBackend:
             open_from=tables.open_from,
             open_full=tables.open_full,
             count=count.data_ptr(),
-            **{n: x.data_ptr() for n, x in out.items() if asked.get(n, True) and len(x)},
+            **{n: x.data_ptr() for n, x in out.items() if asked[n]},
         )
         call("contacts", distance.dtype, arguments)
         return ContactValues(**out)
 
-    def local_state(
-        self,
-        values: Tensor,
-        openness: Tensor,
-        batch: Tensor,
-        totals: tuple[Tensor, Tensor],
-        potentials: Tensor | None,
-        constants: StateConstants,
-    ) -> tuple[Tensor, ...]:
+    def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`."""
-        values, openness, batch = values.contiguous(), openness.contiguous(), batch.contiguous()
-        totals = totals[0].contiguous(), totals[1].contiguous()
-        is_given = potentials is not None
-        if potentials is None:
-            potentials = values.new_empty(len(totals[0]), 4)
-        potentials = potentials.contiguous()
-        charges, spins, guess, raw = (torch.empty_like(openness) for _ in range(4))
-        arguments = _state(values, openness, batch, totals, potentials, constants)
-        work = torch.empty(len(totals[0]), 8, dtype=torch.float64)
-        arguments.given, arguments.work = int(is_given), work.data_ptr()
+        x = _contiguous(x)
+        n_systems, dtype = len(x.charge), x.values.dtype
+        given = x.potentials
+        potentials = x.values.new_empty(n_systems, 3) if given is None else given.clone()
+        charges, spins, guess, raw = (torch.empty_like(x.openness) for _ in range(4))
+        work = torch.empty(n_systems, 8, dtype=torch.float64)
+        arguments = _state(x, potentials, work, constants)
         arguments.charges, arguments.spins = charges.data_ptr(), spins.data_ptr()
         arguments.guess, arguments.raw = guess.data_ptr(), raw.data_ptr()
-        call("local_state", values.dtype, arguments)
-        return charges, spins, guess, raw, potentials.clone() if is_given else potentials
+        call("local_state", dtype, arguments)
+        return charges, spins, guess, raw, potentials
 
     def local_state_backward(
-        self,
-        grads: Sequence[Tensor],
-        values: Tensor,
-        openness: Tensor,
-        batch: Tensor,
-        totals: tuple[Tensor, Tensor],
-        potentials: Tensor,
-        constants: StateConstants,
-        *,
-        given: bool,
-    ) -> tuple[Tensor, Tensor]:
+        self, grads: Sequence[Tensor], x: StateInputs, found: Tensor, constants: StateConstants
+    ) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`."""
-        values, openness, batch = values.contiguous(), openness.contiguous(), batch.contiguous()
-        totals = totals[0].contiguous(), totals[1].contiguous()
-        potentials = potentials.contiguous()
-        given_grads = [g.contiguous() for g in grads]
-        grad_values, grad_openness = torch.empty_like(values), torch.empty_like(openness)
-        arguments = _state(values, openness, batch, totals, potentials, constants)
-        work = torch.empty(len(totals[0]), 8, dtype=torch.float64)
-        arguments.given, arguments.work = int(given), work.data_ptr()
+        x, found = _contiguous(x), found.contiguous()
+        given = [g.contiguous() for g in grads]
+        work = torch.empty(len(x.charge), 8, dtype=torch.float64)
+        arguments = _state(x, found, work, constants)
         names = ("g_charges", "g_spins", "g_guess", "g_raw", "g_potentials")
-        for name, grad in zip(names, given_grads, strict=True):
+        for name, grad in zip(names, given, strict=True):
             setattr(arguments, name, grad.data_ptr())
-        arguments.g_values = grad_values.data_ptr()
-        arguments.g_openness = grad_openness.data_ptr()
-        call("local_state_backward", values.dtype, arguments)
-        return grad_values, grad_openness
+        out = [torch.empty_like(y) for y in (x.values, x.base, x.openness, x.bonded)]
+        names = ("g_values", "g_base", "g_openness", "g_bonded")
+        for name, grad in zip(names, out, strict=True):
+            setattr(arguments, name, grad.data_ptr())
+        call("local_state_backward", x.values.dtype, arguments)
+        return tuple(out)
 
 
 CPU = CPUBackend()
@@ -459,27 +439,31 @@ def _contraction(
     )
 
 
+def _contiguous(x: StateInputs) -> StateInputs:
+    given = {name: getattr(x, name) for name in x.__dataclass_fields__}
+    return StateInputs(**{n: None if t is None else t.contiguous() for n, t in given.items()})
+
+
 def _state(
-    values: Tensor,
-    openness: Tensor,
-    batch: Tensor,
-    totals: tuple[Tensor, Tensor],
-    potentials: Tensor,
-    constants: StateConstants,
+    x: StateInputs, potentials: Tensor, work: Tensor, constants: StateConstants
 ) -> _LocalState:
     return _LocalState(
-        n_atoms=len(values),
-        n_systems=len(totals[0]),
-        values=values.data_ptr(),
-        openness=openness.data_ptr(),
-        batch=batch.data_ptr(),
-        charge=totals[0].data_ptr(),
-        unpaired=totals[1].data_ptr(),
+        n_atoms=len(x.values),
+        n_systems=len(x.charge),
+        given=int(x.potentials is not None),
+        values=x.values.data_ptr(),
+        base=x.base.data_ptr(),
+        openness=x.openness.data_ptr(),
+        bonded=x.bonded.data_ptr(),
+        lacks=x.lacks.data_ptr(),
+        batch=x.batch.data_ptr(),
+        charge=x.charge.data_ptr(),
+        unpaired=x.unpaired.data_ptr(),
         potentials=potentials.data_ptr(),
+        work=work.data_ptr(),
         max_guess=constants.max_guess,
-        guess_from=constants.guess_from,
-        guess_full=constants.guess_full,
         max_log_weight=constants.max_log_weight,
         faint=constants.faint,
         soft=constants.soft,
+        pull=constants.pull,
     )

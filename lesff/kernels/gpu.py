@@ -241,7 +241,7 @@ class GPUBackend:
         """See :class:`lesff.kernels.Backend`; there is none."""
         raise KernelError("there is no local state in Triton: use plain PyTorch on a GPU")
 
-    def local_state_backward(self, *arguments: Any, given: bool) -> tuple[Tensor, Tensor]:
+    def local_state_backward(self, *arguments: Any) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`; there is none."""
         raise KernelError("there is no local state in Triton: use plain PyTorch on a GPU")
 

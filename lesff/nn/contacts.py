@@ -1,7 +1,7 @@
 """Close pairs: distances that level off, repulsion of the nuclei, and how open bonds leave an atom.
 
 One pass over the pairs in the compiled library where there is one; :func:`plain_inner`,
-:func:`plain_wall` and :func:`plain_openness` are the same in plain PyTorch, and give second
+:func:`plain_wall` and :func:`plain_bonds` are the same in plain PyTorch, and give second
 derivatives.
 """
 
@@ -60,6 +60,23 @@ class ClosePairs:
     first: Tensor
     second: Tensor
     z: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtomContacts:
+    """What close pairs say of every atom; (n_atoms,) each, empty where not asked for.
+
+    Attributes:
+        wall: Repulsion of the nuclei in eV.
+        openness: 0 for atoms whose bonds are full, 1 for open ones.
+        bonded: 0 for atoms without covalent bonds, 1 from one bond on.
+        lacks: 1, or 0 for atoms with more bonds than their valence; without gradient.
+    """
+
+    wall: Tensor
+    openness: Tensor
+    bonded: Tensor
+    lacks: Tensor
 
 
 class Elements(nn.Module):
@@ -132,19 +149,23 @@ class Contacts(nn.Module):
         self.elements = Elements()
         self.repulsion = ScreenedRepulsion()
 
-    def forward(self, pairs: ClosePairs) -> tuple[Tensor, Tensor]:
-        """Energies in eV and openness, (n_atoms,) each; zeros for what is not asked for."""
+    def forward(self, pairs: ClosePairs) -> AtomContacts:
+        """See :class:`AtomContacts`."""
         fused = kernels.backend(pairs.distance)
         if fused is None or not fused.has_contacts:
-            return self.plain(pairs.distance, pairs)
-        return _FusedContacts.apply(pairs.distance, pairs, self, fused)  # pyright: ignore[reportReturnType]
+            found = self.plain(pairs.distance, pairs)
+        else:
+            found = _FusedContacts.apply(pairs.distance, pairs, self, fused)
+        wall, openness, bonded, lacks = found  # pyright: ignore[reportGeneralTypeIssues]
+        return AtomContacts(wall=wall, openness=openness, bonded=bonded, lacks=lacks)
 
-    def plain(self, distance: Tensor, pairs: ClosePairs) -> tuple[Tensor, Tensor]:
-        """The same in plain PyTorch, differentiable twice."""
-        zeros = distance.new_zeros(len(pairs.z))
-        wall = plain_wall(distance, pairs, self.repulsion) if self.has_wall else zeros
-        openness = plain_openness(distance, pairs, self.elements) if self.has_bonds else zeros
-        return wall, openness
+    def plain(self, distance: Tensor, pairs: ClosePairs) -> tuple[Tensor, ...]:
+        """Fields of :class:`AtomContacts` in plain PyTorch, differentiable twice."""
+        nothing = distance.new_empty(0)
+        wall = plain_wall(distance, pairs, self.repulsion) if self.has_wall else nothing
+        if not self.has_bonds:
+            return wall, nothing, nothing, nothing
+        return wall, *plain_bonds(distance, pairs, self.elements)
 
 
 def plain_inner(distance: Tensor, pairs: ClosePairs, elements: Elements, start: float) -> Tensor:
@@ -162,21 +183,26 @@ def plain_wall(distance: Tensor, pairs: ClosePairs, repulsion: ScreenedRepulsion
     return energy + segment_sum(half, pairs.second, len(z))
 
 
-def plain_openness(distance: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
-    """0 for atoms whose bonds are full, 1 for open ones, (n_atoms,)."""
-    dtype, z, valence = distance.dtype, pairs.z, elements.valence
-    z1, z2 = z[pairs.first], z[pairs.second]
+def plain_bonds(
+    distance: Tensor, pairs: ClosePairs, elements: Elements
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``openness``, ``bonded`` and ``lacks`` of :class:`AtomContacts`."""
+    dtype, z = distance.dtype, pairs.z
+    valence = elements.valence[z].to(dtype)
+    first, second = pairs.first, pairs.second
     # b[p] from one to zero; contacts with metals and noble gases are no covalent bonds
-    x = distance / (elements.radius[z1] + elements.radius[z2]).to(dtype)
-    bond = smooth_step((BOND_NONE - x) / (BOND_NONE - BOND_FULL))
-    bond = bond * ((valence[z1] > 0) & (valence[z2] > 0))
+    reach = elements.radius[z[first]] + elements.radius[z[second]]
+    bond = smooth_step((BOND_NONE - distance / reach.to(dtype)) / (BOND_NONE - BOND_FULL))
+    bond = bond * ((valence[first] > 0) & (valence[second] > 0))
     # k[i] = sum of the pairs at i
-    count = segment_sum(bond, pairs.first, len(z)) + segment_sum(bond, pairs.second, len(z))
+    count = segment_sum(bond, first, len(z)) + segment_sum(bond, second, len(z))
     # bonds missing; for some elements bonds in excess open, too
-    missing = valence[z].to(dtype) - count
-    missing = torch.where(elements.onium[z] > 0, missing.abs(), missing)
+    lacking = valence - count
+    missing = torch.where(elements.onium[z] > 0, lacking.abs(), lacking)
     is_open = smooth_step((missing - OPEN_FROM) / (OPEN_FULL - OPEN_FROM))
-    return torch.where(valence[z] > 0, is_open, torch.ones_like(is_open))
+    openness = torch.where(valence > 0, is_open, 1.0)
+    lacks = torch.where((valence > 0) & (lacking < 0), 0.0, torch.ones_like(count))
+    return openness, smooth_step(count), lacks.detach()
 
 
 class _FusedInner(torch.autograd.Function):
@@ -216,7 +242,7 @@ class _FusedContacts(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, distance: Tensor, pairs: ClosePairs, module: Contacts, fused: kernels.Backend
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         found = fused.contacts(
             distance,
             pairs.first,
@@ -226,27 +252,31 @@ class _FusedContacts(torch.autograd.Function):
             wall=module.has_wall,
             bonds=module.has_bonds,
         )
-        ctx.save_for_backward(distance, found.d_wall, found.d_bond, found.d_open)
+        ctx.save_for_backward(distance, found.d_wall, found.d_bond, found.d_open, found.d_bonded)
         ctx.rest = pairs, module
-        return found.wall, found.openness
+        ctx.mark_non_differentiable(found.lacks)
+        return found.wall, found.openness, found.bonded, found.lacks
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        distance, d_wall, d_bond, d_open = ctx.saved_tensors
+        distance, d_wall, d_bond, d_open, d_bonded = ctx.saved_tensors
         pairs, module = ctx.rest
+        first, second = pairs.first, pairs.second
         if torch.is_grad_enabled():
+            # what is not asked for is empty, and no function of the distances
+            n_used = slice(0 if module.has_wall else 1, 3 if module.has_bonds else 1)
             (out,) = recorded_gradients(
-                lambda r: module.plain(r, pairs), (distance,), (True,), grads
+                lambda r: module.plain(r, pairs)[n_used], (distance,), (True,), grads[n_used]
             )
             return out, None, None, None
         out = torch.zeros_like(distance)
         # of a pair: slopes of what its atoms get
         if module.has_wall:
             half = 0.5 * grads[0]
-            both = half.index_select(0, pairs.first) + half.index_select(0, pairs.second)
+            both = half.index_select(0, first) + half.index_select(0, second)
             out = torch.addcmul(out, both, d_wall)
         if module.has_bonds:
-            atom = grads[1] * d_open
-            both = atom.index_select(0, pairs.first) + atom.index_select(0, pairs.second)
+            atom = grads[1] * d_open + grads[2] * d_bonded
+            both = atom.index_select(0, first) + atom.index_select(0, second)
             out = torch.addcmul(out, both, d_bond)
         return out, None, None, None

@@ -6,17 +6,27 @@ AIMNet-NSE, arXiv 2009.13265, share out charges and spins; MACE-POLAR-1, arXiv 2
 layers):
 
 .. math::
-    q_i = g_i - \sum_\sigma n_i^\sigma, \qquad s_i = n_i^\alpha - n_i^\beta, \qquad
-    n_i^\sigma = \frac{A_i}{\sum_j A_j} m_\sigma^+ + \frac{D_i}{\sum_j D_j} m_\sigma^-
+    q_i = g_i - \frac{A_i}{\sum_j A_j} m^+ - \frac{D_i}{\sum_j D_j} m^-, \qquad
+    s_i = \frac{W_i}{\sum_j W_j} 2S, \qquad m = \sum_j g_j - Q
 
-with the electrons that a system lacks or has in excess of the guess in each spin channel,
-``m = (-(Q - sum g) +- 2S) / 2``. Electrons are added by the acceptor weights A and taken away by
-the donor weights D; ``m = m+ + m-`` with the smooth ``m+- = (m +- m^2 / sqrt(m^2 + c^2)) / 2``.
+with the electrons ``m`` that a system has beyond the guess. They are added by the acceptor weights
+A and taken away by the donor weights D, ``m = m+ + m-`` with the smooth
+``m+- = (m +- m^2 / sqrt(m^2 + c^2)) / 2``; spins have weights W. The populations of the two spin
+channels are ``n_alpha, n_beta = (-q_i +- s_i) / 2``.
 
 Electrons are counted first. The openness ``o_i`` of an atom is zero where its bonds are full, which
-a smooth count of covalent bonds says: ``g_i`` has the factor o_i, and weights are ``(o_i + 0.001)
-exp(a_i)``. ``g_i`` is zero for small values of what is read off, so that a neutral closed-shell
-system without ions has ``q = s = 0`` exactly, and so has every such molecule beside an ion.
+a smooth count of covalent bonds says (:mod:`lesff.nn.contacts`):
+
+.. math::
+    g_i = R(o_i\, x_i), \quad A_i = (o_i + \epsilon)\, e^{a_i + \kappa g_i}, \quad
+    D_i = (o_i + \epsilon)\, e^{d_i - \kappa g_i}, \quad W_i = (o_i' + \epsilon)\, e^{w_i}
+
+with ``epsilon = 0.001``, ``kappa = 6``, ``o'_i`` zero for atoms with more bonds than their valence
+(ammonium), and x, a, d, w read off the features of the first layer and the element, x of an atom
+without bonds off the element alone. ``R`` is a smooth staircase of half charges, flat within 1/8 e
+of each: a neutral closed-shell system without ions has ``q = s = 0`` exactly, so has every such
+molecule beside an ion, and ions keep their charge beside others. kappa lets an anion be the first
+to lose an electron, a cation the first to gain one: radicals whose bonds look like those of an ion.
 
 What a global label alone can settle remains shared: between equal fragments alike, and two radicals
 far apart in a singlet are taken for closed shells.
@@ -24,7 +34,7 @@ far apart in a singlet are taken for closed shells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -32,32 +42,35 @@ from torch import Tensor, nn
 
 from lesff import kernels
 from lesff.atoms.segments import segment_sum
-from lesff.kernels import StateConstants
+from lesff.kernels import StateConstants, StateInputs
 from lesff.nn.activations import normalised_silu
+from lesff.nn.contacts import AtomContacts
 from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.saturation import saturated, smooth_step
 
-GUESS_FROM, GUESS_FULL = 0.2, 0.5
-"""Size in e of what is read off up to which the guess is zero, and from which it is all of it."""
+CONSTANTS = StateConstants(max_guess=3.0, max_log_weight=8.0, faint=1e-3, soft=0.1, pull=6.0)
+"""Largest guess in e, largest size of a, d and w, epsilon, c in e, kappa in 1/e."""
 
-_FAINT = 1e-3
-"""Openness of full atoms when no other takes the charge."""
-_MAX_GUESS = 3.0
-"""e."""
-_MAX_LOG_WEIGHT = 8.0
-_SOFT = 0.1
-"""c in e, where the electrons of a channel change from added to taken away."""
 _HIDDEN = 16
+_N_VALUES = 4
+"""x, a, d, w."""
 
-CONSTANTS = StateConstants(
-    max_guess=_MAX_GUESS,
-    guess_from=GUESS_FROM,
-    guess_full=GUESS_FULL,
-    max_log_weight=_MAX_LOG_WEIGHT,
-    faint=_FAINT,
-    soft=_SOFT,
-)
-"""For the compiled library."""
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What a batch's charges and spins add up to.
+
+    Attributes:
+        batch: (n_atoms,) system of each atom.
+        charge: (n_systems,) total charge in e.
+        unpaired: (n_systems,) 2S.
+        potentials: (n_systems, 3) that are given instead; None: those that the totals ask for.
+    """
+
+    batch: Tensor
+    charge: Tensor
+    unpaired: Tensor
+    potentials: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +81,8 @@ class LocalStates:
         charges: (n_atoms,) in e, which sum to the total charge.
         spins: (n_atoms,) unpaired electrons, which sum to 2S.
         guess: (n_atoms,) what the environment alone says, in e.
-        raw: (n_atoms,) the same before small values are set to zero; training needs its slope.
-        potentials: (n_systems, 4) by which the weights share out what is missing: with A and D of
-            charge, then of spin.
+        raw: (n_atoms,) the same before the staircase; training needs its slope.
+        potentials: (n_systems, 3) factors of A, D and W.
     """
 
     charges: Tensor
@@ -88,44 +100,46 @@ class LocalState(nn.Module):
         channels: Channels of the node features.
     """
 
-    N_POTENTIALS: ClassVar[int] = 4
+    N_POTENTIALS: ClassVar[int] = 3
 
     def __init__(self, *, n_elements: int, channels: int) -> None:
         super().__init__()
-        # one hidden layer gives guess, acceptor and donor values [n, 3]; zero at the start
+        # one hidden layer gives x, a, d, w [n, 4]; zero at the start
         self.hidden = nn.Parameter(torch.randn(channels, _HIDDEN))
-        self.out = nn.Parameter(torch.zeros(_HIDDEN, 3))
-        self.element = nn.Parameter(torch.zeros(n_elements, 3))
+        self.out = nn.Parameter(torch.zeros(_HIDDEN, _N_VALUES))
+        self.element = nn.Parameter(torch.zeros(n_elements, _N_VALUES))
         # increments of the features by q, q^2 and s: of the element, and of the features
         self.table = nn.Parameter(torch.zeros(n_elements, 3, channels))
         self.mix = nn.Parameter(torch.zeros(3, channels, channels))
 
     def forward(
-        self,
-        features: Tensor,
-        element: Tensor,
-        openness: Tensor,
-        batch: Tensor,
-        totals: tuple[Tensor, Tensor],
-        potentials: Tensor | None = None,
+        self, features: Tensor, element: Tensor, contacts: AtomContacts, totals: Totals
     ) -> LocalStates:
         """Charges and spins.
 
         Args:
             features: (n_atoms, channels) invariants of the first layer.
             element: (n_atoms,) rows of element tables.
-            openness: (n_atoms,) of every atom.
-            batch: (n_atoms,) system of each atom.
-            totals: (n_systems,) total charge in e, and 2S.
-            potentials: (n_systems, 4) that are given; those that the totals ask for if None.
+            contacts: Openness and bonds of every atom.
+            totals: What they add up to.
         """
         hidden = normalised_silu(features @ (self.hidden * self.hidden.shape[0] ** -0.5))
-        values = hidden @ (self.out * _HIDDEN**-0.5) + self.element.index_select(0, element)
-        fused = kernels.backend(values)
+        x = StateInputs(
+            values=hidden @ (self.out * _HIDDEN**-0.5),
+            base=self.element.index_select(0, element),
+            openness=contacts.openness,
+            bonded=contacts.bonded,
+            lacks=contacts.lacks,
+            batch=totals.batch,
+            charge=totals.charge,
+            unpaired=totals.unpaired,
+            potentials=totals.potentials,
+        )
+        fused = kernels.backend(features)
         if fused is None or not fused.has_contacts:
-            found = plain_states(values, openness, batch, totals, potentials)
+            found = plain_states(x)
         else:
-            found = _FusedStates.apply(values, openness, batch, totals, potentials, fused)
+            found = _FusedStates.apply(x.values, x.base, x.openness, x.bonded, x, fused)
         charges, spins, guess, raw, potentials = found  # pyright: ignore[reportGeneralTypeIssues]
         return LocalStates(
             charges=charges, spins=spins, guess=guess, raw=raw, potentials=potentials
@@ -142,35 +156,43 @@ class LocalState(nn.Module):
         return out + inner @ (self.mix.view(3 * channels, channels) * channels**-0.5)
 
 
-def plain_states(
-    values: Tensor,
-    openness: Tensor,
-    batch: Tensor,
-    totals: tuple[Tensor, Tensor],
-    potentials: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """Charges, spins, guess, raw guess and potentials of :class:`LocalStates`, plain PyTorch.
+def staircase(x: Tensor) -> Tensor:
+    """Half charges: ``x`` at multiples of 1/2, flat within 1/8 of them, two derivatives."""
+    twice = 2.0 * x.abs()
+    whole = twice.detach().floor()
+    return torch.sign(x) * 0.5 * (whole + smooth_step((twice - whole - 0.25) * 2.0))
 
-    Args:
-        values: (n_atoms, 3) read off the features: guess, logarithms of A and D.
-        openness: As for :meth:`LocalState.forward`, like the next three.
-        batch: See there.
-        totals: See there.
-        potentials: See there.
-    """
+
+def plain_states(x: StateInputs) -> tuple[Tensor, ...]:
+    """Charges, spins, guess, raw guess and potentials of :class:`LocalStates`, plain PyTorch."""
+    c = CONSTANTS
     # g[i]: none for full atoms, and none for small values
-    raw = openness * saturated(values[:, 0], _MAX_GUESS)
-    guess = raw * smooth_step((raw.abs() - GUESS_FROM) / (GUESS_FULL - GUESS_FROM))
-    # w[i, (A, D)]
-    log_weights = saturated(values[:, 1:], _MAX_LOG_WEIGHT)
-    weights = (openness[:, None] + _FAINT) * torch.exp(log_weights)
+    values = x.base[:, 0] + x.bonded * x.values[:, 0]
+    raw = x.openness * saturated(values, c.max_guess)
+    guess = staircase(raw)
+    # w[i, (A, D, W)]: cations take electrons first, anions give them first
+    pull = c.pull * guess
+    pulled = torch.stack([pull, -pull, torch.zeros_like(pull)], dim=1)
+    logs = saturated(x.base[:, 1:] + x.values[:, 1:], c.max_log_weight) + pulled
+    is_open = torch.stack([x.openness, x.openness, x.lacks * x.openness], dim=1)
+    weights = (is_open + c.faint) * torch.exp(logs)
+    potentials = x.potentials
     if potentials is None:
-        potentials = _potentials(guess, weights, batch, totals)
-    # q[i] = g[i] + A a_q + D d_q, s[i] = A a_s + D d_s
-    own = potentials.index_select(0, batch)
-    charges = guess + (weights * own[:, :2]).sum(1)
-    spins = (weights * own[:, 2:]).sum(1)
-    return charges, spins, guess, raw, potentials
+        potentials = _potentials(guess, weights, x)
+    # q[i] = g[i] + A a + D d, s[i] = W w
+    own = weights * potentials.index_select(0, x.batch)
+    return guess + own[:, 0] + own[:, 1], own[:, 2], guess, raw, potentials
+
+
+def _potentials(guess: Tensor, weights: Tensor, x: StateInputs) -> Tensor:
+    """Factors of A, D and W with which charges and spins have their totals, (n_systems, 3)."""
+    n_systems = len(x.charge)
+    sums = segment_sum(torch.cat([guess[:, None], weights], dim=1), x.batch, n_systems)
+    # m[s]: electrons beyond the guess, divided into those added and those taken away
+    m = sums[:, 0] - x.charge
+    size = m.square() * torch.rsqrt(m.square() + CONSTANTS.soft**2)
+    parts = torch.stack([-0.5 * (m + size), -0.5 * (m - size), x.unpaired], dim=1)
+    return parts / sums[:, 1:]
 
 
 class _FusedStates(torch.autograd.Function):
@@ -180,50 +202,35 @@ class _FusedStates(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any,
         values: Tensor,
+        base: Tensor,
         openness: Tensor,
-        batch: Tensor,
-        totals: tuple[Tensor, Tensor],
-        potentials: Tensor | None,
+        bonded: Tensor,
+        x: StateInputs,
         fused: kernels.Backend,
     ) -> tuple[Tensor, ...]:
-        found = fused.local_state(values, openness, batch, totals, potentials, CONSTANTS)
-        ctx.save_for_backward(values, openness, found[-1])
-        ctx.rest = batch, totals, potentials, fused
+        found = fused.local_state(x, CONSTANTS)
+        ctx.save_for_backward(values, base, openness, bonded, found[-1])
+        ctx.rest = replace(x, values=None, base=None, openness=None, bonded=None), fused
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, openness, found = ctx.saved_tensors
-        batch, totals, given, fused = ctx.rest
+        *inputs, found = ctx.saved_tensors
+        rest, fused = ctx.rest
+        names = ("values", "base", "openness", "bonded")
+
+        def with_inputs(*given: Tensor) -> StateInputs:
+            return replace(rest, **dict(zip(names, given, strict=True)))
+
         if torch.is_grad_enabled():
-
-            def plain(v: Tensor, o: Tensor) -> tuple[Tensor, ...]:
-                states = plain_states(v, o, batch, totals, given)
-                return states if given is None else states[:4]
-
-            chosen = grads if given is None else grads[:4]
-            out = recorded_gradients(plain, (values, openness), (True, True), chosen)
-        else:
-            out = fused.local_state_backward(
-                grads, values, openness, batch, totals, found, CONSTANTS, given=given is not None
+            # potentials that are given are no function of the inputs
+            n_used = 5 if rest.potentials is None else 4
+            out = recorded_gradients(
+                lambda *given: plain_states(with_inputs(*given))[:n_used],
+                inputs,
+                (True,) * 4,
+                grads[:n_used],
             )
-        return *out, None, None, None, None
-
-
-def _potentials(
-    guess: Tensor, weights: Tensor, batch: Tensor, totals: tuple[Tensor, Tensor]
-) -> Tensor:
-    """``(a_q, d_q, a_s, d_s)`` with which charges and spins have their totals, (n_systems, 4)."""
-    charge, unpaired = totals
-    n_systems = len(charge)
-    sums = segment_sum(torch.cat([guess[:, None], weights], dim=1), batch, n_systems)
-    # m[s, (alpha, beta)]: electrons beyond the guess in each channel
-    excess = sums[:, 0] - charge
-    m = 0.5 * torch.stack([excess + unpaired, excess - unpaired], dim=1)
-    size = m.square() * torch.rsqrt(m.square() + _SOFT**2)
-    # per unit of weight: added [s, sigma] by A, taken away by D
-    added = 0.5 * (m + size) / sums[:, 1:2]
-    taken = 0.5 * (m - size) / sums[:, 2:3]
-    alpha = torch.stack([added[:, 0], taken[:, 0]], dim=1)
-    beta = torch.stack([added[:, 1], taken[:, 1]], dim=1)
-    return torch.cat([-(alpha + beta), alpha - beta], dim=1)
+        else:
+            out = fused.local_state_backward(grads, with_inputs(*inputs), found, CONSTANTS)
+        return *out, None, None

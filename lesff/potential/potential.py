@@ -32,8 +32,8 @@ from lesff.heads import (
     MultipoleHead,
     make_head,
 )
-from lesff.nn.contacts import ClosePairs, Contacts
-from lesff.nn.local_state import LocalState, LocalStates
+from lesff.nn.contacts import AtomContacts, ClosePairs, Contacts
+from lesff.nn.local_state import LocalState, LocalStates, Totals
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
 from lesff.potential.energy import EnergyTerms
@@ -378,7 +378,7 @@ class Potential(nn.Module):
             node_energy = node_energy + output.state_energy.to(torch.float64)
         if self.contacts is not None and self.contacts.has_wall:
             contacts = local.contacts if local is not None else self._contacts(output)
-            node_energy = node_energy + contacts[0].to(torch.float64)
+            node_energy = node_energy + contacts.wall.to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         # dispersion depends on elements and positions only
         coefficients, attraction = None, None
@@ -415,8 +415,8 @@ class Potential(nn.Module):
             return None
         return _FirstLayer(self.local_state, self.contacts, graph, element, potentials)
 
-    def _contacts(self, output: ArchitectureOutput) -> tuple[Tensor, Tensor]:
-        """Repulsion of the nuclei and openness of the atoms, of an architecture's pairs."""
+    def _contacts(self, output: ArchitectureOutput) -> AtomContacts:
+        """What close pairs say of the atoms."""
         pairs = output.pairs if output.exact_pairs is None else output.exact_pairs
         if pairs is None or self.contacts is None:
             raise ConfigError(
@@ -620,21 +620,19 @@ class _FirstLayer:
     ) -> None:
         self._module, self._contacts = module, contacts
         self._graph, self._element, self._potentials = graph, element, potentials
-        self.found: tuple[LocalStates, tuple[Tensor, Tensor]] | None = None
+        self.found: tuple[LocalStates, AtomContacts] | None = None
 
     def __call__(self, features: Tensor, pairs: ClosePairs) -> Tensor | None:
         """See :data:`lesff.architectures.base.FirstLayerState`."""
         graph, dtype = self._graph, features.dtype
         contacts = self._contacts(pairs)
-        unpaired = (graph.spin_multiplicity - 1).to(dtype)
-        states = self._module(
-            features,
-            self._element,
-            contacts[1],
-            graph.batch,
-            (graph.total_charge.to(dtype), unpaired),
-            self._potentials,
+        totals = Totals(
+            batch=graph.batch,
+            charge=graph.total_charge.to(dtype),
+            unpaired=(graph.spin_multiplicity - 1).to(dtype),
+            potentials=self._potentials,
         )
+        states = self._module(features, self._element, contacts, totals)
         self.found = states, contacts
         # neutral closed shells have no charges, nor derivatives of them; a GPU is not waited for
         if features.device.type == "cpu" and not bool(states.charges.any() | states.spins.any()):
@@ -647,11 +645,11 @@ class _FirstLayer:
         return self._given()[0]
 
     @property
-    def contacts(self) -> tuple[Tensor, Tensor]:
-        """Repulsion of the nuclei in eV and openness, (n_atoms,) each."""
+    def contacts(self) -> AtomContacts:
+        """What close pairs say of the atoms."""
         return self._given()[1]
 
-    def _given(self) -> tuple[LocalStates, tuple[Tensor, Tensor]]:
+    def _given(self) -> tuple[LocalStates, AtomContacts]:
         if self.found is None:
             raise ConfigError(
                 "`local_state` must be false for an architecture that ignores `first_layer_state`"
