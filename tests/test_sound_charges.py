@@ -1,0 +1,388 @@
+"""Bounded charges, the wall and the local state: what holds for any weights, in float64."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.data import covalent_radii
+from helpers import make_graph, tiny_potential
+
+from lesff.errors import ConfigError
+from lesff.heads import HEAD_NAMES
+from lesff.heads.config import charge_limits_of
+from lesff.heads.sharing import shared_within
+from lesff.nn.local_state import LocalState
+from lesff.nn.saturation import LINEAR_SHARE, from_below, saturated, saturated_norm
+from lesff.potential.edit import (
+    Redesign,
+    with_charge_limits,
+    with_head,
+    with_local_state,
+    with_wall,
+)
+from lesff.units import COULOMB_CONSTANT
+
+ELEMENTS = (1, 6, 7, 8, 17)
+LIMITS = charge_limits_of(ELEMENTS)
+
+
+def _model(head="edge", **options):
+    given = {"local_state": True, "wall": True, "limits": LIMITS, "elements": ELEMENTS}
+    return tiny_potential(head=head, **(given | options))
+
+
+def _scaled(potential, factor):
+    """The same with charge readouts and transfers of another size."""
+    with torch.no_grad():
+        for name, parameter in potential.charge_head.named_parameters():
+            if "out" in name.split(".") or "readouts" in name or "electronegativity" in name:
+                parameter.mul_(factor)
+    return potential
+
+
+def _found(potential, atoms, charge=0, multiplicity=1):
+    graph = make_graph(
+        atoms,
+        potential.architecture.cutoff,
+        total_charge=charge,
+        spin_multiplicity=multiplicity,
+    )
+    found = dict(potential(graph, ["energy", "forces", "charges", "latent_charges"]))
+    with torch.no_grad():
+        found["states"] = potential.energy_terms(graph).states
+    return found
+
+
+def _ammonium():
+    ion = molecule("CH4")
+    ion.numbers[ion.numbers == 6] = 7
+    ion.positions *= 1.02 / 1.09
+    return ion
+
+
+# -- saturation
+
+
+def test_saturation_is_the_identity_then_levels_off_and_keeps_the_order():
+    limit = 2.0
+    x = torch.linspace(-50.0, 50.0, 4001, dtype=torch.float64)
+    y = saturated(x, limit)
+    inside = x.abs() <= LINEAR_SHARE * limit
+    assert torch.equal(y[inside], x[inside])
+    assert bool((y.diff() >= 0).all())
+    assert bool((y.abs() <= limit).all())
+    assert float(saturated(torch.tensor(1e6), limit)) == pytest.approx(limit, abs=1e-6)
+    assert torch.equal(from_below(x, 1.0, 0.5)[x >= 1.0], x[x >= 1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saturation_has_derivatives_everywhere(dtype):
+    x = torch.tensor([0.0, 1e-30, 1.2, -1.2, 1.5, -40.0, 1e12, -3e30], dtype=dtype)
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(saturated(x, 2.0).sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), x)
+    assert bool(slope.isfinite().all())
+    assert bool(curvature.isfinite().all())
+    assert slope[0] == 1.0
+    points = torch.tensor([0.3, 1.21, 1.5, -1.9, 4.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda v: saturated(v, 2.0), (points,))
+
+
+def test_vectors_keep_their_direction_and_have_a_largest_norm():
+    v = torch.tensor([[0.0, 0.0, 0.0], [0.3, -0.4, 0.0], [30.0, 40.0, 0.0]], dtype=torch.float64)
+    limit = torch.full((3,), 1.0, dtype=torch.float64)
+    got = saturated_norm(v, limit)
+    assert torch.equal(got[:2], v[:2])
+    assert float(got[2].norm()) <= 1.0
+    torch.testing.assert_close(got[2] / got[2].norm(), v[2] / 50.0)
+    v.requires_grad_()
+    assert torch.autograd.grad(saturated_norm(v, limit).sum(), v)[0].isfinite().all()
+
+
+# -- bounded charges
+
+
+@pytest.mark.parametrize("head", [h for h in HEAD_NAMES if h != "qeq"])
+def test_charges_of_any_weights_stay_within_their_limits(head):
+    atoms = molecule("CH3CONH2") if head != "edge" else molecule("CH3COCl")
+    atoms.positions *= 0.5
+    wild = _found(_scaled(_model(head, limits=None, local_state=False), 300.0), atoms)
+    tame = _found(_scaled(_model(head, local_state=False), 300.0), atoms)
+    limits = torch.tensor([dict(zip(ELEMENTS, LIMITS, strict=True))[z] for z in atoms.numbers])
+    # sharing out what is missing may use up the limits, never exceed them beyond rounding
+    assert bool((wild["latent_charges"].abs() > 2.0 * limits).any())
+    assert bool((tame["latent_charges"].abs() <= limits * (1.0 + 1e-9) + 0.02).all())
+    if head != "latent":
+        assert float(tame["charges"].sum()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_equilibrated_charges_are_bounded_by_what_drives_them():
+    atoms = molecule("CH3CONH2")
+    wild = _scaled(_model("qeq", limits=None, local_state=False), 1.0)
+    tame = _model("qeq", local_state=False)
+    for potential in (wild, tame):
+        with torch.no_grad():
+            for parameter in potential.charge_head.electronegativity.parameters():
+                parameter.mul_(3000.0)
+    # |q|_2 <= |chi + lambda|_2 / J_min, and |chi| <= J L with limits
+    assert float(_found(tame, atoms)["charges"].abs().max()) < 2.0 * max(LIMITS)
+    assert float(_found(wild, atoms)["charges"].abs().max()) > 10.0 * max(LIMITS)
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_limits_change_nothing_in_the_trained_range(head):
+    atoms = molecule("CH3CONH2")
+    wide = tuple(20.0 for _ in ELEMENTS)
+    plain, bounded = (
+        _found(_model(head, limits=None), atoms),
+        _found(_model(head, limits=wide), atoms),
+    )
+    for name in ("energy", "forces", "charges", "latent_charges"):
+        torch.testing.assert_close(bounded[name], plain[name], rtol=1e-10, atol=1e-11)
+
+
+def test_shares_within_limits_sum_to_the_total_and_have_exact_derivatives():
+    g = torch.Generator().manual_seed(0)
+    p = (2.0 * torch.randn(9, generator=g, dtype=torch.float64)).requires_grad_()
+    w = (0.2 + torch.rand(9, generator=g, dtype=torch.float64)).requires_grad_()
+    limits, batch = torch.full((9,), 1.0, dtype=torch.float64), torch.tensor([0] * 5 + [1] * 4)
+    totals = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    charges, _ = shared_within(p, w, totals, limits, batch)
+    sums = torch.zeros(2, dtype=torch.float64).index_add(0, batch, charges)
+    torch.testing.assert_close(sums, totals)
+    assert bool((charges.abs() <= 1.0 + 1e-9).all())
+
+    def function(p, w):
+        return shared_within(p, w, totals, limits, batch)[0]
+
+    assert torch.autograd.gradcheck(function, (p, w))
+    assert torch.autograd.gradgradcheck(function, (p, w), atol=1e-4)
+
+
+# -- wall
+
+
+def _diatomic(a, b, distance):
+    return Atoms([a, b], [[0.0, 0.0, 0.0], [0.0, 0.0, distance]])
+
+
+def test_energies_of_pairs_rise_below_what_is_learned_for_any_weights():
+    potential = _model()
+    for i, a in enumerate(ELEMENTS):
+        for b in ELEMENTS[i:]:
+            reach = covalent_radii[a] + covalent_radii[b]
+            energies = [
+                float(
+                    _found(potential, Atoms([a, b], [[0, 0, 0], [0, 0, x * reach]]), 0, None)[
+                        "energy"
+                    ]
+                )
+                for x in np.linspace(0.55, 0.33, 15)
+            ]
+            assert bool((np.diff(energies) > 0).all()), (a, b)
+
+
+def test_what_is_learned_hardly_changes_below_its_range():
+    potential = _model()
+    reach = 2 * covalent_radii[6]
+    short = []
+    for x in (0.4, 0.2):
+        graph = make_graph(_diatomic(6, 6, x * reach), potential.architecture.cutoff)
+        output = potential.architecture(graph, None)
+        short.append(output.node_energy)
+    graph = make_graph(_diatomic(6, 6, 0.9 * reach), potential.architecture.cutoff)
+    away = potential.architecture(graph, None).node_energy
+    change, scale = (short[0] - short[1]).abs().max(), (short[0] - away).abs().max()
+    # levelled(u) from u = 4.4 to 6.9: 1 - 1/(4 u^4)
+    assert float(change) < 0.01 * float(scale)
+
+
+def test_imported_and_old_models_have_no_wall():
+    potential = tiny_potential()
+    assert potential.contacts is None
+    data = potential.config.to_dict()
+    assert "wall" not in data
+    assert "inner_cutoff" not in data["architecture"]
+    assert "charge_limits" not in data["long_range"]
+
+
+# -- local state
+
+SATURATED = ("H2O", "CH4", "NH3", "CH3OH", "HCl", "N2H4")
+
+
+@pytest.mark.parametrize("name", SATURATED)
+def test_closed_shells_see_no_state_whatever_the_weights(name):
+    found = _found(_model(), molecule(name))
+    assert not found["states"].charges.any()
+    assert not found["states"].spins.any()
+    # and the energy is that of the model without a state
+    without = _model()
+    without.local_state = None
+    without.config = replace(without.config, local_state=False)
+    graph = make_graph(molecule(name), without.architecture.cutoff)
+    assert float(without(graph, ["energy"])["energy"]) == float(found["energy"])
+
+
+def test_liquids_of_closed_shells_see_no_state():
+    box = molecule("H2O", cell=[3.1, 3.1, 3.1], pbc=True) * (2, 2, 2)
+    assert not _found(_model(), box)["states"].charges.any()
+
+
+PAIRS = {
+    "water, ammonia": ("H2O", 0, 1, "NH3", 0, 1),
+    "ammonium, water": ("NH4", 1, 1, "H2O", 0, 1),
+    "hydroxide, methane": ("OH", -1, 1, "CH4", 0, 1),
+    "methyl, water": ("CH3", 0, 2, "H2O", 0, 1),
+    "triplet oxygen, water": ("O2", 0, 3, "H2O", 0, 1),
+    "chloride, methanol": ("Cl", -1, 1, "CH3OH", 0, 1),
+}
+
+
+def _part(name):
+    special = {"NH4": _ammonium, "Cl": lambda: Atoms("Cl")}
+    return special[name]() if name in special else molecule(name)
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_far_fragments_are_independent_of_each_other_for_any_weights(case):
+    a, qa, sa, b, qb, sb = PAIRS[case]
+    potential = _model()
+    first, second = _part(a), _part(b)
+    second.positions += [200.0, 0.0, 0.0]
+    both = first + second
+    apart = [_found(potential, x, q, s) for x, q, s in ((first, qa, sa), (second, qb, sb))]
+    joined = _found(potential, both, qa + qb, sa + sb - 1)
+    # full atoms have a thousandth of the weight of an open one, times e^w of random w; random
+    # weights make some ten eV of one charge
+    leak = float(joined["charges"][: len(first)].sum()) - qa
+    assert abs(leak) < 0.02
+    difference = float(joined["energy"] - apart[0]["energy"] - apart[1]["energy"])
+    coulomb = COULOMB_CONSTANT * qa * qb / 200.0
+    exact = qa == qb == 0 and sa == sb == 1
+    assert difference == pytest.approx(coulomb, abs=1e-9 if exact else 0.2)
+
+
+def test_ions_of_opposite_charge_keep_theirs_where_the_guess_says_so():
+    potential = _model()
+    with torch.no_grad():
+        for parameter in (potential.local_state.out, potential.local_state.element):
+            parameter.zero_()
+        # what training would say: +1 for an open nitrogen, -1 for an open chlorine
+        potential.local_state.element[ELEMENTS.index(7), 0] = 1.0
+        potential.local_state.element[ELEMENTS.index(17), 0] = -1.0
+    pair = _ammonium() + Atoms("Cl", [[0.0, 0.0, 30.0]])
+    states = _found(potential, pair)["states"]
+    expected = torch.tensor([-1.0 * (z == 17) + (z == 7) for z in pair.numbers]).double()
+    assert torch.equal(states.charges, expected)
+    # the same beside water, and the dipole is that of two charges
+    far = molecule("H2O")
+    far.positions += [0.0, 40.0, 0.0]
+    assert torch.equal(_found(potential, pair + far)["states"].charges[: len(pair)], expected)
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_forces_and_stress_go_through_state_limits_and_wall(head):
+    potential = _model(head)
+    box = bulk("NaCl", "rocksalt", a=4.0)
+    box.numbers = np.array([8, 1])
+    atoms = molecule("H2O") + _ammonium()
+    atoms.positions[3:] += [0.0, 1.3, 1.5]
+    graph = make_graph(atoms, potential.architecture.cutoff, total_charge=1)
+    forces = potential(graph, ["forces"])["forces"]
+    step = 1e-5
+    for k, i in ((0, 1), (1, 2), (3, 0), (5, 2)):
+        energies = []
+        for sign in (1.0, -1.0):
+            moved = atoms.copy()
+            moved.positions[k, i] += sign * step
+            energies.append(float(_found(potential, moved, 1)["energy"]))
+        slope = (energies[0] - energies[1]) / (2 * step)
+        assert float(forces[k, i]) == pytest.approx(-slope, rel=1e-5, abs=1e-6)
+
+
+def test_parameter_gradients_of_forces_go_through_all_parts():
+    potential = _model().requires_grad_(requires_grad=True)
+    graph = make_graph(_ammonium(), potential.architecture.cutoff, total_charge=1)
+    results = potential(graph, ["energy", "forces"], create_graph=True)
+    (results["forces"] ** 2).sum().backward()
+    for name in ("hidden", "out", "element", "table", "mix"):
+        grad = getattr(potential.local_state, name).grad
+        assert grad is not None
+        assert bool(grad.isfinite().all()), name
+        assert bool(grad.any()), name
+
+
+def test_planned_steps_give_the_same():
+    potential = _model()
+    atoms = _ammonium() + molecule("H2O")
+    atoms.positions[5:] += [0.0, 0.0, 3.0]
+    graph = make_graph(atoms, potential.architecture.cutoff + 0.5, total_charge=1)
+    planned = potential(graph, ["energy", "forces"], plan=potential.plan(graph))
+    exact = _found(potential, atoms, 1)
+    for name in ("energy", "forces"):
+        torch.testing.assert_close(planned[name], exact[name], rtol=1e-10, atol=1e-10)
+
+
+def test_a_state_needs_two_layers():
+    with pytest.raises(ConfigError, match="n_layers"):
+        _model(n_layers=1)
+
+
+def test_one_input_for_charge_and_spin():
+    with pytest.raises(ConfigError, match="exclude each other"):
+        _model(state_embedding=True)
+
+
+def test_limits_are_one_per_element():
+    with pytest.raises(ConfigError, match="charge_limits"):
+        _model(limits=(1.0, 2.0))
+
+
+# -- older models
+
+
+def test_neutral_energies_of_a_model_stay_when_its_state_becomes_local():
+    old = tiny_potential(head="fukui", state_embedding=True, elements=ELEMENTS)
+    new = with_local_state(old)
+    assert isinstance(new.local_state, LocalState)
+    assert new.state_embedding is None
+    for name in ("CH3CONH2", "CH3COCl", "H2O"):
+        graph = make_graph(molecule(name), old.architecture.cutoff)
+        for key, value in old(graph, ["energy", "forces", "charges"]).items():
+            assert torch.equal(new(graph, [key])[key], value)
+
+
+def test_limits_and_walls_are_added_to_a_model():
+    old = tiny_potential(head="fukui", elements=ELEMENTS)
+    atoms = molecule("CH3CONH2")
+    limited = with_charge_limits(old)
+    assert limited.config.long_range.charge_limits == LIMITS
+    walled = with_wall(old)
+    assert walled.config.wall == "zbl"
+    assert walled.architecture.inner_cutoff.start == 0.75
+    # bonds of C and H are shorter than the sum of radii, and the wall is positive there
+    before, after = (_found(p, atoms)["energy"] for p in (old, walled))
+    assert 0.0 < float(after - before) < 5.0
+    fresh = with_head(old, "edge", fresh=True)
+    assert fresh.config.long_range.head == "edge"
+    assert not fresh.config.long_range.bases
+    assert fresh.charge_head.base is None
+    design = Redesign(local_state=True, wall="zbl", fresh_head="edge", bounded_charges=True)
+    config = design.of(old).config
+    assert config.local_state
+    assert config.wall == "zbl"
+    assert config.long_range.head == "edge"
+    assert config.long_range.charge_limits == LIMITS
+
+
+def test_pretrained_weights_of_the_trunk_survive_a_redesign():
+    old = tiny_potential(head="fukui", state_embedding=True, elements=ELEMENTS)
+    design = Redesign(local_state=True, wall="zbl", fresh_head="edge", bounded_charges=True)
+    new, before = design.of(old).state_dict(), old.state_dict()
+    kept = [name for name in before if name.startswith("architecture.")]
+    assert kept
+    assert all(torch.equal(new[name], before[name]) for name in kept)
