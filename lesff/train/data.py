@@ -174,6 +174,7 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
     spin = data.get("spin_multiplicity", np.ones(n))
     group = data.get("group", np.arange(n))
     valid = data.get("valid", np.zeros(n, dtype=bool))
+    weights = data.get("weight", np.ones(n)).astype(np.float64)
     pbc = data.get("pbc", np.ones((n, 3), dtype=bool)).astype(bool)
     fields = data.get(INFO_FIELD, np.zeros((n, 3))).astype(np.float64)
     # shards were about the coordinate origin before they could say so
@@ -217,7 +218,7 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
             Frame(
                 structure=structure,
                 energy=float(data["energy"][i]),
-                weight=weight,
+                weight=weight * checked_weight(weights[i], f"{path}, frame {i}"),
                 group=group[i].decode() if isinstance(group[i], bytes) else str(group[i]),
                 subset=path.stem,
                 is_validation=bool(valid[i]),
@@ -275,7 +276,15 @@ def _frame(
 
 def _weight_of(atoms: ase.Atoms, where: str) -> float:
     """``info["weight"]`` of a frame, 1 if absent."""
-    weight = atoms.info.get("weight", 1.0)
+    return checked_weight(atoms.info.get("weight", 1.0), where)
+
+
+def checked_weight(weight: object, where: str) -> float:
+    """Weight of a frame.
+
+    Raises:
+        DataError: if it is no number, or negative or infinite.
+    """
     if not isinstance(weight, (int, float, np.number)) or not 0.0 <= float(weight) < np.inf:
         raise DataError(f"{where}: `weight` must be a number of at least 0, got {weight!r}")
     return float(weight)

@@ -28,6 +28,7 @@ from lesff.errors import ConfigError
 from lesff.heads import HeadName, LongRangeConfig
 from lesff.plain_data import from_dict
 from lesff.potential.edit import Redesign
+from lesff.train.composites import CompositesConfig
 from lesff.train.gradients import GradientMethod
 from lesff.train.loss import LossConfig
 
@@ -76,11 +77,13 @@ class DataConfig:
         sources: Files. Frames that a file marks as validation are held out.
         max_atoms: Atoms per batch and process.
         validation_frames: Frames drawn from the held-out ones for the checks during the run.
+        composites: Training frames put together far from each other; None for none.
     """
 
     sources: tuple[SourceConfig, ...]
     max_atoms: int = 400
     validation_frames: int = 400
+    composites: CompositesConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

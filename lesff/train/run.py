@@ -115,9 +115,8 @@ def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> 
     torch.manual_seed(recipe.seed)
     potential = _first_potential(recipe, data, start)
     _check_elements(potential, data)
-    batches = data.epoch(0, recipe.seed, recipe.data.max_atoms)
-    frames = [data.train[i] for i in batches[0]]
-    batch = make_batch(frames, potential.architecture.cutoff, potential.dtype)
+    batches = data.batches(0, recipe.seed, recipe.data.max_atoms)
+    batch = make_batch(data.frames_of(batches[0]), potential.architecture.cutoff, potential.dtype)
     begin = time.perf_counter()
     loss = accumulate_gradients(potential, batch, recipe.loss, recipe.optimizer.gradients)
     return {

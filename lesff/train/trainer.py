@@ -24,7 +24,7 @@ from lesff.train.metrics import Errors, evaluate_frames
 from lesff.train.recipe import OptimizerConfig, Recipe
 from lesff.train.resume import Progress, ResumePoint, load_state, save_state
 from lesff.train.trainables import DirectTrainables, Trainables
-from lesff.train.training_data import TrainingData
+from lesff.train.training_data import TrainingData, Visits
 
 
 def forces_mae(errors: Errors) -> float:
@@ -153,7 +153,7 @@ class Trainer:
         losses: list[float] = []
         last = time.monotonic()
         while not self._is_over():
-            batches = self.data.epoch(
+            batches = self.data.batches(
                 self.progress.epoch, self.recipe.seed, self.recipe.data.max_atoms
             )
             n_steps = len(batches) // self.per_step
@@ -165,7 +165,7 @@ class Trainer:
             while self.progress.batch < n_steps and not self._is_over():
                 start = self.progress.batch * self.per_step
                 chosen = batches[start : start + self.per_step][self.rank :: self.n_ranks]
-                losses.append(self._step([self._batch(indices) for indices in chosen]))
+                losses.append(self._step([self._batch(visits) for visits in chosen]))
                 now = time.monotonic()
                 self.progress.seconds += now - last
                 last = now
@@ -182,8 +182,8 @@ class Trainer:
         final = self.best if self.plan.keeps_best else self.average
         self.potential.load_state_dict(final, strict=False)
 
-    def _batch(self, chosen: np.ndarray) -> LabelledBatch:
-        frames = [self.data.train[i] for i in chosen]
+    def _batch(self, visits: Visits) -> LabelledBatch:
+        frames = self.data.frames_of(visits)
         return make_batch(frames, self.potential.architecture.cutoff, self.potential.dtype)
 
     def _fraction_done(self) -> float:

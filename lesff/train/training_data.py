@@ -21,9 +21,24 @@ from lesff.files import sha256_of
 from lesff.heads import LongRangeConfig
 from lesff.heads.config import charge_limits_of
 from lesff.potential.config import ModelConfig
+from lesff.train.composites import Composer, CompositesConfig
 from lesff.train.data import Frame, read_frames
 from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
 from lesff.train.reference_energies import fit_reference_energies
+
+
+@dataclass(frozen=True)
+class Visits:
+    """A batch of an epoch.
+
+    Attributes:
+        parts: For each system the indices of the training frames it consists of: one, or several
+            that are put together far from each other.
+        seed: Of the distances and directions of such composites.
+    """
+
+    parts: list[tuple[int, ...]]
+    seed: tuple[int, ...]
 
 
 @dataclass(kw_only=True)
@@ -36,6 +51,7 @@ class TrainingData:
         fractions: Mean visits of each training frame in an epoch; one if empty.
         sources: File, its sha256, and how many frames were used and left out, of each source.
         recipe_hash: Names recipe and data; a run resumes only with the same.
+        composites: How training frames are put together far from each other; None for none.
     """
 
     train: list[Frame]
@@ -43,13 +59,17 @@ class TrainingData:
     recipe_hash: str
     fractions: list[float] = field(default_factory=list)
     sources: list[dict[str, str | int]] = field(default_factory=list)
+    composites: CompositesConfig | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is something to train on."""
+        """Check that there is something to train on; DataError."""
         if not self.train:
             raise DataError("no training frames: every frame is marked as validation")
         self.sizes = np.array([len(frame.structure) for frame in self.train])
         self.fractions = self.fractions or [1.0] * len(self.train)
+        self.composer = None
+        if self.composites is not None and self.composites.fraction > 0.0:
+            self.composer = Composer(self.composites, self.train)
 
     def validation_sample(self, count: int) -> list[Frame]:
         """A fixed sample of the held-out frames."""
@@ -57,13 +77,41 @@ class TrainingData:
         return [self.validation[i] for i in order[:count]]
 
     def epoch(self, epoch: int, seed: int, max_atoms: int) -> list[np.ndarray]:
-        """Batches of one epoch as arrays of frame indices; a function of epoch and seed only."""
+        """Batches of one epoch as arrays of frame indices, without composites.
+
+        A function of epoch and seed only.
+        """
         rng = np.random.default_rng([seed, epoch])
-        often, rest = np.divmod(np.array(self.fractions), 1.0)
-        visits = often.astype(np.int64) + (rng.random(len(self.train)) < rest)
-        chosen = np.repeat(np.arange(len(self.train)), visits)
+        chosen = self._visited(rng)
         batches = shuffled_batches(self.sizes[chosen], max_atoms=max_atoms, rng=rng)
         return [chosen[batch] for batch in batches]
+
+    def batches(self, epoch: int, seed: int, max_atoms: int) -> list[Visits]:
+        """Batches of one epoch, composites among them; a function of epoch and seed only."""
+        if self.composer is None:
+            plain = self.epoch(epoch, seed, max_atoms)
+            return [Visits([(int(i),) for i in batch], (seed, epoch)) for batch in plain]
+        rng = np.random.default_rng([seed, epoch])
+        drawn = self.composer.draw(self._visited(rng), max_atoms, rng)
+        sizes = np.array([self.sizes[list(parts)].sum() for parts in drawn])
+        batches = shuffled_batches(sizes, max_atoms=max_atoms, rng=rng)
+        return [
+            Visits([drawn[i] for i in batch], (seed, epoch, number))
+            for number, batch in enumerate(batches)
+        ]
+
+    def _visited(self, rng: np.random.Generator) -> np.ndarray:
+        """Indices of the frames that an epoch visits, in order, repeated as often as visited."""
+        often, rest = np.divmod(np.array(self.fractions), 1.0)
+        visits = often.astype(np.int64) + (rng.random(len(self.train)) < rest)
+        return np.repeat(np.arange(len(self.train)), visits)
+
+    def frames_of(self, visits: Visits) -> list[Frame]:
+        """Frames of a batch, composites among them; a function of the batch only."""
+        if self.composer is None:
+            return [self.train[i] for (i,) in visits.parts]
+        rng = np.random.default_rng(visits.seed)
+        return [self.composer.frame(parts, rng) for parts in visits.parts]
 
 
 def read_training_data(recipe: Recipe, folder: Path) -> TrainingData:
@@ -105,6 +153,7 @@ def read_training_data(recipe: Recipe, folder: Path) -> TrainingData:
         fractions=fractions,
         recipe_hash=digest.hexdigest(),
         sources=sources,
+        composites=recipe.data.composites,
     )
 
 

@@ -27,6 +27,7 @@ class Row:
         forces: (n_atoms, 3) in eV/A.
         charge: Total charge in e.
         dipole: (3,) in e A about the coordinate origin; None in all frames or in none.
+        spin_multiplicity: 2S + 1.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Row:
     forces: np.ndarray
     charge: int = 0
     dipole: np.ndarray | None = None
+    spin_multiplicity: int = 1
 
 
 def is_held_out(name: str) -> bool:
@@ -43,8 +45,15 @@ def is_held_out(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32
 
 
-def write_shard(path: Path, rows: Sequence[Row]) -> None:
-    """Write frames as a shard that ``lesff train`` reads."""
+def write_shard(path: Path, rows: Sequence[Row], *, hold_out: bool = True) -> None:
+    """Write frames as a shard that ``lesff train`` reads.
+
+    Args:
+        path: Where.
+        rows: Frames.
+        hold_out: Whether a share of the names is for validation.
+    """
+    spins = np.array([row.spin_multiplicity for row in rows], dtype=np.uint8)
     dipoles = [row.dipole for row in rows if row.dipole is not None]
     write_npz(
         path,
@@ -56,8 +65,9 @@ def write_shard(path: Path, rows: Sequence[Row]) -> None:
             "energy": np.array([row.energy for row in rows]),
             **({"dipole": np.array(dipoles).astype(np.float32)} if dipoles else {}),
             "charge": np.array([row.charge for row in rows], dtype=np.int8),
+            **({"spin_multiplicity": spins} if (spins > 1).any() else {}),
             "group": np.array([row.name.encode() for row in rows]),
-            "valid": np.array([is_held_out(row.name) for row in rows]),
+            "valid": np.array([hold_out and is_held_out(row.name) for row in rows]),
         },
         np.savez_compressed,
     )

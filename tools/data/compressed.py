@@ -1,0 +1,219 @@
+"""Molecules under compression: pressed together, with short bonds, shrunk.
+
+Molecules with labels of the teacher (``organic2_*.npz``), changed so that atoms come closer than
+they do in any dynamics, plus the change of energy and forces by GFN2-xTB (Bannwarth, Ehlert,
+Grimme, J. Chem. Theory Comput. 15, 1652 (2019)): label(changed) = label + G(changed) - G. Three
+kinds, as subsets of the group names: ``pressed`` (two molecules, closest contact 0.45 to 0.85 of
+the sum of covalent radii), ``short`` (one bond that divides the molecule, 0.55 to 0.85 of that sum)
+and ``shrunk`` (all coordinates times 0.75 to 0.95). Frames with a force component above 60 eV/A or
+without a converged SCF are left out. Energies are there, but GFN2-xTB's errors grow with the
+compression: train with ``energies = false``, or with a small weight.
+
+Needs ``pip install ase scipy tblite tqdm`` in an environment that finds lesff.
+
+    python tools/data/compressed.py --data DATA -o DATA/compressed.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase
+import numpy as np
+from ase.calculators.calculator import CalculationFailed
+from ase.data import covalent_radii
+from composed import Row, write_shard
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.transform import Rotation
+from tblite.ase import TBLite
+from tqdm.auto import tqdm
+
+from lesff.train.shards import read_shard
+
+FILES = ("organic2_des_mono.npz", "organic2_druglike_thermal.npz", "organic2_extended.npz")
+MOST_ATOMS = 30
+COUNTS = {"pressed": 1400, "short": 900, "shrunk": 700}
+CONTACT, SHORT, SHRUNK = (0.45, 0.85), (0.55, 0.85), (0.75, 0.95)
+"""Ranges: closest contact and bond in units of the sum of covalent radii, factor of lengths."""
+BONDED = 1.25
+"""Pairs below this share of the sum of covalent radii are bonds."""
+MOST_FORCE = 60.0
+"""Largest force component, eV/A."""
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """A molecule with labels of the teacher, its centre at the origin.
+
+    Attributes:
+        name: SMILES or another name.
+        numbers: (n_atoms,) atomic numbers.
+        positions: (n_atoms, 3) in A.
+        energy: In eV.
+        forces: (n_atoms, 3) in eV/A.
+        charge: Total charge, e.
+    """
+
+    name: str
+    numbers: np.ndarray
+    positions: np.ndarray
+    energy: float
+    forces: np.ndarray
+    charge: int
+
+    def turned(self, rotation: Rotation) -> Molecule:
+        """The same, turned."""
+        return Molecule(
+            self.name, self.numbers, rotation.apply(self.positions), self.energy,
+            rotation.apply(self.forces), self.charge,
+        )  # fmt: skip
+
+
+def read_molecules(path: Path) -> list[Molecule]:
+    """Small molecules of a shard that are for training."""
+    data = read_shard(path)
+    counts = data["n"].astype(np.int64)
+    found = []
+    for i, stop in enumerate(np.cumsum(counts)):
+        rows = slice(stop - counts[i], stop)
+        if data["valid"][i] or not 2 <= counts[i] <= MOST_ATOMS:
+            continue
+        positions = data["positions"][rows].astype(float)
+        found.append(
+            Molecule(
+                data["group"][i].decode(),
+                data["numbers"][rows].astype(int),
+                positions - positions.mean(0),
+                float(data["energy"][i]),
+                data["forces"][rows].astype(float),
+                int(data["charge"][i]),
+            )  # fmt: skip
+        )
+    return found
+
+
+def gfn2(numbers: np.ndarray, positions: np.ndarray, charge: int) -> tuple[float, np.ndarray]:
+    """Energy in eV and forces in eV/A."""
+    atoms = ase.Atoms(numbers, positions)
+    atoms.calc = TBLite(method="GFN2-xTB", charge=charge, verbosity=0)
+    return atoms.get_potential_energy(), atoms.get_forces()
+
+
+def shares(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """(n_atoms, n_atoms) distances in units of the sum of covalent radii, infinite to itself."""
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    return distances / (covalent_radii[numbers][:, None] + covalent_radii[numbers][None])
+
+
+def changed(molecule: Molecule, positions: np.ndarray, kind: str) -> Row:
+    """The molecule at other positions, labelled."""
+    before, old = gfn2(molecule.numbers, molecule.positions, molecule.charge)
+    after, new = gfn2(molecule.numbers, positions, molecule.charge)
+    return Row(
+        f"{kind} {molecule.name}", molecule.numbers, positions, molecule.energy + after - before,
+        molecule.forces + new - old, molecule.charge,
+    )  # fmt: skip
+
+
+def pressed(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+    """Two molecules in any orientation, moved together up to a contact."""
+    pair = [molecules[i] for i in rng.integers(len(molecules), size=2)]
+    if sum(len(m.numbers) for m in pair) > MOST_ATOMS:
+        return None
+    a, b = (m.turned(Rotation.random(random_state=rng)) for m in pair)
+    numbers = np.concatenate([a.numbers, b.numbers])
+    wanted, n = rng.uniform(*CONTACT), len(a.numbers)
+    distance = 20.0
+    while distance > 0.0:
+        shift = np.array([0.0, 0.0, distance])
+        positions = np.concatenate([a.positions, b.positions + shift])
+        nearest = float(shares(numbers, positions)[:n, n:].min())
+        if nearest <= wanted:
+            break
+        # the contact is at least this far away
+        distance -= max(0.01, 0.3 * (nearest - wanted))
+    else:
+        return None
+    whole, forces = gfn2(numbers, positions, a.charge + b.charge)
+    alone = [gfn2(m.numbers, m.positions, m.charge) for m in (a, b)]
+    energy = a.energy + b.energy + whole - sum(e for e, _ in alone)
+    forces = forces + np.concatenate([a.forces, b.forces]) - np.concatenate([f for _, f in alone])
+    name = "pressed " + ".".join(sorted((a.name, b.name)))
+    return Row(name, numbers, positions, energy, forces, a.charge + b.charge)
+
+
+def short(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+    """One bond shortened; each kind of bond of a molecule is as likely."""
+    molecule = molecules[rng.integers(len(molecules))]
+    bonds = shares(molecule.numbers, molecule.positions) < BONDED
+    kinds: dict[tuple[int, ...], list[tuple[int, int, np.ndarray]]] = {}
+    for i, j in np.argwhere(np.triu(bonds)):
+        cut = bonds.copy()
+        cut[i, j] = cut[j, i] = False
+        parts = connected_components(cut, directed=False)[1]
+        if parts[i] != parts[j]:
+            kind = tuple(sorted(molecule.numbers[[i, j]].tolist()))
+            kinds.setdefault(kind, []).append((i, j, parts == parts[j]))
+    if not kinds:
+        return None
+    choice = kinds[sorted(kinds)[rng.integers(len(kinds))]]
+    i, j, side = choice[rng.integers(len(choice))]
+    vector = molecule.positions[j] - molecule.positions[i]
+    length = np.linalg.norm(vector)
+    new = rng.uniform(*SHORT) * covalent_radii[molecule.numbers[[i, j]]].sum()
+    if new >= length:
+        return None
+    positions = molecule.positions + side[:, None] * vector * (new / length - 1.0)
+    if shares(molecule.numbers, positions).min() < CONTACT[0]:
+        return None
+    return changed(molecule, positions, "short")
+
+
+def shrunk(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+    """All coordinates scaled."""
+    molecule = molecules[rng.integers(len(molecules))]
+    return changed(molecule, molecule.positions * rng.uniform(*SHRUNK), "shrunk")
+
+
+KINDS: dict[str, Callable[[list[Molecule], np.random.Generator], Row | None]] = {
+    "pressed": pressed, "short": short, "shrunk": shrunk,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Write the shard."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help=f"folder of {', '.join(FILES)}")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    sources = [read_molecules(options.data / name) for name in FILES]
+    rng = np.random.default_rng(options.seed)
+    rows: list[Row] = []
+    failed = strong = 0
+    for kind, count in COUNTS.items():
+        for _ in tqdm(range(count), desc=kind, file=sys.stderr):
+            row = None
+            while row is None:
+                try:
+                    row = KINDS[kind](sources[rng.integers(len(sources))], rng)
+                except (CalculationFailed, RuntimeError):
+                    failed += 1
+                    continue
+                if row is not None and not np.abs(row.forces).max() <= MOST_FORCE:
+                    strong += 1
+                    row = None
+            rows.append(row)
+    write_shard(options.output, rows)
+    sys.stdout.write(
+        f"{len(rows)} frames; left out: {failed} without SCF, {strong} above {MOST_FORCE} eV/A\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Several shards of one kind as one, thinned, with a weight for each frame.
+
+``organic2_*.npz`` say how far the two teachers of a frame are apart (``spread``, RMS of force
+components in eV/A), which predicts the error of their mean. A frame gets the weight
+1 / (1 + (spread / 0.12)^2): labels off by half the spread, beside 0.06 eV/A that a small model is
+off by itself. Frames to train on are thinned at random, held-out ones likewise.
+
+    python tools/data/merged.py organic2_des_mono.npz=0.5 organic2_des_dimer.npz -o organic2.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from lesff.train.shards import read_shard, write_npz
+
+TRUSTED = 0.12
+"""Spread at which the weight of a frame is half, eV/A."""
+PER_ATOM = ("numbers", "positions", "forces")
+PER_FRAME = ("n", "energy", "charge", "dipole", "spin_multiplicity", "group", "valid")
+
+
+def thinned(path: Path, share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A share of the frames of a shard, with weights."""
+    data = read_shard(path)
+    kept = rng.random(len(data["n"])) < share
+    atoms = np.repeat(kept, data["n"].astype(np.int64))
+    found = {key: data[key][atoms] for key in PER_ATOM}
+    found |= {key: data[key][kept] for key in PER_FRAME if key in data}
+    spread = data["spread"][kept] if "spread" in data else np.zeros(kept.sum())
+    found["weight"] = (1.0 / (1.0 + (spread / TRUSTED) ** 2)).astype(np.float32)
+    return found
+
+
+def main() -> None:
+    """Write the shard."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", metavar="FILE[=SHARE]")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = np.random.default_rng(options.seed)
+    parts = []
+    for text in options.files:
+        name, _, share = text.partition("=")
+        parts.append(thinned(Path(name), float(share or 1.0), rng))
+    keys = set(parts[0])
+    for text, part in zip(options.files, parts, strict=True):
+        if set(part) != keys:
+            parser.error(f"{text} must have the arrays {sorted(keys)}, got {sorted(part)}")
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    write_npz(options.output, arrays, np.savez_compressed)
+
+
+if __name__ == "__main__":
+    main()
