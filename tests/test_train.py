@@ -217,10 +217,11 @@ def _frames_of(atoms, tmp_path):
     return read_frames(tmp_path / "one.xyz")
 
 
-def trained_weights(tmp_path, run, *, stops):
-    """Weights after 12 steps, interrupted at the given steps."""
+def trained_weights(tmp_path, run, *, stops, options=""):
+    """Weights after 12 steps, interrupted at the given steps; more options of the data."""
     recipe_file = tmp_path / "tiny.toml"
-    recipe_file.write_text(RECIPE.format(max_steps=12, validate_every=2))
+    text = RECIPE.format(max_steps=12, validate_every=2)
+    recipe_file.write_text(text.replace("max_atoms", options + "max_atoms"))
     recipe = read_recipe(recipe_file)
     data = read_training_data(recipe, tmp_path)
     for stop in [*stops, None]:
@@ -250,10 +251,11 @@ def _potential(recipe, data):
     return Potential(model_config(recipe.model, data, {})).double()
 
 
-def test_interrupted_run_resumes_exactly(tmp_path):
+@pytest.mark.parametrize("options", ["", "composites = { fraction = 0.5 }\n"])
+def test_interrupted_run_resumes_exactly(tmp_path, options):
     write_frames(tmp_path / "train.xyz", 6)
-    straight = trained_weights(tmp_path, tmp_path / "a", stops=[])
-    resumed = trained_weights(tmp_path, tmp_path / "b", stops=[3, 5, 8])
+    straight = trained_weights(tmp_path, tmp_path / "a", stops=[], options=options)
+    resumed = trained_weights(tmp_path, tmp_path / "b", stops=[3, 5, 8], options=options)
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
     log = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]

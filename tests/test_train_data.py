@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import runpy
 import shutil
 from dataclasses import replace
 from importlib.metadata import version
@@ -23,6 +24,8 @@ from lesff.train.run import dry_run, run_recipe
 from lesff.train.stages import read_stages
 from lesff.train.training_data import TrainingData, read_training_data
 
+TOOLS = Path(__file__).parents[1] / "tools"
+
 
 def test_npz_shard_round_trip(tmp_path):
     path = tmp_path / "shard.npz"
@@ -42,6 +45,57 @@ def test_npz_shard_round_trip(tmp_path):
     assert (first.energy, first.group, first.is_validation) == (-1.5, "water", False)
     assert (second.structure.total_charge, second.is_validation) == (-1, True)
     np.testing.assert_array_equal(second.structure.positions, [[9, 10, 11], [12, 13, 14]])
+
+
+def shard_with_weights(path, weights):
+    """Two atoms on their own, with weights."""
+    np.savez(
+        path,
+        n=np.ones(2, dtype=np.uint16),
+        numbers=np.ones(2, dtype=np.uint8),
+        positions=np.zeros((2, 3)),
+        forces=np.zeros((2, 3)),
+        energy=np.zeros(2),
+        spin_multiplicity=np.full(2, 2, dtype=np.uint8),
+        weight=np.array(weights),
+    )
+    return path
+
+
+def test_frames_of_a_shard_have_weights(tmp_path):
+    path = shard_with_weights(tmp_path / "shard.npz", [0.25, 2.0])
+    assert [frame.weight for frame in read_frames(path, weight=4.0)] == [1.0, 8.0]
+    shard_with_weights(path, [0.25, -1.0])
+    with pytest.raises(DataError, match=r"frame 1: `weight` must be a number of at least 0"):
+        read_frames(path)
+
+
+def test_merged_shards_have_weights_by_spread(tmp_path):
+    """Half at a spread of 0.12 eV/A, one without a spread; shares thin at random."""
+    tool = runpy.run_path(str(TOOLS / "data" / "merged.py"))
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 4, size=1000)
+    arrays = {
+        "n": counts.astype(np.uint16),
+        "numbers": np.repeat(np.arange(1000) % 8 + 1, counts).astype(np.uint8),
+        "positions": rng.normal(size=(counts.sum(), 3)),
+        "forces": rng.normal(size=(counts.sum(), 3)),
+        "energy": np.arange(1000.0),
+    }
+    np.savez(tmp_path / "one.npz", **arrays)
+    np.savez(tmp_path / "two.npz", spread=np.full(1000, 0.12), **arrays)
+    found = tool["thinned"](tmp_path / "one.npz", 0.3, rng)
+    # 1000 draws: six standard errors
+    assert len(found["n"]) == pytest.approx(300, abs=87)
+    starts = np.cumsum(counts) - counts
+    for energy, stop, n in zip(found["energy"], np.cumsum(found["n"]), found["n"], strict=True):
+        i = int(energy)
+        rows = slice(starts[i], starts[i] + counts[i])
+        np.testing.assert_array_equal(found["forces"][stop - n : stop], arrays["forces"][rows])
+    np.testing.assert_array_equal(found["weight"], 1.0)
+    found = tool["thinned"](tmp_path / "two.npz", 1.0, rng)
+    assert len(found["n"]) == 1000
+    np.testing.assert_allclose(found["weight"], 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,10 @@ class Composer:
         frames = [self.frames[i] for i in parts]
         if len(frames) == 1:
             return frames[0]
-        steps = rng.normal(size=(len(frames) - 1, 3))
+        # all in one octant, turned at random: none comes back to an earlier part
+        steps = np.abs(rng.normal(size=(len(frames) - 1, 3)))
         steps /= np.linalg.norm(steps, axis=1, keepdims=True)
-        # all on one side of the plane across the first step: none comes back to another
-        steps *= np.where(steps @ steps[0] < 0.0, -1.0, 1.0)[:, None]
+        steps = steps @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
         extents = [_extent(frame.structure) for frame in frames]
         gaps = rng.uniform(*self.config.distance, size=len(steps))
         lengths = gaps + np.array(extents[:-1]) + np.array(extents[1:])
