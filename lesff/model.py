@@ -26,8 +26,10 @@ from lesff.hub.resolve import ResolvedModel, resolve
 from lesff.model_folder.card import with_section
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
+from lesff.plain_data import from_dict
 from lesff.potential.config import DTYPES, ModelConfig
 from lesff.potential.domain import check_caveats, check_domain, warn_of_background
+from lesff.potential.edit import Redesign
 from lesff.potential.potential import Potential, RadialMode
 from lesff.potential.predict import predict_graph
 from lesff.potential.properties import properties_in_order
@@ -264,6 +266,18 @@ class Model:
             replay=replay,
             caveats=self.source.caveats,
         )
+
+    def redesigned(self, **changes: Any) -> Model:
+        """The model with other parts, see :class:`lesff.potential.edit.Redesign` for the changes.
+
+        ``local_state=True`` moves an older model to the local state of charge and spin without
+        changing energies of neutral closed shells; a wall or a fresh head have to be trained.
+
+        Raises:
+            ConfigError: for a change that the model does not allow, or that does not exist.
+        """
+        design = from_dict(Redesign, changes, "redesign")
+        return Model(design.of(self.potential), replace(self.source, version=None))
 
     def finetune(
         self,
