@@ -7,6 +7,7 @@ from typing import Literal
 
 from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
+from lesff.potential.edit import INNER_CUTOFF
 from lesff.train.loss import LossConfig
 from lesff.train.recipe import DataConfig, OptimizerConfig, Recipe, RecipeModel
 
@@ -72,7 +73,7 @@ class DistillOptions:
 
 
 def small_student(*, has_states: bool) -> Recipe:
-    """The default student: two layers of 32 scalar channels, 4.5 A, latent charges.
+    """The default student: two layers of 32 scalar channels, 4.5 A, charges that stay in bounds.
 
     Args:
         has_states: Whether structures differ in charge or spin, which then are inputs.
@@ -89,12 +90,15 @@ def small_student(*, has_states: bool) -> Recipe:
                 "max_ell": 2,
                 "correlation": 3,
                 "radial_mlp": [32, 32],
+                "inner_cutoff": INNER_CUTOFF,
             },
-            long_range=LongRangeConfig(head="shifted"),
-            state_embedding=has_states,
+            long_range=LongRangeConfig(head="edge", cutoff="smooth", dl=1.0),
+            local_state=has_states,
+            wall="zbl",
+            bounded_charges=True,
         ),
         loss=LossConfig(
-            energy=3.0, forces=1.0, dipole=1.0, total_charge=1.0, forces_delta=0.05
+            energy=3.0, forces=1.0, dipole=1.0, charge_guess=1.0 * has_states, forces_delta=0.05
         ),
         optimizer=OptimizerConfig(
             lr=0.01, clip_norm=1.0, ema_decay=0.995, warmup_steps=50, max_steps=1_000_000,

@@ -175,7 +175,8 @@ def check_student(recipe: Recipe, structures: list[Structure]) -> None:
         check_boundaries(torch.from_numpy(np.stack([s.pbc for s in structures])))
     states = sorted({(s.total_charge, s.spin_multiplicity) for s in structures})
     has_radical = any(spin > 2 for _, spin in states)
-    if not recipe.model.state_embedding and (len({q for q, _ in states}) > 1 or has_radical):
+    sees_states = recipe.model.state_embedding or recipe.model.local_state
+    if not sees_states and (len({q for q, _ in states}) > 1 or has_radical):
         raise UnsupportedInputError(
             f"structures have the states (total charge, 2S+1) {states}, which a student with "
             "`model.state_embedding = false` cannot tell apart"

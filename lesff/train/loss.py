@@ -34,7 +34,7 @@ class LossConfig:
             ``"edge"`` with ``reference_charges``), e: keeps charges near those of the elements as
             far as the labels do not ask for others.
         charge_guess: Weight of the guess of a local state: of closed shells, the squared residual
-            of its sum per system, and of neutral ones half of the sum of its squares.
+            of its sum per system, and of neutral ones a fiftieth of the sum of its squares.
         energy_delta: Huber threshold in eV/atom.
         forces_delta: Huber threshold in eV/A, also for net forces.
         dipole_delta: Huber threshold in e A.
@@ -157,7 +157,7 @@ def _transfer_penalty(transfer: Tensor, graph: AtomGraph, weight: Tensor) -> Ten
     return (w * transfer.square()).sum() / w.sum()
 
 
-_NEUTRAL_SHARE = 0.5
+_NEUTRAL_SHARE = 0.02
 
 
 def _guess_penalty(guess: Tensor, graph: AtomGraph, weight: Tensor) -> Tensor:
