@@ -1,0 +1,159 @@
+"""The chapter of robustness: its checks, running them, and GFN2-xTB beside the figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from lesff.evaluation.results import CheckResult, NotCoveredError, Value
+from lesff.evaluation.robustness.approaches import measure_approaches, summarise_approaches
+from lesff.evaluation.robustness.compression import measure_compression, summarise_compression
+from lesff.evaluation.robustness.pairs import measure_pairs, summarise_pairs
+from lesff.evaluation.robustness.probe import Options
+from lesff.evaluation.robustness.size_consistency import (
+    measure_size_consistency,
+    summarise_size_consistency,
+)
+from lesff.evaluation.robustness.solvated_ions import (
+    measure_solvated_ions,
+    summarise_solvated_ions,
+)
+from lesff.methods import Method
+from lesff.plain_data import read_json
+
+Rows = Sequence[dict[str, Any]]
+REFERENCE_FILE = Path(__file__).with_name("gfn2_xtb.json")
+"""Rows of GFN2-xTB, seed 0, written by ``tools/robustness_reference.py``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessCheck:
+    """One check.
+
+    Attributes:
+        name: As on the command line and in result files.
+        measure: Takes a subject and options; gives rows, and what is left out.
+        summarise: Figures with pass marks, from rows; of GFN2-xTB, too, for the same items.
+        is_random: Whether the seed matters.
+    """
+
+    name: str
+    measure: Callable[[Method, Options], CheckResult]
+    summarise: Callable[[Rows], list[Value]]
+    is_random: bool = False
+
+    def run(self, subject: Method, options: Options | None = None) -> CheckResult:
+        """Rows and figures.
+
+        Raises:
+            NotCoveredError: if no item is covered.
+        """
+        result = self.measure(subject, options or Options())
+        if not result.rows:
+            raise NotCoveredError("; ".join(sorted(set(result.left_out.values()))))
+        result.quantities = self.summarise(result.rows)
+        return result
+
+
+ROBUSTNESS = (
+    RobustnessCheck(name="pairs", measure=measure_pairs, summarise=summarise_pairs),
+    RobustnessCheck(
+        name="approaches", measure=measure_approaches, summarise=summarise_approaches,
+        is_random=True,
+    ),
+    RobustnessCheck(
+        name="compression", measure=measure_compression, summarise=summarise_compression
+    ),
+    RobustnessCheck(
+        name="size-consistency", measure=measure_size_consistency,
+        summarise=summarise_size_consistency,
+    ),
+    RobustnessCheck(
+        name="ions-in-water", measure=measure_solvated_ions, summarise=summarise_solvated_ions
+    ),
+)  # fmt: skip
+"""All checks, in the order of the tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        check: Its name.
+        result: Figures, rows and what is left out; None if nothing is covered.
+        reason: Why nothing is covered; empty if something is.
+        reference: Values of GFN2-xTB for the same items, by name of the figure.
+        seconds: Wall time.
+    """
+
+    check: str
+    result: CheckResult | None
+    reason: str = ""
+    reference: dict[str, float]
+    seconds: float
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the figures outside their limits."""
+        values = self.result.quantities if self.result else []
+        return [value.name for value in values if value.passes is False]
+
+
+def run_chapter(
+    subject: Method, options: Options, checks: Sequence[RobustnessCheck] = ROBUSTNESS
+) -> Iterator[Finding]:
+    """Run checks one after the other.
+
+    Args:
+        subject: The method.
+        options: How much is done.
+        checks: What to run.
+
+    Yields:
+        What each check found.
+    """
+    bar = tqdm(checks, unit="check", leave=False)
+    for check in bar:
+        bar.set_description(check.name)
+        start = time.monotonic()
+        try:
+            result, reason = check.run(subject, options), ""
+        except NotCoveredError as error:
+            result, reason = None, str(error)
+        reference = reference_values(check, result, options) if result else {}
+        seconds = round(time.monotonic() - start, 1)
+        yield Finding(
+            check=check.name, result=result, reason=reason, reference=reference, seconds=seconds
+        )
+
+
+def reference_values(
+    check: RobustnessCheck, result: CheckResult, options: Options
+) -> dict[str, float]:
+    """Figures of GFN2-xTB for the items of a result that it was computed for.
+
+    Args:
+        check: The check.
+        result: Of another method.
+        options: Whose seed must be that of the stored rows where it matters.
+    """
+    stored = _stored()
+    if check.is_random and options.seed != stored.get("seed"):
+        return {}
+    items = {row["item"] for row in result.rows}
+    rows = [row for row in stored.get("rows", {}).get(check.name, ()) if row["item"] in items]
+    if not rows:
+        return {}
+    return {value.name: value.value for value in check.summarise(rows)}
+
+
+@cache
+def _stored() -> dict[str, Any]:
+    return read_json(REFERENCE_FILE) if REFERENCE_FILE.exists() else {}
