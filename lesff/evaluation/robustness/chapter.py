@@ -13,7 +13,15 @@ from tqdm.auto import tqdm
 
 from lesff.evaluation.results import CheckResult, NotCoveredError, Value
 from lesff.evaluation.robustness.approaches import measure_approaches, summarise_approaches
+from lesff.evaluation.robustness.clashes import measure_clashes, summarise_clashes
 from lesff.evaluation.robustness.compression import measure_compression, summarise_compression
+from lesff.evaluation.robustness.converged_sums import (
+    measure_converged_sums,
+    summarise_converged_sums,
+)
+from lesff.evaluation.robustness.dissociation import measure_dissociation, summarise_dissociation
+from lesff.evaluation.robustness.hot_runs import measure_hot_runs, summarise_hot_runs
+from lesff.evaluation.robustness.hunt import measure_hunt, summarise_hunt
 from lesff.evaluation.robustness.pairs import measure_pairs, summarise_pairs
 from lesff.evaluation.robustness.probe import Options
 from lesff.evaluation.robustness.size_consistency import (
@@ -71,12 +79,25 @@ ROBUSTNESS = (
         name="compression", measure=measure_compression, summarise=summarise_compression
     ),
     RobustnessCheck(
+        name="dissociation", measure=measure_dissociation, summarise=summarise_dissociation
+    ),
+    RobustnessCheck(
         name="size-consistency", measure=measure_size_consistency,
         summarise=summarise_size_consistency,
     ),
     RobustnessCheck(
         name="ions-in-water", measure=measure_solvated_ions, summarise=summarise_solvated_ions
     ),
+    RobustnessCheck(
+        name="converged-sums", measure=measure_converged_sums, summarise=summarise_converged_sums
+    ),
+    RobustnessCheck(
+        name="clashes", measure=measure_clashes, summarise=summarise_clashes, is_random=True
+    ),
+    RobustnessCheck(
+        name="hot-runs", measure=measure_hot_runs, summarise=summarise_hot_runs, is_random=True
+    ),
+    RobustnessCheck(name="hunt", measure=measure_hunt, summarise=summarise_hunt, is_random=True),
 )  # fmt: skip
 """All checks, in the order of the tables."""
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from lesff.errors import LesffError
 from lesff.evaluation.coverage import require
-from lesff.methods import FAILURES, Method
+from lesff.methods import FAILURES, XTB, Method
 from lesff.model import Model
 
 ERRORS = (LesffError, *FAILURES)
@@ -95,6 +95,8 @@ class Probe:
 
     def lacks(self, system: System) -> str:
         """Why a system is not covered; empty if it is."""
+        if self.subject.name == XTB and system.atoms.pbc.any():
+            return f"{XTB} is for molecules"
         return require(self.subject, system.atoms, system.charge, system.spin)
 
     def ask(self, systems: Sequence[System], desc: str = "") -> list[Answer]:

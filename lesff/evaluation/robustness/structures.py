@@ -145,6 +145,33 @@ def pressed(
     return found
 
 
+def cluster(
+    names: Sequence[str], count: int, contact: float, rng: np.random.Generator
+) -> tuple[list[System], System]:
+    """Random molecules pressed together one after the other.
+
+    Args:
+        names: Molecules to choose from.
+        count: Number of molecules.
+        contact: Closest contact of each with those before it, a share of the sum of covalent radii.
+        rng: Of molecules, turns and directions.
+
+    Returns:
+        The molecules, and all of them in one system.
+    """
+    parts = [neutral(name) for name in rng.choice(names, count)]
+    atoms = random_turn(parts[0].atoms, rng)
+    for part in parts[1:]:
+        moving = random_turn(part.atoms, rng)
+        found: list[ase.Atoms] = []
+        while not found:  # those that pass each other are tried again along another line
+            found = pressed(atoms, moving, random_direction(rng), [contact])
+        atoms = found[0]
+        atoms.positions -= atoms.get_center_of_mass()
+    name = " + ".join(part.name for part in parts)
+    return parts, System(name=name, atoms=atoms, spin=1)
+
+
 def distinct_bonds(atoms: ase.Atoms) -> list[tuple[int, int]]:
     """Bonds that are not in a ring, one of each kind (elements and neighbours of both ends)."""
     graph = bond_graph(atoms)
