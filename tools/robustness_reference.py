@@ -3,8 +3,8 @@
     python tools/robustness_reference.py        # needs tblite, some twenty minutes on one core
 
 Writes `lesff/evaluation/robustness/gfn2_xtb.json`: rows of each check with seed 0, those of --quick
-included, for the elements below. Curves stay where pictures are made of them. Checks that are in the
-file already are kept: delete it to start anew.
+included, for the elements below. Curves stay where pictures are made of them. Checks that are in
+the file already are kept: delete it to start anew.
 """
 
 from importlib.metadata import version

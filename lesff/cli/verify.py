@@ -16,6 +16,8 @@ from lesff.model_folder.layout import model_files
 from lesff.model_folder.verify import verify_parity
 from lesff.potential.verify import check_physics
 
+_PATH = click.Path(path_type=Path)
+
 
 @click.command("verify")
 @click.argument("name")
@@ -36,8 +38,10 @@ from lesff.potential.verify import check_physics
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="A few items of each check of --robustness only.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of what is random in --robustness.")
+@click.option("--json", "json_file", type=_PATH, help="Write --robustness as JSON.")
+@click.option("--html", "html_file", type=_PATH, help="Write --robustness as a page with pictures.")
 @click.option(
-    "--json", "output", type=click.Path(path_type=Path), help="Write --robustness as JSON."
+    "--found", type=_PATH, help="Write the atoms of the lowest energy that its hunt found (extxyz)."
 )
 @accept_license_option
 def verify_command(
@@ -45,7 +49,9 @@ def verify_command(
     key: Path | None,
     label: str | None,
     seed: int | None,
-    output: Path | None,
+    json_file: Path | None,
+    html_file: Path | None,
+    found: Path | None,
     *,
     deep: bool,
     physics: bool,
@@ -62,8 +68,9 @@ def verify_command(
     """
     if label is not None and key is None:
         raise click.UsageError("--as is what the signature must bind: give --key, too")
-    if not robustness and (quick or seed is not None or output is not None):
-        raise click.UsageError("--quick, --seed and --json need --robustness")
+    extra = (quick or None, seed, json_file, html_file, found)
+    if not robustness and any(value is not None for value in extra):
+        raise click.UsageError("--quick, --seed, --json, --html and --found need --robustness")
     folder = resolve(name, accept_license=accept_license).folder
     if deep:
         for file in model_files(folder):
@@ -78,12 +85,13 @@ def verify_command(
         _verify_physics(name, accept_license=accept_license)
     _verify_parity(name, folder)
     if robustness:
-        # start-up: the checks take 0.3 s of CPU to import
-        from lesff.cli.robustness import verify_robustness
+        # start-up: the checks take 0.5 s of CPU to import
+        from lesff.cli.robustness import Outputs, verify_robustness
+        from lesff.evaluation.robustness.probe import Options
 
-        verify_robustness(
-            name, quick=quick, seed=seed or 0, output=output, accept_license=accept_license
-        )
+        outputs = Outputs(json=json_file, html=html_file, found=found)
+        options = Options(quick=quick, seed=seed or 0)
+        verify_robustness(name, options, outputs, accept_license=accept_license)
 
 
 def _verify_parity(name: str, folder: Path) -> None:

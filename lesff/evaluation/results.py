@@ -13,6 +13,8 @@ from lesff.errors import ConfigError, DataError
 from lesff.plain_data import read_json, write_json
 
 FORMAT = 1
+NONE_MAY = (None, 0.0)
+"""Limits of a count of items that fail; its unit says of how many."""
 
 
 class NotCoveredError(Exception):

@@ -36,8 +36,9 @@ from lesff.methods import Method
 from lesff.plain_data import read_json
 
 Rows = Sequence[dict[str, Any]]
-REFERENCE_FILE = Path(__file__).with_name("gfn2_xtb.json")
-"""Rows of GFN2-xTB, seed 0, written by ``tools/robustness_reference.py``."""
+REFERENCES = Path(__file__).with_name("references")
+"""Rows of other methods, a JSON file each, written by ``tools/robustness_reference.py``."""
+SOURCES = ("pass marks of the chapter of robustness: docs/evaluation.md",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +111,14 @@ class Finding:
         check: Its name.
         result: Figures, rows and what is left out; None if nothing is covered.
         reason: Why nothing is covered; empty if something is.
-        reference: Values of GFN2-xTB for the same items, by name of the figure.
+        references: Values of other methods for the same items: by method and name of the figure.
         seconds: Wall time.
     """
 
     check: str
     result: CheckResult | None
     reason: str = ""
-    reference: dict[str, float]
+    references: dict[str, dict[str, float]]
     seconds: float
 
     @property
@@ -148,33 +149,38 @@ def run_chapter(
             result, reason = check.run(subject, options), ""
         except NotCoveredError as error:
             result, reason = None, str(error)
-        reference = reference_values(check, result, options) if result else {}
-        seconds = round(time.monotonic() - start, 1)
         yield Finding(
-            check=check.name, result=result, reason=reason, reference=reference, seconds=seconds
+            check=check.name,
+            result=result,
+            reason=reason,
+            references=reference_values(check, result, options) if result else {},
+            seconds=round(time.monotonic() - start, 1),
         )
 
 
 def reference_values(
     check: RobustnessCheck, result: CheckResult, options: Options
-) -> dict[str, float]:
-    """Figures of GFN2-xTB for the items of a result that it was computed for.
+) -> dict[str, dict[str, float]]:
+    """Figures of other methods for the items of a result that they were computed for.
 
     Args:
         check: The check.
         result: Of another method.
         options: Whose seed must be that of the stored rows where it matters.
     """
-    stored = _stored()
-    if check.is_random and options.seed != stored.get("seed"):
-        return {}
     items = {row["item"] for row in result.rows}
-    rows = [row for row in stored.get("rows", {}).get(check.name, ()) if row["item"] in items]
-    if not rows:
-        return {}
-    return {value.name: value.value for value in check.summarise(rows)}
+    found = {}
+    for name, stored in stored_references().items():
+        if check.is_random and options.seed != stored["seed"]:
+            continue
+        rows = [row for row in stored["rows"].get(check.name, ()) if row["item"] in items]
+        if rows:
+            found[name] = {value.name: value.value for value in check.summarise(rows)}
+    return found
 
 
 @cache
-def _stored() -> dict[str, Any]:
-    return read_json(REFERENCE_FILE) if REFERENCE_FILE.exists() else {}
+def stored_references() -> dict[str, dict[str, Any]]:
+    """``seed`` and ``rows`` by check of every method that was stored, by its name in tables."""
+    files = sorted(REFERENCES.glob("*.json"))
+    return {data["method"]: data for data in map(read_json, files)}

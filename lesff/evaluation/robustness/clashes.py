@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from lesff.evaluation.results import CheckResult, Value
+from lesff.evaluation.results import NONE_MAY, CheckResult, Value
 from lesff.evaluation.robustness.probe import Options, Probe, System
 from lesff.evaluation.robustness.runs import LOWEST, Track, relax, worst, zero_of
 from lesff.evaluation.robustness.structures import INORGANIC, ORGANIC, closest_share, cluster
@@ -68,7 +68,7 @@ def summarise_clashes(rows: Sequence[dict[str, Any]]) -> list[Value]:
     low = worst((row["lowest_ev_per_atom"] for row in rows), lowest=True)
     return [
         Value(name="clusters that collapse", unit=f"of {len(rows)}", value=failing,
-              limits=(None, 0.0)),
+              limits=NONE_MAY),
         Value(name="clusters, closest contact at the end", unit="of radii", value=closest,
               limits=(CLOSEST, None)),
         Value(name="clusters, lowest energy", unit="eV/atom", value=low, limits=(LOWEST, None)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lesff.evaluation.results import CheckResult, Value
+from lesff.evaluation.results import NONE_MAY, CheckResult, Value
 from lesff.evaluation.robustness.probe import Options, Probe, System
 from lesff.evaluation.robustness.runs import worst
 from lesff.evaluation.robustness.structures import ORGANIC, distinct_bonds, neutral, stretched
@@ -81,7 +81,7 @@ def summarise_dissociation(rows: Sequence[dict[str, Any]]) -> list[Value]:
     depth = worst((row["depth_ev"] for row in rows), lowest=True)
     return [
         Value(name="bonds pulled apart that are wrong", unit=f"of {len(rows)}", value=failing,
-              limits=(None, 0.0)),
+              limits=NONE_MAY),
         Value(name="bonds pulled apart, largest second difference", unit="eV", value=kink,
               limits=(None, SMOOTH)),
         Value(name="bonds pulled apart, change from +5 to +6 A", unit="eV", value=slope,

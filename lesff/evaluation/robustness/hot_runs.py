@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from lesff.evaluation.checks.dynamics import liquid_box
 from lesff.evaluation.checks.solids import SOLIDS, crystal
-from lesff.evaluation.results import CheckResult, Value
+from lesff.evaluation.results import NONE_MAY, CheckResult, Value
 from lesff.evaluation.robustness.compression import WATER_SPACING
 from lesff.evaluation.robustness.probe import Options, Probe, System
 from lesff.evaluation.robustness.runs import LOWEST, Track, heat, relax, worst
@@ -87,7 +87,7 @@ def summarise_hot_runs(rows: Sequence[dict[str, Any]]) -> list[Value]:
     low = worst((row["lowest_ev_per_atom"] for row in rows), lowest=True)
     return [
         Value(name="hot runs that collapse", unit=f"of {len(rows)}", value=failing,
-              limits=(None, 0.0)),
+              limits=NONE_MAY),
         Value(name="hot runs, closest contact", unit="of radii", value=closest,
               limits=(CLOSEST, None)),
         Value(name="hot runs, lowest energy", unit="eV/atom", value=low, limits=(LOWEST, None)),

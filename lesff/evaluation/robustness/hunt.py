@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from lesff.evaluation.checks.dynamics import liquid_box
 from lesff.evaluation.checks.solids import SOLIDS, crystal
-from lesff.evaluation.results import CheckResult, Value
+from lesff.evaluation.results import NONE_MAY, CheckResult, Value
 from lesff.evaluation.robustness.compression import WATER_SPACING
 from lesff.evaluation.robustness.probe import Options, Probe, System
 from lesff.evaluation.robustness.runs import LOWEST, Track, heat, relax
@@ -73,7 +73,7 @@ def summarise_hunt(rows: Sequence[dict[str, Any]]) -> list[Value]:
     lowest = min((value for value in found if value == value), default=nan)
     return [
         Value(name="trials that fall too low or fail", unit=f"of {len(rows)}", value=failing,
-              limits=(None, 0.0)),
+              limits=NONE_MAY),
         Value(name="lowest energy found, from the start", unit="eV/atom", value=lowest,
               limits=(LOWEST, None)),
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lesff.evaluation.results import Value
+from lesff.evaluation.results import NONE_MAY, Value
 from lesff.evaluation.robustness.probe import Answer, Probe, System
 
 RISE_BELOW = 0.75
@@ -86,7 +86,7 @@ def scan_values(rows: Sequence[dict[str, Any]], what: str) -> list[Value]:
     failing = sum(not row["ok"] for row in rows)
     falls = _numbers(rows, "fall_ev")
     values = [
-        Value(name=f"{what} that fall", unit=f"of {len(rows)}", value=failing, limits=(None, 0.0)),
+        Value(name=f"{what} that fall", unit=f"of {len(rows)}", value=failing, limits=NONE_MAY),
         Value(
             name=f"{what}, largest fall", unit="eV", value=max(falls, default=np.nan),
             limits=(None, TOLERANCE),

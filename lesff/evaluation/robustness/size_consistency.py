@@ -10,7 +10,7 @@ import ase
 import numpy as np
 from ase.build import molecule
 
-from lesff.evaluation.results import CheckResult, Value
+from lesff.evaluation.results import NONE_MAY, CheckResult, Value
 from lesff.evaluation.robustness.probe import Answer, Options, Probe, System, lowest
 from lesff.evaluation.robustness.structures import (
     acetate,
@@ -106,7 +106,7 @@ def summarise_size_consistency(rows: Sequence[dict[str, Any]]) -> list[Value]:
     failing = sum(not row["ok"] for row in rows)
     values = [
         Value(name="parts far apart that miss", unit=f"of {len(rows)}", value=failing,
-              limits=(None, 0.0)),
+              limits=NONE_MAY),
     ]  # fmt: skip
     for kind in dict.fromkeys(row["kind"] for row in rows):
         errors = [_size(row["error_ev"]) for row in rows if row["kind"] == kind]
