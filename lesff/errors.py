@@ -50,6 +50,10 @@ class PhysicsError(LesffError, ArithmeticError):
     """Derivatives of a model disagree with finite differences."""
 
 
+class RobustnessError(LesffError, ArithmeticError):
+    """A model fails a check of robustness: a figure is outside its limits."""
+
+
 class ContractError(LesffError, AssertionError):
     """An architecture or charge head breaks a promise that potentials rely on.
 

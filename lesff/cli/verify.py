@@ -16,6 +16,8 @@ from lesff.model_folder.layout import model_files
 from lesff.model_folder.verify import verify_parity
 from lesff.potential.verify import check_physics
 
+_PATH = click.Path(path_type=Path)
+
 
 @click.command("verify")
 @click.argument("name")
@@ -28,19 +30,47 @@ from lesff.potential.verify import check_physics
     "--physics", is_flag=True,
     help="Check forces, stress and responses against finite differences too, in float64.",
 )  # fmt: skip
+@click.option(
+    "--robustness",
+    is_flag=True,
+    help="Check what the model does far from its data too: overlapping atoms, hot runs, ions, "
+    "parts far apart (minutes).",
+)  # fmt: skip
+@click.option("--quick", is_flag=True, help="A few items of each check of --robustness only.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of what is random in --robustness.")
+@click.option("--json", "json_file", type=_PATH, help="Write --robustness as JSON.")
+@click.option("--html", "html_file", type=_PATH, help="Write --robustness as a page with pictures.")
+@click.option(
+    "--found", type=_PATH, help="Write the atoms of the lowest energy that its hunt found (extxyz)."
+)
 @accept_license_option
 def verify_command(
     name: str,
     key: Path | None,
     label: str | None,
+    seed: int | None,
+    json_file: Path | None,
+    html_file: Path | None,
+    found: Path | None,
     *,
     deep: bool,
     physics: bool,
+    robustness: bool,
+    quick: bool,
     accept_license: bool,
 ) -> None:
-    """Replay the golden values stored with a model (a name or a folder)."""
+    """Replay the golden values stored with a model (a name or a folder).
+
+    --robustness prints a table of figures, each with its limit and that of GFN2-xTB for the same
+    structures, and fails if one of them is outside. Every line is complete when it is printed, and
+    so is the file of --json: a run can be stopped at any time. Structures that the model does not
+    cover (elements, charge, spin) are left out and counted. docs/evaluation.md says what is done.
+    """
     if label is not None and key is None:
         raise click.UsageError("--as is what the signature must bind: give --key, too")
+    extra = (quick or None, seed, json_file, html_file, found)
+    if not robustness and any(value is not None for value in extra):
+        raise click.UsageError("--quick, --seed, --json, --html and --found need --robustness")
     folder = resolve(name, accept_license=accept_license).folder
     if deep:
         for file in model_files(folder):
@@ -53,6 +83,18 @@ def verify_command(
         click.echo(f"signed with the key {signature.key} {signature.subject}")
     if physics:
         _verify_physics(name, accept_license=accept_license)
+    _verify_parity(name, folder)
+    if robustness:
+        # start-up: the checks take 0.5 s of CPU to import
+        from lesff.cli.robustness import Outputs, verify_robustness
+        from lesff.evaluation.robustness.probe import Options
+
+        outputs = Outputs(json=json_file, html=html_file, found=found)
+        options = Options(quick=quick, seed=seed or 0)
+        verify_robustness(name, options, outputs, accept_license=accept_license)
+
+
+def _verify_parity(name: str, folder: Path) -> None:
     report = verify_parity(folder)
     charge = "" if report.charge_error is None else f", charges {report.charge_error:.1e} e"
     if report.uncertainty_error is not None:

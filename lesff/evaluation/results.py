@@ -13,6 +13,8 @@ from lesff.errors import ConfigError, DataError
 from lesff.plain_data import read_json, write_json
 
 FORMAT = 1
+NONE_MAY = (None, 0.0)
+"""Limits of a count of items that fail; its unit says of how many."""
 
 
 class NotCoveredError(Exception):
@@ -29,12 +31,24 @@ class Value:
         value: What the subject gives.
         reference: The value of experiment or theory to compare with; None for errors, whose aim is
             zero.
+        limits: Lowest and highest value that passes (None: any); None for values without a pass
+            mark.
     """
 
     name: str
     unit: str
     value: float
     reference: float | None = None
+    limits: tuple[float | None, float | None] | None = None
+
+    @property
+    def passes(self) -> bool | None:
+        """Whether the value is within its limits; None without limits."""
+        if self.limits is None:
+            return None
+        low, high = self.limits
+        inside = (low is None or self.value >= low) and (high is None or self.value <= high)
+        return bool(np.isfinite(self.value) and inside)
 
 
 @dataclass(kw_only=True)

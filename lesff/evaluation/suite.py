@@ -35,11 +35,12 @@ from lesff.evaluation.checks.states import STATE_SOURCES, check_states
 from lesff.evaluation.checks.torsions import TORSION_SOURCES, check_torsions
 from lesff.evaluation.checks.water import WATER_SOURCES, check_water
 from lesff.evaluation.coverage import require
-from lesff.evaluation.results import CheckResult, NotCoveredError, SuiteFile
+from lesff.evaluation.results import CheckResult, NotCoveredError, SuiteFile, Value
+from lesff.evaluation.robustness.chapter import ROBUSTNESS, SOURCES
 from lesff.methods import XTB, Method
 
 Rows = Sequence[dict[str, Any]]
-Family = Literal["data", "organic", "inorganic"]
+Family = Literal["data", "organic", "inorganic", "robustness"]
 ORGANIC = (1, 6, 7, 8)
 """Elements that a model must cover for the organic checks: H C N O."""
 SUITES = ("standard", "full")
@@ -51,13 +52,15 @@ class Check:
 
     Attributes:
         name: As on the command line and in result files.
-        family: ``"data"`` needs labelled frames; the others go by the elements of the model.
+        family: ``"data"`` needs labelled frames; the others go by the elements of the model, those
+            of the chapter ``"robustness"`` item by item.
         run: Does it; takes a subject, and the labelled frames in the family ``"data"``.
         sources: Where its reference values are from.
         full_only: Whether it takes too long for the suite ``"standard"``.
         models_only: Whether it is for models of lesff only, not for baselines.
         compare: Quantities of a baseline that compare it with the model: takes the name of the
             model, its rows and those of the baseline.
+        summarise: Quantities from rows; of a baseline those of the model's items are taken.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Check:
     full_only: bool = False
     models_only: bool = False
     compare: Callable[[str, Rows, Rows], list[dict[str, Any]]] | None = None
+    summarise: Callable[[Rows], list[Value]] | None = None
 
     def why_not(self, subject: Method, data: Labelled | None, suite: str) -> str:
         """Why the check is not run; empty if it is."""
@@ -109,6 +113,11 @@ CHECKS = (
         compare=compare_solids,
     ),
     Check(name="born", family="inorganic", run=check_born, sources=BORN_SOURCES),
+    *(
+        Check(name=f"robustness-{check.name}", family="robustness", run=check.run, sources=SOURCES,
+              summarise=check.summarise)
+        for check in ROBUSTNESS
+    ),
 )  # fmt: skip
 """All checks, in the order of the tables."""
 
@@ -181,8 +190,20 @@ def run_suite(
             result = _run(check, subject, data)
             if check.compare and subject is not first and ours and result["status"] == "done":
                 result["quantities"] += check.compare(first.name, ours["rows"], result["rows"])
+            if check.summarise and subject is not first and ours and result["status"] == "done":
+                _take_same_items(check.summarise, result, ours["rows"])
         file.put(subject.name, check.name, result)
         yield subject.name, check.name, result
+
+
+def _take_same_items(
+    summarise: Callable[[Rows], list[Value]], result: dict[str, Any], ours: Rows
+) -> None:
+    """Let the quantities of a baseline be those of the items that the model has."""
+    items = {row["item"] for row in ours}
+    rows = [row for row in result["rows"] if row["item"] in items]
+    quantities = CheckResult(quantities=summarise(rows)).to_dict()["quantities"] if rows else []
+    result["quantities"] = quantities
 
 
 def _keep_data(file: SuiteFile, data: Labelled, model: Method) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,10 @@ def fragment_markdown(fragments: dict[str, dict[str, Any]]) -> str:
 
 
 def suite_markdown(data: dict[str, Any]) -> str:
-    """Results of the suite: one row per quantity, one column per subject; then what is left out."""
+    """Results of the suite: one row per quantity, one column per subject; then what is left out.
+
+    The last column is the reference value or, in the chapter of robustness, the pass mark.
+    """
     results = data["results"]
     subjects = list(results)
     checks = list(dict.fromkeys(check for part in results.values() for check in part))
@@ -133,6 +137,16 @@ def significant(value: float | None) -> str:
     return text.removeprefix("-") if float(text) == 0.0 else text
 
 
+def limit_text(limits: Sequence[float | None] | None) -> str:
+    """A pass mark as text, such as "<= 0.05" or "0.8 to 1"; empty without one."""
+    low, high = limits or (None, None)
+    if low is None and high is None:
+        return ""
+    if low is None:
+        return f"<= {high:g}"
+    return f">= {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
 def _rows(check: str, columns: list[dict[str, Any]]) -> list[str]:
     quantities = [{q["name"]: q for q in column.get("quantities", ())} for column in columns]
     names = list(dict.fromkeys(name for column in quantities for name in column))
@@ -142,7 +156,8 @@ def _rows(check: str, columns: list[dict[str, Any]]) -> list[str]:
         values = [
             significant(column[name]["value"]) if name in column else "" for column in quantities
         ]
-        cells = [check, name, first["unit"], *values, significant(first["reference"])]
+        aim = significant(first["reference"]) or limit_text(first.get("limits"))
+        cells = [check, name, first["unit"], *values, aim]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
