@@ -23,7 +23,6 @@ from lesff.finetune import Base, finetune, options_from
 from lesff.hub.manifest.entries import ModelEntry
 from lesff.hub.publish import publish_folder
 from lesff.hub.resolve import ResolvedModel, resolve
-from lesff.model_folder.card import with_section
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.potential.config import DTYPES, ModelConfig
@@ -41,8 +40,9 @@ from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
 from lesff.train.data import Frame, Source
+from lesff.train.frame_stream import Frames
 from lesff.uncertainty.agreement import Calibration
-from lesff.uncertainty.calibration import DIRECTIONS, calibrate, card_section
+from lesff.uncertainty.calibration import DIRECTIONS, calibrate_folder
 
 _PROGRESS_ATOMS = 20_000
 """From this many atoms on, predict shows a progress bar unless told otherwise."""
@@ -347,7 +347,7 @@ class Model:
 
     def calibrate(
         self,
-        train: Sequence[Frame],
+        train: Frames,
         validation: Sequence[Frame],
         output: str | Path,
         *,
@@ -358,7 +358,8 @@ class Model:
         """Give the model uncertainties and write it with them as a folder.
 
         Args:
-            train: Frames like those that it was trained on; labels are not used.
+            train: Frames like those that it was trained on, in memory or a stream of files
+                (:class:`lesff.train.frame_stream.FrameStream`); labels are not used.
             validation: Frames with energies and forces that it was not trained on.
             output: Model folder to write.
             directions: Backward passes of a force uncertainty, see
@@ -373,17 +374,15 @@ class Model:
             DataError: for frames that cannot set a scale.
             ConfigError: if the folder exists.
         """
-        # the stored weights: rounding of another dtype is not theirs to answer for
-        potential = load_model(self.source.folder, device=self.potential.device)
-        potential.uncertainty, result = calibrate(
-            potential, train, validation, directions=directions, progress=progress
-        )
-        save_model(
-            potential,
-            Path(output),
-            card=with_section(self.card, "Uncertainty", card_section(len(train), result)),
-            license_text=self.license_text,
+        result = calibrate_folder(
+            self.source.folder,
+            train,
+            validation,
+            output=Path(output),
+            directions=directions,
+            device=self.potential.device,
             overwrite=overwrite,
+            progress=progress,
         )
         return self._reloaded(Path(output), Path(output).name), result
 

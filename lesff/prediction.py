@@ -57,8 +57,8 @@ class Prediction(Mapping[str, np.ndarray]):
         """
         if self._reasons is None:
             raise PropertyError(
-                "`out_of_domain` needs a calibrated model: make one with `lesff calibrate NAME "
-                "--train FILE --validation FILE -o DIR` and load DIR"
+                "`out_of_domain` needs predictions of a calibrated model: make one with `lesff "
+                "calibrate NAME --train FILE --validation FILE -o DIR` and load DIR"
             )
         return self._reasons[0] if self._is_single else self._reasons
 

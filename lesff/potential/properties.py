@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from lesff.atoms.cell import cell_volume
@@ -242,8 +243,8 @@ def _forces_uncertainty(x: Evaluation) -> Tensor:
 
 
 def _novelty(x: Evaluation) -> Tensor:
-    numbers = x.graph.atomic_numbers
-    return _calibrated(x).distance(x.features().detach(), numbers, x.known)
+    with torch.no_grad():
+        return _calibrated(x).distance(x.features(), x.graph.atomic_numbers, x.known)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -124,6 +124,19 @@ def read_labelled(
             to the total charge. The message names file and frame.
     """
     reader = LabelReader(keys)
+    frames, name = _read(source, reader, keys, required, weight, group_key)
+    return _looked_at(frames, reader.summary, name)
+
+
+def _read(
+    source: Source,
+    reader: LabelReader,
+    keys: Mapping[str, str] | None,
+    required: Sequence[str],
+    weight: float = 1.0,
+    group_key: str | None = None,
+) -> tuple[list[Frame], str]:
+    """Frames, and the name of where they come from."""
     name = "the given list"
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -135,8 +148,7 @@ def read_labelled(
                 raise DataError(
                     f"{path}: the arrays of a shard have fixed names; leave out `labels`"
                 )
-            frames = list(_npz_frames(path, weight, reader.summary))
-            return _looked_at(frames, reader.summary, name)
+            return list(_npz_frames(path, weight, reader.summary)), name
         subset = path.stem
         pairs = read_structures(path)
     else:
@@ -148,7 +160,7 @@ def read_labelled(
     ]  # fmt: skip
     if not frames:
         raise DataError(f"{name} holds no frames")
-    return _looked_at(frames, reader.summary, name)
+    return frames, name
 
 
 def _looked_at(
@@ -191,7 +203,7 @@ def labelled_pieces(
     if path.suffix == ".npz" and not keys:
         frames = _npz_frames(path, 1.0, LabelReader().summary)
     else:
-        frames = iter(read_labelled(path, keys=keys, required=required)[0])
+        frames = iter(_read(path, LabelReader(keys), keys, required)[0])
     while piece := list(islice(frames, size)):
         yield piece
 

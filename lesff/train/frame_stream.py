@@ -44,6 +44,13 @@ class FrameStream:
     def __init__(self, files: Sequence[StreamedFile], *, size: int = PIECE) -> None:
         self.files = tuple(files)
         self.size = size
+        self._length: int | None = None
+
+    def __len__(self) -> int:
+        """Number of frames; read once to know it."""
+        if self._length is None:
+            self._length = sum(len(piece) for piece in self.pieces())
+        return self._length
 
     def pieces(self) -> Iterator[list[Frame]]:
         """All frames once, in lists of at most ``size``; the same ones in every pass.

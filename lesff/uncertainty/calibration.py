@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from lesff.atoms.elements import elements_of
 from lesff.atoms.segments import segment_sum
 from lesff.atoms.structure import Structure
 from lesff.errors import DataError
-from lesff.model_folder.folder import weights_digest
+from lesff.model_folder.card import with_section
+from lesff.model_folder.folder import load_model, save_model, weights_digest
+from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.potential.potential import Potential
 from lesff.potential.uncertainty import Uncertainty
 from lesff.train.data import Frame, structure_hash
@@ -111,6 +114,49 @@ def calibrate(
     tensors["whitening"] = tensors["whitening"] / limit
     final = Uncertainty(tensors)
     return final, observe(potential, final, validation, progress=False).summary()
+
+
+def calibrate_folder(
+    folder: Path,
+    train: Frames,
+    validation: Sequence[Frame],
+    *,
+    output: Path | None = None,
+    directions: int = DIRECTIONS,
+    device: str | torch.device = "cpu",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Calibration:
+    """Calibrate the model of a folder; its card gets a section about it.
+
+    Args:
+        folder: The model folder.
+        train: As ``validation``, ``directions`` and ``progress``, see :func:`calibrate`.
+        validation: See there.
+        output: Folder to write; ``folder`` is replaced if not given.
+        directions: See there.
+        device: Where to compute.
+        overwrite: Replace a model folder that is at ``output``.
+        progress: See there.
+
+    Raises:
+        DataError: as :func:`calibrate`.
+        ConfigError: if ``output`` exists.
+    """
+    # the stored weights: rounding of another dtype is not theirs to answer for
+    potential = load_model(folder, device=device)
+    potential.uncertainty, result = calibrate(
+        potential, train, validation, directions=directions, progress=progress
+    )
+    card = (folder / CARD_FILE).read_text(encoding="utf-8")
+    save_model(
+        potential,
+        folder if output is None else output,
+        card=with_section(card, "Uncertainty", card_section(len(train), result)),
+        license_text=(folder / LICENSE_FILE).read_text(encoding="utf-8"),
+        overwrite=overwrite or output is None,
+    )
+    return result
 
 
 def _mixing(size: int, directions: int, seed: int) -> Tensor:
