@@ -52,10 +52,9 @@ from lesff.train.labels import kind_of_key
 @click.option("--device", default="cpu", show_default=True, help="Where to compute.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision.")
 @click.option(
-    "--strict",
-    is_flag=True,
-    help="Refuse what lies outside of what the model knows: charge, spin, surroundings.",
-)
+    "--strict", is_flag=True,
+    help="Refuse charge, spin and, of a calibrated model, surroundings unlike the known ones.",
+)  # fmt: skip
 @click.option("--allow-close", is_flag=True, help="Compute also where atoms overlap.")
 @accept_license_option
 def predict_command(

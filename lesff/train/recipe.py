@@ -5,7 +5,8 @@ written down:
 
 - ``seed``, ``model``, ``loss``, ``optimizer``, ``data`` and ``calibration`` are taken over, tables
   key by key; a file with ``from`` goes on from another model and takes over no ``model``. What
-  happens to a model in one run (``name``, ``dispersion``, ``head``, ``training_data``, ``level_of_theory``) is not.
+  happens to a model in one run (``name``, ``dispersion``, ``head``, ``training_data``,
+  ``level_of_theory``) is not.
 - ``data.sources`` may be a table of files instead of a list: ``"water.npz" = { fraction = 0.3 }``.
   Files keep the order in which they are first named, which is the order of their frames; ``false``
   leaves a file out, and keeps its place for a file that extends this one.
