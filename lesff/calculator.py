@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
 
 import ase
 import numpy as np
@@ -18,8 +19,15 @@ from lesff.atoms.neighbors import VerletList
 from lesff.atoms.structure import Structure, to_structure
 from lesff.autograd import plain_arithmetic
 from lesff.electrostatics.sums.plan import SLAB
-from lesff.errors import PropertyError
-from lesff.potential.domain import check_caveats, check_domain, warn_of_background
+from lesff.errors import ExtrapolationWarning, OutOfDomainError, PropertyError, warn
+from lesff.potential.domain import (
+    OutOfDomain,
+    Outside,
+    check_caveats,
+    check_domain,
+    find_outside,
+    warn_of_background,
+)
 from lesff.potential.plan import PLANNED
 from lesff.potential.potential import Potential
 from lesff.potential.predict import predict_graph
@@ -45,6 +53,7 @@ _OPTIONS = (
     "allow_close",
     "skin",
     "replay",
+    "on_out_of_domain",
 )
 """What ``calc.set`` takes."""
 
@@ -68,7 +77,8 @@ class LesffCalculator(Calculator):
         total_charge: Total charge in e for all structures.
         spin_multiplicity: 2S+1 for all structures.
         external_field: (3,) in V/A for all structures.
-        strict: Raise instead of warn outside the trained range of charge and spin.
+        strict: Raise instead of warn outside the trained range of charge and spin, and stop where
+            ``on_out_of_domain`` is ``"warn"`` and the model is calibrated.
         allow_close: Compute also where atoms are closer than 0.45 of the sum of their covalent
             radii, which is refused as a mistake (a warning below 0.7, once a pair).
         skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
@@ -77,11 +87,21 @@ class LesffCalculator(Calculator):
             atom has moved half the skin; see :mod:`lesff.potential.replay`. None: on GPUs, for
             models that can. Steps that cannot (slabs, fields, dipoles) are computed as without it.
         caveats: Quantities that are not to be trusted, and why; a warning when one is computed.
+        on_out_of_domain: What is done where atoms are outside of what the model was calibrated on
+            (:mod:`lesff.uncertainty`), looked at with each evaluation: ``"warn"`` once, ``"stop"``
+            with an error, or ``"ignore"``. The error ends a run before its results are used:
+            ``calc.atoms`` and ``calc.results`` are those of the last good step then. Of a model
+            without calibration ``"warn"`` looks at the trained range of charge and spin only.
+
+    Attributes:
+        outside: What was outside at the last evaluation that looked, or None.
 
     Raises:
         StructureError, UnsupportedInputError, ChargeSpinError: as :meth:`lesff.Model.predict`,
             when a property is asked for; as classes that are ASE's errors, too, see
             :mod:`lesff.atoms.ase_errors`.
+        OutOfDomainError: with ``"stop"``, likewise.
+        PropertyError: for ``"stop"`` and a model without calibration.
     """
 
     @ase_errors(setup=True)
@@ -97,6 +117,7 @@ class LesffCalculator(Calculator):
         skin: float = 0.5,
         replay: bool | None = None,
         caveats: Mapping[str, str] | None = None,
+        on_out_of_domain: OutOfDomain = "warn",
     ) -> None:
         super().__init__()
         self.total_charge = total_charge
@@ -106,6 +127,9 @@ class LesffCalculator(Calculator):
         self.caveats = dict(caveats or {})
         self._state: dict[str, Any] = {}
         self._warned_of_background = False
+        self._warned_of_domain = False
+        self.outside: Outside | None = None
+        self._on_out_of_domain: OutOfDomain = _checked_mode(on_out_of_domain, potential)
         self.contacts = ContactRule(allow_close=allow_close)
         self._build(potential, skin, replay)
 
@@ -134,6 +158,8 @@ class LesffCalculator(Calculator):
 
     @potential.setter
     def potential(self, potential: Potential) -> None:
+        self._on_out_of_domain = _checked_mode(self._on_out_of_domain, potential)
+        self._warned_of_domain = False
         self._build(potential, self.skin, self.replay and potential.can_plan)
 
     @property
@@ -162,6 +188,16 @@ class LesffCalculator(Calculator):
     @replay.setter
     def replay(self, replay: bool | None) -> None:
         self._build(self._potential, self.skin, replay)
+
+    @property
+    def on_out_of_domain(self) -> OutOfDomain:
+        """What is done outside of what the model was calibrated on."""
+        return self._on_out_of_domain
+
+    @on_out_of_domain.setter
+    def on_out_of_domain(self, mode: OutOfDomain) -> None:
+        self._on_out_of_domain = _checked_mode(mode, self._potential)
+        self._warned_of_domain = False
 
     @ase_errors(setup=True)
     def set(self, **options: Any) -> dict[str, Any]:
@@ -244,7 +280,18 @@ class LesffCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise AsePropertyError("`atoms` must be given: nothing has been calculated yet")
-        return super().get_property(name, atoms, allow_calculation)
+        with self._kept_outside():
+            return super().get_property(name, atoms, allow_calculation)
+
+    @contextmanager
+    def _kept_outside(self) -> Iterator[None]:
+        """If the block stops at atoms outside of the domain, what was known before stays."""
+        before = self.atoms, self.results, self._state
+        try:
+            yield
+        except OutOfDomainError:
+            self.atoms, self.results, self._state = before
+            raise
 
     @ase_errors()
     def calculate(
@@ -260,6 +307,7 @@ class LesffCalculator(Calculator):
 
         Raises:
             AsePropertyError: for properties that the model cannot give for these atoms.
+        AseOutOfDomainError: for atoms outside of the domain, if that stops a run.
         """
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
@@ -272,12 +320,13 @@ class LesffCalculator(Calculator):
                 f"{', '.join(self.implemented_properties)}"
             )
         names += [] if self.check_state(atoms) else list(self.results)
-        self.results, self._state = {}, {}
-        # a copy of its own: the caller's may be edited in place
-        asked = atoms.copy()
-        asked.info = copy.deepcopy(atoms.info)
-        super().calculate(asked, names, system_changes)
-        self.results, self._state = self._results(asked, names), self._state_of(asked)
+        with self._kept_outside():
+            self.results, self._state = {}, {}
+            # a copy of its own: the caller's may be edited in place
+            asked = atoms.copy()
+            asked.info = copy.deepcopy(atoms.info)
+            super().calculate(asked, names, system_changes)
+            self.results, self._state = self._results(asked, names), self._state_of(asked)
 
     def _results(self, atoms: ase.Atoms, names: Sequence[str]) -> dict[str, Any]:
         """Results in ASE's terms."""
@@ -287,7 +336,12 @@ class LesffCalculator(Calculator):
             spin_multiplicity=self.spin_multiplicity,
             external_field=self.external_field,
         )
-        check_domain(self.potential.config, [structure], strict=self.strict)
+        uncertainty, mode = self.potential.uncertainty, self.on_out_of_domain
+        # once said, "warn" has nothing left to say
+        looks = uncertainty is not None and mode != "ignore"
+        looks &= mode == "stop" or self.strict or not self._warned_of_domain
+        quiet = uncertainty is not None or mode == "ignore"
+        check_domain(self.potential.config, [structure], strict=self.strict, quiet=quiet)
         if not self._warned_of_background:
             found = warn_of_background(self.potential.config, [structure])
             self._warned_of_background = found
@@ -295,8 +349,32 @@ class LesffCalculator(Calculator):
         check_caveats("this model", self.caveats, sorted(asked), strict=self.strict)
         if structure.external_field is None or not structure.pbc.all():
             asked |= {"energy"}
+        # novelty needs what the energy needs, and next to nothing more
+        asked |= {"novelty"} if looks else set()
         with plain_arithmetic(self.potential.device):
-            return self._to_ase(self._evaluate(structure, sorted(asked)))
+            row = self._evaluate(structure, sorted(asked))
+        if uncertainty is not None and looks:
+            self.outside = find_outside(uncertainty, structure, row["novelty"])
+            self._tell_of_outside()
+        return self._to_ase(row)
+
+    def _tell_of_outside(self) -> None:
+        """Stop or warn where the atoms are outside of the domain.
+
+        Raises:
+            OutOfDomainError: naming the atom.
+        """
+        if self.outside is None:
+            return
+        text = f"the atoms are outside of what this model was calibrated on: {self.outside.cause()}"
+        if self.on_out_of_domain == "stop" or self.strict:
+            raise OutOfDomainError(
+                f"{text}; `calc.atoms` are those of the last good step. Look at them, label such "
+                "structures and train on them (`lesff finetune`), or go on with "
+                "on_out_of_domain='warn' and without `strict`, where results are extrapolations"
+            )
+        self._warned_of_domain = True
+        warn(f"{text}; results are extrapolations from here on", ExtrapolationWarning)
 
     def _evaluate(self, structure: Structure, asked: list[str]) -> dict[str, Any]:
         is_plain = structure.pbc.sum() != SLAB and structure.external_field is None
@@ -324,6 +402,21 @@ class LesffCalculator(Calculator):
                 value = full_3x3_to_voigt_6_stress(value)
             results[ase_name] = float(value) if np.ndim(value) == 0 else value
         return results
+
+
+def _checked_mode(mode: OutOfDomain, potential: Potential) -> OutOfDomain:
+    """The mode, if the model has what it needs; PropertyError for others."""
+    if mode not in get_args(OutOfDomain):
+        raise PropertyError(
+            f"`on_out_of_domain` must be one of {', '.join(get_args(OutOfDomain))}, got {mode!r}"
+        )
+    if mode == "stop" and potential.uncertainty is None:
+        raise PropertyError(
+            "`on_out_of_domain` must be 'warn' or 'ignore' for a model without calibration, got "
+            "'stop': calibrate it with `lesff calibrate NAME --train FILE --validation FILE -o "
+            "DIR` and load DIR"
+        )
+    return mode
 
 
 def _frozen(value: Any) -> Any:

@@ -22,6 +22,10 @@ class UnsupportedInputError(LesffError, ValueError):
     """The model does not cover the input: element, charge, spin, field or periodicity."""
 
 
+class OutOfDomainError(UnsupportedInputError):
+    """A structure is unlike everything that the model was calibrated on."""
+
+
 class ChargeSpinError(LesffError, ValueError):
     """Total charge and spin multiplicity are contradictory or not integers."""
 

@@ -148,14 +148,21 @@ class ModelMethod(Method):
         check_domain(self.fast.config, structures, strict=True)
 
     def calculator(self, charge: int = 0, spin: int | None = None) -> BaseCalculator:
-        """Calculator in float64; distances are for the caller to judge."""
-        return self.precise.calculator(
-            total_charge=charge, spin_multiplicity=spin, allow_close=True
-        )
+        """Calculator in float64; distances and domain are for the caller to judge."""
+        return self._calculator(self.precise, charge, spin)
 
     def fast_calculator(self, charge: int = 0, spin: int | None = None) -> BaseCalculator:
-        """Calculator in the model's own precision; distances are for the caller to judge."""
-        return self.fast.calculator(total_charge=charge, spin_multiplicity=spin, allow_close=True)
+        """Calculator in the model's own precision; distances and domain likewise."""
+        return self._calculator(self.fast, charge, spin)
+
+    @staticmethod
+    def _calculator(model: Model, charge: int, spin: int | None) -> BaseCalculator:
+        return model.calculator(
+            total_charge=charge,
+            spin_multiplicity=spin,
+            allow_close=True,
+            on_out_of_domain="ignore",
+        )
 
     def predict(self, frames: Sequence[Frame]) -> list[FramePrediction]:
         """Energies and forces, batch by batch, in the model's own precision."""

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from lesff.atoms.batching import plan_batches
 from lesff.atoms.contacts import ContactRule
 from lesff.atoms.graph import AtomGraph, build_graph, collate
-from lesff.atoms.structure import to_structures
+from lesff.atoms.structure import Structure, to_structures
 from lesff.autograd import plain_arithmetic
 from lesff.calculator import LesffCalculator
 from lesff.errors import DeviceError, PropertyError
@@ -23,12 +23,17 @@ from lesff.finetune import Base, finetune, options_from
 from lesff.hub.manifest.entries import ModelEntry
 from lesff.hub.publish import publish_folder
 from lesff.hub.resolve import ResolvedModel, resolve
-from lesff.model_folder.card import with_section
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.plain_data import from_dict
 from lesff.potential.config import DTYPES, ModelConfig
-from lesff.potential.domain import check_caveats, check_domain, warn_of_background
+from lesff.potential.domain import (
+    DomainCheck,
+    OutOfDomain,
+    check_caveats,
+    check_domain,
+    warn_of_background,
+)
 from lesff.potential.edit import Redesign
 from lesff.potential.potential import Potential, RadialMode
 from lesff.potential.predict import predict_graph
@@ -37,8 +42,9 @@ from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
 from lesff.train.data import Frame, Source
+from lesff.train.frame_stream import Frames
 from lesff.uncertainty.agreement import Calibration
-from lesff.uncertainty.calibration import DIRECTIONS, calibrate, card_section
+from lesff.uncertainty.calibration import DIRECTIONS, calibrate_folder
 
 _PROGRESS_ATOMS = 20_000
 """From this many atoms on, predict shows a progress bar unless told otherwise."""
@@ -191,8 +197,9 @@ class Model:
             born: Options of Born effective charges: published stencil, acoustic sum rule.
             batch_size: Structures per batch, a positive integer, or ``"auto"`` for batches of about
                 equal cost.
-            strict: Raise instead of warn for a charge or spin outside the trained range and for a
-                quantity that the manifest says is not to be trusted.
+            strict: Raise instead of warn for a charge or spin outside the trained range, for a
+                quantity that the manifest says is not to be trusted, and for structures outside of
+                what a calibrated model was calibrated on (else one warning for all of them).
             allow_close: Compute also where atoms are closer than 0.45 of the sum of their covalent
                 radii, which is refused as a mistake (a warning below 0.7).
             progress: Show a progress bar; by default for long work only.
@@ -201,6 +208,7 @@ class Model:
             StructureError: for input that is not a usable structure.
             UnsupportedInputError: for elements (always) or charge and spin (``strict``) that the
                 model does not cover; for a field without a defined effect.
+            OutOfDomainError: with ``strict``, for a structure unlike those of the calibration.
             PropertyError: for an unknown property or one the model cannot give here.
         """
         names = _property_names(properties)
@@ -212,11 +220,13 @@ class Model:
             spin_multiplicity=spin_multiplicity,
             external_field=external_field,
         )
-        check_domain(self.config, checked, strict=strict)
+        domain = self._domain(checked, strict=strict, is_single=is_single)
         warn_of_background(self.config, checked)
         check_caveats(self.name, self.source.caveats, names, strict=strict)
         sizes = np.array([len(structure) for structure in checked])
         results: list[dict[str, np.ndarray]] = [{} for _ in checked]
+        # novelty needs what the energy needs, and next to nothing more
+        evaluated = names if domain is None else [*names, "novelty"]
         show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
         bar = tqdm(total=len(checked), disable=not show, unit="structure", desc="predict")
         names_of = ["structure" if is_single else f"structure {i}" for i in range(len(checked))]
@@ -229,19 +239,34 @@ class Model:
         for chosen in plan_batches(sizes, batch_size):
             with plain_arithmetic(self.potential.device):
                 graph = collate([graph_of(i) for i in chosen])
-                found = predict_graph(self.potential, graph, names, born)
+                found = predict_graph(self.potential, graph, evaluated, born)
             for index, row in zip(chosen, found, strict=True):
                 results[index] = row
+            if domain is not None:
+                domain.add({i: np.asarray(results[i]["novelty"]) for i in chosen.tolist()})
             bar.update(len(chosen))
         bar.close()
         columns = {
             name: [_plain(row[name]) for row in results] for name in properties_in_order(names)
         }
-        uncertainty, reasons = self.potential.uncertainty, []
-        if uncertainty is not None and "novelty" in columns:
-            pairs = zip(checked, results, strict=True)
-            reasons = [uncertainty.reasons(s, np.asarray(row["novelty"])) for s, row in pairs]
+        if domain is not None:
+            domain.warn()
+        reasons = None if domain is None else domain.reasons()
         return Prediction(columns, is_single=is_single, model=self.name, reasons=reasons)
+
+    def _domain(
+        self, structures: Sequence[Structure], *, strict: bool, is_single: bool
+    ) -> DomainCheck | None:
+        """Refuse what is not covered; what looks at the rest, for a calibrated model."""
+        uncertainty = self.potential.uncertainty
+        check_domain(self.config, structures, strict=strict, quiet=uncertainty is not None)
+        if uncertainty is None:
+            return None
+        found = DomainCheck(
+            uncertainty, structures, model=self.name, strict=strict, is_single=is_single
+        )
+        found.check_states()
+        return found
 
     def calculator(
         self,
@@ -253,6 +278,7 @@ class Model:
         allow_close: bool = False,
         skin: float = 0.5,
         replay: bool | None = None,
+        on_out_of_domain: OutOfDomain = "warn",
     ) -> LesffCalculator:
         """An ASE calculator; see :class:`lesff.calculator.LesffCalculator` for the options."""
         return LesffCalculator(
@@ -264,6 +290,7 @@ class Model:
             allow_close=allow_close,
             skin=skin,
             replay=replay,
+            on_out_of_domain=on_out_of_domain,
             caveats=self.source.caveats,
         )
 
@@ -334,7 +361,7 @@ class Model:
 
     def calibrate(
         self,
-        train: Sequence[Frame],
+        train: Frames,
         validation: Sequence[Frame],
         output: str | Path,
         *,
@@ -345,7 +372,8 @@ class Model:
         """Give the model uncertainties and write it with them as a folder.
 
         Args:
-            train: Frames like those that it was trained on; labels are not used.
+            train: Frames like those that it was trained on, in memory or a stream of files
+                (:class:`lesff.train.frame_stream.FrameStream`); labels are not used.
             validation: Frames with energies and forces that it was not trained on.
             output: Model folder to write.
             directions: Backward passes of a force uncertainty, see
@@ -360,17 +388,15 @@ class Model:
             DataError: for frames that cannot set a scale.
             ConfigError: if the folder exists.
         """
-        # the stored weights: rounding of another dtype is not theirs to answer for
-        potential = load_model(self.source.folder, device=self.potential.device)
-        potential.uncertainty, result = calibrate(
-            potential, train, validation, directions=directions, progress=progress
-        )
-        save_model(
-            potential,
-            Path(output),
-            card=with_section(self.card, "Uncertainty", card_section(len(train), result)),
-            license_text=self.license_text,
+        result = calibrate_folder(
+            self.source.folder,
+            train,
+            validation,
+            output=Path(output),
+            directions=directions,
+            device=self.potential.device,
             overwrite=overwrite,
+            progress=progress,
         )
         return self._reloaded(Path(output), Path(output).name), result
 

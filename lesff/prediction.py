@@ -28,7 +28,8 @@ class Prediction(Mapping[str, np.ndarray]):
         values: Results by property, one entry per structure.
         is_single: Whether a single structure was given.
         model: Resolved name of the model.
-        reasons: Why each structure is out of the domain, see :attr:`out_of_domain`.
+        reasons: Why each structure is out of the domain, see :attr:`out_of_domain`; None if the
+            model is not calibrated.
     """
 
     def __init__(
@@ -37,12 +38,12 @@ class Prediction(Mapping[str, np.ndarray]):
         *,
         is_single: bool,
         model: str,
-        reasons: Sequence[tuple[str, ...]] = (),
+        reasons: Sequence[tuple[str, ...]] | None = None,
     ) -> None:
         self._values = values
         self._is_single = is_single
         self.model = model
-        self._reasons = list(reasons)
+        self._reasons = None if reasons is None else list(reasons)
 
     @property
     def out_of_domain(self) -> Any:
@@ -52,10 +53,13 @@ class Prediction(Mapping[str, np.ndarray]):
         empty if there is none; a list of them for a list of structures.
 
         Raises:
-            PropertyError: if novelty (or ``"uncertainty"``) was not asked for.
+            PropertyError: for a model without calibration.
         """
-        if "novelty" not in self._values:
-            raise PropertyError("`out_of_domain` needs predict(..., properties=['novelty'])")
+        if self._reasons is None:
+            raise PropertyError(
+                "`out_of_domain` needs predictions of a calibrated model: make one with `lesff "
+                "calibrate NAME --train FILE --validation FILE -o DIR` and load DIR"
+            )
         return self._reasons[0] if self._is_single else self._reasons
 
     def __getitem__(self, name: str) -> Any:

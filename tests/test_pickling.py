@@ -229,7 +229,7 @@ def test_prediction(structures, copied, off_small):
     assert twin.model == prediction.model
     for got, expected in zip(twin.per_structure(), prediction.per_structure(), strict=True):
         assert_same(got, expected)
-    with pytest.raises(PropertyError, match="out_of_domain` needs predict"):
+    with pytest.raises(PropertyError, match="out_of_domain` needs predictions of a calibrated"):
         _ = twin.out_of_domain
     assert repr(copy.copy(prediction)) == repr(prediction)
 

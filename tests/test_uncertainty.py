@@ -1,6 +1,7 @@
 """Uncertainty: its algebra, its file, calibration, out-of-domain reasons, selection."""
 
 import json
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -22,7 +23,13 @@ from helpers import (
 import lesff
 from lesff.atoms.structure import to_structure
 from lesff.cli.main import main
-from lesff.errors import ConfigError, DataError, IntegrityError, PropertyError
+from lesff.errors import (
+    ConfigError,
+    DataError,
+    ExtrapolationWarning,
+    IntegrityError,
+    PropertyError,
+)
 from lesff.hub.signatures import digest_of
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import UNCERTAINTY_FILE
@@ -192,10 +199,12 @@ def test_out_of_domain_reasons(folder):
     stretched = water()
     stretched.positions[1] = stretched.positions[0] + [1.6, 0.0, 0.0]
     many = [triclinic_ice(), stretched]
-    ice, broken = model.predict(many, "uncertainty").out_of_domain
+    with pytest.warns(ExtrapolationWarning, match="2 of 2 structures"):
+        ice, broken = model.predict(many, "uncertainty").out_of_domain
     assert ice[0] == "pbc: crystals never seen (seen: molecules)"
     assert broken[0].startswith("geometry: the surroundings of")
-    ion = model.predict(water(), "novelty", total_charge=1).out_of_domain
+    with pytest.warns(ExtrapolationWarning, match="total charge 1 never seen"):
+        ion = model.predict(water(), "novelty", total_charge=1).out_of_domain
     assert ion[0] == "total charge 1 never seen (seen: 0)"
     assert ion[1] == "spin multiplicity 2 never seen (seen: 1)"
 
@@ -238,8 +247,11 @@ def test_stretched_molecules_are_less_certain_with_a_released_model():
         for a, e, f in zip(atoms, labels.energy, labels.forces, strict=True)
     ]
     model.potential.uncertainty, _ = calibrate(model.potential, frames[:25], frames[25:])
-    known = model.predict(near(6, 0.03), "uncertainty")
-    far = model.predict(near(6, 0.25), "uncertainty")
+    with warnings.catch_warnings():  # 25 frames do not show all that is usual
+        warnings.simplefilter("ignore", ExtrapolationWarning)
+        known = model.predict(near(6, 0.03), "uncertainty")
+    with pytest.warns(ExtrapolationWarning, match="6 of 6 structures"):
+        far = model.predict(near(6, 0.25), "uncertainty")
     assert np.median(far.energy_uncertainty) > 2.0 * np.median(known.energy_uncertainty)
     assert np.median([f.max() for f in far.forces_uncertainty]) > 2.0 * np.median(
         [f.max() for f in known.forces_uncertainty]

@@ -2,6 +2,7 @@
 
     python tools/release.py RUN/model NAME VERSION
     python tools/release.py lesff/weights/NAME/OLD NAME VERSION --cutoff smooth --dl 1
+    python tools/release.py FOLDER NAME VERSION --train FILE... --validation FILE...
 
 Fills the tables of the card ``model_cards/NAME.md``: those of the training from the recipe, those
 of the results from the JSON files beside it, which ``lesff evaluate`` writes:
@@ -12,6 +13,9 @@ of the results from the JSON files beside it, which ``lesff evaluate`` writes:
 ``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
 weights: crystals and slabs change, molecules do not. Works to cite (``bibtex``) are kept from
 version to version; those of a new model are added to its manifest entry by hand.
+Every version carries its calibration: ``lesff train`` attaches it where the recipe says how. For a
+folder without, ``--train`` and ``--validation`` give the frames to calibrate it on; of a file given
+to both, its own split counts. Without them it is refused.
 A version that exists is never changed.
 """
 
@@ -19,7 +23,9 @@ import argparse
 import datetime
 import hashlib
 import json
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,15 +33,19 @@ from card_training import with_training
 
 from lesff.evaluation.tables import filled
 from lesff.hub.manifest.entries import PERMISSIVE_LICENSES
-from lesff.model_folder.card import front_matter
+from lesff.model_folder.card import front_matter, read_card, with_section
 from lesff.model_folder.folder import load_model, save_model
-from lesff.model_folder.layout import MODEL_FILES
+from lesff.model_folder.layout import model_files
 from lesff.model_folder.verify import verify_parity
 from lesff.potential.potential import Potential
+from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of
+from lesff.uncertainty.calibration import calibrate, card_section
 
 ROOT = Path(__file__).parents[1]
 SPDX = {name.lower(): name for name in PERMISSIVE_LICENSES}
 """Cards have licences in lower case, as the Hub does; the manifest has SPDX identifiers."""
+MAX_VALIDATION = 2000
+"""Held-out frames that set the scale of the uncertainty."""
 RELEASED = ROOT / "tests" / "released.json"
 """Hashes that a test compares with the manifest for ever."""
 
@@ -74,7 +84,56 @@ def with_sums(
         config = replace(config, dispersion=replace(config.dispersion, dl=dispersion_dl))
     changed = Potential(config)
     changed.load_state_dict(potential.state_dict(), strict=True)
+    # features, and with them the calibration, do not depend on the sums
+    changed.uncertainty = potential.uncertainty
     return changed
+
+
+def calibrated(
+    potential: Potential, card: str, train: Sequence[Path], validation: Sequence[Path]
+) -> str:
+    """Give a model its calibration, if frames are given for it.
+
+    Args:
+        potential: The model; its ``uncertainty`` is set.
+        card: Card of its folder.
+        train: Files of training frames; none leaves the calibration that it has.
+        validation: Files of held-out frames.
+
+    Returns:
+        What the card of the release says about the calibration, Markdown.
+    """
+    if bool(train) != bool(validation):
+        sys.exit("`--train` and `--validation` must be given together")
+    if train:
+        known, both = set(potential.config.elements), set(train) & set(validation)
+
+        def stream(paths: Sequence[Path], *, held: bool) -> FrameStream:
+            return FrameStream(
+                [
+                    StreamedFile(
+                        path=path,
+                        keep=lambda frame, path=path: (
+                            set(frame.structure.numbers.tolist()) <= known
+                            and (path not in both or frame.is_validation == held)
+                        ),
+                    )
+                    for path in paths
+                ]
+            )
+
+        frames = stream(train, held=False)
+        sample = sample_of(stream(validation, held=True), MAX_VALIDATION)
+        potential.uncertainty, result = calibrate(potential, frames, sample, progress=True)
+        return card_section(len(frames), result)
+    section = re.search(r"^## Uncertainty\n(.*?)(?=^## |\Z)", card, re.DOTALL | re.MULTILINE)
+    if potential.uncertainty is None:
+        sys.exit(
+            "the model carries no calibration, and every release must: add a section "
+            "[calibration] to the recipe and run `lesff train` again (nothing is trained anew), or "
+            "give frames with --train and --validation"
+        )
+    return section[1].strip() if section else "Last-layer uncertainty (LLPR); see the run."
 
 
 def main() -> None:
@@ -86,21 +145,24 @@ def main() -> None:
     parser.add_argument("--cutoff", choices=("sharp", "smooth"), help="of the sum over k")
     parser.add_argument("--dl", type=float, help="resolution of the Coulomb sum, A")
     parser.add_argument("--dispersion-dl", type=float, help="that of dispersion, A")
+    parser.add_argument("--train", type=Path, nargs="+", default=[], help="frames to calibrate on")
+    parser.add_argument("--validation", type=Path, nargs="+", default=[], help="held-out frames")
     options = parser.parse_args()
-    cards = ROOT / "model_cards"
-    card_file = cards / f"{options.name}.md"
-    card = with_training(filled(card_file.read_text(encoding="utf-8"), options.name, cards))
-    card_file.write_text(card, encoding="utf-8")
-    evaluation = json.loads((cards / f"{options.name}.evaluation.json").read_text("utf-8"))
-    head = front_matter(card)
     manifest = ROOT / "checkpoints_manifest" / f"{options.name}.json"
     entry = json.loads(manifest.read_text("utf-8")) if manifest.exists() else {"versions": []}
     if any(row["version"] == options.version for row in entry["versions"]):
         sys.exit(f"{options.name}@{options.version} is released: its bytes never change")
-
     potential = with_sums(
         load_model(options.model), options.cutoff, options.dl, options.dispersion_dl
     )
+    section = calibrated(potential, read_card(options.model), options.train, options.validation)
+    cards = ROOT / "model_cards"
+    card_file = cards / f"{options.name}.md"
+    card = with_training(filled(card_file.read_text(encoding="utf-8"), options.name, cards))
+    card = with_section(card, "Uncertainty", section)
+    card_file.write_text(card, encoding="utf-8")
+    evaluation = json.loads((cards / f"{options.name}.evaluation.json").read_text("utf-8"))
+    head = front_matter(card)
     config = potential.config
     folder = ROOT / "lesff" / "weights" / options.name / options.version
     license_text = (ROOT / "LICENSE").read_text(encoding="utf-8")
@@ -109,7 +171,7 @@ def main() -> None:
     if not report.ok:
         sys.exit(f"parity failed: {report}")
     files = []
-    for name in MODEL_FILES:
+    for name in model_files(folder):
         data = (folder / name).read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         files.append({"path": name, "size": len(data), "sha256": digest})

@@ -22,6 +22,7 @@ from lesff.errors import (
     ConvergenceError,
     LesffError,
     NotPositiveDefiniteError,
+    OutOfDomainError,
     PropertyError,
     StructureError,
     UnsupportedInputError,
@@ -38,6 +39,10 @@ class AseStructureError(StructureError, InputError):
 
 class AseUnsupportedInputError(UnsupportedInputError, InputError):
     """Atoms that the model does not cover."""
+
+
+class AseOutOfDomainError(OutOfDomainError, InputError):
+    """Atoms unlike everything that the model was calibrated on."""
 
 
 class AseChargeSpinError(ChargeSpinError, InputError):
@@ -64,6 +69,7 @@ _OF_A_CALCULATION: dict[type[LesffError], type[LesffError]] = {
     PropertyError: AsePropertyError,
     StructureError: AseStructureError,
     UnsupportedInputError: AseUnsupportedInputError,
+    OutOfDomainError: AseOutOfDomainError,
     ChargeSpinError: AseChargeSpinError,
     ConvergenceError: AseConvergenceError,
     NotPositiveDefiniteError: AseNotPositiveDefiniteError,

@@ -14,7 +14,8 @@ from lesff.cli.options import accept_license_option
 from lesff.errors import ConfigError
 from lesff.model import Model, load
 from lesff.plain_data import write_json
-from lesff.train.data import Frame, read_labelled
+from lesff.train.data import Frame, labelled_pieces, read_labelled
+from lesff.train.frame_stream import PIECE, Frames, FrameStream, StreamedFile
 from lesff.uncertainty.agreement import evaluate_uncertainty
 from lesff.uncertainty.calibration import DIRECTIONS
 
@@ -66,18 +67,18 @@ def calibrate_command(
     model = load(name, accept_license=accept_license)
     keys = parse_labels(labels)
     both = set(train) & set(validation)
-    parts = {
-        part: [
-            frame
-            for path in paths
-            for frame in _frames(path, path in both, part, max_frames, model, keys)
-        ]
-        for part, paths in (("train", train), ("validation", validation))
-    }
-    click.echo(f"{len(parts['train'])} training, {len(parts['validation'])} validation frames")
+    held = [
+        f for p in validation for f in _frames(p, p in both, "validation", max_frames, model, keys)
+    ]
+    known: Frames
+    if max_frames is None:  # as many as there are: never all of them in memory
+        known = FrameStream([_streamed(p, p in both, model, keys) for p in train])
+    else:
+        known = [f for p in train for f in _frames(p, p in both, "train", max_frames, model, keys)]
+    click.echo(f"{len(known)} training, {len(held)} validation frames")
     calibrated, result = model.calibrate(
-        parts["train"],
-        parts["validation"],
+        known,
+        held,
         output,
         directions=directions,
         overwrite=overwrite,
@@ -95,6 +96,24 @@ def calibrate_command(
         data = {part: asdict(report) for part, report in reports.items()}
         write_json(table, data)
     click.echo(f"lesff.load({str(output)!r}).predict(atoms, ['energy', 'uncertainty'])")
+
+
+def _streamed(path: Path, is_split: bool, model: Model, keys: dict[str, str]) -> StreamedFile:
+    """Frames of a file as :func:`_frames` gives those of the training part, piece by piece."""
+    covered = set(model.config.elements)
+    other = sum(
+        not elements_of(frame.structure) <= covered and not (is_split and frame.is_validation)
+        for piece in labelled_pieces(path, PIECE, keys=keys or None)
+        for frame in piece
+    )
+    if other:
+        click.echo(f"{path.name}: {other} frames left out (elements)")
+
+    def keep(frame: Frame) -> bool:
+        is_other_part = is_split and frame.is_validation
+        return elements_of(frame.structure) <= covered and not is_other_part
+
+    return StreamedFile(path=path, keep=keep, keys=keys or None)
 
 
 def _frames(

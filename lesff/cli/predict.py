@@ -51,7 +51,10 @@ from lesff.train.labels import kind_of_key
 @click.option("--sum-rule", is_flag=True, help="Impose the acoustic sum rule on Born charges.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision.")
-@click.option("--strict", is_flag=True, help="Refuse charges and spins outside the range.")
+@click.option(
+    "--strict", is_flag=True,
+    help="Refuse charge, spin and, of a calibrated model, surroundings unlike the known ones.",
+)  # fmt: skip
 @click.option("--allow-close", is_flag=True, help="Compute also where atoms overlap.")
 @accept_license_option
 def predict_command(

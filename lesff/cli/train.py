@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -11,9 +13,12 @@ import torch.distributed as dist
 
 from lesff.hub.resolve import resolve
 from lesff.train.chain import ChainRun, dry_run_stages, run_stages
+from lesff.train.data import Frame
+from lesff.train.frame_stream import FrameStream
 from lesff.train.recipe import read_recipe
 from lesff.train.run import dry_run, run_recipe
-from lesff.train.stages import Stage, read_stages, select_stages
+from lesff.train.stages import CalibrationConfig, Stage, read_stages, select_stages
+from lesff.uncertainty.calibration import calibrate_folder
 
 
 @click.command("train")
@@ -49,7 +54,8 @@ def train_command(
     """Train the model of a recipe; run again to resume.
 
     RECIPE is a TOML file, or a folder with stages, each of which goes on from another and is
-    written into the run folder under its name; stages that are done are skipped. Under ``torchrun
+    written into the run folder under its name; stages that are done are skipped. The result is
+    calibrated where the recipe has a section ``calibration``. Under ``torchrun
     --nproc-per-node N`` the processes share each step. The folder of a run holds the log, the
     learning curves, the resume point and, at the end, the model folder ``model``.
     """
@@ -74,6 +80,7 @@ def train_command(
                 data=folder,
                 output=Path() if output is None else output,
                 find_model=lambda name: resolve(name).folder,
+                calibrate=_calibrate,
                 report=_say,
                 unlocked=unlocked,
             )
@@ -100,6 +107,19 @@ def _train_file(
             click.echo(f"{name}: {value}")
     else:
         run_recipe(read_recipe(recipe), folder, output, start=start)
+
+
+def _calibrate(
+    folder: Path, train: FrameStream, validation: list[Frame], config: CalibrationConfig
+) -> dict[str, Any]:
+    """Calibrate a model folder in place, print what was found and give it."""
+    result = calibrate_folder(
+        folder, train, validation, directions=config.directions, progress=True
+    )
+    _say(f"  {len(train)} training, {len(validation)} validation frames")
+    for line in result.lines():
+        _say(f"  {line}")
+    return asdict(result)
 
 
 def _say(line: str) -> None:

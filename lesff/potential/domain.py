@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from ase.data import chemical_symbols
 
 from lesff.atoms.elements import elements_of, symbols
 from lesff.atoms.structure import Structure
@@ -10,14 +15,34 @@ from lesff.errors import (
     CaveatWarning,
     ChargedCellWarning,
     ExtrapolationWarning,
+    OutOfDomainError,
     UnsupportedInputError,
     warn,
 )
 from lesff.potential.config import ModelConfig
+from lesff.potential.uncertainty import Uncertainty
+
+OutOfDomain = Literal["warn", "stop", "ignore"]
+"""What a calculator does about structures outside of what its model was calibrated on."""
+
+_NAMED = 5
+"""Structures that a message names."""
 
 
-def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict: bool) -> None:
+def check_domain(
+    config: ModelConfig,
+    structures: Sequence[Structure],
+    *,
+    strict: bool,
+    quiet: bool = False,
+) -> None:
     """Refuse what the model does not cover.
+
+    Args:
+        config: Configuration of the model.
+        structures: The structures.
+        strict: Raise also outside the trained range of charge and spin.
+        quiet: Without ``strict``, say nothing of that range.
 
     Raises:
         UnsupportedInputError: for an element the model does not know; with ``strict`` also for a
@@ -35,7 +60,7 @@ def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict
             )
         for name, (low, high) in ranges.items():
             value = getattr(structure, name)
-            if low <= value <= high:
+            if low <= value <= high or (quiet and not strict):
                 continue
             text = (
                 f"structure {index} has {name} {value}, but the model was trained on {low}..{high}"
@@ -43,6 +68,147 @@ def check_domain(config: ModelConfig, structures: Sequence[Structure], *, strict
             if strict:
                 raise UnsupportedInputError(text)
             warn(f"{text}; the result is an extrapolation", ExtrapolationWarning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """A structure unlike everything that a model was calibrated on.
+
+    Attributes:
+        index: Its place among those that were asked for.
+        reasons: Why, see :meth:`lesff.potential.uncertainty.Uncertainty.reasons`.
+        atom: The most novel atom, None if all are known.
+        symbol: Its element.
+        novelty: That of the atom, in units of what is known.
+    """
+
+    index: int
+    reasons: tuple[str, ...]
+    atom: int | None = None
+    symbol: str = ""
+    novelty: float = 0.0
+
+    def cause(self) -> str:
+        """The most novel atom, or the other reasons where all atoms are known."""
+        if self.atom is None:
+            return "; ".join(self.reasons)
+        states = [reason for reason in self.reasons if not reason.startswith("geometry")]
+        worst = (
+            f"atom {self.atom} ({self.symbol}) has novelty {self.novelty:.3g}, known ones up to 1"
+        )
+        return "; ".join([worst, *states])
+
+
+def find_outside(
+    uncertainty: Uncertainty, structure: Structure, distance: np.ndarray, index: int = 0
+) -> Outside | None:
+    """What is outside about a structure, or None.
+
+    Args:
+        uncertainty: Calibration of the model.
+        structure: The structure.
+        distance: (n_atoms,) novelty of its atoms.
+        index: Its place among those that are asked for.
+    """
+    reasons = uncertainty.reasons(structure, distance)
+    if not reasons:
+        return None
+    size = np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
+    worst = int(size.argmax())
+    if size[worst] <= 1.0:
+        return Outside(index=index, reasons=reasons)
+    symbol = chemical_symbols[structure.numbers[worst]]
+    return Outside(
+        index=index, reasons=reasons, atom=worst, symbol=symbol, novelty=float(size[worst])
+    )
+
+
+class DomainCheck:
+    """Finds structures outside of what a model was calibrated on, while they are computed.
+
+    Args:
+        uncertainty: Calibration of the model.
+        structures: All structures that are asked for.
+        model: Name of the model, for messages.
+        strict: Refuse the first structures that are outside.
+        is_single: Whether a single structure is asked for, which has no number.
+    """
+
+    def __init__(
+        self,
+        uncertainty: Uncertainty,
+        structures: Sequence[Structure],
+        *,
+        model: str,
+        strict: bool,
+        is_single: bool,
+    ) -> None:
+        self._uncertainty, self._structures = uncertainty, structures
+        self._model, self._strict, self._is_single = model, strict, is_single
+        self._found: dict[int, Outside] = {}
+
+    def check_states(self) -> None:
+        """With ``strict``, look at what needs no evaluation: elements, charges, spins, boundaries.
+
+        Raises:
+            OutOfDomainError: naming the first structures that are outside.
+        """
+        if not self._strict:
+            return
+        for index, structure in enumerate(self._structures):
+            reasons = self._uncertainty.state_reasons(structure)
+            if reasons:
+                self._found[index] = Outside(index=index, reasons=reasons)
+        self._refuse()
+
+    def add(self, novelty: Mapping[int, np.ndarray]) -> None:
+        """Look at structures of a batch.
+
+        Args:
+            novelty: (n_atoms,) novelty by index of the structure.
+
+        Raises:
+            OutOfDomainError: with ``strict``, naming the first structures that are outside.
+        """
+        for index, distance in novelty.items():
+            found = find_outside(self._uncertainty, self._structures[index], distance, index)
+            if found is not None:
+                self._found[index] = found
+        if self._strict:
+            self._refuse()
+
+    def reasons(self) -> list[tuple[str, ...]]:
+        """Why each structure is outside; empty for those that are not."""
+        found = self._found
+        return [found[i].reasons if i in found else () for i in range(len(self._structures))]
+
+    def warn(self) -> None:
+        """Warn, once, if any structure is outside."""
+        if self._found:
+            advice = "`prediction.out_of_domain` says why for each, strict=True refuses"
+            warn(f"{self._text()}; the result is an extrapolation: {advice}", ExtrapolationWarning)
+
+    def _refuse(self) -> None:
+        if self._found:
+            raise OutOfDomainError(
+                f"{self._text()}; leave such structures out, label some and train on them (`lesff "
+                "finetune`), or ask without `strict` for an extrapolation"
+            )
+
+    def _text(self) -> str:
+        found = sorted(self._found.values(), key=lambda row: row.index)
+        outside = f"outside of what {self._model} was calibrated on"
+        worst = max(found, key=lambda row: row.novelty)
+        if self._is_single:
+            return f"the structure is {outside}: {worst.cause()}"
+        if len(found) == 1:
+            return f"structure {worst.index} is {outside}: {worst.cause()}"
+        named = ", ".join(str(row.index) for row in found[:_NAMED])
+        more = ", ..." if len(found) > _NAMED else ""
+        return (
+            f"{len(found)} of {len(self._structures)} structures ({named}{more}) are {outside}, "
+            f"most of all structure {worst.index}: {worst.cause()}"
+        )
 
 
 def warn_of_background(config: ModelConfig, structures: Sequence[Structure]) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from lesff.electrostatics.sums.plan import CoulombPlan
 from lesff.nn.edge_tables import Topology
 
 PLANNED = frozenset(
     ("energy", "energy_sr", "energy_lr", "energy_dispersion", "forces", "stress")
-    + ("charges", "latent_charges")
+    + ("charges", "latent_charges", "novelty")
 )
 """What a planned step computes."""
 
@@ -22,8 +24,11 @@ class StepPlan:
         topology: Index tables.
         coulomb: Groups of the Coulomb sums, or None without latent charges.
         dispersion: Groups of the sums of dispersion, or None without.
+        known: Atoms by known element, see :meth:`lesff.potential.uncertainty.Uncertainty.known`;
+            None without calibration.
     """
 
     topology: Topology
     coulomb: CoulombPlan | None
     dispersion: CoulombPlan | None = None
+    known: list[tuple[int, Tensor]] | None = None

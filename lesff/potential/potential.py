@@ -291,7 +291,10 @@ class Potential(nn.Module):
             topology.prepare(fused=kernels.backend(graph.positions) is not None)
             coulomb = None if self.ewald is None else plan_coulomb(graph, self.ewald)[0]
             dispersion = None if chosen is None else plan_coulomb(graph, chosen)[0]
-        return StepPlan(topology, coulomb, dispersion)
+            known = None
+            if self.uncertainty is not None:
+                known = self.uncertainty.known(graph.atomic_numbers)
+        return StepPlan(topology, coulomb, dispersion, known)
 
     @property
     def can_plan(self) -> bool:
@@ -600,6 +603,7 @@ class Potential(nn.Module):
             local=lambda: self._local(graph, terms),
             features=lambda: self.architecture.last_layer_features(terms.invariants),
             uncertainty=self.uncertainty,
+            known=None if plan is None else plan.known,
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from lesff.atoms.cell import cell_volume
@@ -94,6 +95,7 @@ class Evaluation:
         local: Charges as a local function.
         features: (n_atoms, n_features) of the last layer.
         uncertainty: Calibrated uncertainty, if the model has one.
+        known: Atoms by known element, if a plan has them.
     """
 
     graph: AtomGraph
@@ -107,6 +109,7 @@ class Evaluation:
     local: Callable[[], LocalCharges]
     features: Callable[[], Tensor]
     uncertainty: Uncertainty | None
+    known: list[tuple[int, Tensor]] | None = None
 
     @cached_property
     def field_coupling(self) -> Tensor | None:
@@ -240,7 +243,8 @@ def _forces_uncertainty(x: Evaluation) -> Tensor:
 
 
 def _novelty(x: Evaluation) -> Tensor:
-    return _calibrated(x).distance(x.features().detach(), x.graph.atomic_numbers)
+    with torch.no_grad():
+        return _calibrated(x).distance(x.features(), x.graph.atomic_numbers, x.known)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

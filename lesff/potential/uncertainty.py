@@ -63,6 +63,11 @@ class Uncertainty(nn.Module):
         self.periodic_directions: Tensor
         self.weights: Tensor
         self.element_row: Tensor
+        # plain values: a look at a tensor waits for its device
+        self.seen = {
+            name: tuple(tensors[name].tolist())
+            for name in ("elements", "total_charge", "spin_multiplicity", "periodic_directions")
+        }
 
     @staticmethod
     def shapes(
@@ -125,18 +130,33 @@ class Uncertainty(nn.Module):
         rows = jacobian_rows(projected, positions).to(torch.float64)
         return (rows.square().sum((1, 2)) / 3.0).sqrt()
 
-    def distance(self, features: Tensor, atomic_numbers: Tensor) -> Tensor:
+    def known(self, atomic_numbers: Tensor) -> list[tuple[int, Tensor]]:
+        """Rows of the known elements of (n_atoms,) atoms, each with the indices of its atoms."""
+        element = self.element_row[atomic_numbers]
+        rows = torch.unique(element[element >= 0]).tolist()
+        return [(row, torch.nonzero(element == row)[:, 0]) for row in rows]
+
+    def distance(
+        self,
+        features: Tensor,
+        atomic_numbers: Tensor,
+        known: list[tuple[int, Tensor]] | None = None,
+    ) -> Tensor:
         """Mahalanobis distance of every atom to the known ones of its element, (n_atoms,).
 
         In units of the largest that counts as known; infinite for elements never seen.
+
+        Args:
+            features: (n_atoms, n).
+            atomic_numbers: (n_atoms,).
+            known: :meth:`known` of them, where the host must not be asked.
         """
-        element = self.element_row[atomic_numbers]
         features = features.to(torch.float64)
         found = torch.full_like(features[:, 0], torch.inf)
-        for row in torch.unique(element[element >= 0]).tolist():
-            chosen = element == row
-            offset = (features[chosen] - self.mean[row]) @ self.whitening[row]
-            found[chosen] = torch.linalg.vector_norm(offset, dim=1)
+        for row, atoms in self.known(atomic_numbers) if known is None else known:
+            # |(f - mean) W|, [atoms of an element, features]
+            offset = (features.index_select(0, atoms) - self.mean[row]) @ self.whitening[row]
+            found = found.index_copy(0, atoms, torch.linalg.vector_norm(offset, dim=1))
         return found
 
     def reasons(self, structure: Structure, distance: np.ndarray) -> tuple[str, ...]:
@@ -146,23 +166,8 @@ class Uncertainty(nn.Module):
             structure: The structure.
             distance: (n_atoms,) from :meth:`distance`.
         """
-        found = []
-        unseen = sorted(elements_of(structure) - set(self.elements.tolist()))
-        if unseen:
-            found.append(f"element {' '.join(chemical_symbols[z] for z in unseen)} never seen")
-        state = (
-            ("total charge", structure.total_charge, self.total_charge),
-            ("spin multiplicity", structure.spin_multiplicity, self.spin_multiplicity),
-        )
-        for what, value, known in state:
-            values = known.tolist()
-            if value not in values:
-                found.append(f"{what} {value} never seen (seen: {', '.join(map(str, values))})")
-        directions = int(structure.pbc.sum())
-        if directions not in self.periodic_directions.tolist():
-            seen = ", ".join(_BOUNDARIES[i] for i in self.periodic_directions.tolist())
-            found.append(f"pbc: {_BOUNDARIES[directions]} never seen (seen: {seen})")
-        far = np.flatnonzero(np.isfinite(distance) & (distance > 1.0))
+        found = list(self.state_reasons(structure))
+        far = self.far(structure, distance)
         if len(far):
             worst = far[np.argmax(distance[far])]
             found.append(
@@ -171,4 +176,31 @@ class Uncertainty(nn.Module):
                 f"({chemical_symbols[structure.numbers[worst]]}), at {distance[worst]:.3g} times "
                 "the largest known distance"
             )
+        return tuple(found)
+
+    def far(self, structure: Structure, distance: np.ndarray) -> np.ndarray:
+        """Indices of the atoms of known elements that are beyond the known ones."""
+        is_known = np.isin(structure.numbers, self.seen["elements"])
+        # not "distance > 1": features that are no numbers are unlike all others
+        return np.flatnonzero(~(distance <= 1.0) & is_known)
+
+    def state_reasons(self, structure: Structure) -> tuple[str, ...]:
+        """Elements, charge, spin and boundaries of a structure that were never seen; no distances.
+
+        Args:
+            structure: The structure.
+        """
+        found, seen = [], self.seen
+        unseen = sorted(elements_of(structure) - set(seen["elements"]))
+        if unseen:
+            found.append(f"element {' '.join(chemical_symbols[z] for z in unseen)} never seen")
+        for name in ("total_charge", "spin_multiplicity"):
+            what = name.replace("_", " ")
+            value, values = getattr(structure, name), seen[name]
+            if value not in values:
+                found.append(f"{what} {value} never seen (seen: {', '.join(map(str, values))})")
+        directions = int(structure.pbc.sum())
+        if directions not in seen["periodic_directions"]:
+            known = ", ".join(_BOUNDARIES[i] for i in seen["periodic_directions"])
+            found.append(f"pbc: {_BOUNDARIES[directions]} never seen (seen: {known})")
         return tuple(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,25 @@ import torch.distributed as dist
 from lesff.errors import ConfigError, IntegrityError
 from lesff.files import sha256_of
 from lesff.model_folder.folder import load_model, save_model
-from lesff.model_folder.layout import WEIGHTS_FILE
+from lesff.model_folder.layout import UNCERTAINTY_FILE, WEIGHTS_FILE
 from lesff.plain_data import read_json, write_json
 from lesff.train.average import average_weights
+from lesff.train.calibration_data import calibration_frames
+from lesff.train.data import Frame
 from lesff.train.data_lock import LOCK_FILE, CheckedData, check_data, read_data_lock, require_locked
+from lesff.train.frame_stream import FrameStream
 from lesff.train.run import dry_run, run_recipe, unreleased_card
-from lesff.train.stages import Stage
+from lesff.train.stages import CalibrationConfig, Stage
 
 RECORD_FILE = "stage.json"
 """What a stage was trained on, in its folder."""
 
 _IDENTITY = ("recipe", "data", "start")
 """Keys of the record that must not change between the start of a stage and its end."""
+
+
+Calibrate = Callable[[Path, FrameStream, list[Frame], CalibrationConfig], dict[str, Any]]
+"""Calibrates a model folder in place on training and held-out frames; gives what it found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,8 @@ class ChainRun:
         data: Data folder.
         output: Run folder; a stage is in the subfolder of its name. A dry run only reads there.
         find_model: Folder of a model ``name@version`` that a stage goes on from.
+        calibrate: Calibrates a model folder, :func:`lesff.uncertainty.folder.calibrate_folder`;
+            None leaves models as they are.
         report: Takes lines that say what happens.
         unlocked: Train on data that differ from the lock, and record which.
         progress: Whether to show a progress bar.
@@ -45,6 +54,7 @@ class ChainRun:
     data: Path
     output: Path
     find_model: Callable[[str], Path]
+    calibrate: Calibrate | None = None
     report: Callable[[str], None] = lambda line: None
     unlocked: bool = False
     progress: bool = True
@@ -53,7 +63,8 @@ class ChainRun:
 def run_stages(stages: Sequence[Stage], run: ChainRun) -> Path:
     """Train stages one after the other; returns the model folder of the last.
 
-    A stage that is done is skipped, one that was interrupted is resumed. The folder of a stage
+    A stage that is done is skipped, one that was interrupted is resumed. At the end the results
+    that are for use are calibrated as the recipe says; weights do not change. The folder of a stage
     holds what :func:`lesff.train.run.run_recipe` writes, and ``stage.json`` with the hashes of its
     data and of the model that it went on from.
 
@@ -72,6 +83,8 @@ def run_stages(stages: Sequence[Stage], run: ChainRun) -> Path:
     for number, stage in enumerate(stages, start=1):
         run.report(f"[{number}/{len(stages)}] {stage.name}: {stage.notes.why}")
         _run_stage(stage, checked, run)
+    for stage in stages:
+        _calibrate(stage, checked, run)
     return model
 
 
@@ -96,7 +109,7 @@ def dry_run_stages(stages: Sequence[Stage], run: ChainRun) -> None:
 
 def _check(stages: Sequence[Stage], run: ChainRun) -> CheckedData:
     """Compare the data of stages with the lock."""
-    names = [name for stage in stages for name in stage.data_files()]
+    names = [n for stage in stages for n in (*stage.data_files(), *stage.calibration_files())]
     path = run.recipe / LOCK_FILE
     lock = {} if run.unlocked and not path.is_file() else read_data_lock(path)
     checked = check_data(names, run.data, lock)
@@ -133,6 +146,28 @@ def _run_stage(stage: Stage, checked: CheckedData, run: ChainRun) -> None:
         model = sha256_of(folder / "model" / WEIGHTS_FILE)
         write_json(folder / RECORD_FILE, {**record, "model": model})
     _barrier()
+
+
+def _calibrate(stage: Stage, checked: CheckedData, run: ChainRun) -> None:
+    """Calibrate the result of a stage in the first process, unless that is done."""
+    config = stage.calibration
+    if config is None or run.calibrate is None or not _is_first():
+        return
+    folder = run.output / stage.name
+    record, model = read_json(folder / RECORD_FILE), folder / "model"
+    files = {name: checked.sha256[name] for name in stage.calibration_files()}
+    options = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    wanted = {"options": options, "data": files, "model": record["model"]}
+    before = record.get("calibration") or {}
+    is_there = (model / UNCERTAINTY_FILE).is_file()
+    if is_there and {key: before.get(key) for key in wanted} == wanted:
+        run.report(f"{stage.name}: calibrated before")
+        return
+    run.report(f"{stage.name}: calibration")
+    elements = load_model(model).config.elements
+    train, validation = calibration_frames(stage, config, run.data, elements)
+    result = run.calibrate(model, train, validation, config)
+    write_json(folder / RECORD_FILE, {**record, "calibration": {**wanted, "result": result}})
 
 
 def _start_of(stage: Stage, run: ChainRun) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import ase
@@ -123,6 +124,19 @@ def read_labelled(
             to the total charge. The message names file and frame.
     """
     reader = LabelReader(keys)
+    frames, name = _read(source, reader, keys, required, weight, group_key)
+    return _looked_at(frames, reader.summary, name)
+
+
+def _read(
+    source: Source,
+    reader: LabelReader,
+    keys: Mapping[str, str] | None,
+    required: Sequence[str],
+    weight: float = 1.0,
+    group_key: str | None = None,
+) -> tuple[list[Frame], str]:
+    """Frames, and the name of where they come from."""
     name = "the given list"
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -134,7 +148,7 @@ def read_labelled(
                 raise DataError(
                     f"{path}: the arrays of a shard have fixed names; leave out `labels`"
                 )
-            return _looked_at(_from_npz(path, weight, reader.summary), reader.summary, name)
+            return list(_npz_frames(path, weight, reader.summary)), name
         subset = path.stem
         pairs = read_structures(path)
     else:
@@ -146,7 +160,7 @@ def read_labelled(
     ]  # fmt: skip
     if not frames:
         raise DataError(f"{name} holds no frames")
-    return _looked_at(frames, reader.summary, name)
+    return frames, name
 
 
 def _looked_at(
@@ -165,7 +179,36 @@ def _structures(atoms_list: Iterable[ase.Atoms]) -> Iterator[tuple[Structure, as
         yield to_structure(atoms, where=f"frame {index}", told=told), atoms
 
 
-def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
+def labelled_pieces(
+    path: Path,
+    size: int,
+    *,
+    keys: Mapping[str, str] | None = None,
+    required: Sequence[str] = (),
+) -> Iterator[list[Frame]]:
+    """Frames of a file in pieces, for data sets whose frames do not fit into memory together.
+
+    Of an npz shard the arrays are in memory, and the frames of one piece; other files are read
+    whole, as by :func:`read_labelled`. Distances of atoms are not looked at.
+
+    Args:
+        path: An npz shard, or a file or database that ASE reads.
+        size: Most frames of a piece.
+        keys: As ``required``, see :func:`read_labelled`.
+        required: Labels that every frame must have.
+
+    Raises:
+        DataError: as :func:`read_labelled`.
+    """
+    if path.suffix == ".npz" and not keys:
+        frames = _npz_frames(path, 1.0, LabelReader().summary)
+    else:
+        frames = iter(_read(path, LabelReader(keys), keys, required)[0])
+    while piece := list(islice(frames, size)):
+        yield piece
+
+
+def _npz_frames(path: Path, weight: float, summary: LabelSummary) -> Iterator[Frame]:
     data = read_shard(path)
     counts = data["n"].astype(np.int64)
     ends = np.cumsum(counts)
@@ -182,7 +225,6 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
     open_cell, open_pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
     labels = [key for key in ("energy", *_ATOM_ARRAYS, *_SYSTEM_ARRAYS) if key in data]
     summary.found = {(key, key): n for key in labels}
-    frames = []
     for i, (start, stop) in enumerate(zip(ends - counts, ends, strict=True)):
         cell = data["cell"][i].astype(np.float64) if "cell" in data else open_cell
         structure = Structure(
@@ -214,18 +256,15 @@ def _from_npz(path: Path, weight: float, summary: LabelSummary) -> list[Frame]:
                 origin=origins[i],
                 where=f"{path}, frame {i}",
             )
-        frames.append(
-            Frame(
-                structure=structure,
-                energy=float(data["energy"][i]),
-                weight=weight * checked_weight(weights[i], f"{path}, frame {i}"),
-                group=group[i].decode() if isinstance(group[i], bytes) else str(group[i]),
-                subset=path.stem,
-                is_validation=bool(valid[i]),
-                **values,  # pyright: ignore[reportArgumentType]
-            )
+        yield Frame(
+            structure=structure,
+            energy=float(data["energy"][i]),
+            weight=weight * checked_weight(weights[i], f"{path}, frame {i}"),
+            group=group[i].decode() if isinstance(group[i], bytes) else str(group[i]),
+            subset=path.stem,
+            is_validation=bool(valid[i]),
+            **values,  # pyright: ignore[reportArgumentType]
         )
-    return frames
 
 
 def _frame(

@@ -3,9 +3,10 @@
 A file may take over what another one says: ``extends = "../base.toml"``. Then only what differs is
 written down:
 
-- ``seed``, ``model``, ``loss``, ``optimizer`` and ``data`` are taken over, tables key by key; a
-  file with ``from`` goes on from another model and takes over no ``model``. What happens to a model
-  in one run (``name``, ``dispersion``, ``head``, ``training_data``, ``level_of_theory``) is not.
+- ``seed``, ``model``, ``loss``, ``optimizer``, ``data`` and ``calibration`` are taken over, tables
+  key by key; a file with ``from`` goes on from another model and takes over no ``model``. What
+  happens to a model in one run (``name``, ``dispersion``, ``head``, ``training_data``,
+  ``level_of_theory``) is not.
 - ``data.sources`` may be a table of files instead of a list: ``"water.npz" = { fraction = 0.3 }``.
   Files keep the order in which they are first named, which is the order of their frames; ``false``
   leaves a file out, and keeps its place for a file that extends this one.
@@ -220,11 +221,11 @@ class Recipe:
         return {name: text for name, text in given.items() if text is not None}
 
 
-STAGE_KEYS = ("from", "why", "folder", "processes", "steps", "released", "average")
+STAGE_KEYS = ("from", "why", "folder", "processes", "steps", "released", "average", "calibration")
 """Keys of a recipe file that say how it stands among others, see
 :class:`lesff.train.stages.Stage`."""
 
-_TAKEN_OVER = ("seed", "model", "loss", "optimizer", "data")
+_TAKEN_OVER = ("seed", "model", "loss", "optimizer", "data", "calibration")
 """Keys of a file that files that extend it take over."""
 
 

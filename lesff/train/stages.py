@@ -7,14 +7,14 @@ stage is a recipe file (:mod:`lesff.train.recipe`) with ``from`` and the fields 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lesff.errors import ConfigError
 from lesff.plain_data import from_dict
-from lesff.train.recipe import STAGE_KEYS, Recipe, read_tables, recipe_of
+from lesff.train.recipe import STAGE_KEYS, Recipe, SourceConfig, read_tables, recipe_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,38 @@ class AverageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """How the model of a stage gets its uncertainty (:mod:`lesff.uncertainty.calibration`).
+
+    Attributes:
+        train: Files whose training frames count; empty: all files of the stage.
+        validation: Files whose held-out frames set the scale; of a file that the stage does not
+            train on, all frames. Empty: all files of the stage.
+        fraction: Share of the training frames that is drawn.
+        validation_frames: Most held-out frames; as many are drawn if there are more.
+        directions: Backward passes of a force uncertainty.
+    """
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    fraction: float = 1.0
+    validation_frames: int = 2000
+    directions: int = 16
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for numbers that leave nothing."""
+        if not 0.0 < self.fraction <= 1.0:
+            raise ConfigError(
+                f"`calibration.fraction` must be above 0 and at most 1, got {self.fraction}"
+            )
+        for name in ("validation_frames", "directions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"`calibration.{name}` must be at least 1, got {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notes:
     """What a stage says beside its recipe.
 
@@ -48,6 +80,7 @@ class Notes:
         steps: Optimiser steps of the released run, where time and not steps were its limit.
         released: Model ``name@version`` that is the result, if it was released.
         average: Set where two stages are averaged and nothing is trained.
+        calibration: How the result is calibrated; None where it is not.
     """
 
     why: str
@@ -56,6 +89,7 @@ class Notes:
     steps: int | None = None
     released: str | None = None
     average: AverageConfig | None = None
+    calibration: CalibrationConfig | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an empty reason and numbers that count nothing."""
@@ -76,17 +110,33 @@ class Stage:
         start: The stage or the model ``name@version`` that it goes on from; None for fresh weights.
         notes: What it says beside its recipe.
         recipe: What is trained; None where two stages are averaged.
+        trained_on: Sources of the frames that the result was trained on, relative to the data
+            folder; of an average, those of the stage ``from``.
+        is_shipped: Whether the result is for use: it was released, or no stage goes on from it.
     """
 
     name: str
     start: str | None
     notes: Notes
     recipe: Recipe | None
+    trained_on: tuple[SourceConfig, ...] = ()
+    is_shipped: bool = True
+
+    @property
+    def calibration(self) -> CalibrationConfig | None:
+        """How the result is calibrated; None where it is not, or is only gone on from."""
+        return self.notes.calibration if self.is_shipped else None
 
     @property
     def starts_from_model(self) -> bool:
         """Whether it goes on from a model with a name instead of a stage."""
         return self.start is not None and "@" in self.start
+
+    def located(self, source: SourceConfig) -> SourceConfig:
+        """A source of the stage with paths relative to the data folder."""
+        (path,) = self._in_folder([source.path])
+        without = None if source.without is None else self._in_folder([source.without])[0]
+        return replace(source, path=path, without=without)
 
     def source_files(self) -> list[str]:
         """Files whose frames it reads, relative to the data folder."""
@@ -98,6 +148,34 @@ class Stage:
         sources = [] if self.recipe is None else self.recipe.data.sources
         held = [source.without for source in sources if source.without is not None]
         return list(dict.fromkeys([*self.source_files(), *self._in_folder(held)]))
+
+    def calibration_sources(self) -> tuple[list[SourceConfig], list[SourceConfig]]:
+        """Sources of training and of held-out frames of the calibration.
+
+        Raises:
+            ConfigError: for a training file that the stage does not train on.
+        """
+        chosen = self.calibration or CalibrationConfig()
+        own = {source.path: source for source in self.trained_on}
+        train, held = self._in_folder(chosen.train), self._in_folder(chosen.validation)
+        foreign = sorted(set(train) - set(own))
+        if foreign:
+            raise ConfigError(
+                f"`calibration.train` of stage {self.name} must be files that it trains on, got "
+                f"{', '.join(foreign)}"
+            )
+        return (
+            [own[name] for name in train] or list(own.values()),
+            [own.get(name, SourceConfig(path=name)) for name in held] or list(own.values()),
+        )
+
+    def calibration_files(self) -> list[str]:
+        """Files that the calibration reads, relative to the data folder; none without."""
+        if self.calibration is None:
+            return []
+        train, held = self.calibration_sources()
+        without = [s.without for s in (*train, *held) if s.without is not None]
+        return list(dict.fromkeys([*(s.path for s in (*train, *held)), *without]))
 
     def _in_folder(self, names: Sequence[str]) -> list[str]:
         return [str(PurePosixPath(self.notes.folder) / name) for name in names]
@@ -117,8 +195,13 @@ def read_stages(folder: Path) -> list[Stage]:
         )
     stages: list[Stage] = []
     for path in paths:
-        stages.append(_read_stage(path, [stage.name for stage in stages]))
-    return stages
+        stages.append(_read_stage(path, {stage.name: stage for stage in stages}))
+    went_on = {stage.start for stage in stages}
+    went_on |= {s.notes.average.earlier for s in stages if s.notes.average is not None}
+    return [
+        replace(stage, is_shipped=stage.name not in went_on or stage.notes.released is not None)
+        for stage in stages
+    ]
 
 
 def select_stages(
@@ -141,7 +224,8 @@ def select_stages(
     return list(stages[:last] if only is None else stages[last - 1 : last])
 
 
-def _read_stage(path: Path, earlier: Sequence[str]) -> Stage:
+def _read_stage(path: Path, stages: Mapping[str, Stage]) -> Stage:
+    earlier = list(stages)
     tables = read_tables(path)
     kept = {key: tables.pop(key) for key in STAGE_KEYS if key in tables}
     start = kept.pop("from", None)
@@ -150,10 +234,15 @@ def _read_stage(path: Path, earlier: Sequence[str]) -> Stage:
         _check_start(start, tables, earlier)
         if notes.average is not None:
             _check_average(notes.average, start, tables, earlier)
-            return Stage(name=path.stem, start=start, notes=notes, recipe=None)
+            before = stages[str(start)]
+            return Stage(
+                name=path.stem, start=start, notes=notes, recipe=None, trained_on=before.trained_on
+            )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return Stage(name=path.stem, start=start, notes=notes, recipe=recipe_of(tables, path))
+    recipe = recipe_of(tables, path)
+    stage = Stage(name=path.stem, start=start, notes=notes, recipe=recipe)
+    return replace(stage, trained_on=tuple(stage.located(s) for s in recipe.data.sources))
 
 
 def _check_start(start: Any, tables: dict[str, Any], earlier: Sequence[str]) -> None:

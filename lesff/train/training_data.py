@@ -185,8 +185,22 @@ def without_compositions(frames: list[Frame], path: Path) -> list[Frame]:
     Raises:
         DataError: if the file cannot be used.
     """
-    left_out = {_composition(frame) for frame in read_frames(path)}
-    return [frame for frame in frames if _composition(frame) not in left_out]
+    left_out = compositions_of(path)
+    return [frame for frame in frames if not has_composition_of(frame, left_out)]
+
+
+def compositions_of(path: Path) -> set[bytes]:
+    """Compositions of the frames of a file.
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    return {_composition(frame) for frame in read_frames(path)}
+
+
+def has_composition_of(frame: Frame, compositions: set[bytes]) -> bool:
+    """Whether a frame has one of the compositions of another file."""
+    return _composition(frame) in compositions
 
 
 def keep_energies(

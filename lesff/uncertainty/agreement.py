@@ -14,6 +14,7 @@ from lesff.potential.potential import Potential
 from lesff.potential.uncertainty import Uncertainty
 from lesff.train.batches import LabelledBatch, make_batch
 from lesff.train.data import Frame
+from lesff.train.frame_stream import Frames, pieces_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,9 @@ def observe(
     energy, sigma, farthest = (np.empty(len(frames)) for _ in range(3))
     force_error, force_sigma = ([np.empty(0)] * len(frames) for _ in range(2))
     try:
-        for chosen, batch in batches_of(potential, frames, "validate", progress=progress):
+        for chosen, batch in batches_of(
+            potential, frames, "validate", total=len(frames), progress=progress
+        ):
             out = {k: v.cpu().numpy() for k, v in potential(batch.graph, names).items()}
             counts = np.cumsum(batch.graph.atoms_per_system().tolist())[:-1]
             parts = {k: np.split(out[k], counts) for k in ("forces", *names[3:])}
@@ -168,18 +171,29 @@ _MAX_ATOMS = 400
 
 
 def batches_of(
-    potential: Potential, frames: Sequence[Frame], title: str, *, progress: bool
+    potential: Potential, frames: Frames, title: str, *, total: int, progress: bool
 ) -> Iterator[tuple[list[int], LabelledBatch]]:
-    """Batches of similar sizes with the indices of their frames; never crystals with molecules."""
-    sizes = np.array([len(frame.structure) for frame in frames])
-    periodic = np.array([bool(frame.structure.pbc.any()) for frame in frames])
+    """Batches of similar sizes with the indices of their frames; never crystals with molecules.
+
+    Args:
+        potential: The model.
+        frames: The frames; of a stream, batches are made piece by piece.
+        title: Beside the progress bar.
+        total: Number of frames.
+        progress: Whether there is one.
+    """
     cutoff, dtype = potential.architecture.cutoff, potential.dtype
-    with tqdm(total=len(frames), disable=not progress, unit="frame", desc=title) as bar:
-        for chosen in batches_by_kind(sizes, [periodic], max_atoms=_MAX_ATOMS):
-            batch = make_batch([frames[i] for i in chosen], cutoff, dtype)
-            graph = batch.graph.to(dtype=dtype, device=potential.device)
-            yield chosen.tolist(), replace(batch, graph=graph)
-            bar.update(len(chosen))
+    start = 0
+    with tqdm(total=total, disable=not progress, unit="frame", desc=title) as bar:
+        for piece in pieces_of(frames):
+            sizes = np.array([len(frame.structure) for frame in piece])
+            periodic = np.array([bool(frame.structure.pbc.any()) for frame in piece])
+            for chosen in batches_by_kind(sizes, [periodic], max_atoms=_MAX_ATOMS):
+                batch = make_batch([piece[i] for i in chosen], cutoff, dtype)
+                graph = batch.graph.to(dtype=dtype, device=potential.device)
+                yield (start + chosen).tolist(), replace(batch, graph=graph)
+                bar.update(len(chosen))
+            start += len(piece)
 
 
 def check_labels(frames: Sequence[Frame], name: str) -> None:

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from lesff.errors import DataError, PropertyError
 from lesff.potential.potential import Potential
 from lesff.train.data import Frame
-from lesff.uncertainty.calibration import frame_features, inverse_root
+from lesff.uncertainty.calibration import frame_features
+from lesff.uncertainty.statistics import inverse_root
 
 _EQUAL = 1e-5
 """Frames whose features differ by less than this share of their norm are equal."""
