@@ -11,7 +11,7 @@ from ase.data import covalent_radii
 from helpers import make_graph, tiny_potential
 
 from lesff.errors import ConfigError
-from lesff.heads import HEAD_NAMES
+from lesff.heads import HEAD_NAMES, MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.heads.sharing import shared_within
 from lesff.nn.local_state import LocalState
@@ -21,6 +21,7 @@ from lesff.potential.edit import (
     with_charge_limits,
     with_head,
     with_local_state,
+    with_multipoles,
     with_wall,
 )
 from lesff.units import COULOMB_CONSTANT
@@ -130,6 +131,25 @@ def test_equilibrated_charges_are_bounded_by_what_drives_them():
     # |q|_2 <= |chi + lambda|_2 / J_min, and |chi| <= J L with limits
     assert float(_found(tame, atoms)["charges"].abs().max()) < 2.0 * max(LIMITS)
     assert float(_found(wild, atoms)["charges"].abs().max()) > 10.0 * max(LIMITS)
+
+
+def test_latent_dipoles_and_quadrupoles_are_bounded():
+    moments = MultipoleConfig(dipoles=True, quadrupoles=True)
+    options = {"hidden_irreps": "4x0e+4x1o+4x2e", "local_state": False}
+    atoms = molecule("CH3CONH2")
+    norms = []
+    for limits in (None, LIMITS):
+        potential = with_multipoles(_model(limits=limits, **options), moments)
+        with torch.no_grad():
+            for parameter in potential.multipole_head.parameters():
+                torch.nn.init.normal_(parameter, std=100.0)
+        graph = make_graph(atoms, potential.architecture.cutoff)
+        found = potential(graph, ["atomic_dipoles", "atomic_quadrupoles"])
+        norms.append([x.flatten(1).norm(dim=1) for x in found.values()])
+    limits = torch.tensor([dict(zip(ELEMENTS, LIMITS, strict=True))[z] for z in atoms.numbers])
+    for wild, tame in zip(*norms, strict=True):
+        assert bool((wild > 2.0 * limits).any())
+        assert bool((tame <= limits * (1.0 + 1e-9)).all())
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)

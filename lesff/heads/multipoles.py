@@ -31,9 +31,13 @@ from lesff.errors import ConfigError
 from lesff.heads.base import HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig, MultipoleConfig
 from lesff.nn.coupling import wigner_3j
+from lesff.nn.saturation import saturated_norm
 
 _SOFTNESS = 0.07
 """e^2 / eV at gate 1 before training: the inverse of an atom's hardness, some 14 eV / e^2."""
+_ARM = 1.0
+"""A: with ``charge_limits`` a latent dipole is no longer than the limit times this, and the norm of
+a quadrupole no larger than the limit times its square."""
 _POLARIZABILITY = 0.07
 """e^2 A^2 / eV likewise: 1 A^3 over ke, between carbon (1.7) and hydrogen (0.67 A^3)."""
 
@@ -136,10 +140,18 @@ class MultipoleHead(nn.Module):
         return Response(softness=softness, shares=shares, polarizability=alpha)
 
     def _dipoles(self, x: HeadInput) -> Tensor | None:
-        return None if self.dipoles is None else self.dipoles(x)
+        if self.dipoles is None:
+            return None
+        found = self.dipoles(x)
+        return found if x.limits is None else saturated_norm(found, x.limits * _ARM)
 
     def _quadrupoles(self, x: HeadInput) -> Tensor | None:
-        return None if self.quadrupoles is None else self._tensor(self.quadrupoles(x))
+        if self.quadrupoles is None:
+            return None
+        found = self.quadrupoles(x)
+        if x.limits is not None:
+            found = saturated_norm(found, x.limits * _ARM**2)
+        return self._tensor(found)
 
     def _tensor(self, y: Tensor) -> Tensor:
         """(n, 5) of order 2 to traceless symmetric (n, 3, 3)."""
