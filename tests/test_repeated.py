@@ -28,6 +28,7 @@ from lesff.errors import PropertyError, UnsupportedInputError
 from lesff.potential.edit import with_dispersion
 from lesff.potential.plan import PLANNED
 from lesff.potential.replay import RepeatedStep
+from lesff.potential.uncertainty import Uncertainty
 
 ROUNDING = 1e-11
 """eV, eV/A: other order of float64 sums."""
@@ -83,13 +84,13 @@ def faked(value):
     return value
 
 
-def run_on_fake_tensors(potential, graph, plan):
+def run_on_fake_tensors(potential, graph, plan, wanted=("energy", "forces", "charges")):
     with FakeTensorMode(allow_non_fake_inputs=False):
         for module in potential.modules():
             for table in (module._parameters, module._buffers):
                 for name, tensor in table.items():
                     table[name] = faked(tensor)
-        return potential(faked(graph), ("energy", "forces", "charges"), plan=faked(plan))
+        return potential(faked(graph), wanted, plan=faked(plan))
 
 
 @pytest.fixture
@@ -110,6 +111,30 @@ def test_planned_step_asks_for_no_number(dispersion, head, batch, as_on_a_device
     _, graph = with_skin(potential, *(make() for make in BATCHES[batch]))
     out = run_on_fake_tensors(potential, graph, potential.plan(graph))
     assert out["forces"].shape == graph.positions.shape
+
+
+def test_novelty_asks_the_host_nothing(as_on_a_device):
+    potential = tiny_potential(head="latent", elements=(1, 6, 8))
+    n = potential.architecture.n_features
+    real, known = {"dtype": torch.float64}, torch.tensor([1, 8])
+    potential.uncertainty = Uncertainty(
+        {
+            "energy_root": torch.eye(n, **real),
+            "energy_scale": torch.ones((), **real),
+            "force_root": torch.eye(n, **real),
+            "elements": known,
+            "mean": torch.zeros(2, n, **real),
+            "whitening": torch.eye(n, **real).repeat(2, 1, 1),
+            "total_charge": torch.tensor([0]),
+            "spin_multiplicity": torch.tensor([1]),
+            "periodic_directions": torch.tensor([0]),
+            "weights": torch.zeros(32, dtype=torch.uint8),
+        }
+    )
+    _, graph = with_skin(potential, two_waters())
+    plan = potential.plan(graph)
+    out = run_on_fake_tensors(potential, graph, plan, ("energy", "novelty"))
+    assert out["novelty"].shape == (6,)
 
 
 def test_the_check_sees_what_a_step_without_plan_asks(as_on_a_device):

@@ -403,8 +403,23 @@ def test_recipes_are_those_that_the_models_were_trained_with():
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_the_lock_has_every_file_of_a_recipe(folder):
     lock = read_data_lock(folder / "data.lock.toml")
-    files = {name for stage in read_stages(folder) for name in stage.data_files()}
+    stages = read_stages(folder)
+    files = {n for stage in stages for n in (*stage.data_files(), *stage.calibration_files())}
     assert files <= set(lock)
+
+
+@pytest.mark.parametrize(
+    "name", ["off-small", "off-medium", "off-large", "mat-small", "mat-medium"]
+)
+def test_the_last_model_of_a_recipe_is_calibrated(name):
+    """On the files that it was trained on; an average on those of the stage it averages."""
+    stages = read_stages(RECIPES / name)
+    last = stages[-1]
+    assert last.calibration is not None
+    trained = last if last.recipe is not None else next(s for s in stages if s.name == last.start)
+    assert set(last.calibration_files()) == set(trained.data_files())
+    for stage in stages[:-1]:
+        assert (stage.calibration is not None) == (stage.notes.released is not None)
 
 
 def test_frames_of_the_repository_are_as_locked():

@@ -440,8 +440,9 @@ def _contraction(
 
 
 def _contiguous(x: StateInputs) -> StateInputs:
-    given = {name: getattr(x, name) for name in x.__dataclass_fields__}
-    return StateInputs(**{n: None if t is None else t.contiguous() for n, t in given.items()})
+    given = {n: getattr(x, n) for n in x.__dataclass_fields__ if n != "potentials"}
+    potentials = None if x.potentials is None else x.potentials.contiguous()
+    return StateInputs(potentials=potentials, **{n: t.contiguous() for n, t in given.items()})
 
 
 def _state(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,11 +21,14 @@ from torch import Tensor
 
 from lesff.errors import KernelError
 from lesff.kernels.arguments import (
+    ContactTables,
     ContactValues,
     ContractionTerms,
     ConvolutionEdges,
     ConvolutionPaths,
     RadialWeights,
+    StateConstants,
+    StateInputs,
 )
 
 _BLOCK = 32
@@ -233,15 +235,28 @@ class GPUBackend:
             )
         return grad_features, grad_table
 
-    def contacts(self, *arguments: Any, **options: bool) -> ContactValues:
+    def contacts(
+        self,
+        distance: Tensor,
+        first: Tensor,
+        second: Tensor,
+        z: Tensor,
+        tables: ContactTables,
+        *,
+        inner: bool = False,
+        wall: bool = False,
+        bonds: bool = False,
+    ) -> ContactValues:
         """See :class:`lesff.kernels.Backend`; there are none."""
         raise KernelError("there are no contacts in Triton: use plain PyTorch on a GPU")
 
-    def local_state(self, *arguments: Any) -> tuple[Tensor, ...]:
+    def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`; there is none."""
         raise KernelError("there is no local state in Triton: use plain PyTorch on a GPU")
 
-    def local_state_backward(self, *arguments: Any) -> tuple[Tensor, ...]:
+    def local_state_backward(
+        self, grads: Sequence[Tensor], x: StateInputs, found: Tensor, constants: StateConstants
+    ) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`; there is none."""
         raise KernelError("there is no local state in Triton: use plain PyTorch on a GPU")
 

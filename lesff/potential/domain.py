@@ -110,9 +110,10 @@ def find_outside(
         distance: (n_atoms,) novelty of its atoms.
         index: Its place among those that are asked for.
     """
-    reasons = uncertainty.reasons(structure, distance)
-    if not reasons:
+    # most often nothing is, and a step is to cost nothing
+    if distance.max() <= 1.0 and not uncertainty.state_reasons(structure):
         return None
+    reasons = uncertainty.reasons(structure, distance)
     size = np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
     worst = int(size.argmax())
     if size[worst] <= 1.0:

@@ -134,7 +134,8 @@ def with_local_state(potential: Potential) -> Potential:
     result.local_state = result.make_local_state()
     result.contacts = result.make_contacts()
     _adopt(result, result.local_state, potential)
-    result.contacts.to(potential.device)
+    if result.contacts is not None:
+        result.contacts.to(potential.device)
     return result
 
 

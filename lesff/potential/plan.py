@@ -31,4 +31,4 @@ class StepPlan:
     topology: Topology
     coulomb: CoulombPlan | None
     dispersion: CoulombPlan | None = None
-    known: list[tuple[int, Tensor]] | None = None
+    known: tuple[tuple[int, Tensor], ...] | None = None

@@ -109,7 +109,7 @@ class Evaluation:
     local: Callable[[], LocalCharges]
     features: Callable[[], Tensor]
     uncertainty: Uncertainty | None
-    known: list[tuple[int, Tensor]] | None = None
+    known: tuple[tuple[int, Tensor], ...] | None = None
 
     @cached_property
     def field_coupling(self) -> Tensor | None:

@@ -130,17 +130,17 @@ class Uncertainty(nn.Module):
         rows = jacobian_rows(projected, positions).to(torch.float64)
         return (rows.square().sum((1, 2)) / 3.0).sqrt()
 
-    def known(self, atomic_numbers: Tensor) -> list[tuple[int, Tensor]]:
+    def known(self, atomic_numbers: Tensor) -> tuple[tuple[int, Tensor], ...]:
         """Rows of the known elements of (n_atoms,) atoms, each with the indices of its atoms."""
         element = self.element_row[atomic_numbers]
         rows = torch.unique(element[element >= 0]).tolist()
-        return [(row, torch.nonzero(element == row)[:, 0]) for row in rows]
+        return tuple((row, torch.nonzero(element == row)[:, 0]) for row in rows)
 
     def distance(
         self,
         features: Tensor,
         atomic_numbers: Tensor,
-        known: list[tuple[int, Tensor]] | None = None,
+        known: tuple[tuple[int, Tensor], ...] | None = None,
     ) -> Tensor:
         """Mahalanobis distance of every atom to the known ones of its element, (n_atoms,).
 
