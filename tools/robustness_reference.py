@@ -4,8 +4,8 @@
     python tools/robustness_reference.py NAME:CALLABLE --as TEACHER --elements Na Cl Mg O
 
 Writes `lesff/evaluation/robustness/references/`: rows of each check with seed 0, those of --quick
-included, for some elements. Curves stay where pictures are made of them. Checks that are in the file
-already are kept: delete it to start anew.
+included, for some elements. Curves stay where pictures are made of them. Checks that are in the
+file already are kept: delete it to start anew.
 """
 
 import argparse
@@ -20,7 +20,9 @@ from lesff.evaluation.robustness.probe import Options
 from lesff.methods import XTB, open_method
 from lesff.plain_data import read_json, write_json
 
-ELEMENTS = "H Li B C N O F Na Mg Si P S Cl K Ca Br I".split()
+ELEMENTS = [
+    "H", "Li", "B", "C", "N", "O", "F", "Na", "Mg", "Si", "P", "S", "Cl", "K", "Ca", "Br", "I",
+]  # fmt: skip
 PICTURED = ("pairs", "dissociation")
 SEED = 0
 
