@@ -77,7 +77,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
             "Errors on labelled frames, or the suite of physical and chemical checks.",
         ),
         "verify": Entry(
-            "verify", "verify_command", "Replay the golden values of a model; check its physics."
+            "verify", "verify_command", "Replay golden values; check physics and robustness."
         ),
         "sign": Entry("sign", "sign_command", "Sign a model folder."),
     },

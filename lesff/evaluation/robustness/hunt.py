@@ -21,7 +21,7 @@ from lesff.evaluation.robustness.structures import INORGANIC, ORGANIC, bare, clu
 from lesff.methods import Method
 
 _TRIALS, _QUICK_TRIALS = 40, 6
-_RELAXATION, _HEATING = 80, 100
+_RELAXATION, _HEATING = 60, 100
 """Steps."""
 _TEMPERATURE = 3000.0
 """K."""

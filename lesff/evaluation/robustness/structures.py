@@ -21,6 +21,9 @@ ORGANIC = (
 INORGANIC = ("H2O", "NH3", "HF", "HCl", "SiH4", "NaCl", "LiF", "SH2", "PH3")
 """The same without carbon, for models of solids."""
 
+_REACH = 1.1
+"""Shares up to this are seen."""
+
 
 def neutral(name: str) -> System:
     """A closed-shell molecule of ASE's collection, without the moments that it carries."""
@@ -79,7 +82,7 @@ def closest_share(atoms: ase.Atoms) -> float:
         return np.nan
     radii = covalent_radii[atoms.numbers]
     pbc, cell = np.array(atoms.pbc), np.array(atoms.cell)
-    found = find_neighbors(atoms.positions, cell, pbc, 2.0 * float(radii.max()))
+    found = find_neighbors(atoms.positions, cell, pbc, _REACH * 2.0 * float(radii.max()))
     if not len(found.lengths):
         return np.inf
     sender, receiver = found.edge_index
