@@ -20,9 +20,15 @@ Strategy = Literal["full", "head", "last_layer", "lora"]
 DIPOLE_WEIGHT = 1.0
 """Weight of dipoles in the loss where there are labels and nothing else is asked for."""
 
+GUESS_WEIGHT = 1.0
+"""Weight of the guess of a local state where nothing else is asked for: features that training moves
+must not move it."""
+
 
 def _loss() -> LossConfig:
-    return LossConfig(energy=10.0, forces_delta=0.1, dipole=DIPOLE_WEIGHT)
+    return LossConfig(
+        energy=10.0, forces_delta=0.1, dipole=DIPOLE_WEIGHT, charge_guess=GUESS_WEIGHT
+    )
 
 
 def _optimizer() -> OptimizerConfig:

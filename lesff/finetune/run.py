@@ -15,7 +15,7 @@ import torch.distributed as dist
 from lesff.atoms.elements import elements_of
 from lesff.errors import DataError
 from lesff.finetune.card import finetuned_card
-from lesff.finetune.options import DIPOLE_WEIGHT, FinetuneOptions
+from lesff.finetune.options import DIPOLE_WEIGHT, GUESS_WEIGHT, FinetuneOptions
 from lesff.finetune.rehearsal import own_frames, probe_structures, replay_structures, shifted
 from lesff.finetune.report import Outcome, write_report
 from lesff.finetune.start import (
@@ -172,8 +172,13 @@ class _Run:
         return split
 
     def _used_loss(self, split: Split) -> LossConfig:
-        """The loss; dipoles count by default where there are labels and charges to train."""
+        """The loss; dipoles count by default where there are labels and charges to train.
+
+        The guess of a local state counts by default where there is one.
+        """
         loss = self.options.loss
+        if loss.charge_guess == GUESS_WEIGHT and self.base.local_state is None:
+            loss = replace(loss, charge_guess=0.0)
         if loss.dipole != DIPOLE_WEIGHT:
             return loss
         has_labels = any(_has_label(frame, "dipole") for frame in split.train)

@@ -31,8 +31,8 @@ _OTHER_LIMIT = 2.5
 def charge_limits_of(elements: tuple[int, ...]) -> tuple[float, ...]:
     """Limits of latent charges in e for models of ours.
 
-    Charges stay as they are up to 0.6 of the limit. In off-medium 1.2.0 the largest charges of
-    5,000 training structures are 0.6 of these at most (`tools/charge_range.py`).
+    Charges stay as they are up to 0.6 of the limit; those of off-medium 1.2.0 reach 0.7 e on
+    training structures (``tools/charge_range.py``).
     """
     return tuple(_LIMITS.get(z, _OTHER_LIMIT) for z in elements)
 
