@@ -98,7 +98,7 @@ def small_student(*, has_states: bool) -> Recipe:
             bounded_charges=True,
         ),
         loss=LossConfig(
-            energy=3.0, forces=1.0, dipole=1.0, charge_guess=1.0 * has_states, forces_delta=0.05
+            energy=3.0, forces=1.0, dipole=1.0, charge_guess=50.0 * has_states, forces_delta=0.05
         ),
         optimizer=OptimizerConfig(
             lr=0.01, clip_norm=1.0, ema_decay=0.995, warmup_steps=50, max_steps=1_000_000,

@@ -20,7 +20,7 @@ Strategy = Literal["full", "head", "last_layer", "lora"]
 DIPOLE_WEIGHT = 1.0
 """Weight of dipoles in the loss where there are labels and nothing else is asked for."""
 
-GUESS_WEIGHT = 1.0
+GUESS_WEIGHT = 50.0
 """Weight of the guess of a local state where nothing else is asked for: features that training
 moves must not move it."""
 

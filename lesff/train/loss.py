@@ -35,6 +35,7 @@ class LossConfig:
             far as the labels do not ask for others.
         charge_guess: Weight of the guess of a local state: of closed shells, the squared residual
             of its sum per system, and of neutral ones a fiftieth of the sum of its squares.
+            With less than some ten, energies hold guesses between two steps of the staircase.
         energy_delta: Huber threshold in eV/atom.
         forces_delta: Huber threshold in eV/A, also for net forces.
         dipole_delta: Huber threshold in e A.
