@@ -107,7 +107,7 @@ class GaussianDescriptors(Architecture):
         inside = 0.5 * (torch.cos(torch.pi * distance / self.cutoff) + 1.0)
         return torch.where(distance < self.cutoff, inside, 0.0)
 
-    def forward(self, graph, node_state, *, tabulated=False, topology=None, max_order=0):
+    def forward(self, graph, node_state, *, tabulated=False, topology=None, max_order=0, **ignored):
         distance = edge_vectors(graph).norm(dim=1)
         element = self.element_row[graph.atomic_numbers]
         gaussians = torch.exp(-self.eta.to(distance.dtype) * distance[:, None] ** 2)
