@@ -19,7 +19,7 @@ struct AtomState {
   double raw, guess, weight[3];
   double level, d_level;      // of the value that the guess is made of
   double d_guess;             // by raw
-  double d_log[3];            // of the weights by what is read off
+  double d_read[3];           // of the weights by what is read off
   double growth[3];           // of the weights by the openness
 };
 
@@ -39,13 +39,17 @@ AtomState atom_state(const LesffLocalState& a, int64_t i) {
   s.guess = guess.value;
   s.d_guess = guess.slope;
   for (int k = 0; k < 3; ++k) {
-    const WithSlope log = saturated(base[1 + k] + v[1 + k], a.max_log_weight);
+    const double read = base[1 + k] + v[1 + k];
+    const WithSlope log = saturated(read, a.max_log_weight);
     // cations take electrons first, anions give them first
     const double pulled = k == 0 ? a.pull * s.guess : k == 1 ? -a.pull * s.guess : 0.0;
-    const double factor = std::exp(log.value + pulled);
-    s.growth[k] = k == 2 ? lacks * factor : factor;
-    s.weight[k] = ((k == 2 ? lacks * open : open) + a.faint) * factor;
-    s.d_log[k] = log.slope;
+    const double factor = (k == 2 ? lacks : 1.0) * std::exp(log.value + pulled);
+    // full atoms: a faint weight, never more
+    const double part = 1.0 / (1.0 + std::exp(-read));
+    const double faint = a.faint * std::exp(pulled) * part;
+    s.growth[k] = factor;
+    s.weight[k] = open * factor + faint;
+    s.d_read[k] = open * factor * log.slope + faint * (1.0 - part);
   }
   return s;
 }
@@ -139,10 +143,9 @@ void local_state_backward(const LesffLocalState* p) {
     double g_guess = gq[i] + gguess[i] + shared * sums[0], g_open = 0.0;
     for (int k = 0; k < 3; ++k) {
       const double g = (k < 2 ? gq[i] : gs[i]) * own[k] + shared * sums[1 + k];
-      const double g_log = g * x.weight[k];
-      gv[4 * i + 1 + k] = gbase[4 * i + 1 + k] = T(g_log * x.d_log[k]);
+      gv[4 * i + 1 + k] = gbase[4 * i + 1 + k] = T(g * x.d_read[k]);
       g_open += g * x.growth[k];
-      if (k < 2) g_guess += (k == 0 ? a.pull : -a.pull) * g_log;
+      if (k < 2) g_guess += (k == 0 ? a.pull : -a.pull) * g * x.weight[k];
     }
     const double g_raw = graw[i] + g_guess * x.d_guess;
     const double g_value = g_raw * openness[i] * x.d_level;

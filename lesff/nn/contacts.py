@@ -96,6 +96,13 @@ class Elements(nn.Module):
         self.valence: Tensor
         self.onium: Tensor
 
+    def bond(self, pairs: ClosePairs) -> Tensor:
+        """1 for bonds, 0 for pairs without, (n_pairs,); 1 for all pairs of metals."""
+        z1, z2 = pairs.z[pairs.first], pairs.z[pairs.second]
+        reach = (self.radius[z1] + self.radius[z2]).to(pairs.distance.dtype)
+        bond = smooth_step((BOND_NONE - pairs.distance / reach) / (BOND_NONE - BOND_FULL))
+        return torch.where((self.valence[z1] > 0) & (self.valence[z2] > 0), bond, 1.0)
+
     def tables(self, start: float) -> ContactTables:
         """For the compiled library."""
         return ContactTables(

@@ -18,10 +18,11 @@ Electrons are counted first. The openness ``o_i`` of an atom is zero where its b
 a smooth count of covalent bonds says (:mod:`lesff.nn.contacts`):
 
 .. math::
-    g_i = R(o_i\, x_i), \quad A_i = (o_i + \epsilon)\, e^{a_i + \kappa g_i}, \quad
-    D_i = (o_i + \epsilon)\, e^{d_i - \kappa g_i}, \quad W_i = (o_i' + \epsilon)\, e^{w_i}
+    g_i = R(o_i\, x_i), \quad A_i = e^{\kappa g_i} v(o_i, a_i), \quad
+    D_i = e^{-\kappa g_i} v(o_i, d_i), \quad W_i = v(o'_i, w_i), \quad
+    v(o, a) = o\, e^{\mathrm{sat}(a; 3)} + \frac{\epsilon}{1 + e^{-a}}
 
-with ``epsilon = 0.001``, ``kappa = 6``, ``o'_i`` zero for atoms with more bonds than their valence
+with ``epsilon = 0.0002``, ``kappa = 6``, ``o'_i`` zero for atoms with more bonds than their valence
 (ammonium), and x, a, d, w read off the features of the first layer and the element, x of an atom
 without bonds off the element alone. ``R`` is a smooth staircase of half charges, flat within 1/8 e
 of each: a neutral closed-shell system without ions has ``q = s = 0`` exactly, so has every such
@@ -48,7 +49,7 @@ from lesff.nn.contacts import AtomContacts
 from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.saturation import saturated, smooth_step
 
-CONSTANTS = StateConstants(max_guess=3.0, max_log_weight=8.0, faint=1e-3, soft=0.1, pull=6.0)
+CONSTANTS = StateConstants(max_guess=3.0, max_log_weight=3.0, faint=2e-4, soft=0.1, pull=6.0)
 """Largest guess in e, largest size of a, d and w, epsilon, c in e, kappa in 1/e."""
 
 _HIDDEN = 16
@@ -173,9 +174,11 @@ def plain_states(x: StateInputs) -> tuple[Tensor, ...]:
     # w[i, (A, D, W)]: cations take electrons first, anions give them first
     pull = c.pull * guess
     pulled = torch.stack([pull, -pull, torch.zeros_like(pull)], dim=1)
-    logs = saturated(x.base[:, 1:] + x.values[:, 1:], c.max_log_weight) + pulled
+    read = x.base[:, 1:] + x.values[:, 1:]
     is_open = torch.stack([x.openness, x.openness, x.lacks * x.openness], dim=1)
-    weights = (is_open + c.faint) * torch.exp(logs)
+    # full atoms: a faint weight, never more
+    weights = is_open * torch.exp(saturated(read, c.max_log_weight) + pulled)
+    weights = weights + c.faint * torch.sigmoid(read) * torch.exp(pulled)
     potentials = x.potentials
     if potentials is None:
         potentials = _potentials(guess, weights, x)
