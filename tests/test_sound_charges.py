@@ -152,6 +152,16 @@ def test_latent_dipoles_and_quadrupoles_are_bounded():
         assert bool((tame <= limits * (1.0 + 1e-9)).all())
 
 
+def test_molecules_exchange_little_charge():
+    potential = _scaled(_model(), 100.0)
+    pair = molecule("H2O") + molecule("H2O")
+    pair.positions[3:] += [0.0, 2.6, 1.2]
+    charge = float(_found(potential, pair)["charges"][:3].sum())
+    # 0.006 e for each of nine pairs of atoms at most, and within the molecules as much as there is
+    assert 0.0 < abs(charge) < 9 * 0.006
+    assert float(_found(potential, pair)["charges"].abs().max()) > 0.1
+
+
 @pytest.mark.parametrize("head", HEAD_NAMES)
 def test_limits_change_nothing_in_the_trained_range(head):
     atoms = molecule("CH3CONH2")

@@ -12,7 +12,7 @@ With ``residual`` N_i are the charges of a pretrained free head and transfers st
 charges and energies are those of that head at the start, and the sum stays what that head makes it.
 
 With a local state N_i are its charges, integers for fragments out of each other's reach, and atoms
-without a covalent bond between them exchange 0.01 e at most: charge stays on its molecule.
+without a covalent bond between them exchange 0.006 e at most: charge stays on its molecule.
 
 On top of another head (``bases``) N_i are its charges, whatever they depend on.
 
@@ -41,10 +41,10 @@ from lesff.nn.saturation import LINEAR_SHARE, saturated
 
 _HIDDEN, _N_RADIAL, _POWER = 16, 8, 5
 """Hidden units, radial functions, and power of their cutoff: two smooth derivatives at least."""
-_BETWEEN = 0.01
-"""e, largest transfer between atoms without a bond in a model with a local state. Analyses of
-wave functions find 0.01 to 0.03 e across a hydrogen bond; without limit the transfers of a few
-dozen neighbours add up to whole charges."""
+_BETWEEN = 0.006
+"""e, largest transfer between atoms without a bond in a model with a local state. Across a hydrogen
+bond of water a few thousandths flow (Khaliullin, Bell, Head-Gordon, Chem. Eur. J. 15, 851 (2009));
+without limit the transfers of a few dozen neighbours add up to whole charges."""
 _SOFT = 1e-3
 """e of a transfer, where its size is rounded off."""
 
