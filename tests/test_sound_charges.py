@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import molecule
 from ase.data import covalent_radii
 from helpers import make_graph, tiny_potential
 
@@ -315,10 +315,8 @@ def test_ions_of_opposite_charge_keep_theirs_where_the_guess_says_so():
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
-def test_forces_and_stress_go_through_state_limits_and_wall(head):
+def test_forces_go_through_state_limits_and_wall(head):
     potential = _model(head)
-    box = bulk("NaCl", "rocksalt", a=4.0)
-    box.numbers = np.array([8, 1])
     atoms = molecule("H2O") + _ammonium()
     atoms.positions[3:] += [0.0, 1.3, 1.5]
     graph = make_graph(atoms, potential.architecture.cutoff, total_charge=1)
@@ -365,6 +363,13 @@ def test_a_state_needs_two_layers():
 def test_one_input_for_charge_and_spin():
     with pytest.raises(ConfigError, match="exclude each other"):
         _model(state_embedding=True)
+
+
+def test_transfers_start_from_one_kind_of_charges():
+    config = _model().config
+    long_range = replace(config.long_range, reference_charges=(0.0,) * len(ELEMENTS))
+    with pytest.raises(ConfigError, match="exclude each other"):
+        replace(config, long_range=long_range)
 
 
 def test_limits_are_one_per_element():

@@ -20,8 +20,9 @@ transfers keep P, and physical charges are the shifted ones as for the free head
 With ``charge_limits`` what a head reads off the invariants levels off towards the element's limit
 (:func:`lesff.nn.saturation.saturated`): exactly what it was up to 0.6 of the limit, and never
 beyond it. Heads that share out what is missing to the total charge do so within the limits
-(:mod:`lesff.heads.sharing`). With a local state (:mod:`lesff.nn.local_state`) every head starts
-from its charges, which sum to the total charge of every fragment already.
+(:mod:`lesff.heads.sharing`). With a local state (:mod:`lesff.nn.local_state`) every head but
+``"qeq"``, whose equations start from zero charges, starts from its charges, which sum to the total
+charge already.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class HeadInput:
             from the graph if not given.
         limits: (n_atoms,) largest latent charges in e, or None for charges without limit.
         state_charges: (n_atoms,) charges of the local state in e, which sum to the total charge and
-            which every head starts from; None for a model without.
+            which every head but ``"qeq"`` starts from; None for a model without.
     """
 
     invariants: list[Tensor]

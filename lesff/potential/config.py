@@ -113,7 +113,13 @@ class ModelConfig:
             )
         if self.wall not in (None, "zbl"):
             raise ConfigError(f"`wall` must be null or 'zbl', got {self.wall!r}")
-        limits = None if self.long_range is None else self.long_range.charge_limits
+        chosen = self.long_range
+        if self.local_state and chosen is not None and chosen.reference_charges is not None:
+            raise ConfigError(
+                "`local_state` and `long_range.reference_charges` exclude each other, got both: "
+                "each says what charges transfers start from"
+            )
+        limits = None if chosen is None else chosen.charge_limits
         if limits is not None and len(limits) != len(self.elements):
             raise ConfigError(
                 "`long_range.charge_limits` must have one value per element "
