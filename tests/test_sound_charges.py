@@ -414,6 +414,12 @@ def test_limits_and_walls_are_added_to_a_model():
     assert config.long_range.charge_limits == LIMITS
 
 
+@pytest.mark.parametrize("changes", [{}, {"inner_cutoff": 0.6}])
+def test_redesigns_without_effect_are_refused(changes):
+    with pytest.raises(ConfigError, match="redesign"):
+        Redesign(**changes)
+
+
 def test_pretrained_weights_of_the_trunk_survive_a_redesign():
     old = tiny_potential(head="fukui", state_embedding=True, elements=ELEMENTS)
     design = Redesign(local_state=True, wall="zbl", fresh_head="edge", bounded_charges=True)

@@ -206,6 +206,19 @@ class Redesign:
     fresh_head: HeadName | None = None
     bounded_charges: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what would have no effect; raises ConfigError."""
+        if self.wall is None and self.inner_cutoff != INNER_CUTOFF:
+            raise ConfigError(
+                "`redesign.inner_cutoff` is that of a wall: give `redesign.wall` = 'zbl', too"
+            )
+        chosen = (self.local_state, self.wall, self.fresh_head, self.bounded_charges)
+        if not any(chosen):
+            raise ConfigError(
+                "`redesign` must change something: `local_state`, `wall`, `fresh_head` or "
+                "`bounded_charges`"
+            )
+
     def of(self, potential: Potential) -> Potential:
         """The changed copy."""
         if self.local_state:

@@ -154,7 +154,9 @@ class RecipeModel:
     training_data: str = "unspecified"
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for reference charges without meaning."""
+        """Raise ConfigError for reference charges and limits without meaning."""
+        if self.bounded_charges and self.long_range is None:
+            raise ConfigError("`model.bounded_charges` needs a section `model.long_range`")
         if self.reference_charges is None:
             return
         if self.long_range is None or self.long_range.reference_charges is not None:
