@@ -138,7 +138,8 @@ class RecipeModel:
         reference_charges: ``long_range.reference_charges`` by chemical symbol, in e; at least those
             of the elements of the data.
         bounded_charges: Whether charges level off towards
-            :func:`lesff.heads.config.charge_limits_of` the elements of the data.
+            :func:`lesff.heads.config.charge_limits_of` the elements of the data; nothing to
+            level off in a model without charges.
     """
 
     architecture: dict[str, Any]
@@ -154,9 +155,7 @@ class RecipeModel:
     training_data: str = "unspecified"
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for reference charges and limits without meaning."""
-        if self.bounded_charges and self.long_range is None:
-            raise ConfigError("`model.bounded_charges` needs a section `model.long_range`")
+        """Raise ConfigError for reference charges without meaning."""
         if self.reference_charges is None:
             return
         if self.long_range is None or self.long_range.reference_charges is not None:
