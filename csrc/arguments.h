@@ -96,8 +96,10 @@ struct LesffContacts {
   const double* radius;          // (n_elements) by atomic number, A
   const double* valence;         // (n_elements) 0: always open
   const double* onium;           // (n_elements) 1: more bonds open, too
+  const double* most;            // (n_elements) bonds beyond which an atom is crowded
   double inner_start, inner_width;  // shares of the sum of radii
   double bond_full, bond_none, open_from, open_full;
+  double crowding;  // eV of one bond too many
   void* inner;     // (n_pairs) distances that level off: output, or null
   void* d_inner;   // (n_pairs) its derivative
   void* wall;      // (n_atoms) eV: output, or null
@@ -108,7 +110,30 @@ struct LesffContacts {
   void* d_bond;    // (n_pairs) derivative of a pair's bond
   void* d_open;    // (n_atoms) derivative of the openness by the count
   void* d_bonded;  // (n_atoms) derivative of `bonded` by the count
+  void* d_crowd;   // (n_atoms) derivative of the wall by the count, where both are asked for
   double* count;   // (n_atoms) work space
+};
+
+// Charges that transfers between pairs move, see EdgeHead of lesff/heads/edge.py.
+struct LesffTransfers {
+  int64_t n_pairs, n_atoms;
+  const void* transfers;         // (n_pairs) e, before any limit
+  const void* distance;          // (n_pairs) A
+  const int64_t* first;          // (n_pairs) who gives
+  const int64_t* second;         // (n_pairs) who takes
+  const int64_t* atomic_number;  // (n_atoms)
+  const double* radius;          // (n_elements) by atomic number, A
+  const double* valence;         // (n_elements) 0: metals, whose pairs all count as bonds
+  const void* limits;            // (n_atoms) e, or null
+  int32_t has_bonds;             // whether pairs without a bond have a limit of their own
+  double bond_full, bond_none, between, soft;
+  void* moved;             // (n_atoms) e: output
+  const void* grad_moved;  // (n_atoms) of the backward
+  void* grad_transfers;    // (n_pairs) outputs of the backward
+  void* grad_distance;     // (n_pairs)
+  double* total;           // (n_atoms) work space: what an atom takes and gives
+  double* factor;          // (n_atoms) work space
+  double* slope;           // (n_atoms) work space
 };
 
 // Charges and spins of lesff/nn/local_state.py from what is read off the first layer.
@@ -153,4 +178,6 @@ struct LesffKernels {
   void (*contacts)(const LesffContacts*);
   void (*local_state)(const LesffLocalState*);
   void (*local_state_backward)(const LesffLocalState*);
+  void (*transfers)(const LesffTransfers*);
+  void (*transfers_backward)(const LesffTransfers*);
 };

@@ -8,6 +8,9 @@
 
 namespace LESFF_NAMESPACE {
 
+// LINEAR_SHARE of nn/saturation.py.
+constexpr double kLinearShare = 0.8;
+
 struct WithSlope {
   double value, slope;
 };
@@ -28,9 +31,9 @@ inline WithSlope levelled(double u) {
   return {u * root, root / fourth};
 }
 
-// x where |x| <= 0.6 limit, levelling off towards the limit beyond.
+// x where |x| <= 0.8 limit, levelling off towards the limit beyond.
 inline WithSlope saturated(double x, double limit) {
-  const double share = 0.6, size = std::fabs(x);
+  const double share = kLinearShare, size = std::fabs(x);
   if (size <= share * limit) return {x, 1.0};
   const WithSlope y = levelled((size - share * limit) / ((1.0 - share) * limit));
   return {std::copysign(limit * (share + (1.0 - share) * y.value), x), y.slope};
@@ -63,6 +66,7 @@ void contacts(const LesffContacts* p) {
   T *openness = static_cast<T*>(a.openness), *d_bond = static_cast<T*>(a.d_bond);
   T *d_open = static_cast<T*>(a.d_open), *d_bonded = static_cast<T*>(a.d_bonded);
   T *bonded = static_cast<T*>(a.bonded), *lacks = static_cast<T*>(a.lacks);
+  T* d_crowd = static_cast<T*>(a.d_crowd);
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     if (wall) wall[i] = T(0);
     if (openness) a.count[i] = 0.0;
@@ -107,6 +111,12 @@ void contacts(const LesffContacts* p) {
     openness[i] = T(1);
     d_open[i] = T(0);
     lacks[i] = T(1);
+    if (wall) {
+      // bonds beyond the most that there may be
+      const double excess = std::fmax(a.count[i] - a.most[z], 0.0);
+      wall[i] += T(a.crowding * excess * excess);
+      d_crowd[i] = T(2.0 * a.crowding * excess);
+    }
     const WithSlope has = smooth_step(a.count[i]);
     bonded[i] = T(has.value);
     d_bonded[i] = T(has.slope);

@@ -61,6 +61,21 @@ def test_labels_of_a_composite():
     assert whole.labels() == ("energy", "forces")
 
 
+def test_spins_of_two_radicals_cancel_where_asked():
+    centres = 100.0 * np.eye(3)
+    pair = joined([METHYL, METHYL, OXYGEN], centres, antiparallel=True)
+    # the triplet is no radical: two unpaired electrons stay
+    assert pair.structure.spin_multiplicity == 3
+    assert pair.energy == pytest.approx(2 * METHYL.energy + OXYGEN.energy)
+    nitrogen = frame([7], multiplicity=4, seed=7)
+    # 2S of 3 and 1 do not cancel
+    assert joined([METHYL, nitrogen], centres[:2], antiparallel=True).structure.spin_multiplicity == 5
+    drawn = Composer(CompositesConfig(antiparallel=0.5), [METHYL])
+    rng = np.random.default_rng(0)
+    found = [drawn.frame((0, 0), rng).structure.spin_multiplicity for _ in range(40)]
+    assert set(found) == {1, 3}
+
+
 def test_a_composite_lacks_what_a_part_lacks():
     with_charges = replace(WATER, charges=np.array([-0.8, 0.4, 0.4]))
     both = joined([with_charges, with_charges], 100.0 * np.eye(2, 3))

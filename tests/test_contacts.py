@@ -9,11 +9,13 @@ from ase.data import covalent_radii
 from lesff import kernels
 from lesff.kernels import StateInputs
 from lesff.nn.contacts import (
+    CROWDING,
     VALENCES,
     ClosePairs,
     Contacts,
     InnerCutoff,
     plain_bonds,
+    plain_count,
     plain_inner,
 )
 from lesff.nn.local_state import CONSTANTS, plain_states, staircase
@@ -38,10 +40,11 @@ def _fields(found):
 
 
 @compiled
-@pytest.mark.parametrize(("has_wall", "has_bonds"), [(True, True), (True, False), (False, True)])
-def test_compiled_contacts_are_those_of_pytorch(has_wall, has_bonds):
-    pairs = _pairs()
-    contacts = Contacts(has_wall=has_wall, has_bonds=has_bonds)
+@pytest.mark.parametrize("has_wall", [True, False])
+def test_compiled_contacts_are_those_of_pytorch(has_wall):
+    # as many pairs as it takes for some atoms to be crowded
+    pairs = _pairs(n_pairs=150)
+    contacts = Contacts(has_wall=has_wall)
     weight = torch.linspace(0.5, 1.5, len(pairs.z), dtype=torch.float64)
     found, slopes = [], []
     for is_fused in (True, False):
@@ -60,7 +63,7 @@ def test_compiled_contacts_are_those_of_pytorch(has_wall, has_bonds):
 
 def test_contacts_have_second_derivatives():
     pairs = _pairs(n_atoms=6, n_pairs=8)
-    contacts = Contacts(has_wall=True, has_bonds=True)
+    contacts = Contacts(has_wall=True)
     r = pairs.distance.clone().requires_grad_()
 
     def function(x):
@@ -92,7 +95,7 @@ def test_inner_cutoff_is_the_identity_above_its_start_and_has_second_derivatives
 
 
 def test_walls_rise_monotonically_for_all_pairs_of_elements():
-    contacts = Contacts(has_wall=True, has_bonds=False)
+    contacts = Contacts(has_wall=True)
     elements = torch.tensor([z for z in range(1, 95) if covalent_radii[z] > 0])
     first, second = torch.combinations(torch.arange(len(elements)), with_replacement=True).T
     radius = torch.tensor(covalent_radii)[elements]
@@ -109,6 +112,24 @@ def test_walls_rise_monotonically_for_all_pairs_of_elements():
         energy = energy[:n] + energy[n:]
         assert previous is None or bool((energy > previous).all())
         previous = energy
+
+
+def test_crowded_atoms_repel_and_known_structures_are_not_crowded():
+    """E = C max(0, k - m)^2: four atoms on one hydrogen, m = 2 (hydrogen bonds, diborane)."""
+    contacts = Contacts(has_wall=True)
+    z = torch.tensor([1, 6, 6, 6, 6])
+    for count in (1, 2, 3, 4):
+        first = torch.arange(1, count + 1)
+        pairs = ClosePairs(
+            distance=torch.full((count,), 1.2, dtype=torch.float64),  # 1.12 of the radii, no wall
+            first=first,
+            second=torch.zeros_like(first),
+            z=z,
+        )
+        assert contacts(pairs).wall[0] == CROWDING * max(0, count - 2) ** 2
+    # bonds of textbooks: NH4+, BH4 bridges, sulfur of SF6, the bridgeheads of bicyclo[1.1.1]pentane
+    for centre, n_bonds in ((7, 4), (5, 5), (16, 6), (6, 5)):
+        assert contacts.elements.most[centre] >= n_bonds
 
 
 # molecules of textbooks, bonds listed by hand: (numbers, bonds with lengths in A, open atoms)
@@ -135,12 +156,12 @@ def test_electrons_are_counted(name):
     pairs = ClosePairs(
         distance=table[:, 2], first=table[:, 0].long(), second=table[:, 1].long(), z=z
     )
-    contacts = Contacts(has_wall=False, has_bonds=True)
+    contacts = Contacts(has_wall=False)
     expected = torch.zeros(len(z), dtype=torch.float64)
     expected[list(is_open)] = 1.0
     # full atoms are closed exactly, open ones open exactly: small stretches change nothing
     assert torch.equal(contacts(pairs).openness, expected)
-    assert torch.equal(plain_bonds(pairs.distance, pairs, contacts.elements)[0], expected)
+    assert torch.equal(plain_bonds(plain_count(pairs.distance, pairs, contacts.elements), pairs, contacts.elements)[0], expected)
     assert 11 not in VALENCES
 
 

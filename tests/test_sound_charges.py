@@ -10,10 +10,14 @@ from ase.build import molecule
 from ase.data import covalent_radii
 from helpers import make_graph, tiny_potential
 
+from lesff import kernels
 from lesff.errors import ConfigError
 from lesff.heads import HEAD_NAMES, MultipoleConfig
 from lesff.heads.config import charge_limits_of
+from lesff.heads.edge import _FusedMoved, plain_moved
 from lesff.heads.sharing import shared_within
+from lesff.kernels import TransferLimits
+from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs
 from lesff.nn.local_state import LocalState
 from lesff.nn.saturation import LINEAR_SHARE, from_below, saturated, saturated_norm
 from lesff.potential.edit import (
@@ -160,6 +164,62 @@ def test_molecules_exchange_little_charge():
     # 0.006 e for each of nine pairs of atoms at most, and within the molecules as much as there is
     assert 0.0 < abs(charge) < 9 * 0.006
     assert float(_found(potential, pair)["charges"].abs().max()) > 0.1
+
+
+@pytest.mark.skipif(kernels.backend(torch.zeros(1)) is None, reason="no compiled kernels here")
+@pytest.mark.parametrize("has_bonds", [True, False])
+@pytest.mark.parametrize("has_limits", [True, False])
+@pytest.mark.parametrize("scale", [0.001, 0.3, 10.0])
+def test_compiled_transfers_are_those_of_pytorch(has_bonds, has_limits, scale):
+    head = _model().charge_head
+    atoms = molecule("CH3CONH2") + molecule("H2O")
+    atoms.positions[9:] += [0.0, 2.4, 1.5]
+    first, second = torch.triu_indices(len(atoms), len(atoms), 1)
+    distance = torch.tensor(atoms.get_all_distances())[first, second]
+    pairs = ClosePairs(
+        distance=distance, first=first, second=second, z=torch.tensor(atoms.numbers)
+    )
+    transfers = scale * torch.randn(len(first), dtype=torch.float64)
+    limits = TransferLimits(
+        radius=head.elements.radius, valence=head.elements.valence,
+        atoms=torch.full((len(atoms),), 1.4, dtype=torch.float64) if has_limits else None,
+        has_bonds=has_bonds, bond_full=BOND_FULL, bond_none=BOND_NONE, between=0.006, soft=1e-3,
+    )  # fmt: skip
+    weight = torch.linspace(-1.0, 1.0, len(atoms), dtype=torch.float64)
+    results = []
+    for is_fused in (True, False):
+        t, r = transfers.clone().requires_grad_(), distance.clone().requires_grad_()
+        if is_fused:
+            moved = _FusedMoved.apply(t, r, pairs, limits, head.elements, kernels.backend(t))
+        else:
+            moved = plain_moved(t, r, pairs, limits, head.elements)
+        slopes = torch.autograd.grad((moved * weight).sum(), (t, r), allow_unused=True)
+        results.append([moved.detach(), slopes[0], slopes[1]])
+    assert abs(float(results[0][0].sum())) < 1e-12
+    # the same formulas in another order of operations
+    torch.testing.assert_close(results[0][:2], results[1][:2], rtol=1e-11, atol=1e-12)
+    if has_bonds:
+        torch.testing.assert_close(results[0][2], results[1][2], rtol=1e-11, atol=1e-12)
+    else:
+        assert not results[0][2].any()
+
+
+def test_no_atom_gains_more_than_the_floor():
+    """Weights of any size: what is learned of an atom stays above -(floor + 1) eV."""
+    potential = _scaled(_model(limits=None), 1.0)
+    potential.config = replace(potential.config, energy_floor=None, energy_scale=1e4)
+    atoms = molecule("CH3CONH2")
+    graph = make_graph(atoms, potential.architecture.cutoff)
+    free = potential.energy_terms(graph).node_energy
+    potential.config = replace(potential.config, energy_floor=5.0)
+    floored = potential.energy_terms(graph).node_energy
+    row = potential.element_row[graph.atomic_numbers]
+    below = free - potential.reference_energies[row]
+    assert bool((below < -50.0).any())
+    assert bool((floored - potential.reference_energies[row] >= -6.0).all())
+    inside = below >= -5.0
+    assert bool(inside.any())
+    torch.testing.assert_close(floored[inside], free[inside], rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)

@@ -18,7 +18,7 @@ that ``p = q0``); at 0 the energy, too, sees the total charge. The edge head has
 transfers keep P, and physical charges are the shifted ones as for the free head.
 
 With ``charge_limits`` what a head reads off the invariants levels off towards the element's limit
-(:func:`lesff.nn.saturation.saturated`): exactly what it was up to 0.6 of the limit, and never
+(:func:`lesff.nn.saturation.saturated`): exactly what it was up to 0.8 of the limit, and never
 beyond it. Heads that share out what is missing to the total charge do so within the limits
 (:mod:`lesff.heads.sharing`). With a local state (:mod:`lesff.nn.local_state`) every head but
 ``"qeq"``, whose equations start from zero charges, starts from its charges, which sum to the total

@@ -24,16 +24,20 @@ MIN_DL = 0.05
 MAX_LIMIT = 20.0
 """e."""
 
-_LIMITS = {1: 1.2, 9: 1.5, 17: 2.0, 35: 2.0, 53: 2.5}
+_LIMITS = {1: 1.0, **dict.fromkeys((6, 7, 8, 9, 17, 35), 1.4), **dict.fromkeys((5, 15, 16), 1.6)}
 _OTHER_LIMIT = 2.5
+_NONMETALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53)
 
 
 def charge_limits_of(elements: tuple[int, ...]) -> tuple[float, ...]:
     """Limits of latent charges in e for models of ours.
 
-    Charges stay as they are up to 0.6 of the limit; those of off-medium 1.2.0 reach 0.7 e on
-    training structures (``tools/charge_range.py``).
+    Charges stay as they are up to 0.8 of the limit; those of off-medium 1.2.0 reach 0.7 e on
+    training structures (``tools/charge_range.py``), ions of one charge 1.0 e. Beside metals
+    charges may be larger.
     """
+    if any(z not in _NONMETALS for z in elements):
+        return (_OTHER_LIMIT,) * len(elements)
     return tuple(_LIMITS.get(z, _OTHER_LIMIT) for z in elements)
 
 

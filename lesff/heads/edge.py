@@ -24,18 +24,21 @@ interactions, and training goes on from where it starts.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lesff import kernels
 from lesff.atoms.graph import AtomGraph, edge_vectors, first_edges
 from lesff.atoms.segments import segment_sum, shift_to_total
 from lesff.errors import ConfigError
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
-from lesff.nn.contacts import ClosePairs, Elements
+from lesff.kernels import TransferLimits
+from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs, Elements
+from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.radial import BesselBasis
 from lesff.nn.saturation import LINEAR_SHARE, saturated
 
@@ -103,25 +106,24 @@ class EdgeHead(ChargeModel):
 
         With limits ``t_ij s_i s_j``, ``s_i = sat(B_i; L_i) / B_i`` with what atom i takes and gives
         altogether, ``B_i = sum_j |t_ij|``: no atom's charge changes by more than its limit, charge
-        stays conserved, and nothing changes as long as all B_i are below 0.6 L_i.
+        stays conserved, and nothing changes as long as all B_i are below 0.8 L_i.
         """
-        pairs, n_atoms = x.neighbours(), x.graph.n_atoms
+        pairs = x.neighbours()
+        limits = TransferLimits(
+            radius=self.elements.radius,
+            valence=self.elements.valence,
+            atoms=x.limits,
+            has_bonds=x.state_charges is not None,
+            bond_full=BOND_FULL,
+            bond_none=BOND_NONE,
+            between=_BETWEEN,
+            soft=_SOFT,
+        )
         transfers = self.transfers.of_pairs(x, pairs)
-        if x.state_charges is not None:
-            bond = self.elements.bond(pairs)
-            transfers = bond * transfers + (1.0 - bond) * saturated(transfers, _BETWEEN)
-        if x.limits is not None:
-            # |t| with a slope everywhere: t^2 / sqrt(t^2 + e^2), less than |t| by 0.3 e at most
-            square = transfers.square()
-            size = square * torch.rsqrt(square + _SOFT**2)
-            total = segment_sum(size, pairs.first, n_atoms).index_add(0, pairs.second, size)
-            factor = saturated(total, x.limits) / total.clamp(min=_SOFT)
-            factor = torch.where(total > LINEAR_SHARE * x.limits, factor, 1.0)
-            both = factor.index_select(0, pairs.first) * factor.index_select(0, pairs.second)
-            transfers = transfers * both
-        # what the second atom takes, the first one gives
-        taken = transfers.new_zeros(n_atoms).index_add(0, pairs.second, transfers)
-        return taken.index_add(0, pairs.first, transfers, alpha=-1)
+        fused = kernels.backend(transfers)
+        if fused is None or not fused.has_contacts:
+            return plain_moved(transfers, pairs.distance, pairs, limits, self.elements)
+        return _FusedMoved.apply(transfers, pairs.distance, pairs, limits, self.elements, fused)  # pyright: ignore[reportReturnType]
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
@@ -143,6 +145,64 @@ class EdgeHead(ChargeModel):
         )
         charges = local if has_total else _shifted(local, x.graph)
         return HeadOutput(local=local, charges=charges, latent=charges, coulomb=charges)
+
+
+def plain_moved(
+    transfers: Tensor,
+    distance: Tensor,
+    pairs: ClosePairs,
+    limits: TransferLimits,
+    elements: Elements,
+) -> Tensor:
+    """What each atom takes within limits, (n_atoms,) in e, in plain PyTorch."""
+    first, second, n_atoms = pairs.first, pairs.second, len(pairs.z)
+    if limits.has_bonds:
+        bond = elements.bond(replace(pairs, distance=distance))
+        transfers = bond * transfers + (1.0 - bond) * saturated(transfers, limits.between)
+    if limits.atoms is not None:
+        # |t| with a slope everywhere: t^2 / sqrt(t^2 + e^2), less than |t| by 0.3 e at most
+        square = transfers.square()
+        size = square * torch.rsqrt(square + limits.soft**2)
+        total = segment_sum(size, first, n_atoms).index_add(0, second, size)
+        factor = saturated(total, limits.atoms) / total.clamp(min=limits.soft)
+        factor = torch.where(total > LINEAR_SHARE * limits.atoms, factor, 1.0)
+        transfers = transfers * factor.index_select(0, first) * factor.index_select(0, second)
+    # what the second atom takes, the first one gives
+    taken = transfers.new_zeros(n_atoms).index_add(0, second, transfers)
+    return taken.index_add(0, first, transfers, alpha=-1)
+
+
+class _FusedMoved(torch.autograd.Function):
+    """Compiled :func:`plain_moved`, which gives second derivatives."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        transfers: Tensor,
+        distance: Tensor,
+        pairs: ClosePairs,
+        limits: TransferLimits,
+        elements: Elements,
+        fused: kernels.Backend,
+    ) -> Tensor:
+        ctx.save_for_backward(transfers, distance)
+        ctx.rest = pairs, limits, elements, fused
+        return fused.transfers(transfers, distance, pairs, limits)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        transfers, distance = ctx.saved_tensors
+        pairs, limits, elements, fused = ctx.rest
+        if torch.is_grad_enabled():
+            out = recorded_gradients(
+                lambda t, r: plain_moved(t, r, pairs, limits, elements),
+                (transfers, distance),
+                (True, limits.has_bonds),
+                grads,
+            )
+        else:
+            out = fused.transfers_backward(grads[0], transfers, distance, pairs, limits)
+        return *out, None, None, None, None
 
 
 class EdgeTransfers(nn.Module):

@@ -5,7 +5,7 @@ charges level off, ``q_i = sat(p_i + f_i lambda; L_i)``, and lambda solves
 
 .. math:: \sum_i \mathrm{sat}(p_i + f_i \lambda; L_i) = T
 
-which is the same lambda as long as no charge is beyond 0.6 of its limit. At a given lambda charges
+which is the same lambda as long as no charge is beyond 0.8 of its limit. At a given lambda charges
 are functions of the receptive field.
 """
 

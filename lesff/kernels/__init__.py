@@ -16,10 +16,12 @@ from lesff.kernels.arguments import (
     ConvolutionEdges,
     ConvolutionPath,
     ConvolutionPaths,
+    PairAtoms,
     RadialTable,
     RadialWeights,
     StateConstants,
     StateInputs,
+    TransferLimits,
 )
 from lesff.kernels.cpu import CPU
 from lesff.kernels.library import (
@@ -40,10 +42,12 @@ __all__ = [
     "ConvolutionPath",
     "ConvolutionPaths",
     "KernelStatus",
+    "PairAtoms",
     "RadialTable",
     "RadialWeights",
     "StateConstants",
     "StateInputs",
+    "TransferLimits",
     "backend",
     "is_active",
     "kernel_status",
@@ -70,7 +74,7 @@ class Backend(Protocol):
 
     @property
     def has_contacts(self) -> bool:
-        """Whether :meth:`contacts`, :meth:`local_state` and its backward exist."""
+        """Whether :meth:`contacts`, :meth:`transfers` and :meth:`local_state` exist."""
         ...
 
     def convolve(
@@ -209,6 +213,47 @@ class Backend(Protocol):
             inner: Whether distances that level off are asked for.
             wall: Whether the repulsion of the nuclei is.
             bonds: Whether the openness of atoms is.
+
+        Raises:
+            KernelError: where :attr:`has_contacts` is false.
+        """
+        ...
+
+    def transfers(
+        self, transfers: Tensor, distance: Tensor, pairs: PairAtoms, limits: TransferLimits
+    ) -> Tensor:
+        """What each atom takes from the others within limits, see :mod:`lesff.heads.edge`.
+
+        Args:
+            transfers: (n_pairs,) charge that the second atom of a pair takes from the first in e.
+            distance: (n_pairs,) in A.
+            pairs: Whose.
+            limits: What limits them.
+
+        Returns:
+            (n_atoms,) in e.
+
+        Raises:
+            KernelError: where :attr:`has_contacts` is false.
+        """
+        ...
+
+    def transfers_backward(
+        self,
+        grad: Tensor,
+        transfers: Tensor,
+        distance: Tensor,
+        pairs: PairAtoms,
+        limits: TransferLimits,
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of transfers and distances, (n_pairs,) each.
+
+        Args:
+            grad: (n_atoms,) gradient of what :meth:`transfers` returned.
+            transfers: As for :meth:`transfers`, like the rest.
+            distance: In A.
+            pairs: Whose.
+            limits: What limits them.
 
         Raises:
             KernelError: where :attr:`has_contacts` is false.

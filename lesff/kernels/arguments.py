@@ -7,6 +7,7 @@ kept by the backend, found by the identity of the table; so the tables can be pi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -129,23 +130,27 @@ class ContactTables:
         radius: (n_elements,) covalent radii in A, float64.
         valence: (n_elements,) bonds of full shells, 0 for elements that are always open, float64.
         onium: (n_elements,) 1 where more bonds open an atom, too, float64.
+        most: (n_elements,) bonds beyond which an atom is crowded, float64.
         inner_start: Share of the sum of radii from which distances level off below.
         inner_width: By how much.
         bond_full: Share of the sum of radii up to which a pair is one bond.
         bond_none: From which it is none.
         open_from: Missing bonds from which an atom begins to be open.
         open_full: From which it is.
+        crowding: Energy of one bond too many in eV.
     """
 
     radius: Tensor
     valence: Tensor
     onium: Tensor
+    most: Tensor
     inner_start: float
     inner_width: float
     bond_full: float
     bond_none: float
     open_from: float
     open_full: float
+    crowding: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,7 +160,7 @@ class ContactValues:
     Attributes:
         inner: (n_pairs,) distances in A that level off.
         d_inner: (n_pairs,) their derivative.
-        wall: (n_atoms,) repulsion of the nuclei in eV.
+        wall: (n_atoms,) repulsion of the nuclei and crowding in eV.
         d_wall: (n_pairs,) derivative of a pair's energy in eV/A.
         openness: (n_atoms,) 0 for full atoms, 1 for open ones.
         bonded: (n_atoms,) 0 without bonds, 1 from one bond on.
@@ -163,6 +168,7 @@ class ContactValues:
         d_bond: (n_pairs,) derivative of a pair's bond in 1/A.
         d_open: (n_atoms,) derivative of the openness by the number of bonds.
         d_bonded: (n_atoms,) derivative of ``bonded`` by it.
+        d_crowd: (n_atoms,) derivative of the wall by it.
     """
 
     inner: Tensor
@@ -175,6 +181,51 @@ class ContactValues:
     d_bond: Tensor
     d_open: Tensor
     d_bonded: Tensor
+    d_crowd: Tensor
+
+
+class PairAtoms(Protocol):
+    """Atoms of pairs; :class:`lesff.nn.contacts.ClosePairs` is one."""
+
+    @property
+    def first(self) -> Tensor:
+        """(n_pairs,) an atom of each pair."""
+        ...
+
+    @property
+    def second(self) -> Tensor:
+        """(n_pairs,) the other one."""
+        ...
+
+    @property
+    def z(self) -> Tensor:
+        """(n_atoms,) atomic numbers."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TransferLimits:
+    """What limits the charge that pairs exchange, see :mod:`lesff.heads.edge`.
+
+    Attributes:
+        radius: (n_elements,) covalent radii in A, float64.
+        valence: (n_elements,) bonds of full shells, 0 for metals, float64.
+        atoms: (n_atoms,) largest change of an atom's charge in e, or None.
+        has_bonds: Whether pairs without a bond have the limit ``between``.
+        bond_full: Share of the sum of radii up to which a pair is one bond.
+        bond_none: From which it is none.
+        between: e.
+        soft: e of a transfer, where its size is rounded off.
+    """
+
+    radius: Tensor
+    valence: Tensor
+    atoms: Tensor | None
+    has_bonds: bool
+    bond_full: float
+    bond_none: float
+    between: float
+    soft: float
 
 
 @dataclass(frozen=True, kw_only=True)

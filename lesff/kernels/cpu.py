@@ -20,9 +20,11 @@ from lesff.kernels.arguments import (
     ContractionTerms,
     ConvolutionEdges,
     ConvolutionPaths,
+    PairAtoms,
     RadialWeights,
     StateConstants,
     StateInputs,
+    TransferLimits,
 )
 from lesff.kernels.library import call
 
@@ -86,12 +88,24 @@ class _Contacts(ctypes.Structure):
     _fields_ = [
         *[(n, c_int64) for n in ("n_pairs", "n_atoms", "n_elements")],
         *[(n, c_void_p) for n in ("distance", "first", "second", "atomic_number")],
-        *[(n, c_void_p) for n in ("radius", "valence", "onium")],
+        *[(n, c_void_p) for n in ("radius", "valence", "onium", "most")],
         *[(n, c_double) for n in ("inner_start", "inner_width", "bond_full", "bond_none")],
-        *[(n, c_double) for n in ("open_from", "open_full")],
+        *[(n, c_double) for n in ("open_from", "open_full", "crowding")],
         *[(n, c_void_p) for n in ("inner", "d_inner", "wall", "d_wall")],
         *[(n, c_void_p) for n in ("openness", "bonded", "lacks", "d_bond", "d_open")],
-        *[(n, c_void_p) for n in ("d_bonded", "count")],
+        *[(n, c_void_p) for n in ("d_bonded", "d_crowd", "count")],
+    ]
+
+
+class _Transfers(ctypes.Structure):
+    _fields_ = [
+        *[(n, c_int64) for n in ("n_pairs", "n_atoms")],
+        *[(n, c_void_p) for n in ("transfers", "distance", "first", "second", "atomic_number")],
+        *[(n, c_void_p) for n in ("radius", "valence", "limits")],
+        ("has_bonds", c_int32),
+        *[(n, c_double) for n in ("bond_full", "bond_none", "between", "soft")],
+        *[(n, c_void_p) for n in ("moved", "grad_moved", "grad_transfers", "grad_distance")],
+        *[(n, c_void_p) for n in ("total", "factor", "slope")],
     ]
 
 
@@ -124,6 +138,42 @@ class _Inputs:
         for tensor in (self.kernel, self.weights, self.distance):
             if tensor is not None and tensor.dtype != features.dtype:
                 raise KernelError(f"inputs must be {features.dtype}, got {tensor.dtype}")
+
+
+class _TransferArrays:
+    """Arguments of the transfers, and the tensors whose memory they name."""
+
+    def __init__(
+        self, transfers: Tensor, distance: Tensor, pairs: PairAtoms, limits: TransferLimits
+    ) -> None:
+        self.transfers, self.distance = transfers.contiguous(), distance.contiguous()
+        self.index = [x.contiguous() for x in (pairs.first, pairs.second, pairs.z)]
+        self.limits = None if limits.atoms is None else limits.atoms.contiguous()
+        for tensor in (self.distance, self.limits):
+            if tensor is not None and tensor.dtype != transfers.dtype:
+                raise KernelError(f"inputs must be {transfers.dtype}, got {tensor.dtype}")
+        self.work = torch.empty(3, len(pairs.z), dtype=torch.float64)
+        first, second, z = self.index
+        self.arguments = _Transfers(
+            n_pairs=len(first),
+            n_atoms=len(z),
+            transfers=self.transfers.data_ptr(),
+            distance=self.distance.data_ptr(),
+            first=first.data_ptr(),
+            second=second.data_ptr(),
+            atomic_number=z.data_ptr(),
+            radius=limits.radius.data_ptr(),
+            valence=limits.valence.data_ptr(),
+            limits=None if self.limits is None else self.limits.data_ptr(),
+            has_bonds=limits.has_bonds,
+            bond_full=limits.bond_full,
+            bond_none=limits.bond_none,
+            between=limits.between,
+            soft=limits.soft,
+            total=self.work[0].data_ptr(),
+            factor=self.work[1].data_ptr(),
+            slope=self.work[2].data_ptr(),
+        )
 
 
 class CPUBackend:
@@ -308,7 +358,7 @@ class CPUBackend:
         # arrays of what is asked for; no address for the rest
         pair = {"inner": inner, "d_inner": inner, "d_wall": wall, "d_bond": bonds}
         atom = {"wall": wall, "openness": bonds, "bonded": bonds, "lacks": bonds}
-        atom |= {"d_open": bonds, "d_bonded": bonds}
+        atom |= {"d_open": bonds, "d_bonded": bonds, "d_crowd": bonds and wall}
         out = {name: distance.new_empty(n_pairs * is_on) for name, is_on in pair.items()}
         out |= {name: distance.new_empty(n_atoms * is_on) for name, is_on in atom.items()}
         asked = pair | atom
@@ -324,17 +374,46 @@ class CPUBackend:
             radius=tables.radius.data_ptr(),
             valence=tables.valence.data_ptr(),
             onium=tables.onium.data_ptr(),
+            most=tables.most.data_ptr(),
             inner_start=tables.inner_start,
             inner_width=tables.inner_width,
             bond_full=tables.bond_full,
             bond_none=tables.bond_none,
             open_from=tables.open_from,
             open_full=tables.open_full,
+            crowding=tables.crowding,
             count=count.data_ptr(),
             **{n: x.data_ptr() for n, x in out.items() if asked[n]},
         )
         call("contacts", distance.dtype, arguments)
         return ContactValues(**out)
+
+    def transfers(
+        self, transfers: Tensor, distance: Tensor, pairs: PairAtoms, limits: TransferLimits
+    ) -> Tensor:
+        """See :class:`lesff.kernels.Backend`."""
+        kept = _TransferArrays(transfers, distance, pairs, limits)
+        moved = transfers.new_empty(len(pairs.z))
+        kept.arguments.moved = moved.data_ptr()
+        call("transfers", transfers.dtype, kept.arguments)
+        return moved
+
+    def transfers_backward(
+        self,
+        grad: Tensor,
+        transfers: Tensor,
+        distance: Tensor,
+        pairs: PairAtoms,
+        limits: TransferLimits,
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`."""
+        kept = _TransferArrays(transfers, distance, pairs, limits)
+        grad = grad.contiguous()
+        out = torch.empty_like(kept.transfers), torch.empty_like(kept.transfers)
+        kept.arguments.grad_moved = grad.data_ptr()
+        kept.arguments.grad_transfers, kept.arguments.grad_distance = (x.data_ptr() for x in out)
+        call("transfers_backward", transfers.dtype, kept.arguments)
+        return out
 
     def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`."""

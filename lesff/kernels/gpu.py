@@ -26,9 +26,11 @@ from lesff.kernels.arguments import (
     ContractionTerms,
     ConvolutionEdges,
     ConvolutionPaths,
+    PairAtoms,
     RadialWeights,
     StateConstants,
     StateInputs,
+    TransferLimits,
 )
 
 _BLOCK = 32
@@ -249,6 +251,23 @@ class GPUBackend:
     ) -> ContactValues:
         """See :class:`lesff.kernels.Backend`; there are none."""
         raise KernelError("there are no contacts in Triton: use plain PyTorch on a GPU")
+
+    def transfers(
+        self, transfers: Tensor, distance: Tensor, pairs: PairAtoms, limits: TransferLimits
+    ) -> Tensor:
+        """See :class:`lesff.kernels.Backend`; there are none."""
+        raise KernelError("there are no transfers in Triton: use plain PyTorch on a GPU")
+
+    def transfers_backward(
+        self,
+        grad: Tensor,
+        transfers: Tensor,
+        distance: Tensor,
+        pairs: PairAtoms,
+        limits: TransferLimits,
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`; there are none."""
+        raise KernelError("there are no transfers in Triton: use plain PyTorch on a GPU")
 
     def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`; there is none."""

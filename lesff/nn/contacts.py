@@ -1,7 +1,13 @@
-"""Close pairs: distances that level off, repulsion of the nuclei, and how open bonds leave an atom.
+"""Close pairs: distances that level off, walls, and how open bonds leave an atom.
+
+The wall below everything learned has two parts: the repulsion of the nuclei, and crowding,
+``C max(0, k_i - m[z_i])^2`` with the bonds k_i of an atom beyond the most that its element has
+anywhere (a penalty for over-coordination as in ReaxFF: van Duin et al., J. Phys. Chem. A 105, 9396
+(2001), in a form of ours). Without it three learned bonds are worth more than two, and clusters of
+overlapping molecules become ever denser.
 
 One pass over the pairs in the compiled library where there is one; :func:`plain_inner`,
-:func:`plain_wall` and :func:`plain_bonds` are the same in plain PyTorch, and give second
+:func:`plain_wall`, :func:`plain_crowding` and :func:`plain_bonds` are the same in plain PyTorch, and give second
 derivatives.
 """
 
@@ -44,6 +50,13 @@ none. Bonds are at 0.77 (N2) to 1.2 (H2), hydrogen bonds of liquid water at 1.9.
 OPEN_FROM, OPEN_FULL = 0.15, 0.85
 """Missing bonds from which an atom begins to be open, and is."""
 
+MOST_BONDS = {1: 2, 5: 7, 6: 5, 7: 4, 8: 4, 9: 2}
+"""Bonds as counted here that no molecule or crystal goes beyond: hydrogen bonds in their middle and
+B-H-B, boron's icosahedra with their bonds outwards, CH5+ and bicyclo[1.1.1]pentane, NH4+, ice X."""
+MOST_OF_OTHERS = 8
+CROWDING = 3.0
+"""eV of one bond too many: half of a strong bond, so that atoms never gain by it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClosePairs:
@@ -64,10 +77,10 @@ class ClosePairs:
 
 @dataclass(frozen=True, kw_only=True)
 class AtomContacts:
-    """What close pairs say of every atom; (n_atoms,) each, empty where not asked for.
+    """What close pairs say of every atom; (n_atoms,) each.
 
     Attributes:
-        wall: Repulsion of the nuclei in eV.
+        wall: Repulsion of the nuclei and crowding in eV; empty without a wall.
         openness: 0 for atoms whose bonds are full, 1 for open ones.
         bonded: 0 for atoms without covalent bonds, 1 from one bond on.
         lacks: 1, or 0 for atoms with more bonds than their valence; without gradient.
@@ -89,12 +102,17 @@ class Elements(nn.Module):
         for z, count in VALENCES.items():
             valence[z] = count
         onium[list(ONIUM)] = 1.0
+        most = torch.full_like(valence, MOST_OF_OTHERS)
+        for z, count in MOST_BONDS.items():
+            most[z] = count
         self.register_buffer("radius", torch.tensor(covalent_radii), persistent=False)
         self.register_buffer("valence", valence, persistent=False)
         self.register_buffer("onium", onium, persistent=False)
+        self.register_buffer("most", most, persistent=False)
         self.radius: Tensor
         self.valence: Tensor
         self.onium: Tensor
+        self.most: Tensor
 
     def bond(self, pairs: ClosePairs) -> Tensor:
         """1 for bonds, 0 for pairs without, (n_pairs,); 1 for all pairs of metals."""
@@ -109,12 +127,14 @@ class Elements(nn.Module):
             radius=self.radius,
             valence=self.valence,
             onium=self.onium,
+            most=self.most,
             inner_start=start,
             inner_width=INNER_WIDTH,
             bond_full=BOND_FULL,
             bond_none=BOND_NONE,
             open_from=OPEN_FROM,
             open_full=OPEN_FULL,
+            crowding=CROWDING,
         )
 
 
@@ -143,16 +163,15 @@ class InnerCutoff(nn.Module):
 
 
 class Contacts(nn.Module):
-    """Repulsion of the nuclei and openness of every atom.
+    """Wall and openness of every atom.
 
     Args:
-        has_wall: Whether the repulsion is asked for.
-        has_bonds: Whether bonds are counted.
+        has_wall: Whether the wall is asked for.
     """
 
-    def __init__(self, *, has_wall: bool, has_bonds: bool) -> None:
+    def __init__(self, *, has_wall: bool) -> None:
         super().__init__()
-        self.has_wall, self.has_bonds = has_wall, has_bonds
+        self.has_wall = has_wall
         self.elements = Elements()
         self.repulsion = ScreenedRepulsion()
 
@@ -168,11 +187,12 @@ class Contacts(nn.Module):
 
     def plain(self, distance: Tensor, pairs: ClosePairs) -> tuple[Tensor, ...]:
         """Fields of :class:`AtomContacts` in plain PyTorch, differentiable twice."""
-        nothing = distance.new_empty(0)
-        wall = plain_wall(distance, pairs, self.repulsion) if self.has_wall else nothing
-        if not self.has_bonds:
-            return wall, nothing, nothing, nothing
-        return wall, *plain_bonds(distance, pairs, self.elements)
+        count = plain_count(distance, pairs, self.elements)
+        wall = distance.new_empty(0)
+        if self.has_wall:
+            wall = plain_wall(distance, pairs, self.repulsion)
+            wall = wall + plain_crowding(count, pairs, self.elements)
+        return wall, *plain_bonds(count, pairs, self.elements)
 
 
 def plain_inner(distance: Tensor, pairs: ClosePairs, elements: Elements, start: float) -> Tensor:
@@ -190,19 +210,30 @@ def plain_wall(distance: Tensor, pairs: ClosePairs, repulsion: ScreenedRepulsion
     return energy + segment_sum(half, pairs.second, len(z))
 
 
-def plain_bonds(
-    distance: Tensor, pairs: ClosePairs, elements: Elements
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``openness``, ``bonded`` and ``lacks`` of :class:`AtomContacts`."""
-    dtype, z = distance.dtype, pairs.z
-    valence = elements.valence[z].to(dtype)
-    first, second = pairs.first, pairs.second
+def plain_count(distance: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
+    """Covalent bonds of every atom, (n_atoms,)."""
+    z, first, second = pairs.z, pairs.first, pairs.second
+    valence = elements.valence[z]
     # b[p] from one to zero; contacts with metals and noble gases are no covalent bonds
     reach = elements.radius[z[first]] + elements.radius[z[second]]
-    bond = smooth_step((BOND_NONE - distance / reach.to(dtype)) / (BOND_NONE - BOND_FULL))
+    bond = smooth_step((BOND_NONE - distance / reach.to(distance.dtype)) / (BOND_NONE - BOND_FULL))
     bond = bond * ((valence[first] > 0) & (valence[second] > 0))
     # k[i] = sum of the pairs at i
-    count = segment_sum(bond, first, len(z)) + segment_sum(bond, second, len(z))
+    return segment_sum(bond, first, len(z)) + segment_sum(bond, second, len(z))
+
+
+def plain_crowding(count: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
+    """Energy of bonds beyond the most of an element, (n_atoms,) in eV."""
+    excess = count - elements.most[pairs.z].to(count.dtype)
+    return CROWDING * excess.clamp(min=0.0).square()
+
+
+def plain_bonds(
+    count: Tensor, pairs: ClosePairs, elements: Elements
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``openness``, ``bonded`` and ``lacks`` of :class:`AtomContacts`, of counted bonds."""
+    z = pairs.z
+    valence = elements.valence[z].to(count.dtype)
     # bonds missing; for some elements bonds in excess open, too
     lacking = valence - count
     missing = torch.where(elements.onium[z] > 0, lacking.abs(), lacking)
@@ -257,33 +288,35 @@ class _FusedContacts(torch.autograd.Function):
             pairs.z,
             module.elements.tables(1.0),
             wall=module.has_wall,
-            bonds=module.has_bonds,
+            bonds=True,
         )
-        ctx.save_for_backward(distance, found.d_wall, found.d_bond, found.d_open, found.d_bonded)
+        ctx.save_for_backward(
+            distance, found.d_wall, found.d_bond, found.d_open, found.d_bonded, found.d_crowd
+        )
         ctx.rest = pairs, module
         ctx.mark_non_differentiable(found.lacks)
         return found.wall, found.openness, found.bonded, found.lacks
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        distance, d_wall, d_bond, d_open, d_bonded = ctx.saved_tensors
+        distance, d_wall, d_bond, d_open, d_bonded, d_crowd = ctx.saved_tensors
         pairs, module = ctx.rest
         first, second = pairs.first, pairs.second
         if torch.is_grad_enabled():
             # what is not asked for is empty, and no function of the distances
-            n_used = slice(0 if module.has_wall else 1, 3 if module.has_bonds else 1)
+            n_used = slice(0 if module.has_wall else 1, 3)
             (out,) = recorded_gradients(
                 lambda r: module.plain(r, pairs)[n_used], (distance,), (True,), grads[n_used]
             )
             return out, None, None, None
-        out = torch.zeros_like(distance)
         # of a pair: slopes of what its atoms get
+        atom = grads[1] * d_open + grads[2] * d_bonded
+        if module.has_wall:
+            atom = torch.addcmul(atom, grads[0], d_crowd)
+        both = atom.index_select(0, first) + atom.index_select(0, second)
+        out = both * d_bond
         if module.has_wall:
             half = 0.5 * grads[0]
             both = half.index_select(0, first) + half.index_select(0, second)
             out = torch.addcmul(out, both, d_wall)
-        if module.has_bonds:
-            atom = grads[1] * d_open + grads[2] * d_bonded
-            both = atom.index_select(0, first) + atom.index_select(0, second)
-            out = torch.addcmul(out, both, d_bond)
         return out, None, None, None

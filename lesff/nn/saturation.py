@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LINEAR_SHARE = 0.6
+LINEAR_SHARE = 0.8
 """Up to this share of the limit a value stays as it is, bit by bit."""
 _FAR = 1.0e4
 """Arguments beyond are those: the fourth power of larger ones overflows in float32."""
@@ -21,9 +21,9 @@ def levelled(u: Tensor) -> Tensor:
 
 
 def saturated(x: Tensor, limit: Tensor | float) -> Tensor:
-    """``x`` where ``|x| <= 0.6 L``, levelling off towards ``+-L`` beyond.
+    """``x`` where ``|x| <= 0.8 L``, levelling off towards ``+-L`` beyond.
 
-    ``sign(x) L [s + (1 - s) levelled((|x| / L - s) / (1 - s))]`` with ``s = 0.6``: four continuous
+    ``sign(x) L [s + (1 - s) levelled((|x| / L - s) / (1 - s))]`` with ``s = 0.8``: four continuous
     derivatives, strictly increasing, and exactly ``x`` below s L.
 
     Args:

@@ -25,6 +25,10 @@ MAX_STATE = 1000
 """Largest total charge in e, either sign, and largest multiplicity of a range."""
 
 
+MAX_FLOOR = 1000.0
+"""eV."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that defines a potential apart from its weights; ``config.json`` of a model.
@@ -41,7 +45,10 @@ class ModelConfig:
         state_embedding: Whether total charge and spin enter the node features.
         local_state: Whether total charge and spin enter as a local, size-consistent state
             (:mod:`lesff.nn.local_state`) instead.
-        wall: Pair repulsion of the nuclei below everything learned: ``"zbl"``, or None.
+        wall: Repulsion of the nuclei, and of atoms with too many bonds, below everything learned:
+            ``"zbl"``, or None (:mod:`lesff.nn.contacts`).
+        energy_floor: eV below the reference energy from which what is learned of an atom levels
+            off, or None: no atom gains more than that, and one eV, from any environment.
         joint_embedding: Inputs of the embedding of published models with charge and spin states,
             instead of ours.
         dtype: Type of the stored weights.
@@ -63,6 +70,7 @@ class ModelConfig:
     state_embedding: bool = False
     local_state: bool = False
     wall: Literal["zbl"] | None = None
+    energy_floor: float | None = None
     joint_embedding: tuple[StateInput, ...] = ()
     dtype: Literal["float32", "float64"] = "float32"
     energy_reference: str = "unspecified"
@@ -113,6 +121,10 @@ class ModelConfig:
             )
         if self.wall not in (None, "zbl"):
             raise ConfigError(f"`wall` must be null or 'zbl', got {self.wall!r}")
+        if self.energy_floor is not None and not 0.0 < self.energy_floor <= MAX_FLOOR:
+            raise ConfigError(
+                f"`energy_floor` must be null or in (0, {MAX_FLOOR}] eV, got {self.energy_floor!r}"
+            )
         chosen = self.long_range
         if self.local_state and chosen is not None and chosen.reference_charges is not None:
             raise ConfigError(
@@ -148,7 +160,7 @@ class ModelConfig:
             for name in ("bases", "charge_limits"):
                 if not data["long_range"][name]:
                     del data["long_range"][name]
-        for name in ("local_state", "wall"):
+        for name in ("local_state", "wall", "energy_floor"):
             if not data[name]:
                 del data[name]
         data["architecture"] = {

@@ -15,6 +15,10 @@ from lesff.heads import HeadName, MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.potential.potential import Potential
 
+ENERGY_FLOOR = 5.0
+"""eV below the reference energy. Those are fitted, so that atoms of stable molecules lie within one
+or two eV of them; among training structures of off-brief the lowest is a carbon atom, -3.1 eV."""
+
 INNER_CUTOFF = 0.75
 """Share of the sum of covalent radii: no bond of a stable molecule is shorter than N2's, 0.77."""
 
@@ -139,8 +143,13 @@ def with_local_state(potential: Potential) -> Potential:
     return result
 
 
-def with_wall(potential: Potential, *, inner_cutoff: float | None = INNER_CUTOFF) -> Potential:
-    """A copy with the repulsion of the nuclei below what is learned.
+def with_wall(
+    potential: Potential,
+    *,
+    inner_cutoff: float | None = INNER_CUTOFF,
+    energy_floor: float | None = ENERGY_FLOOR,
+) -> Potential:
+    """A copy with a wall below what is learned: atoms that come too close or too many repel.
 
     Energies change where atoms are closer than the sum of their covalent radii, bonds of every
     molecule among them: the copy has to be trained.
@@ -149,6 +158,7 @@ def with_wall(potential: Potential, *, inner_cutoff: float | None = INNER_CUTOFF
         potential: A potential without wall; not modified.
         inner_cutoff: Share of the sum of covalent radii below which what is learned levels off; see
             :class:`lesff.nn.contacts.InnerCutoff`. None: it does not.
+        energy_floor: See :class:`lesff.potential.config.ModelConfig`.
 
     Raises:
         ConfigError: for an architecture with a repulsion of its own, or without inner cutoff.
@@ -158,7 +168,9 @@ def with_wall(potential: Potential, *, inner_cutoff: float | None = INNER_CUTOFF
         raise ConfigError("`wall` must be null for an architecture with `repulsion`, which is one")
     if inner_cutoff is not None:
         architecture["inner_cutoff"] = inner_cutoff
-    config = replace(potential.config, wall="zbl", architecture=architecture)
+    config = replace(
+        potential.config, wall="zbl", energy_floor=energy_floor, architecture=architecture
+    )
     result = Potential(config)
     result.load_state_dict(potential.state_dict(), strict=True)
     result.radial = potential.radial
@@ -167,7 +179,7 @@ def with_wall(potential: Potential, *, inner_cutoff: float | None = INNER_CUTOFF
 
 
 def with_charge_limits(potential: Potential, limits: tuple[float, ...] | None = None) -> Potential:
-    """A copy whose latent charges level off; the same charges up to 0.6 of the limits.
+    """A copy whose latent charges level off; the same charges up to 0.8 of the limits.
 
     Args:
         potential: A potential with charges; not modified.

@@ -32,11 +32,13 @@ from lesff.heads import (
     MultipoleHead,
     make_head,
 )
-from lesff.nn.contacts import AtomContacts, ClosePairs, Contacts
-from lesff.nn.local_state import LocalState, LocalStates, Totals
+from lesff.nn.contacts import AtomContacts, Contacts
+from lesff.nn.local_state import LocalState, LocalStates
+from lesff.nn.saturation import from_below
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
 from lesff.potential.energy import EnergyTerms
+from lesff.potential.first_layer import FirstLayer
 from lesff.potential.plan import PLANNED, StepPlan
 from lesff.potential.properties import (
     Evaluation,
@@ -48,6 +50,9 @@ from lesff.potential.properties import (
 )
 from lesff.potential.response import BornOptions, LocalCharges, born_charges
 from lesff.potential.uncertainty import Uncertainty
+
+FLOOR_WIDTH = 1.0
+"""eV by which what is learned of an atom can go below ``energy_floor``."""
 
 RADIAL_MODES = ("table", "exact")
 RadialMode = Literal["table", "exact"]
@@ -135,10 +140,8 @@ class Potential(nn.Module):
 
     def make_contacts(self) -> Contacts | None:
         """What close pairs are asked for, or None for nothing."""
-        has_wall, has_bonds = self.config.wall is not None, self.config.local_state
-        if not (has_wall or has_bonds):
-            return None
-        return Contacts(has_wall=has_wall, has_bonds=has_bonds)
+        has_wall = self.config.wall is not None
+        return Contacts(has_wall=has_wall) if has_wall or self.config.local_state else None
 
     def make_head(self) -> ChargeModel:
         """A new charge head as the configuration says, with initial weights.
@@ -376,6 +379,8 @@ class Potential(nn.Module):
         )
         # E_i = E0[z_i] + scale e_i, in float64: energies of large systems need the digits
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
+        if self.config.energy_floor is not None:
+            node_energy = from_below(node_energy, -self.config.energy_floor, FLOOR_WIDTH)
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
             node_energy = node_energy + output.state_energy.to(torch.float64)
@@ -412,11 +417,11 @@ class Potential(nn.Module):
 
     def _first_layer_state(
         self, graph: AtomGraph, element: Tensor, potentials: Tensor | None = None
-    ) -> _FirstLayer | None:
+    ) -> FirstLayer | None:
         """The local state of a batch, for the architecture to call; None for a model without."""
         if self.local_state is None or self.contacts is None:
             return None
-        return _FirstLayer(self.local_state, self.contacts, graph, element, potentials)
+        return FirstLayer(self.local_state, self.contacts, graph, element, potentials)
 
     def _contacts(self, output: ArchitectureOutput) -> AtomContacts:
         """What close pairs say of the atoms."""
@@ -605,60 +610,6 @@ class Potential(nn.Module):
             uncertainty=self.uncertainty,
             known=None if plan is None else plan.known,
         )
-
-
-class _FirstLayer:
-    """The local state of one batch, made between the first layer and the second.
-
-    Attributes:
-        found: Charges and spins, repulsion and openness, as soon as the architecture has called.
-    """
-
-    def __init__(
-        self,
-        module: LocalState,
-        contacts: Contacts,
-        graph: AtomGraph,
-        element: Tensor,
-        potentials: Tensor | None,
-    ) -> None:
-        self._module, self._contacts = module, contacts
-        self._graph, self._element, self._potentials = graph, element, potentials
-        self.found: tuple[LocalStates, AtomContacts] | None = None
-
-    def __call__(self, features: Tensor, pairs: ClosePairs) -> Tensor | None:
-        """See :data:`lesff.architectures.base.FirstLayerState`."""
-        graph, dtype = self._graph, features.dtype
-        contacts = self._contacts(pairs)
-        totals = Totals(
-            batch=graph.batch,
-            charge=graph.total_charge.to(dtype),
-            unpaired=(graph.spin_multiplicity - 1).to(dtype),
-            potentials=self._potentials,
-        )
-        states = self._module(features, self._element, contacts, totals)
-        self.found = states, contacts
-        # neutral closed shells have no charges, nor derivatives of them; a GPU is not waited for
-        if features.device.type == "cpu" and not bool(states.charges.any() | states.spins.any()):
-            return None
-        return self._module.increment(states, features, self._element)
-
-    @property
-    def states(self) -> LocalStates:
-        """Charges and spins."""
-        return self._given()[0]
-
-    @property
-    def contacts(self) -> AtomContacts:
-        """What close pairs say of the atoms."""
-        return self._given()[1]
-
-    def _given(self) -> tuple[LocalStates, AtomContacts]:
-        if self.found is None:
-            raise ConfigError(
-                "`local_state` must be false for an architecture that ignores `first_layer_state`"
-            )
-        return self.found
 
 
 def _with_leaf(

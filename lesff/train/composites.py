@@ -32,6 +32,8 @@ class CompositesConfig:
         distance: Least and largest distance of the centres of neighbouring parts in A, beyond
             extents: as large as it takes for the parts to be point charges. A part of 1 e beside
             one with a dipole of 1 e A: 1.4 meV at 100 A.
+        antiparallel: Share of the composites whose parts with an odd number of electrons have
+            alternating spins.
         max_atoms: Atoms of a composite; parts that would exceed it are left out. 0 for the atoms of
             a batch.
     """
@@ -40,11 +42,12 @@ class CompositesConfig:
     most: int = 3
     states: float = 0.5
     distance: tuple[float, float] = (100.0, 200.0)
+    antiparallel: float = 0.0
     max_atoms: int = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError for shares and distances without meaning."""
-        for name in ("fraction", "states"):
+        for name in ("fraction", "states", "antiparallel"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(
                     f"`composites.{name}` must be from 0 to 1, got {getattr(self, name)}"
@@ -135,20 +138,27 @@ class Composer:
         gaps = rng.uniform(*self.config.distance, size=len(steps))
         lengths = gaps + np.array(extents[:-1]) + np.array(extents[1:])
         centres = np.cumsum(np.vstack([np.zeros(3), steps * lengths[:, None]]), axis=0)
-        return joined(frames, centres)
+        share = self.config.antiparallel
+        return joined(frames, centres, antiparallel=share > 0 and rng.random() < share)
 
 
-def joined(frames: Sequence[Frame], centres: np.ndarray) -> Frame:
+def joined(
+    frames: Sequence[Frame], centres: np.ndarray, *, antiparallel: bool = False
+) -> Frame:
     """Frames far from each other as one.
 
     Energy: the sum and k q_A q_B / r between centres of nuclear charge. Forces, charges and Born
     charges: those of the parts; the forces of the Coulomb energy are neglected (1.4 meV/A for 1 e
-    at 100 A, over all atoms of a part). Spins are parallel: 2S + 1 is the sum of 2S, plus one. What
-    a part lacks, the composite lacks; it has no dipole.
+    at 100 A, over all atoms of a part). Spins are parallel, 2S + 1 is the sum of 2S, plus one; or
+    antiparallel between parts with the same odd 2S, whose energy is the same far apart: pairs of
+    radicals in a singlet, as bonds leave them. What a part lacks, the composite lacks; it has no
+    dipole.
 
     Args:
         frames: Open systems.
         centres: (n_frames, 3) centres of nuclear charge, A.
+        antiparallel: Whether parts with an odd number of electrons have alternating spins, if those
+            cancel.
     """
     structures = [frame.structure for frame in frames]
     numbers = np.concatenate([s.numbers for s in structures])
@@ -170,7 +180,7 @@ def joined(frames: Sequence[Frame], centres: np.ndarray) -> Frame:
             cell=np.zeros((3, 3)),
             pbc=np.zeros(3, dtype=bool),
             total_charge=sum(charges),
-            spin_multiplicity=1 + sum(s.spin_multiplicity - 1 for s in structures),
+            spin_multiplicity=1 + _unpaired(structures, antiparallel=antiparallel),
         ),
         energy=energy,
         forces=np.concatenate([frame.forces for frame in frames]),
@@ -180,6 +190,15 @@ def joined(frames: Sequence[Frame], centres: np.ndarray) -> Frame:
         group=" + ".join(frame.group for frame in frames),
         subset="composites",
     )
+
+
+def _unpaired(structures: Sequence[Structure], *, antiparallel: bool) -> int:
+    """Unpaired electrons, 2S, of parts far from each other."""
+    numbers = [s.spin_multiplicity - 1 for s in structures]
+    # an even number of electrons with paired spins is a state of its own, with another energy
+    odd = [n for n in numbers if n % 2]
+    cancels = len(odd) % 2 == 0 and len(set(odd)) == 1
+    return sum(numbers) - sum(odd) if antiparallel and cancels else sum(numbers)
 
 
 def _together(labels: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -21,6 +21,7 @@ from lesff.files import sha256_of
 from lesff.heads import LongRangeConfig
 from lesff.heads.config import charge_limits_of
 from lesff.potential.config import ModelConfig
+from lesff.potential.edit import ENERGY_FLOOR
 from lesff.train.composites import Composer, CompositesConfig
 from lesff.train.data import Frame, read_frames
 from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
@@ -268,6 +269,7 @@ def model_config(
         state_embedding=model.state_embedding,
         local_state=model.local_state,
         wall=model.wall,
+        energy_floor=None if model.wall is None else ENERGY_FLOOR,
         dtype=model.dtype,
         energy_reference=model.energy_reference,
         level_of_theory=model.level_of_theory,

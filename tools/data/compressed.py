@@ -2,10 +2,11 @@
 
 Molecules with labels of the teacher (``organic2_*.npz``), changed so that atoms come closer than
 they do in any dynamics, plus the change of energy and forces by GFN2-xTB (Bannwarth, Ehlert,
-Grimme, J. Chem. Theory Comput. 15, 1652 (2019)): label(changed) = label + G(changed) - G. Three
+Grimme, J. Chem. Theory Comput. 15, 1652 (2019)): label(changed) = label + G(changed) - G. Four
 kinds, as subsets of the group names: ``pressed`` (two molecules, closest contact 0.45 to 0.85 of
 the sum of covalent radii), ``short`` (one bond that divides the molecule, 0.55 to 0.85 of that sum)
-and ``shrunk`` (all coordinates times 0.75 to 0.95). Frames with a force component above 60 eV/A or
+``shrunk`` (all coordinates times 0.75 to 0.95) and ``crowded`` (three to eight molecules packed at
+random, then all of them, or their centres only, drawn together). Frames with a force component above 60 eV/A or
 without a converged SCF are left out. Energies are there, but GFN2-xTB's errors grow with the
 compression: train with ``energies = false``, or with a small weight.
 
@@ -36,9 +37,14 @@ from lesff.train.shards import read_shard
 
 FILES = ("organic2_des_mono.npz", "organic2_druglike_thermal.npz", "organic2_extended.npz")
 MOST_ATOMS = 30
-COUNTS = {"pressed": 1400, "short": 900, "shrunk": 700}
+MOST_IN_CROWD = 32
+COUNTS = {"pressed": 1400, "short": 900, "shrunk": 700, "crowded": 1200}
 CONTACT, SHORT, SHRUNK = (0.45, 0.85), (0.55, 0.85), (0.75, 0.95)
 """Ranges: closest contact and bond in units of the sum of covalent radii, factor of lengths."""
+CROWD, PACKED, DRAWN = (3, 8), (0.9, 1.9), (0.62, 1.0)
+"""Molecules of a crowd, their closest contacts as packed, factor of lengths after it."""
+SMALL = 5
+"""Atoms of a small molecule."""
 BONDED = 1.25
 """Pairs below this share of the sum of covalent radii are bonds."""
 MOST_FORCE = 60.0
@@ -180,8 +186,57 @@ def shrunk(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
     return changed(molecule, molecule.positions * rng.uniform(*SHRUNK), "shrunk")
 
 
+def crowded(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+    """Some molecules packed about a point, then drawn together: rigid ones, or all coordinates."""
+    # every second kind is one of the smallest molecules, which crowd most in liquids
+    small = [m for m in molecules if len(m.numbers) <= SMALL] or molecules
+    pools = [small if rng.random() < 0.5 else molecules for _ in range(rng.integers(1, 4))]
+    kinds = [pool[rng.integers(len(pool))] for pool in pools]
+    parts: list[Molecule] = []
+    for _ in range(rng.integers(CROWD[0], CROWD[1] + 1)):
+        part = kinds[rng.integers(len(kinds))]
+        if sum(len(m.numbers) for m in parts) + len(part.numbers) <= MOST_IN_CROWD:
+            parts.append(part.turned(Rotation.random(random_state=rng)))
+    if len(parts) < CROWD[0]:
+        return None
+    centres = np.zeros((0, 3))
+    numbers, positions = np.zeros(0, dtype=int), np.zeros((0, 3))
+    for part in parts:
+        direction = rng.normal(size=3)
+        direction /= np.linalg.norm(direction)
+        wanted = rng.uniform(*PACKED)
+        # outwards until the part no longer touches those that are there
+        for distance in np.arange(0.0, 30.0, 0.1):
+            new = part.positions + distance * direction
+            apart = np.linalg.norm(new[:, None] - positions[None], axis=-1)
+            reach = covalent_radii[part.numbers][:, None] + covalent_radii[numbers][None]
+            if not apart.size or (apart / reach).min() >= wanted:
+                break
+        centres = np.vstack([centres, distance * direction])
+        numbers, positions = np.concatenate([numbers, part.numbers]), np.vstack([positions, new])
+    factor = rng.uniform(*DRAWN)
+    sizes = [len(part.numbers) for part in parts]
+    if rng.random() < 0.5:
+        drawn = positions * factor
+    else:
+        drawn = positions + np.repeat((factor - 1.0) * centres, sizes, axis=0)
+    if shares(numbers, drawn).min() < CONTACT[0]:
+        return None
+    charge = sum(part.charge for part in parts)
+    if abs(charge) > 2:
+        return None
+    whole, forces = gfn2(numbers, drawn, charge)
+    alone = [gfn2(part.numbers, part.positions, part.charge) for part in parts]
+    energy = sum(part.energy for part in parts) + whole - sum(e for e, _ in alone)
+    # forces of a molecule as it was, and their change
+    before = np.concatenate([part.forces for part in parts])
+    forces = before + forces - np.concatenate([f for _, f in alone])
+    name = "crowded " + ".".join(sorted(part.name for part in parts))
+    return Row(name, numbers, drawn, energy, forces, charge)
+
+
 KINDS: dict[str, Callable[[list[Molecule], np.random.Generator], Row | None]] = {
-    "pressed": pressed, "short": short, "shrunk": shrunk,
+    "pressed": pressed, "short": short, "shrunk": shrunk, "crowded": crowded,
 }  # fmt: skip
 
 
@@ -191,12 +246,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help=f"folder of {', '.join(FILES)}")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--times", type=float, default=1.0, help="factor of all counts")
+    parser.add_argument("--kinds", nargs="+", choices=sorted(COUNTS), default=list(COUNTS))
     options = parser.parse_args()
     sources = [read_molecules(options.data / name) for name in FILES]
     rng = np.random.default_rng(options.seed)
     rows: list[Row] = []
     failed = strong = 0
-    for kind, count in COUNTS.items():
+    for kind in options.kinds:
+        count = round(options.times * COUNTS[kind])
         for _ in tqdm(range(count), desc=kind, file=sys.stderr):
             row = None
             while row is None:

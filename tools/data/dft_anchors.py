@@ -6,11 +6,11 @@ the level of theory of the DFT frames: molecules from SMILES (RDKit), moved by s
 GFN2-xTB (tblite), labelled with energies relative to isolated neutral atoms and with forces.
 
 Files: ``anchors.extxyz`` (closed shells) and ``anchors_open.extxyz`` (radicals, triplets) for
-``ions``; ``anchors_separated.extxyz``; ``torsions.extxyz``; ``anchors_validation.extxyz`` (systems
+``ions``; ``anchors_spins.extxyz`` for ``spins`` (more of them, and both spins of the same molecules); ``anchors_separated.extxyz``; ``torsions.extxyz``; ``anchors_validation.extxyz`` (systems
 not to be trained on) for ``held_out``.
 
 The results are in ``recipes/frames``: ``ions --most 208``, ``separated --most 22``,
-``torsions --most 39``, ``held_out --most 20``, some two hours on one core.
+``spins``, ``torsions --most 39``, ``held_out --most 20``, some two hours on one core.
 
 Needs ``pip install pyscf dftd3 rdkit tblite``. Interrupted runs go on where they stopped.
 
@@ -80,6 +80,14 @@ RADICALS = {
     "[CH2]O": 2, "[CH2]F": 2, "C=[CH]": 2, "[PH2]": 2,
 }  # fmt: skip
 TRIPLETS = {"[C]": 1, "[O]": 1, "[S]": 1, "[CH2]": 2, "O=O": 2, "[NH]": 2}
+MORE_RADICALS = {
+    "[CH]": 3, "[N]=O": 2, "[C]#C": 1, "O=C[O]": 1, "[CH2]Cl": 1, "[SiH3]": 2, "S[S]": 1, "C[NH]": 1,
+    "C[PH]": 1, "[OH].O": 2,
+}  # fmt: skip
+MORE_TRIPLETS = {"O=O": 2, "[CH2]": 2, "[NH]": 3, "S=S": 2, "S=O": 2, "[PH]": 2, "O=O.O": 1}
+SINGLETS = {"O=O": 4, "[CH2]": 4, "[NH]": 3, "S=S": 3, "S=O": 3, "[PH]": 2, "[CH]F": 1}
+"""Closed shells, most of them above the triplets."""
+QUARTETS = {"[N]": 1, "[P]": 1}
 MOLECULES = {"F": 2, "Cl": 2, "OO": 2, "N=N": 1, "N#N": 1, "P": 2, "NN": 2, "NO": 2, "N=O": 2}
 """Neutral molecules that the organic sets lack."""
 
@@ -138,6 +146,10 @@ TABLES = {
         (ANIONS, "anions", 1), (CATIONS, "cations", 1), (COMPLEXES, "complexes", 1),
         (RADICALS, "radicals", 2), (TRIPLETS, "triplets", 3), (MOLECULES, "molecules", 1),
     ),
+    "spins": (
+        (MORE_RADICALS, "radicals", 2), (MORE_TRIPLETS, "triplets", 3), (SINGLETS, "singlets", 1),
+        (QUARTETS, "quartets", 4),
+    ),
     "separated": ((SEPARATED, "separated", 1),),
     "torsions": ((TORSIONS, "torsions", 1),),
     "held_out": ((HELD_OUT, "held_out", 1),),
@@ -155,6 +167,8 @@ FILES = {
     "held_out": "anchors_validation.extxyz",
 }
 """File of a subset."""
+FILES_OF = {"spins": "anchors_spins.extxyz"}
+"""File of all that is asked for, where it does not depend on the subset."""
 
 
 def systems(asked: str) -> Iterator[System]:
@@ -309,7 +323,10 @@ def main() -> None:
     if options.compare is not None:
         sys.stdout.write(compared(read(options.compare, ":"), isolated) + "\n")
     failed = []
-    paths = {part: options.output / name for part, name in FILES.items()}
+    paths = {
+        part: options.output / FILES_OF.get(options.what, FILES.get(part, ""))
+        for _, part, _ in TABLES[options.what]
+    }
     files = {path: read(path, ":") if path.exists() else [] for path in paths.values()}
     done = {atoms.info["frame"] for frames in files.values() for atoms in frames}
     for system in tqdm(list(systems(options.what))[: options.most], unit="frame"):
