@@ -19,14 +19,19 @@ from lesff.files import sha256_of
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import WEIGHTS_FILE
 from lesff.plain_data import write_json
-from lesff.potential.config import DTYPES
+from lesff.potential.config import DTYPES, ModelConfig
 from lesff.potential.edit import with_dispersion, with_head
 from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.recipe import Recipe
 from lesff.train.trainer import Trainer
-from lesff.train.training_data import TrainingData, model_config, read_training_data
+from lesff.train.training_data import (
+    TrainingData,
+    model_config,
+    read_training_data,
+    trained_range,
+)
 
 _CARD = """# {name}
 
@@ -162,10 +167,29 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
             potential = recipe.redesign.of(potential)
         if recipe.head is not None:
             potential = with_head(potential, recipe.head)
+        potential.config = _widened(potential.config, data)
         return potential if chosen is None else with_dispersion(potential, chosen)
     potential = Potential(model_config(recipe.model, data, _software(), chosen))  # pyright: ignore[reportArgumentType]
     potential.cast_parameters(DTYPES[potential.config.dtype])
     return potential
+
+
+def _widened(config: ModelConfig, data: TrainingData) -> ModelConfig:
+    """The states that a model was trained for before, and those of the data."""
+    if not (config.local_state or config.state_embedding or config.joint_embedding):
+        return config
+    structures = [frame.structure for frame in data.train]
+    charge = trained_range([s.total_charge for s in structures])
+    spin = trained_range([s.spin_multiplicity for s in structures])
+    return replace(
+        config,
+        total_charge=_hull(config.total_charge, charge),
+        spin_multiplicity=_hull(config.spin_multiplicity, spin),
+    )
+
+
+def _hull(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
+    return min(first[0], second[0]), max(first[1], second[1])
 
 
 def plot_log(run: Path) -> Path:

@@ -82,9 +82,9 @@ RADICALS = {
 TRIPLETS = {"[C]": 1, "[O]": 1, "[S]": 1, "[CH2]": 2, "O=O": 2, "[NH]": 2}
 MORE_RADICALS = {
     "[CH]": 3, "[N]=O": 2, "[C]#C": 1, "O=C[O]": 1, "[CH2]Cl": 1, "[SiH3]": 2, "S[S]": 1, "C[NH]": 1,
-    "C[PH]": 1, "[OH].O": 2,
+    "C[PH]": 1,
 }  # fmt: skip
-MORE_TRIPLETS = {"O=O": 2, "[CH2]": 2, "[NH]": 3, "S=S": 2, "S=O": 2, "[PH]": 2, "O=O.O": 1}
+MORE_TRIPLETS = {"O=O": 2, "[CH2]": 2, "[NH]": 3, "S=S": 2, "S=O": 2, "[PH]": 2}
 SINGLETS = {"O=O": 4, "[CH2]": 4, "[NH]": 3, "S=S": 3, "S=O": 3, "[PH]": 2, "[CH]F": 1}
 """Closed shells, most of them above the triplets."""
 QUARTETS = {"[N]": 1, "[P]": 1}
@@ -147,7 +147,7 @@ TABLES = {
         (RADICALS, "radicals", 2), (TRIPLETS, "triplets", 3), (MOLECULES, "molecules", 1),
     ),
     "spins": (
-        (MORE_RADICALS, "radicals", 2), (MORE_TRIPLETS, "triplets", 3), (SINGLETS, "singlets", 1),
+        (SINGLETS, "singlets", 1), (MORE_RADICALS, "radicals", 2), (MORE_TRIPLETS, "triplets", 3),
         (QUARTETS, "quartets", 4),
     ),
     "separated": ((SEPARATED, "separated", 1),),
