@@ -69,7 +69,8 @@ def test_spins_of_two_radicals_cancel_where_asked():
     assert pair.energy == pytest.approx(2 * METHYL.energy + OXYGEN.energy)
     nitrogen = frame([7], multiplicity=4, seed=7)
     # 2S of 3 and 1 do not cancel
-    assert joined([METHYL, nitrogen], centres[:2], antiparallel=True).structure.spin_multiplicity == 5
+    unequal = joined([METHYL, nitrogen], centres[:2], antiparallel=True)
+    assert unequal.structure.spin_multiplicity == 5
     drawn = Composer(CompositesConfig(antiparallel=0.5), [METHYL])
     rng = np.random.default_rng(0)
     found = [drawn.frame((0, 0), rng).structure.spin_multiplicity for _ in range(40)]

@@ -161,7 +161,8 @@ def test_electrons_are_counted(name):
     expected[list(is_open)] = 1.0
     # full atoms are closed exactly, open ones open exactly: small stretches change nothing
     assert torch.equal(contacts(pairs).openness, expected)
-    assert torch.equal(plain_bonds(plain_count(pairs.distance, pairs, contacts.elements), pairs, contacts.elements)[0], expected)
+    count = plain_count(pairs.distance, pairs, contacts.elements)
+    assert torch.equal(plain_bonds(count, pairs, contacts.elements)[0], expected)
     assert 11 not in VALENCES
 
 

@@ -176,9 +176,7 @@ def test_compiled_transfers_are_those_of_pytorch(has_bonds, has_limits, scale):
     atoms.positions[9:] += [0.0, 2.4, 1.5]
     first, second = torch.triu_indices(len(atoms), len(atoms), 1)
     distance = torch.tensor(atoms.get_all_distances())[first, second]
-    pairs = ClosePairs(
-        distance=distance, first=first, second=second, z=torch.tensor(atoms.numbers)
-    )
+    pairs = ClosePairs(distance=distance, first=first, second=second, z=torch.tensor(atoms.numbers))
     transfers = scale * torch.randn(len(first), dtype=torch.float64)
     limits = TransferLimits(
         radius=head.elements.radius, valence=head.elements.valence,

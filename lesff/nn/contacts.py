@@ -6,9 +6,8 @@ anywhere (a penalty for over-coordination as in ReaxFF: van Duin et al., J. Phys
 (2001), in a form of ours). Without it three learned bonds are worth more than two, and clusters of
 overlapping molecules become ever denser.
 
-One pass over the pairs in the compiled library where there is one; :func:`plain_inner`,
-:func:`plain_wall`, :func:`plain_crowding` and :func:`plain_bonds` are the same in plain PyTorch, and give second
-derivatives.
+One pass over the pairs in the compiled library where there is one; the functions ``plain_...`` are
+the same in plain PyTorch, and give second derivatives.
 """
 
 from __future__ import annotations

@@ -142,9 +142,7 @@ class Composer:
         return joined(frames, centres, antiparallel=share > 0 and rng.random() < share)
 
 
-def joined(
-    frames: Sequence[Frame], centres: np.ndarray, *, antiparallel: bool = False
-) -> Frame:
+def joined(frames: Sequence[Frame], centres: np.ndarray, *, antiparallel: bool = False) -> Frame:
     """Frames far from each other as one.
 
     Energy: the sum and k q_A q_B / r between centres of nuclear charge. Forces, charges and Born

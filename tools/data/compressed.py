@@ -6,9 +6,9 @@ Grimme, J. Chem. Theory Comput. 15, 1652 (2019)): label(changed) = label + G(cha
 kinds, as subsets of the group names: ``pressed`` (two molecules, closest contact 0.45 to 0.85 of
 the sum of covalent radii), ``short`` (one bond that divides the molecule, 0.55 to 0.85 of that sum)
 ``shrunk`` (all coordinates times 0.75 to 0.95) and ``crowded`` (three to eight molecules packed at
-random, then all of them, or their centres only, drawn together). Frames with a force component above 60 eV/A or
-without a converged SCF are left out. Energies are there, but GFN2-xTB's errors grow with the
-compression: train with ``energies = false``, or with a small weight.
+random, then all of them, or their centres only, drawn together). Frames with a force component
+above 60 eV/A or without a converged SCF are left out. Energies are there, but errors of GFN2-xTB
+grow with the compression: train with ``energies = false``, or with a small weight.
 
 Needs ``pip install ase scipy tblite tqdm`` in an environment that finds lesff.
 

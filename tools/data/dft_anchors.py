@@ -6,8 +6,9 @@ the level of theory of the DFT frames: molecules from SMILES (RDKit), moved by s
 GFN2-xTB (tblite), labelled with energies relative to isolated neutral atoms and with forces.
 
 Files: ``anchors.extxyz`` (closed shells) and ``anchors_open.extxyz`` (radicals, triplets) for
-``ions``; ``anchors_spins.extxyz`` for ``spins`` (more of them, and both spins of the same molecules); ``anchors_separated.extxyz``; ``torsions.extxyz``; ``anchors_validation.extxyz`` (systems
-not to be trained on) for ``held_out``.
+``ions``; ``anchors_spins.extxyz`` for ``spins`` (more of them, and both spins of the same
+molecules); ``anchors_separated.extxyz``; ``torsions.extxyz``; ``anchors_validation.extxyz``
+(systems not to be trained on) for ``held_out``.
 
 The results are in ``recipes/frames``: ``ions --most 208``, ``separated --most 22``,
 ``spins``, ``torsions --most 39``, ``held_out --most 20``, some two hours on one core.
@@ -81,8 +82,8 @@ RADICALS = {
 }  # fmt: skip
 TRIPLETS = {"[C]": 1, "[O]": 1, "[S]": 1, "[CH2]": 2, "O=O": 2, "[NH]": 2}
 MORE_RADICALS = {
-    "[CH]": 3, "[N]=O": 2, "[C]#C": 1, "O=C[O]": 1, "[CH2]Cl": 1, "[SiH3]": 2, "S[S]": 1, "C[NH]": 1,
-    "C[PH]": 1,
+    "[CH]": 3, "[N]=O": 2, "[C]#C": 1, "O=C[O]": 1, "[CH2]Cl": 1, "[SiH3]": 2, "S[S]": 1,
+    "C[NH]": 1, "C[PH]": 1,
 }  # fmt: skip
 MORE_TRIPLETS = {"O=O": 2, "[CH2]": 2, "[NH]": 3, "S=S": 2, "S=O": 2, "[PH]": 2}
 SINGLETS = {"O=O": 4, "[CH2]": 4, "[NH]": 3, "S=S": 3, "S=O": 3, "[PH]": 2, "[CH]F": 1}
