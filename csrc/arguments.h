@@ -166,6 +166,18 @@ struct LesffLocalState {
   double* work;      // (n_systems, 8)
 };
 
+// Sums over all pairs of isolated systems.
+struct LesffOpenPairs {
+  int64_t n_systems, n_atoms;
+  int32_t kind;           // 0: erf(r / (sqrt(2) sigma)) / r, 1: damped 1 / r^6
+  int32_t n_threads;
+  double sigma;           // A
+  const void* charges;    // (n_systems, n_atoms), zero for padding
+  const void* positions;  // (n_systems, n_atoms, 3) A
+  void* potential;        // (n_systems, n_atoms): output
+  void* slope;            // (n_systems, n_atoms, 3): output, or null
+};
+
 // The kernels of one floating-point type, compiled for one instruction set.
 template <class T>
 struct LesffKernels {
@@ -180,4 +192,5 @@ struct LesffKernels {
   void (*local_state_backward)(const LesffLocalState*);
   void (*transfers)(const LesffTransfers*);
   void (*transfers_backward)(const LesffTransfers*);
+  void (*open_pairs)(const LesffOpenPairs*);
 };

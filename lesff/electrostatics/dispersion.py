@@ -35,6 +35,7 @@ from lesff.electrostatics.sums.pair_sum import check_boundaries, pair_sum
 from lesff.electrostatics.sums.plan import CoulombPlan, plan_coulomb
 from lesff.electrostatics.sums.settings import SPHERE_TOLERANCE
 from lesff.errors import ConfigError
+from lesff.kernels import PairKind
 from lesff.units import JOULE_NM6_PER_MOL
 
 C6_D2 = (
@@ -107,6 +108,11 @@ class DispersionConfig:
     def pair_constant(self) -> float:
         """Factor of the pair sum ``-1/2 sum c_i c_j K``: -1, as atoms attract each other."""
         return -1.0
+
+    @property
+    def pair_kind(self) -> PairKind:
+        """Name of the kernel K in the compiled library."""
+        return "dispersion"
 
     @property
     def remove_self_interaction(self) -> bool:

@@ -17,6 +17,7 @@ from lesff.kernels.arguments import (
     ConvolutionPath,
     ConvolutionPaths,
     PairAtoms,
+    PairKind,
     RadialTable,
     RadialWeights,
     StateConstants,
@@ -43,6 +44,7 @@ __all__ = [
     "ConvolutionPaths",
     "KernelStatus",
     "PairAtoms",
+    "PairKind",
     "RadialTable",
     "RadialWeights",
     "StateConstants",
@@ -216,6 +218,32 @@ class Backend(Protocol):
 
         Raises:
             KernelError: where :attr:`has_contacts` is false.
+        """
+        ...
+
+    @property
+    def has_open_pairs(self) -> bool:
+        """Whether :meth:`open_pairs` exists."""
+        ...
+
+    def open_pairs(
+        self, charges: Tensor, positions: Tensor, kind: PairKind, sigma: float, *, forces: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over all pairs, see :mod:`lesff.electrostatics.sums.open_boundary`.
+
+        Args:
+            charges: (n_systems, n_atoms), zero for padding.
+            positions: (n_systems, n_atoms, 3) in A.
+            kind: The kernel K.
+            sigma: Its width in A.
+            forces: Whether derivatives in positions are asked for; zero otherwise.
+
+        Returns:
+            ``sum_j q_j K``, (n_systems, n_atoms), and the derivative of ``1/2 sum q_i q_j K`` in
+            positions, (n_systems, n_atoms, 3).
+
+        Raises:
+            KernelError: where :attr:`has_open_pairs` is false.
         """
         ...
 

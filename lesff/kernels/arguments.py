@@ -7,7 +7,7 @@ kept by the backend, found by the identity of the table; so the tables can be pi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -182,6 +182,10 @@ class ContactValues:
     d_open: Tensor
     d_bonded: Tensor
     d_crowd: Tensor
+
+
+PairKind = Literal["gaussian", "dispersion"]
+"""Kernels of pair sums: of Gaussian charges, and damped 1/r^6."""
 
 
 class PairAtoms(Protocol):

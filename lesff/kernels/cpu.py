@@ -21,6 +21,7 @@ from lesff.kernels.arguments import (
     ConvolutionEdges,
     ConvolutionPaths,
     PairAtoms,
+    PairKind,
     RadialWeights,
     StateConstants,
     StateInputs,
@@ -109,6 +110,15 @@ class _Transfers(ctypes.Structure):
     ]
 
 
+class _OpenPairs(ctypes.Structure):
+    _fields_ = [
+        *[(n, c_int64) for n in ("n_systems", "n_atoms")],
+        *[(n, c_int32) for n in ("kind", "n_threads")],
+        ("sigma", c_double),
+        *[(n, c_void_p) for n in ("charges", "positions", "potential", "slope")],
+    ]
+
+
 class _LocalState(ctypes.Structure):
     _fields_ = [
         ("n_atoms", c_int64),
@@ -185,6 +195,7 @@ class CPUBackend:
 
     has_tables = True
     has_contacts = True
+    has_open_pairs = True
 
     def __init__(self) -> None:
         self._arrays: WeakKeyDictionary[ConvolutionPaths, ctypes.Array[_Path]] = WeakKeyDictionary()
@@ -414,6 +425,29 @@ class CPUBackend:
         kept.arguments.grad_transfers, kept.arguments.grad_distance = (x.data_ptr() for x in out)
         call("transfers_backward", transfers.dtype, kept.arguments)
         return out
+
+    def open_pairs(
+        self, charges: Tensor, positions: Tensor, kind: PairKind, sigma: float, *, forces: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`."""
+        if positions.dtype != charges.dtype:
+            raise KernelError(f"inputs must be {charges.dtype}, got {positions.dtype}")
+        charges, positions = charges.contiguous(), positions.contiguous()
+        potential = torch.empty_like(charges)
+        slope = torch.empty_like(positions) if forces else torch.zeros_like(positions)
+        arguments = _OpenPairs(
+            n_systems=charges.shape[0],
+            n_atoms=charges.shape[1],
+            kind=("gaussian", "dispersion").index(kind),
+            n_threads=torch.get_num_threads(),
+            sigma=sigma,
+            charges=charges.data_ptr(),
+            positions=positions.data_ptr(),
+            potential=potential.data_ptr(),
+            slope=slope.data_ptr() if forces else None,
+        )
+        call("open_pairs", charges.dtype, arguments)
+        return potential, slope
 
     def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`."""

@@ -27,6 +27,7 @@ from lesff.kernels.arguments import (
     ConvolutionEdges,
     ConvolutionPaths,
     PairAtoms,
+    PairKind,
     RadialWeights,
     StateConstants,
     StateInputs,
@@ -103,6 +104,7 @@ class GPUBackend:
 
     has_tables = False
     has_contacts = False
+    has_open_pairs = False
 
     def __init__(self) -> None:
         self._paths: WeakKeyDictionary[ConvolutionPaths, dict[torch.device, Tensor]] = (
@@ -268,6 +270,12 @@ class GPUBackend:
     ) -> tuple[Tensor, Tensor]:
         """See :class:`lesff.kernels.Backend`; there are none."""
         raise KernelError("there are no transfers in Triton: use plain PyTorch on a GPU")
+
+    def open_pairs(
+        self, charges: Tensor, positions: Tensor, kind: PairKind, sigma: float, *, forces: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`; there are none."""
+        raise KernelError("there are no open pairs in Triton: use plain PyTorch on a GPU")
 
     def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`; there is none."""

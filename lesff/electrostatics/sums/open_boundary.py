@@ -8,8 +8,8 @@ sigma)) / r``), its constant c (``ke``) and d = r_i - r_j,
     \frac{\partial E}{\partial q_i} = c \sum_j q_j K, \quad
     \frac{\partial E}{\partial r_i} = 2 c q_i \sum_j q_j K' d .
 
-First and second derivatives are written by hand, block by block, with nothing of the size of the
-pairs kept; third and higher ones fall back to differentiable operations recomputed per block.
+First derivatives come from the compiled library where there is one; they and second derivatives are
+written by hand, block by block, with nothing of the size of the pairs kept; third and higher ones fall back to differentiable operations recomputed per block.
 
 Index letters: s system, i atom of the block (row), j any atom, x Cartesian.
 """
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
+from lesff import kernels
 from lesff.electrostatics.sums.padding import Padding
 from lesff.electrostatics.sums.settings import PairSettings
 
@@ -124,14 +125,24 @@ def _first_derivatives(
     q: Tensor, r: Tensor, settings: PairSettings, *, forces: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the pair sum in q, (n_systems, n_atoms), and in r, (..., 3)."""
+    fused = kernels.backend(q)
+    if fused is not None and fused.has_open_pairs:
+        return fused.open_pairs(q, r, settings.pair_kind, settings.sigma, forces=forces)
+    return plain_derivatives(q, r, settings, forces=forces)
+
+
+def plain_derivatives(
+    q: Tensor, r: Tensor, settings: PairSettings, *, forces: bool
+) -> tuple[Tensor, Tensor]:
+    """The same block by block in plain PyTorch."""
     potential, slope = torch.empty_like(q), torch.zeros_like(r)
     for block in _row_blocks(q):
-        d, kernels = _pairs(block, r, settings, int(forces))
+        d, k = _pairs(block, r, settings, int(forces))
         # dE/dq_i = sum_j K q_j: [s, i, j] @ [s, j, 1]
-        potential[:, block] = torch.bmm(kernels[0], q[:, :, None])[..., 0]
+        potential[:, block] = torch.bmm(k[0], q[:, :, None])[..., 0]
         if forces:
             # dE/dr_i = 2 q_i sum_j q_j K' d: the factor 2 is dr^2/dr = 2 d
-            weight = kernels[1] * q[:, None, :] * (2.0 * q[:, block, None])  # [s, i, j]
+            weight = k[1] * q[:, None, :] * (2.0 * q[:, block, None])  # [s, i, j]
             for axis in range(3):
                 slope[:, block, axis] = (weight * d[axis]).sum(2)
     return potential, slope

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lesff.electrostatics.sums.gaussian_kernel import kernel_derivatives
 from lesff.errors import ConfigError
+from lesff.kernels import PairKind
 from lesff.units import COULOMB_CONSTANT, EWALD_PREFACTOR
 
 Cutoff = Literal["sharp", "smooth"]
@@ -57,6 +58,11 @@ class PairSettings(Protocol):
     @property
     def self_energy(self) -> float:
         """Energy ``c K(0) / 2`` of a unit charge with itself."""
+        ...
+
+    @property
+    def pair_kind(self) -> PairKind:
+        """Name of the kernel K in the compiled library."""
         ...
 
     @property
@@ -137,6 +143,11 @@ class EwaldSettings:
     def pair_constant(self) -> float:
         """Factor ``ke`` of Coulomb's law ``E = ke/2 sum q_i q_j K``, in eV A / e^2; repulsive."""
         return self.coulomb_constant
+
+    @property
+    def pair_kind(self) -> PairKind:
+        """Name of the kernel K in the compiled library."""
+        return "gaussian"
 
     @property
     def slab_vacuum(self) -> float:
