@@ -15,7 +15,7 @@ from lesff.errors import KernelError
 from lesff.kernels import kernel_status
 from lesff.kernels.library import VARIABLE, device_kernels_wanted
 
-_PACKAGES = ("torch", "e3nn", "ase", "numpy", "vesin", "safetensors")
+_PACKAGES = ("torch", "ase", "numpy", "vesin", "safetensors")
 
 
 def diagnosis() -> dict[str, str]:
