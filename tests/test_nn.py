@@ -3,8 +3,6 @@
 import inspect
 import math
 import re
-import subprocess
-import sys
 from importlib import import_module
 from pkgutil import walk_packages
 
@@ -617,18 +615,3 @@ def test_hidden_irreps_are_read_as_e3nn_reads_them(irreps):
 def test_other_irreps_are_refused(irreps, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         MACEConfig(cutoff=3.0, hidden_irreps=irreps)
-
-
-def test_a_prediction_on_a_cpu_does_not_import_e3nn():
-    """Its import takes longer than the prediction; compiled kernels need nothing of it."""
-    code = """
-import sys, ase, lesff
-from lesff.kernels import kernel_status
-hydrogen = ase.Atoms("H2", [(0.0, 0.0, 0.0), (0.0, 0.0, 0.74)])
-lesff.load("off-small").predict(hydrogen, ["energy", "forces", "dipole"])
-heavy = {"e3nn", "torch._dynamo", "scipy", "sympy"} & set(sys.modules)
-print(sorted(heavy) if kernel_status().instruction_set else [])
-"""
-    command = [sys.executable, "-c", code]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    assert found.stdout.strip() == "[]"
