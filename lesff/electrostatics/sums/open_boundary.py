@@ -16,13 +16,14 @@ Index letters: s system, i atom of the block (row), j any atom, x Cartesian.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.utils.checkpoint import checkpoint
 
+from lesff.autograd import recomputed
 from lesff.electrostatics.sums.padding import Padding
 from lesff.electrostatics.sums.settings import PairSettings
 
@@ -103,12 +104,11 @@ class _PairGradient(Function):
         differentiable = torch.is_grad_enabled()
         parts = []
         for block in blocks:
+            rows = partial(_hessian_rows, block, settings=ctx.settings)
             if differentiable and len(blocks) > 1:
-                parts.append(
-                    checkpoint(_hessian_rows, block, q, r, a, b, ctx.settings, use_reentrant=False)
-                )
+                parts.append(recomputed(rows, q, r, a, b))
             else:
-                parts.append(_hessian_rows(block, q, r, a, b, ctx.settings))
+                parts.append(rows(q, r, a, b))
         return torch.cat([p for p, _ in parts], 1), torch.cat([p for _, p in parts], 1), None
 
 
