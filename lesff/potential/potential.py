@@ -37,6 +37,7 @@ from lesff.nn.local_state import LocalState, LocalStates, Totals
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
 from lesff.potential.energy import EnergyTerms
+from lesff.potential.hessian import hessian
 from lesff.potential.plan import PLANNED, StepPlan
 from lesff.potential.properties import (
     Evaluation,
@@ -581,7 +582,7 @@ class Potential(nn.Module):
         plan: StepPlan | None,
     ) -> Evaluation:
         """Energies of a batch, with leaves for all derivatives that are wanted."""
-        strain = torch.zeros_like(graph.cell)
+        strain, given = torch.zeros_like(graph.cell), graph
         graph, positions, offset = _with_leaf(graph, keep_graph=create_graph)
         if "polarizability" in wanted:
             graph = with_field_leaf(graph)
@@ -601,6 +602,7 @@ class Potential(nn.Module):
             born=born,
             create_graph=create_graph,
             local=lambda: self._local(graph, terms),
+            hessian=lambda: hessian(given, lambda moved: self(moved, ("forces",))["forces"]),
             features=lambda: self.architecture.last_layer_features(terms.invariants),
             uncertainty=self.uncertainty,
             known=None if plan is None else plan.known,
