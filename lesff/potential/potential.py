@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -500,9 +500,15 @@ class Potential(nn.Module):
         )
 
     def local_charges(
-        self, graph: AtomGraph, node_state: Tensor | None, potentials: Tensor | None = None
+        self,
+        graph: AtomGraph,
+        node_state: Tensor | None,
+        potentials: Tensor | None = None,
+        layer_features: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Charges as functions of the receptive field only, (n_atoms,).
+
+        ``layer_features`` may take part, see :attr:`Architecture.has_layer_features`.
 
         At given (n_systems, k) ``potentials``, those of a local state if the model has one and then
         of :class:`lesff.heads.base.HeadOutput`, or before any constraint. Raises PropertyError for
@@ -523,6 +529,7 @@ class Potential(nn.Module):
             node_state,
             tabulated=self.radial == "table",
             **({} if local is None else {"first_layer_state": local}),
+            **({} if layer_features is None else {"layer_features": layer_features}),
         )
         x = HeadInput(
             invariants=output.invariants,
@@ -554,6 +561,9 @@ class Potential(nn.Module):
             potentials=terms.potentials,
             reach=self.charge_reach,
             cutoff=self.architecture.cutoff,
+            by_layers=self.architecture.has_layer_features
+            and self.local_state is None
+            and (self.charge_head is None or self.charge_head.extra_hops <= 1),
         )
 
     def _check_graph_possible(self) -> None:
