@@ -20,11 +20,11 @@ The sum over j is inside the backward pass, so no Jacobian dq_j/dr_i is ever for
 direction and one for q_tot, memory linear in the atoms, and bounded by handling the home atoms in
 chunks: the sum over j splits.
 
-Where the charges are those of a network whose layers can be looked into, nothing but geometry differs
-between an atom and its images: their features are those of the home atom. The backward pass then
-stops after every layer, moves what has arrived at images to their home atoms, with the distance that
-it has come, and goes on from there (:func:`_response_by_layers`): images one edge far are enough, and
-192 atoms of water take 5 evaluations of energy and forces instead of 41.
+Where the charges are those of a network whose layers can be looked into, nothing but geometry
+differs between an atom and its images: their features are those of the home atom. The backward pass
+then stops after every layer, moves what has arrived at images to their home atoms, with the
+distance that it has come, and goes on from there (:func:`_response_by_layers`): images one edge far
+are enough, and 192 atoms of water take 5 evaluations of energy and forces instead of 41.
 
 Index letters: i or n atom, m direction of P, a and b Cartesian, b that of the displacement.
 """
