@@ -15,9 +15,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parents[1]
 PREDICT = """
-import lesff
-from ase.build import molecule
-print(lesff.load("off-small").predict(molecule("H2O")).energy)
+import ase, lesff
+water = ase.Atoms("OH2", [(0, 0, 0.12), (0, 0.76, -0.48), (0, -0.76, -0.48)])
+print(lesff.load("off-small").predict(water).energy)
+"""
+COMMAND = """
+import pathlib, tempfile
+from lesff.cli import main
+path = pathlib.Path(tempfile.mkdtemp()) / "water.xyz"
+path.write_text("3\\n\\nO 0 0 0.12\\nH 0 0.76 -0.48\\nH 0 -0.76 -0.48\\n")
+main(["predict", str(path), "-m", "off-small"])
 """
 CASES = {
     "import torch": "import torch",
@@ -25,8 +32,12 @@ CASES = {
     "lesff --help": "from lesff.cli import main; main(['--help'])",
     "lesff --version": "from lesff.cli import main; main(['--version'])",
     "lesff list": "from lesff.cli import main; main(['list'])",
+    "lesff predict --help": "from lesff.cli import main; main(['predict', '--help'])",
+    "lesff train --help": "from lesff.cli import main; main(['train', '--help'])",
     "lesff info off-small": "from lesff.cli import main; main(['info', 'off-small'])",
+    "lesff.load, imported": "import lesff; lesff.load",
     "load off-small, predict water": PREDICT,
+    "lesff predict water.xyz": COMMAND,
 }
 
 

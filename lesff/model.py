@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from lesff.atoms.structure import Structure, to_structures
 from lesff.autograd import plain_arithmetic
 from lesff.calculator import LesffCalculator
 from lesff.errors import DeviceError, PropertyError
-from lesff.finetune import Base, finetune, options_from
-from lesff.hub.manifest.entries import ModelEntry
-from lesff.hub.publish import publish_folder
 from lesff.hub.resolve import ResolvedModel, resolve
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
@@ -41,10 +38,12 @@ from lesff.potential.properties import properties_in_order
 from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
-from lesff.train.data import Frame, Source
-from lesff.train.frame_stream import Frames
-from lesff.uncertainty.agreement import Calibration
-from lesff.uncertainty.calibration import DIRECTIONS, calibrate_folder
+
+if TYPE_CHECKING:
+    from lesff.hub.manifest.entries import ModelEntry
+    from lesff.train.data import Frame, Source
+    from lesff.train.frame_stream import Frames
+    from lesff.uncertainty.agreement import Calibration
 
 _PROGRESS_ATOMS = 20_000
 """From this many atoms on, predict shows a progress bar unless told otherwise."""
@@ -338,6 +337,8 @@ class Model:
             ConfigError: for a bad option.
             IntegrityError: if the folder belongs to a run with other data or options.
         """
+        from lesff.finetune import Base, finetune, options_from  # start-up: 0.1 s of CPU
+
         base = Base(
             potential=self.potential,
             name=self.name,
@@ -365,7 +366,7 @@ class Model:
         validation: Sequence[Frame],
         output: str | Path,
         *,
-        directions: int = DIRECTIONS,
+        directions: int | None = None,
         overwrite: bool = False,
         progress: bool = False,
     ) -> tuple[Model, Calibration]:
@@ -377,7 +378,7 @@ class Model:
             validation: Frames with energies and forces that it was not trained on.
             output: Model folder to write.
             directions: Backward passes of a force uncertainty, see
-                :func:`lesff.uncertainty.calibration.calibrate`.
+                :func:`lesff.uncertainty.calibration.calibrate`; its default if None.
             overwrite: Replace a model folder that is there.
             progress: Whether to show progress bars.
 
@@ -388,12 +389,15 @@ class Model:
             DataError: for frames that cannot set a scale.
             ConfigError: if the folder exists.
         """
+        # start-up: 0.1 s of CPU
+        from lesff.uncertainty.calibration import DIRECTIONS, calibrate_folder
+
         result = calibrate_folder(
             self.source.folder,
             train,
             validation,
             output=Path(output),
-            directions=directions,
+            directions=DIRECTIONS if directions is None else directions,
             device=self.potential.device,
             overwrite=overwrite,
             progress=progress,
@@ -443,6 +447,8 @@ class Model:
         Raises:
             PublishError: without licence or card, if the version exists or the hub refuses.
         """
+        from lesff.hub.publish import publish_folder  # start-up: 0.1 s of CPU
+
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work) / "model"
             save_model(

@@ -17,12 +17,11 @@ class Prediction(Mapping[str, np.ndarray]):
     Attribute and item access give numpy arrays for one structure (scalars as float), and lists of
     them for a list of structures; ``repr`` shows the units. Shapes and units, as in
     :data:`lesff.quantities.QUANTITIES`: energy, energy_sr, energy_lr () eV; node_energy
-    (n_atoms,) eV; forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3; latent_charges, charges
-    (n_atoms,) e;
-    dipole (3,) e A; quadrupole (3, 3) e A^2; born_effective_charges (n_atoms, 3, 3) e;
-    polarizability (3, 3) e A^2/V; atomic_dipoles (n_atoms, 3) e A, atomic_quadrupoles
-    (n_atoms, 3, 3) e A^2; energy_uncertainty () eV; forces_uncertainty (n_atoms,) eV/A; novelty
-    (n_atoms,), without unit.
+    (n_atoms,) eV; forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3; hessian (n_atoms, 3, n_atoms, 3)
+    eV/A^2; latent_charges, charges (n_atoms,) e; dipole (3,) e A; quadrupole (3, 3) e A^2;
+    born_effective_charges (n_atoms, 3, 3) e; polarizability (3, 3) e A^2/V; atomic_dipoles
+    (n_atoms, 3) e A, atomic_quadrupoles (n_atoms, 3, 3) e A^2; energy_uncertainty () eV;
+    forces_uncertainty (n_atoms,) eV/A; novelty (n_atoms,), without unit.
 
     Args:
         values: Results by property, one entry per structure.
@@ -120,4 +119,6 @@ def _shape_text(name: str) -> str:
     row = QUANTITIES[name]
     lead = ("n_atoms",) if row.level == "atom" else ()
     parts = [*lead, *map(str, row.shape)]
+    if row.level == "pair":
+        parts = [part for extent in map(str, row.shape) for part in ("n_atoms", extent)]
     return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Level = Literal["system", "atom"]
+Level = Literal["system", "atom", "pair"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +14,9 @@ class Quantity:
 
     Attributes:
         name: Key in results, files and on the command line.
-        shape: Shape per system or per atom, without the leading count.
+        shape: Shape per system, atom or pair of atoms, without the counts.
         unit: Unit as text.
-        level: Whether there is one value per system or per atom.
+        level: Whether there is one value per system, per atom or per pair of atoms of a system.
         meaning: What it is, with sign and index order.
     """
 
@@ -59,6 +59,12 @@ _ROWS = (
     Quantity(
         name="stress", shape=(3, 3), unit="eV/A^3", level="system",
         meaning="(1/V) dE/dstrain, symmetric; positive under tension. Needs three periodic axes.",
+    ),
+    Quantity(
+        name="hessian", shape=(3, 3), unit="eV/A^2", level="pair",
+        meaning="[a, i, b, j] = d2 energy / dr_ai dr_bj, (n_atoms, 3, n_atoms, 3) of a structure, "
+        "symmetric, in float64; reshape(3 n_atoms, 3 n_atoms) is the matrix. Of a crystal: atoms "
+        "move with their images. Differences of forces: see lesff.potential.hessian.",
     ),
     Quantity(
         name="latent_charges", shape=(), unit="e", level="atom",

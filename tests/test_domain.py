@@ -391,7 +391,7 @@ def test_a_chain_calibrates_what_is_for_use(recipe, tmp_path, monkeypatch):
     run = tmp_path / "run"
     # an interruption loses the calibration only
     with monkeypatch.context() as patch:
-        patch.setattr("lesff.cli.train.calibrate_folder", interrupted)
+        patch.setattr("lesff.uncertainty.calibration.calibrate_folder", interrupted)
         assert train(recipe, run).exit_code != 0
     weights = (run / "02-b" / "model" / "model.safetensors").read_bytes()
     assert not (run / "02-b" / "model" / UNCERTAINTY_FILE).exists()

@@ -377,7 +377,7 @@ def test_wave_blocks_change_nothing(monkeypatch):
     monkeypatch.setattr(ewald, "_BLOCK_WAVES", 60)
     calls = []
     block = ewald._power_block
-    monkeypatch.setattr(ewald, "_power_block", lambda *a: calls.append(1) or block(*a))
+    monkeypatch.setattr(ewald, "_power_block", lambda *a, **k: calls.append(1) or block(*a, **k))
     for got, value in zip(full_result(atoms, charges, EwaldSettings()), expected, strict=True):
         torch.testing.assert_close(got, value, rtol=0, atol=ROUNDING)
     assert len(calls) > 2

@@ -3,8 +3,6 @@
 import inspect
 import math
 import re
-import subprocess
-import sys
 from importlib import import_module
 from pkgutil import walk_packages
 
@@ -32,12 +30,14 @@ from lesff.nn.convolution import Convolution
 from lesff.nn.coupling import (
     TABLE_ORDER,
     _stored_tensors,
+    computed_wigner_3j,
     contraction_basis,
     lm_slice,
     monomials,
     wigner_3j,
 )
 from lesff.nn.edge_tables import build_topology
+from lesff.nn.harmonics import plain_harmonics
 from lesff.nn.linear import ElementLinear, OrderLinear, split_orders
 from lesff.nn.radial import (
     BesselBasis,
@@ -551,15 +551,40 @@ def test_classes_are_abstract_or_final():
 
 
 def test_stored_wigner_tensors_are_those_of_e3nn():
-    """Bit for bit, every order in the table; beyond it, e3nn is asked."""
+    """Bit for bit, every order in the table."""
     orders = range(TABLE_ORDER + 1)
     triples = [
         (a, b, c) for a in orders for b in orders for c in orders if abs(a - b) <= c <= a + b
     ]
     assert set(_stored_tensors()) == set(triples)
-    for triple in [*triples, (5, 4, 1), (3, 4, 6)]:
+    for triple in triples:
         expected = o3.wigner_3j(*triple, dtype=torch.float64).numpy()
         assert np.array_equal(wigner_3j(*triple), expected)
+
+
+@pytest.mark.parametrize("triple", [(1, 1, 0), (2, 3, 4), (5, 4, 1), (3, 4, 6), (8, 5, 7)])
+def test_computed_wigner_tensors_are_those_of_e3nn(triple):
+    """Sign and basis included; beyond the table these are the ones that are used."""
+    expected = o3.wigner_3j(*triple, dtype=torch.float64).numpy()
+    np.testing.assert_allclose(computed_wigner_3j(*triple), expected, rtol=0, atol=1e-15)
+    if max(triple) > TABLE_ORDER:
+        assert np.array_equal(wigner_3j(*triple), computed_wigner_3j(*triple))
+
+
+def test_orders_that_cannot_couple_are_refused():
+    with pytest.raises(ValueError, match=r"orders must obey .* got 5, 1, 1"):
+        wigner_3j(5, 1, 1)
+
+
+@pytest.mark.parametrize("max_ell", [0, 1, 3, 8])
+def test_plain_harmonics_are_those_of_e3nn(max_ell):
+    """Rounding grows with the order; a vector of length zero has the scalar one only."""
+    vectors = torch.cat([randn(50, 3), torch.zeros(1, 3), torch.eye(3)])
+    distance, values = plain_harmonics(vectors, max_ell)
+    orders = list(range(max_ell + 1))
+    expected = o3.spherical_harmonics(orders, vectors, normalize=True, normalization="component")
+    torch.testing.assert_close(values, expected, rtol=0, atol=2e-15 * (1 + max_ell))
+    torch.testing.assert_close(distance, vectors.norm(dim=1))
 
 
 @pytest.mark.parametrize(
@@ -590,18 +615,3 @@ def test_hidden_irreps_are_read_as_e3nn_reads_them(irreps):
 def test_other_irreps_are_refused(irreps, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         MACEConfig(cutoff=3.0, hidden_irreps=irreps)
-
-
-def test_a_prediction_on_a_cpu_does_not_import_e3nn():
-    """Its import takes longer than the prediction; compiled kernels need nothing of it."""
-    code = """
-import sys, ase, lesff
-from lesff.kernels import kernel_status
-hydrogen = ase.Atoms("H2", [(0.0, 0.0, 0.0), (0.0, 0.0, 0.74)])
-lesff.load("off-small").predict(hydrogen, ["energy", "forces", "dipole"])
-heavy = {"e3nn", "torch._dynamo", "scipy", "sympy"} & set(sys.modules)
-print(sorted(heavy) if kernel_status().instruction_set else [])
-"""
-    command = [sys.executable, "-c", code]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    assert found.stdout.strip() == "[]"

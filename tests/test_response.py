@@ -18,9 +18,10 @@ from helpers import (
     water,
 )
 
+from lesff.architectures.mace.model import MACE
 from lesff.atoms.graph import AtomGraph, collate
 from lesff.autograd import gradients
-from lesff.electrostatics.moments.born import periodic_born_charges, sine_born_charges
+from lesff.electrostatics.moments.born import periodic_born_charges, sine_born_charges, unfold
 from lesff.electrostatics.moments.totals import (
     dipole_moment,
     moment_origin,
@@ -530,7 +531,7 @@ def test_memory_of_born_charges_grows_with_the_atoms_not_their_square():
 
 
 def test_backward_passes_of_born_charges_do_not_grow_with_the_atoms(monkeypatch):
-    """One pass per direction and one for the total charge, whatever the size."""
+    """One pass per direction and one for the total charge, in parts: a layer, and the head."""
     potential = tiny_potential(n_layers=1, hidden_irreps="2x0e")
     calls = []
 
@@ -542,7 +543,46 @@ def test_backward_passes_of_born_charges_do_not_grow_with_the_atoms(monkeypatch)
     for repeat in ((1, 1, 1), (2, 2, 2)):
         calls.clear()
         potential.born_effective_charges(make_graph(triclinic_ice().repeat(repeat)))
-        assert len(calls) == 4
+        assert len(calls) == 4 * 2
+
+
+@pytest.mark.parametrize("head", ["latent", "shifted", "edge", "fukui"])
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("make", [triclinic_ice, lambda: left_handed(triclinic_ice())])
+def test_layer_by_layer_is_the_unfolded_cluster(head, n_layers, make, monkeypatch):
+    """Images with the features of home atoms, against images that are atoms of their own."""
+    atoms = make()
+    potential = tiny_potential(head=head, n_layers=n_layers, state_embedding=True)
+    found = born(potential, atoms, total_charge=1)
+    whole = []
+
+    def counted(*arguments, **options):
+        whole.append(options["reach"])
+        return unfold(*arguments, **options)
+
+    monkeypatch.setattr("lesff.electrostatics.moments.born.unfold", counted)
+    assert torch.equal(born(potential, atoms, total_charge=1), found)
+    monkeypatch.setattr(MACE, "has_layer_features", False)
+    expected = born(potential, atoms, total_charge=1)
+    assert whole == [CUTOFF, potential.charge_reach]
+    torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
+    assert float((found - found.mean(0)).abs().max()) > 0.01
+
+
+def test_models_with_a_local_state_and_large_systems_are_unfolded(monkeypatch):
+    """Features of images do not say everything there; and chunks bound the memory."""
+    reaches = []
+
+    def counted(*arguments, **options):
+        reaches.append(options["reach"])
+        return unfold(*arguments, **options)
+
+    monkeypatch.setattr("lesff.electrostatics.moments.born.unfold", counted)
+    potential = tiny_potential(local_state=True)
+    born(potential, triclinic_ice())
+    graph = make_graph(triclinic_ice())
+    tiny_potential().born_effective_charges(graph, chunk_atoms=graph.n_atoms - 1)
+    assert set(reaches) == {2 * CUTOFF}
 
 
 @pytest.mark.parametrize(

@@ -51,12 +51,14 @@ class Architecture(nn.Module, ABC):
         channels: Channels of each layer's invariants, and of each order above.
         equivariant_layers: Layers that hand out features of order l = 1, 2, ...: one number per
             order, empty for a model of invariants only.
+        has_layer_features: Whether ``forward`` takes ``layer_features``.
     """
 
     cutoff: float
     n_layers: int
     channels: int
     equivariant_layers: tuple[int, ...] = ()
+    has_layer_features: bool = False
 
     @abstractmethod
     def topology(self, graph: AtomGraph) -> Topology:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import ase
 import numpy as np
 
+from lesff.atoms.xyz import read_simple_xyz
 from lesff.errors import ConfigError, StructureError
 
 MAX_BYTES = 8 * 2**30
@@ -60,13 +61,16 @@ def read_images(path: Path) -> list[ase.Atoms]:
     Raises:
         StructureError: if the file is missing, too large, damaged or claims what it does not have.
     """
-    import ase.io  # start-up: imports scipy, 0.7 s of CPU
-    from ase.io.formats import filetype
-
     if not path.exists():
         raise StructureError(f"structure file {path} does not exist")
     try:
         check_size(path)
+        simple = read_simple_xyz(path)
+        if simple is not None:
+            return simple
+        import ase.io  # start-up: imports scipy, 0.7 s of CPU
+        from ase.io.formats import filetype
+
         kind = filetype(str(path), read=True)
         if kind in _XYZ:
             _check_xyz(path)

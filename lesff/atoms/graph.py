@@ -192,6 +192,35 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
     )
 
 
+def one_system(graph: AtomGraph, index: int) -> AtomGraph:
+    """One system of a batch, without gradients."""
+    atoms = torch.nonzero(graph.batch == index)[:, 0]
+    edges = torch.nonzero(graph.batch[graph.edge_index[1]] == index)[:, 0]
+    system = slice(index, index + 1)
+    # atoms and edges of a system stand side by side: those before it are counted off
+    first_atom = int(atoms[0])
+    first_edge = int(edges[0]) if len(edges) else 0
+    field, exact = graph.external_field, graph.exact
+    if exact is not None:
+        exact = ExactGeometry(
+            positions=exact.positions[atoms].detach(), cell=exact.cell[system].detach()
+        )
+    return AtomGraph(
+        positions=graph.positions[atoms].detach(),
+        atomic_numbers=graph.atomic_numbers[atoms],
+        batch=torch.zeros_like(atoms),
+        cell=graph.cell[system].detach(),
+        pbc=graph.pbc[system],
+        total_charge=graph.total_charge[system],
+        spin_multiplicity=graph.spin_multiplicity[system],
+        edge_index=graph.edge_index[:, edges] - first_atom,
+        cell_shifts=graph.cell_shifts[edges],
+        reverse_edge=graph.reverse_edge[edges] - first_edge,
+        external_field=None if field is None else field[system].detach(),
+        exact=exact,
+    )
+
+
 def _as_exact(graph: AtomGraph) -> ExactGeometry:
     """Positions and cells of a graph in float64."""
     double = torch.float64

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
-from lesff.atoms.elements import elements_of
 from lesff.cli.frames import parse_labels
-from lesff.cli.options import accept_license_option
+from lesff.cli.options import BACKWARD_PASSES, accept_license_option
 from lesff.errors import ConfigError
-from lesff.model import Model, load
 from lesff.plain_data import write_json
-from lesff.train.data import Frame, labelled_pieces, read_labelled
-from lesff.train.frame_stream import PIECE, Frames, FrameStream, StreamedFile
-from lesff.uncertainty.agreement import evaluate_uncertainty
-from lesff.uncertainty.calibration import DIRECTIONS
+
+if TYPE_CHECKING:
+    from lesff.model import Model
+    from lesff.train.data import Frame
+    from lesff.train.frame_stream import Frames, StreamedFile
 
 
 @click.command("calibrate")
@@ -34,7 +33,7 @@ from lesff.uncertainty.calibration import DIRECTIONS
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder.")
 @click.option("--max-frames", type=int, help="Draw at most this many frames of each file and part.")
 @click.option(
-    "--directions", type=int, default=DIRECTIONS, show_default=True,
+    "--directions", type=int, default=BACKWARD_PASSES, show_default=True,
     help="Backward passes of a force uncertainty; all last-layer features: exact.",
 )  # fmt: skip
 @click.option(
@@ -64,6 +63,11 @@ def calibrate_command(
     """
     if max_frames is not None and max_frames < 1:
         raise ConfigError(f"`--max-frames` must be at least 1, got {max_frames}")
+    # start-up: help needs nothing that computes
+    from lesff.model import load
+    from lesff.train.frame_stream import FrameStream
+    from lesff.uncertainty.agreement import evaluate_uncertainty
+
     model = load(name, accept_license=accept_license)
     keys = parse_labels(labels)
     both = set(train) & set(validation)
@@ -100,6 +104,11 @@ def calibrate_command(
 
 def _streamed(path: Path, is_split: bool, model: Model, keys: dict[str, str]) -> StreamedFile:
     """Frames of a file as :func:`_frames` gives those of the training part, piece by piece."""
+    # start-up: help needs nothing that computes
+    from lesff.atoms.elements import elements_of
+    from lesff.train.data import labelled_pieces
+    from lesff.train.frame_stream import PIECE, StreamedFile
+
     covered = set(model.config.elements)
     other = sum(
         not elements_of(frame.structure) <= covered and not (is_split and frame.is_validation)
@@ -125,6 +134,12 @@ def _frames(
     keys: dict[str, str],
 ) -> list[Frame]:
     """Frames of a file that the model covers; of a file with its own split, the part's."""
+    # start-up: help needs nothing that computes
+    import numpy as np
+
+    from lesff.atoms.elements import elements_of
+    from lesff.train.data import read_labelled
+
     required = () if part == "train" else ("energy", "forces")
     frames, _ = read_labelled(path, keys=keys or None, required=required)
     if is_split:

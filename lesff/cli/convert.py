@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from lesff.convert.checkpoint import checkpoint_heads, convert_checkpoint, head_folder
-
 
 @click.command("convert")
 @click.argument("source", type=click.Path(path_type=Path))
@@ -21,6 +19,9 @@ def convert_command(
     """Convert a MACE or MACELES checkpoint to a model folder; nothing in it is executed."""
     if head is not None and all_heads:
         raise click.UsageError("--head and --all-heads exclude each other")
+    # start-up: help needs nothing that computes
+    from lesff.convert.checkpoint import checkpoint_heads, convert_checkpoint, head_folder
+
     heads = checkpoint_heads(source) if all_heads else [head]
     for name in heads:
         target = folder / head_folder(name) if all_heads and name else folder

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from lesff.cli.finetune import parse_settings
 from lesff.cli.options import accept_license_option
-from lesff.distill.run import distill, label
 from lesff.errors import ConfigError
-from lesff.train.recipe import read_recipe
 
 
 @click.command("distill")
@@ -68,6 +65,12 @@ def distill_command(
             raise ConfigError(
                 f"`--temperatures` must be numbers between commas, got {temperatures!r}"
             ) from error
+    # start-up: help needs nothing that computes
+    import torch
+
+    from lesff.distill.run import distill, label
+    from lesff.train.recipe import read_recipe
+
     if threads is not None:
         torch.set_num_threads(threads)
     if labels_only:

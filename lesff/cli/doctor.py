@@ -7,19 +7,21 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import click
-import torch
 
 import lesff
 from lesff.environment import cache_folder, is_offline
 from lesff.errors import KernelError
-from lesff.kernels import kernel_status
-from lesff.kernels.library import VARIABLE, device_kernels_wanted
 
-_PACKAGES = ("torch", "e3nn", "ase", "numpy", "vesin", "safetensors")
+_PACKAGES = ("torch", "ase", "numpy", "vesin", "safetensors")
 
 
 def diagnosis() -> dict[str, str]:
     """One line of text per subject."""
+    # start-up: help needs nothing that computes
+    import torch
+
+    from lesff.kernels import kernel_status
+
     try:
         status = kernel_status()
         found = status.instruction_set is not None
@@ -44,6 +46,9 @@ def diagnosis() -> dict[str, str]:
 
 
 def _gpu_kernels() -> str:
+    # start-up: help needs nothing that computes
+    from lesff.kernels.library import VARIABLE, device_kernels_wanted
+
     if not device_kernels_wanted():
         return f"plain PyTorch: switched off by {VARIABLE}=off"
     triton = _version("triton")

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
-from lesff.atoms.elements import elements_of
 from lesff.cli.frames import parse_labels
-from lesff.cli.options import accept_license_option
-from lesff.cli.suite import evaluate_suite
+from lesff.cli.options import CHECK_NAMES, SUITE_NAMES, accept_license_option
 from lesff.errors import DataError
-from lesff.evaluation.fragments import fragment_table
-from lesff.evaluation.suite import CHECKS, SUITES
 from lesff.evaluation.tables import fragment_markdown
-from lesff.model import Model, load
 from lesff.plain_data import finite, write_json
-from lesff.train.data import Frame, read_labelled
-from lesff.train.metrics import Errors, errors_by, predict_frames
-from lesff.train.training_data import keep_energies, without_compositions
+
+if TYPE_CHECKING:
+    from lesff.model import Model
+    from lesff.train.data import Frame
+    from lesff.train.metrics import Errors
 
 
 @click.command("evaluate")
@@ -56,14 +53,14 @@ from lesff.train.training_data import keep_energies, without_compositions
     "--label", "labels", multiple=True, metavar="NAME=KEY",
     help="Key of a label, such as energy=REF_energy; NAME= leaves it out. May be repeated.",
 )  # fmt: skip
-@click.option("--suite", type=click.Choice(SUITES), help="Run the checks of the suite instead.")
+@click.option(
+    "--suite", type=click.Choice(SUITE_NAMES), help="Run the checks of the suite instead."
+)
 @click.option(
     "--only",
     multiple=True,
     metavar="CHECK",
-    help="Run this check of the suite, again if need be: "
-    + ", ".join(c.name for c in CHECKS)
-    + ".",
+    help="Run this check of the suite, again if need be: " + ", ".join(CHECK_NAMES) + ".",
 )
 @click.option(
     "--data",
@@ -117,6 +114,8 @@ def evaluate_command(
             raise click.UsageError("--gap needs --fragments")
         if fragments and energy_states:
             raise click.UsageError("--fragments looks at forces: leave out --energy-state")
+        from lesff.model import load  # start-up: help needs nothing that computes
+
         model = load(name, accept_license=accept_license)
         reach = (gap or model.potential.architecture.cutoff) if fragments else None
         _evaluate_frames(
@@ -131,6 +130,8 @@ def evaluate_command(
             "with --suite, labelled frames are given by --data; leave out --validation-only, "
             "--without, --label and --energy-state"
         )
+    from lesff.cli.suite import evaluate_suite  # start-up: help needs nothing that computes
+
     evaluate_suite(
         name,
         suite,
@@ -157,6 +158,12 @@ def _evaluate_frames(
     keys: dict[str, str],
 ) -> None:
     """Errors per subset, or between molecules if ``reach`` (A) is given."""
+    # start-up: help needs nothing that computes
+    from lesff.atoms.elements import elements_of
+    from lesff.evaluation.fragments import fragment_table
+    from lesff.train.metrics import errors_by, predict_frames
+    from lesff.train.training_data import keep_energies, without_compositions
+
     known = set(model.config.elements)
     required = ("forces",) if reach is not None else ()
     frames = [frame for path in paths for frame in _labelled(path, keys, required)]
@@ -202,6 +209,9 @@ def _labelled(path: Path, keys: dict[str, str], required: tuple[str, ...]) -> li
     Raises:
         DataError: naming the first frame that has none.
     """
+    # start-up: help needs nothing that computes
+    from lesff.train.data import read_labelled
+
     frames, summary = read_labelled(path, keys=keys or None, required=required)
     summary.check_results()
     for index, frame in enumerate(frames):
@@ -235,5 +245,8 @@ def _cell(value: float, digits: int) -> str:
 
 def _mean(values: list[float]) -> float:
     """Mean of the numbers; NaN if there is none."""
+    # start-up: help needs nothing that computes
+    import numpy as np
+
     known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan

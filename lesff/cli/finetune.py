@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
-import torch.distributed as dist
 
 from lesff.cli.options import accept_license_option
 from lesff.errors import ConfigError
-from lesff.finetune.options import read_options
-from lesff.model import load
 
 
 @click.command("finetune")
@@ -63,6 +59,13 @@ def finetune_command(
         overrides.setdefault("optimizer", {}).update(
             time_limit_minutes=minutes, max_steps=10_000_000
         )
+    # start-up: help needs nothing that computes
+    import torch
+    import torch.distributed as dist
+
+    from lesff.finetune.options import read_options
+    from lesff.model import load
+
     options = read_options(config, overrides)
     if threads is not None:
         torch.set_num_threads(threads)

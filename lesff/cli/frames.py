@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import ase
-
-from lesff.atoms.structure import Structure
 from lesff.errors import ConfigError
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
+
+if TYPE_CHECKING:
+    import ase
+
+    from lesff.atoms.structure import Structure
 
 
 def with_state(atoms: ase.Atoms, structure: Structure) -> ase.Atoms:

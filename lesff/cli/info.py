@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
-from lesff.atoms.elements import symbols
 from lesff.cli.catalogue import find_unfetched, show_unfetched
 from lesff.cli.options import accept_license_option
-from lesff.model import load
-from lesff.potential.potential import Potential
+
+if TYPE_CHECKING:
+    from lesff.potential.potential import Potential
 
 
 @click.command("info")
@@ -27,6 +28,10 @@ def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
     if unfetched is not None:
         click.echo(show_unfetched(*unfetched, as_json=as_json))
         return
+    # start-up: help needs nothing that computes
+    from lesff.atoms.elements import symbols
+    from lesff.model import load
+
     model = load(name, accept_license=accept_license)
     config = model.config
     if as_json:

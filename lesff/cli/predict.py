@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ase
 import click
-import numpy as np
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
-from ase.stress import full_3x3_to_voigt_6_stress
 
-from lesff.atoms.structure import Structure, read_atoms, to_structure
-from lesff.calculator import ASE_NAMES
 from lesff.cli.frames import with_state
 from lesff.cli.options import accept_license_option
 from lesff.errors import PropertyError, StateWarning
-from lesff.model import load
-from lesff.potential.response import BornOptions
 from lesff.quantities import (
     DEFAULT_PROPERTIES,
     DIPOLE_ORIGINS,
@@ -27,7 +18,11 @@ from lesff.quantities import (
     INFO_MODEL,
     QUANTITIES,
 )
-from lesff.train.labels import kind_of_key
+
+if TYPE_CHECKING:
+    import ase
+
+    from lesff.atoms.structure import Structure
 
 
 @click.command("predict")
@@ -83,6 +78,11 @@ def predict_command(
     if output is not None and output.suffix not in (".xyz", ".extxyz"):
         raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")
     names = [part.strip() for part in properties.split(",") if part.strip()]
+    # start-up: help needs nothing that computes
+    from lesff.atoms.structure import read_atoms, to_structure
+    from lesff.model import load
+    from lesff.potential.response import BornOptions
+
     atoms_list = read_atoms(structures)
     told: set[str] = set()
     states = [
@@ -115,6 +115,8 @@ def predict_command(
         _attach(with_state(atoms, state), row, state, model.name, dropped)
         for atoms, state, row in zip(atoms_list, states, rows, strict=True)
     ]
+    from ase.io import write  # start-up: imports scipy, 0.7 s of CPU
+
     write(output, written)
     click.echo(f"{len(rows)} structures written to {output}")
     if dropped:
@@ -122,6 +124,9 @@ def predict_command(
 
 
 def _report(title: str, atoms: ase.Atoms, row: dict[str, Any]) -> str:
+    # start-up: help needs nothing that computes
+    import numpy as np
+
     lines = [title]
     per_atom = {k: v for k, v in row.items() if QUANTITIES[k].level == "atom"}
     for name, value in row.items():
@@ -150,6 +155,14 @@ def _attach(
     Labels that the atoms came with are removed and named in ``dropped``: beside predictions they
     would be two values of one quantity.
     """
+    # start-up: help needs nothing that computes
+    import numpy as np
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    from lesff.calculator import ASE_NAMES
+    from lesff.train.labels import kind_of_key
+
     if atoms.calc is not None:
         dropped.update(getattr(atoms.calc, "results", {}))
         atoms.calc = None

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from lesff.files import FileSet
-from lesff.hub.publish import check_publication, publish_folder
 from lesff.hub.spec import HubSpec
 from lesff.plain_data import write_json
 
@@ -32,6 +31,9 @@ def publish_command(
     only_check: bool,
 ) -> None:
     """Check a model folder and upload it to the hub, with the token of `hf auth login`."""
+    # start-up: help needs nothing that computes
+    from lesff.hub.publish import check_publication, publish_folder
+
     if only_check:
         publication = check_publication(folder)
         n_bytes = FileSet(publication.files).size

@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from ase.io import write
 
-from lesff.atoms.elements import elements_of
-from lesff.atoms.structure import read_structures
 from lesff.cli.frames import with_state
 from lesff.cli.options import accept_license_option
 from lesff.errors import PropertyError
-from lesff.model import load
-from lesff.potential.domain import check_domain
-from lesff.train.data import unlabelled
-from lesff.uncertainty.selection import select_frames
 
 
 @click.command("select")
@@ -42,6 +35,16 @@ def select_command(
     """Choose the most informative frames of a file, labels and all, most informative first."""
     if output.suffix not in (".xyz", ".extxyz"):
         raise PropertyError(f"`--output` must end in .extxyz or .xyz, got {output.name}")
+    # start-up: help needs nothing that computes
+    from ase.io import write
+
+    from lesff.atoms.elements import elements_of
+    from lesff.atoms.structure import read_structures
+    from lesff.model import load
+    from lesff.potential.domain import check_domain
+    from lesff.train.data import unlabelled
+    from lesff.uncertainty.selection import select_frames
+
     pairs = list(read_structures(structures))
     model = load(name, accept_license=accept_license)
     known = set(model.config.elements)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from lesff.atoms.structure import to_structure
 from lesff.cli.options import accept_license_option
-from lesff.electrostatics.moments.born import BornMode
 from lesff.errors import DataError
-from lesff.model import Model, load
 from lesff.plain_data import finite, write_json
-from lesff.potential.response import BornOptions
-from lesff.reports.spectrum import draw_curves, write_csv
-from lesff.spectra.correlation import Spectrum, peaks
-from lesff.spectra.series import property_series
-from lesff.spectra.trajectory import Trajectory, read_trajectory
-from lesff.spectra.transport import dielectric_constant, green_kubo, helfand, integrated
-from lesff.spectra.vibrations import density_of_states, infrared, polarisation_current, raman
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lesff.electrostatics.moments.born import BornMode
+    from lesff.model import Model
+    from lesff.spectra.correlation import Spectrum
+    from lesff.spectra.trajectory import Trajectory
+
 
 _TRAJECTORY = click.argument("trajectory", type=click.Path(path_type=Path))
 _MODEL = click.option("-m", "--model", "name", required=True, help="Model name.")
@@ -84,6 +82,12 @@ def spectrum_command(
     """
     if (name is None) != (kind == "vdos"):
         raise click.UsageError("--model is needed for ir and raman, and has no use for vdos")
+    # start-up: help needs nothing that computes
+    from lesff.model import load
+    from lesff.spectra.series import property_series
+    from lesff.spectra.trajectory import read_trajectory
+    from lesff.spectra.vibrations import density_of_states, infrared, raman
+
     path = trajectory
     run = read_trajectory(path, dt)
     temperature = run.temperature if temperature is None else temperature
@@ -117,6 +121,12 @@ def spectrum_command(
 
 
 def _current(run: Trajectory, model: Model, output: Path, every: int, mode: BornMode) -> np.ndarray:
+    # start-up: help needs nothing that computes
+    from lesff.atoms.structure import to_structure
+    from lesff.potential.response import BornOptions
+    from lesff.spectra.series import property_series
+    from lesff.spectra.vibrations import polarisation_current
+
     if every < 1:
         raise DataError(f"`--every` must be at least 1, got {every}")
     frames = run.frames[::every]
@@ -134,6 +144,10 @@ def _current(run: Trajectory, model: Model, output: Path, every: int, mode: Born
 def _write_spectrum(
     stem: Path, curves: dict[str, Spectrum], limit: float, settings: dict[str, Any]
 ) -> None:
+    # start-up: help needs nothing that computes
+    from lesff.reports.spectrum import draw_curves, write_csv
+    from lesff.spectra.correlation import peaks
+
     first = next(iter(curves.values()))
     columns = {"wavenumber (1/cm)": first.wavenumber}
     for key, curve in curves.items():
@@ -188,6 +202,12 @@ def transport_command(
     The current is that of Born effective charges, not of formal ones. The dielectric constant has a
     meaning where no ions move on; it is for permanent dipoles, relative to --eps-inf.
     """
+    # start-up: help needs nothing that computes
+    from lesff.model import load
+    from lesff.reports.spectrum import draw_curves, write_csv
+    from lesff.spectra.trajectory import read_trajectory
+    from lesff.spectra.transport import dielectric_constant, green_kubo, helfand, integrated
+
     run = read_trajectory(trajectory, dt)
     if run.volume is None:
         raise DataError("transport needs a trajectory of a crystal or liquid, periodic in 3D")

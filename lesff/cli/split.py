@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-from ase.io import write
 
-from lesff.atoms.structure import read_structures
 from lesff.cli.frames import with_state
+from lesff.cli.options import HELD_OUT
 from lesff.errors import DataError
 from lesff.files import sha256_of
 from lesff.plain_data import write_json
-from lesff.train.shards import read_shard, write_npz
-from lesff.train.splits import VALIDATION_FRACTION, MoleculeSplit, shard_groups, split_by_molecule
+
+if TYPE_CHECKING:
+    from lesff.train.splits import MoleculeSplit
+
 
 DEFAULT_KEY = "molecule"
 COMPOSITION = "composition"
@@ -28,7 +29,7 @@ COMPOSITION = "composition"
     "shards reduced; molecule if left out, or composition where no frame has that.",
 )  # fmt: skip
 @click.option(
-    "--validation", "fraction", default=VALIDATION_FRACTION, show_default=True,
+    "--validation", "fraction", default=HELD_OUT, show_default=True,
     help="Share of the molecules of each subset to hold out.",
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder.")
@@ -65,6 +66,12 @@ def _split_file(
     file: Path, key: str | None, fraction: float, output: Path
 ) -> tuple[MoleculeSplit, str]:
     """Write both parts; returns the split and what was grouped by."""
+    # start-up: help needs nothing that computes
+    from ase.io import write
+
+    from lesff.atoms.structure import read_structures
+    from lesff.train.splits import split_by_molecule
+
     frames = [with_state(atoms, structure) for structure, atoms in read_structures(file)]
     wanted = key or DEFAULT_KEY
     lacking = [index for index, atoms in enumerate(frames) if wanted not in atoms.info]
@@ -97,6 +104,12 @@ def _split_file(
 def _split_shards(
     files: tuple[Path, ...], key: str, fraction: float, output: Path
 ) -> MoleculeSplit:
+    # start-up: help needs nothing that computes
+    import numpy as np
+
+    from lesff.train.shards import read_shard, write_npz
+    from lesff.train.splits import shard_groups, split_by_molecule
+
     shards = {path: read_shard(path) for path in files}
     if len({path.name for path in files}) < len(files) or output in {p.parent for p in files}:
         raise DataError("shards must have different names and be in another folder than the output")

@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-import torch.distributed as dist
 
 from lesff.hub.resolve import resolve
-from lesff.train.chain import ChainRun, dry_run_stages, run_stages
-from lesff.train.data import Frame
-from lesff.train.frame_stream import FrameStream
-from lesff.train.recipe import read_recipe
-from lesff.train.run import dry_run, run_recipe
-from lesff.train.stages import CalibrationConfig, Stage, read_stages, select_stages
-from lesff.uncertainty.calibration import calibrate_folder
+
+if TYPE_CHECKING:
+    from lesff.train.chain import ChainRun
+    from lesff.train.data import Frame
+    from lesff.train.frame_stream import FrameStream
+    from lesff.train.stages import CalibrationConfig, Stage
 
 
 @click.command("train")
@@ -68,6 +65,13 @@ def train_command(
         )
     if output is None and not is_dry:
         raise click.UsageError("give a run folder with -o, or --dry-run")
+    # start-up: help needs nothing that computes
+    import torch
+    import torch.distributed as dist
+
+    from lesff.train.chain import ChainRun
+    from lesff.train.stages import read_stages, select_stages
+
     if threads is not None:
         torch.set_num_threads(threads)
     if "RANK" in os.environ and not is_dry:
@@ -93,6 +97,9 @@ def train_command(
 
 
 def _train_stages(stages: list[Stage], run: ChainRun, *, is_dry: bool) -> None:
+    # start-up: help needs nothing that computes
+    from lesff.train.chain import dry_run_stages, run_stages
+
     if is_dry:
         dry_run_stages(stages, run)
     else:
@@ -102,6 +109,10 @@ def _train_stages(stages: list[Stage], run: ChainRun, *, is_dry: bool) -> None:
 def _train_file(
     recipe: Path, folder: Path, output: Path | None, start: Path | None, *, is_dry: bool
 ) -> None:
+    # start-up: help needs nothing that computes
+    from lesff.train.recipe import read_recipe
+    from lesff.train.run import dry_run, run_recipe
+
     if output is None or is_dry:
         for name, value in dry_run(read_recipe(recipe), folder, start=start).items():
             click.echo(f"{name}: {value}")
@@ -113,6 +124,9 @@ def _calibrate(
     folder: Path, train: FrameStream, validation: list[Frame], config: CalibrationConfig
 ) -> dict[str, Any]:
     """Calibrate a model folder in place, print what was found and give it."""
+    # start-up: help needs nothing that computes
+    from lesff.uncertainty.calibration import calibrate_folder
+
     result = calibrate_folder(
         folder, train, validation, directions=config.directions, progress=True
     )
@@ -124,5 +138,8 @@ def _calibrate(
 
 def _say(line: str) -> None:
     """Print a line, in one process only."""
+    # start-up: help needs nothing that computes
+    import torch.distributed as dist
+
     if not dist.is_initialized() or dist.get_rank() == 0:
         click.echo(line)

@@ -11,10 +11,7 @@ from lesff.errors import IntegrityError, PhysicsError
 from lesff.files import forget
 from lesff.hub.resolve import resolve
 from lesff.hub.signatures import check_folder, digest_of
-from lesff.model import load
 from lesff.model_folder.layout import model_files
-from lesff.model_folder.verify import verify_parity
-from lesff.potential.verify import check_physics
 
 _PATH = click.Path(path_type=Path)
 
@@ -95,6 +92,9 @@ def verify_command(
 
 
 def _verify_parity(name: str, folder: Path) -> None:
+    # start-up: help needs nothing that computes
+    from lesff.model_folder.verify import verify_parity
+
     report = verify_parity(folder)
     charge = "" if report.charge_error is None else f", charges {report.charge_error:.1e} e"
     if report.uncertainty_error is not None:
@@ -110,6 +110,10 @@ def _verify_parity(name: str, folder: Path) -> None:
 
 
 def _verify_physics(name: str, *, accept_license: bool) -> None:
+    # start-up: help needs nothing that computes
+    from lesff.model import load
+    from lesff.potential.verify import check_physics
+
     model = load(name, dtype="float64", accept_license=accept_license)
     click.echo(f"{'structure':13}{'quantity':22}{'unit':10}{'error':>10}{'tolerance':>11}  result")
     failed = []

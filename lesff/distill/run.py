@@ -207,7 +207,7 @@ def _train(
         energy_reference=f"that of {teacher.name}",
         training_data=f"labels of {teacher.name}",
     )
-    software = {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy", "ase")}
+    software = {name: version(name) for name in ("lesff", "torch", "numpy", "ase")}
     torch.manual_seed(recipe.seed)
     potential = Potential(model_config(model, data, software, recipe.dispersion))
     potential.cast_parameters(DTYPES[potential.config.dtype])

@@ -6,13 +6,14 @@ they stand for node features, and both parities appear inside the bases.
 
 from __future__ import annotations
 
+import math
 import pathlib
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from itertools import combinations_with_replacement, permutations
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file
 
 TABLE = pathlib.Path(__file__).with_name("wigner_3j.safetensors")
@@ -33,16 +34,59 @@ def lm_slice(l: int) -> slice:  # noqa: E741 - l is the field's name for the ang
 def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     """Real 3j tensor of unit norm, shape (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), float64.
 
-    Values are e3nn's: from a table of them up to order :data:`TABLE_ORDER`, else from e3nn itself.
+    Values are e3nn's: from a table of them up to order :data:`TABLE_ORDER`, bit for bit; of higher
+    orders they are computed, equal to e3nn's within rounding.
     """
     stored = _stored_tensors().get((l1, l2, l3))
-    if stored is not None:
-        return stored
-    from e3nn import o3  # start-up: imports torch._dynamo, 2 s of CPU
+    return computed_wigner_3j(l1, l2, l3) if stored is None else stored
 
-    # without dtype and device, e3nn would follow torch's defaults
-    with torch.device("cpu"):
-        return o3.wigner_3j(l1, l2, l3, dtype=torch.float64).numpy()
+
+def computed_wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
+    """:func:`wigner_3j` of any order, from Clebsch-Gordan coefficients.
+
+    Raises:
+        ValueError: if the orders cannot couple.
+    """
+    if not abs(l1 - l2) <= l3 <= l1 + l2:
+        raise ValueError(f"orders must obey |l1 - l2| <= l3 <= l1 + l2, got {l1}, {l2}, {l3}")
+    complex_tensor = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
+    for m1 in range(-l1, l1 + 1):
+        for m2 in range(max(-l2, -l3 - m1), min(l2, l3 - m1) + 1):
+            place = l1 + m1, l2 + m2, l3 + m1 + m2
+            complex_tensor[place] = clebsch_gordan(l1, m1, l2, m2, l3)
+    # i, k, n: complex components; j, l, m: real ones
+    bases = (_real_basis(l1), _real_basis(l2), _real_basis(l3).conj())
+    real = np.einsum("ij,kl,nm,ikn->jlm", *bases, complex_tensor).real
+    return real / np.linalg.norm(real)
+
+
+def clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int) -> float:
+    """``<l1 m1 l2 m2 | l3 m1+m2>``: Racah's formula, Varshalovich et al. (1988), eq. 8.2.1 (3)."""
+    f, m3 = math.factorial, m1 + m2
+    squared = Fraction(
+        (2 * l3 + 1) * f(l3 + l1 - l2) * f(l3 - l1 + l2) * f(l1 + l2 - l3), f(l1 + l2 + l3 + 1)
+    )
+    squared *= f(l3 + m3) * f(l3 - m3) * f(l1 - m1) * f(l1 + m1) * f(l2 - m2) * f(l2 + m2)
+    total = Fraction(0)
+    # all factorials of numbers that are not negative
+    first = max(0, l2 - l3 - m1, l1 - l3 + m2)
+    for k in range(first, min(l1 + l2 - l3, l1 - m1, l2 + m2) + 1):
+        denominator = f(k) * f(l1 + l2 - l3 - k) * f(l1 - m1 - k) * f(l2 + m2 - k)
+        denominator *= f(l3 - l2 + m1 + k) * f(l3 - l1 - m2 + k)
+        total += Fraction((-1) ** k, denominator)
+    return math.copysign(math.sqrt(squared * total**2), total)
+
+
+def _real_basis(l: int) -> np.ndarray:
+    """e3nn's real harmonics of order l in complex ones: rows complex m, columns real m."""
+    basis = np.zeros((2 * l + 1, 2 * l + 1), dtype=complex)
+    basis[l, l] = 1.0
+    for m in range(1, l + 1):
+        sign = (-1) ** m
+        # complex -m and m from the cosine (real m) and the sine (real -m)
+        basis[l - m, [l + m, l - m]] = np.sqrt(0.5), -1j * np.sqrt(0.5)
+        basis[l + m, [l + m, l - m]] = sign * np.sqrt(0.5), 1j * sign * np.sqrt(0.5)
+    return (-1j) ** l * basis
 
 
 @cache

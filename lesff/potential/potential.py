@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -39,6 +39,7 @@ from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
 from lesff.potential.energy import EnergyTerms
 from lesff.potential.first_layer import FirstLayer
+from lesff.potential.hessian import hessian
 from lesff.potential.plan import PLANNED, StepPlan
 from lesff.potential.properties import (
     Evaluation,
@@ -504,9 +505,15 @@ class Potential(nn.Module):
         )
 
     def local_charges(
-        self, graph: AtomGraph, node_state: Tensor | None, potentials: Tensor | None = None
+        self,
+        graph: AtomGraph,
+        node_state: Tensor | None,
+        potentials: Tensor | None = None,
+        layer_features: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Charges as functions of the receptive field only, (n_atoms,).
+
+        ``layer_features`` may take part, see :attr:`Architecture.has_layer_features`.
 
         At given (n_systems, k) ``potentials``, those of a local state if the model has one and then
         of :class:`lesff.heads.base.HeadOutput`, or before any constraint. Raises PropertyError for
@@ -527,6 +534,7 @@ class Potential(nn.Module):
             node_state,
             tabulated=self.radial == "table",
             **({} if local is None else {"first_layer_state": local}),
+            **({} if layer_features is None else {"layer_features": layer_features}),
         )
         x = HeadInput(
             invariants=output.invariants,
@@ -558,6 +566,9 @@ class Potential(nn.Module):
             potentials=terms.potentials,
             reach=self.charge_reach,
             cutoff=self.architecture.cutoff,
+            by_layers=self.architecture.has_layer_features
+            and self.local_state is None
+            and (self.charge_head is None or self.charge_head.extra_hops <= 1),
         )
 
     def _check_graph_possible(self) -> None:
@@ -586,7 +597,7 @@ class Potential(nn.Module):
         plan: StepPlan | None,
     ) -> Evaluation:
         """Energies of a batch, with leaves for all derivatives that are wanted."""
-        strain = torch.zeros_like(graph.cell)
+        strain, given = torch.zeros_like(graph.cell), graph
         graph, positions, offset = _with_leaf(graph, keep_graph=create_graph)
         if "polarizability" in wanted:
             graph = with_field_leaf(graph)
@@ -606,6 +617,7 @@ class Potential(nn.Module):
             born=born,
             create_graph=create_graph,
             local=lambda: self._local(graph, terms),
+            hessian=lambda: hessian(given, lambda moved: self(moved, ("forces",))["forces"]),
             features=lambda: self.architecture.last_layer_features(terms.invariants),
             uncertainty=self.uncertainty,
             known=None if plan is None else plan.known,

@@ -42,8 +42,11 @@ def predict_graph(
     counts = graph.atoms_per_system().tolist()
     rows: list[dict[str, Any]] = [{} for _ in counts]
     for name, value in out.items():
-        parts = torch.split(value, counts) if QUANTITIES[name].level == "atom" else value
+        level = QUANTITIES[name].level
+        parts = value if level == "system" else torch.split(value, counts)
         for row, part in zip(rows, parts, strict=True):
+            # pairs of a smaller system are filled up with zeros
+            part = part[:, :, : len(part)] if level == "pair" else part
             row[name] = part.cpu().numpy()
     return rows
 

@@ -93,6 +93,7 @@ class Evaluation:
         born: How Born effective charges are computed.
         create_graph: Whether results keep their graph.
         local: Charges as a local function.
+        hessian: Second derivatives of the batch by positions.
         features: (n_atoms, n_features) of the last layer.
         uncertainty: Calibrated uncertainty, if the model has one.
         known: Atoms by known element, if a plan has them.
@@ -107,6 +108,7 @@ class Evaluation:
     born: BornOptions
     create_graph: bool
     local: Callable[[], LocalCharges]
+    hessian: Callable[[], Tensor]
     features: Callable[[], Tensor]
     uncertainty: Uncertainty | None
     known: tuple[tuple[int, Tensor], ...] | None = None
@@ -201,6 +203,15 @@ def _forces(x: Evaluation) -> Tensor:
 def _stress(x: Evaluation) -> Tensor:
     # (1/V) dE/d(strain); the strain is zero, so that the strained cells are those given
     return x.slopes["stress"] / cell_volume(x.graph.cell.detach())[:, None, None]
+
+
+def _hessian(x: Evaluation) -> Tensor:
+    if x.create_graph:
+        raise PropertyError(
+            "`hessian` is made of differences and cannot be differentiated further: ask for it "
+            "without `create_graph`"
+        )
+    return x.hessian()
 
 
 def _dipole(x: Evaluation) -> Tensor:
@@ -335,6 +346,11 @@ NOT_IN_A_POLARISED_CRYSTAL = BatchRule(
     message="{names} of a crystal in an external field are not defined: its polarisation has many "
     "values; ask for forces, energy_sr and energy_lr, or integrate E.Z* along unwrapped positions",
 )
+NO_FIELD_ON_A_CRYSTAL = BatchRule(
+    holds=NOT_IN_A_POLARISED_CRYSTAL.holds,
+    message="{names} of a crystal in an external field cannot be computed: its forces hold "
+    "born_effective_charges, which are no derivative of an energy of the cell; leave the field out",
+)
 OF_LOCAL_CHARGES = BatchRule(
     holds=lambda graph, model: model.has_local_charges or not bool(graph.pbc.all(1).any()),
     message="`born_effective_charges` " + _NO_LOCAL_CHARGES,
@@ -377,6 +393,7 @@ PROPERTIES: dict[str, Property] = {
     "stress": Property(
         compute=_stress, batch=(IN_CRYSTALS, NOT_IN_A_POLARISED_CRYSTAL), is_derivative=True
     ),
+    "hessian": Property(compute=_hessian, batch=(NO_FIELD_ON_A_CRYSTAL,), is_derivative=True),
     "latent_charges": Property(compute=_latent_charges, model=(CHARGED,)),
     "charges": Property(compute=lambda x: x.terms.charges, model=(CHARGED,)),
     "dipole": Property(compute=_dipole, model=(CHARGED,), batch=(IN_MOLECULES_AND_SLABS,)),
@@ -415,7 +432,7 @@ _BATCH_RULES = (
     IN_MOLECULES_AND_SLABS,
     IN_MOLECULES_UNLESS_DIPOLES,
 )
-_LAST_RULES = (NOT_IN_A_POLARISED_CRYSTAL, OF_LOCAL_CHARGES)
+_LAST_RULES = (NOT_IN_A_POLARISED_CRYSTAL, NO_FIELD_ON_A_CRYSTAL, OF_LOCAL_CHARGES)
 """In the order in which they are looked at: the last ones once a field is known to make sense."""
 
 

@@ -61,6 +61,8 @@ class LocalCharges:
             None.
         reach: Receptive field in A.
         cutoff: Edge cutoff in A.
+        by_layers: Whether the function takes ``layer_features``, and whatever of an atom enters
+            charges of others is in these: at most one edge leads from the last ones to a charge.
     """
 
     function: ChargeFunction
@@ -68,6 +70,7 @@ class LocalCharges:
     potentials: Tensor | None
     reach: float
     cutoff: float
+    by_layers: bool = False
 
 
 def born_charges(
@@ -149,6 +152,7 @@ def _crystal(
             potentials=local.potentials,
             directions=directions,
             chunk_atoms=options.chunk_atoms,
+            by_layers=local.by_layers,
         )
     # the stencil, in the positions' own precision
     eye = torch.eye(3, dtype=positions.dtype, device=charges.device)

@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import ase
 import torch
-from e3nn import o3
 from torch import Tensor
 
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
+from lesff.nn.coupling import lm_slice
+from lesff.nn.harmonics import solid_harmonics
 from lesff.potential.potential import Potential
 from lesff.potential.verify import check_structures
 from lesff.testing.contract import Contract, Finding
@@ -149,11 +150,9 @@ def _check_shapes(
 
 
 def _wigner(l: int, matrix: Tensor) -> Tensor:
-    """``Y(R x) = D Y(x)`` solved for D, (2 l + 1, 2 l + 1); e3nn's own go through angles."""
+    """``Y(R x) = D Y(x)`` solved for D, (2 l + 1, 2 l + 1)."""
     points = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-    before, after = (
-        o3.spherical_harmonics(l, x, normalize=False) for x in (points, points @ matrix.T)
-    )
+    before, after = (solid_harmonics(x, l)[:, lm_slice(l)] for x in (points, points @ matrix.T))
     return torch.linalg.lstsq(before, after).solution.T
 
 

@@ -148,7 +148,7 @@ def _check_elements(potential: Potential, data: TrainingData) -> None:
 
 
 def _software() -> dict[str, str]:
-    return {name: version(name) for name in ("lesff", "torch", "e3nn", "numpy")}
+    return {name: version(name) for name in ("lesff", "torch", "numpy")}
 
 
 def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> Potential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, final
 
@@ -38,6 +39,8 @@ class MACE(Architecture):
         config: Hyper-parameters.
         elements: Atomic numbers covered, ascending; their position is the element table row.
     """
+
+    has_layer_features = True
 
     def __init__(self, config: MACEConfig, elements: tuple[int, ...]) -> None:
         super().__init__()
@@ -83,8 +86,13 @@ class MACE(Architecture):
         topology: Topology | None = None,
         max_order: int = 0,
         first_layer_state: FirstLayerState | None = None,
+        layer_features: Callable[[Tensor], Tensor] | None = None,
     ) -> ArchitectureOutput:
-        """See :class:`Architecture`."""
+        """See :class:`Architecture`.
+
+        ``layer_features`` is called with the features of all atoms after every layer,
+        (n_atoms, (l, m), channels) in the order of the graph; what it gives takes their place.
+        """
         # functions of pairs, once for both directions: |r|, Y[p, (l, m)], radial basis[p, k]
         topology = topology or self.topology(graph)
         vectors = pair_vectors(graph, topology)
@@ -116,6 +124,9 @@ class MACE(Architecture):
         invariants, inner = [], []
         for index, layer in enumerate(self.layers):
             features = layer(features, harmonics, pairs, topology)
+            if layer_features is not None:
+                given = layer_features(features.index_select(0, topology.node_rank))
+                features = given.index_select(0, topology.node_order)
             # the readouts read the row l = 0 of every layer
             invariants.append(features[:, 0])
             inner.append(features)

@@ -20,6 +20,12 @@ The sum over j is inside the backward pass, so no Jacobian dq_j/dr_i is ever for
 direction and one for q_tot, memory linear in the atoms, and bounded by handling the home atoms in
 chunks: the sum over j splits.
 
+Where the charges are those of a network whose layers can be looked into, nothing but geometry
+differs between an atom and its images: their features are those of the home atom. The backward pass
+then stops after every layer, moves what has arrived at images to their home atoms, with the
+distance that it has come, and goes on from there (:func:`_response_by_layers`): images one edge far
+are enough, and 192 atoms of water take 5 evaluations of energy and forces instead of 41.
+
 Index letters: i or n atom, m direction of P, a and b Cartesian, b that of the displacement.
 """
 
@@ -40,7 +46,8 @@ BornMode = Literal["exact", "sine"]
 CHUNK_ATOMS = 4096
 """Home atoms whose charges are evaluated at a time, by default."""
 
-ChargeFunction = Callable[[AtomGraph, Tensor | None, Tensor | None], Tensor]
+ChargeFunction = Callable[..., Tensor]
+"""Local charges of a graph, a node state, potentials and, layer by layer, ``layer_features``."""
 
 
 def periodic_born_charges(
@@ -54,6 +61,7 @@ def periodic_born_charges(
     potentials: Tensor | None = None,
     directions: Tensor | None = None,
     chunk_atoms: int = CHUNK_ATOMS,
+    by_layers: bool = False,
 ) -> Tensor:
     """Born effective charges, (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj.
 
@@ -71,6 +79,9 @@ def periodic_born_charges(
         potentials: (n_systems, k), see :class:`lesff.heads.base.HeadOutput`, or None.
         directions: (n_systems, m, 3); row m of the result is then ``sum_i d_mi dP_i / dr_aj``.
         chunk_atoms: Home atoms whose charges are evaluated at a time.
+        by_layers: Whether images take their features from home atoms, see
+            :class:`lesff.potential.response.LocalCharges`: about a fifth of the time, for systems
+            of up to ``chunk_atoms`` atoms.
     """
     if directions is None:
         eye = torch.eye(3, dtype=charges.dtype, device=charges.device)
@@ -84,6 +95,15 @@ def periodic_born_charges(
         along = directions[system]  # (m, 3)
         # q_i d_mb: the moving charge itself, (count, m, 3)
         total = charges[atoms, None, None] * along
+        if is_periodic[system] and by_layers and count <= chunk_atoms:
+            cluster, home = _with_neighbours(graph, system, atoms, cutoff)
+            state = None if node_state is None else node_state.detach()[atoms][home]
+            common = None if potentials is None else potentials.detach()[system : system + 1]
+            parts = _response_by_layers(
+                cluster, home, lambda g, f, s=state, c=common: charge_function(g, s, c, f), along
+            )
+            rows.append(total.index_add(0, home, parts))
+            continue
         for members in _chunks(graph, system, atoms, chunk_atoms) if is_periodic[system] else ():
             cluster, home = unfold(
                 graph, system, atoms, reach=reach, cutoff=cutoff, members=members
@@ -176,6 +196,102 @@ def _charge_response(
             (d_moment,) = gradients(moment[m], [positions], create_graph=False, keep_graph=not last)
             rows.append(d_moment - work[:, m, None] * d_total)  # (n_cluster, b)
     return torch.stack(rows, dim=1)  # (n_cluster, m, b)
+
+
+def _response_by_layers(
+    cluster: AtomGraph,
+    home: Tensor,
+    charges_of: Callable[[AtomGraph, Callable[[Tensor], Tensor]], Tensor],
+    along: Tensor,
+) -> Tensor:
+    """:func:`_charge_response` where images have the features of their home atoms after each layer.
+
+    A derivative that arrives at the features of an image ``s'`` of s goes on from s: what is
+    weighted with the distance from ``s'`` so far, ``A = sum_j d_m . (r_j - r_s') dq_j / dh_s'``, is
+    then weighted with that from s, whose neighbours are the images i', in addition: ``d_m . (r_j -
+    r_s') + d_m . (r_s - r_i')``. One backward pass per direction and one without weights, each in
+    as many parts as there are layers, so that the cluster reaches one edge far.
+
+    Args:
+        cluster: Home atoms first, then images within one edge of these.
+        home: (n_cluster,) the home atom of each.
+        charges_of: Local charges of a graph, with ``layer_features``.
+        along: (m, 3) directions d.
+    """
+    n_home = int(home.max()) + 1
+    found: list[Tensor] = []
+    leaves: list[Tensor] = []
+
+    def folded(features: Tensor) -> Tensor:
+        found.append(features)
+        leaves.append(features.detach().index_select(0, home).requires_grad_())
+        return leaves[-1]
+
+    with torch.enable_grad():
+        positions = cluster.positions.detach().requires_grad_()
+        local = charges_of(cluster.replace(positions=positions), folded)[:n_home]
+    work = (positions.detach() @ along.T).T  # d_m . r, (m, n_cluster)
+    # derivatives by every leaf and by positions: [0] unweighted, [1 + m] weighted with d_m . r_j
+    weights = [torch.ones_like(local), *work[:, :n_home]]
+    inputs = [*leaves, positions]
+    totals = _weighted_gradients(local, weights, inputs)
+    for layer in reversed(range(len(leaves))):
+        arrived = [row[layer] for row in totals]
+        shape = (-1, *[1] * (arrived[0].ndim - 1))
+        # U_s, and A_s + d_m . r_s U_s
+        own = _at_home(arrived[0], home, n_home)
+        weights = [own]
+        for m, x in enumerate(work):
+            away = _at_home(arrived[1 + m] - x.reshape(shape) * arrived[0], home, n_home)
+            weights.append(away + x[:n_home].reshape(shape) * own)
+        more = _weighted_gradients(found[layer][:n_home], weights, [*leaves[:layer], positions])
+        for row, added in zip(totals, more, strict=True):
+            row[:layer] = [a + b for a, b in zip(row[:layer], added[:-1], strict=True)]
+            row[-1] = row[-1] + added[-1]
+    d_total = totals[0][-1]
+    parts = [row[-1] - x[:, None] * d_total for row, x in zip(totals[1:], work, strict=True)]
+    return torch.stack(parts, dim=1)  # (n_cluster, m, b)
+
+
+def _weighted_gradients(
+    output: Tensor, weights: list[Tensor], inputs: list[Tensor]
+) -> list[list[Tensor]]:
+    """Derivatives of ``sum(weight * output)`` by the inputs, for every weight."""
+    # all layers share what belongs to pairs: the graph is kept to the end
+    return [
+        gradients(weight * output, inputs, create_graph=False, keep_graph=True)
+        for weight in weights
+    ]
+
+
+def _at_home(values: Tensor, home: Tensor, n_home: int) -> Tensor:
+    """Sum over all images of every home atom."""
+    return values.new_zeros(n_home, *values.shape[1:]).index_add(0, home, values)
+
+
+def _with_neighbours(
+    graph: AtomGraph, system: int, atoms: slice, cutoff: float
+) -> tuple[AtomGraph, Tensor]:
+    """As :func:`unfold` for one edge, without edges between images and images without edges."""
+    cluster, home = unfold(graph, system, atoms, reach=cutoff, cutoff=cutoff)
+    n_home = atoms.stop - atoms.start
+    first, second = cluster.edge_index
+    kept = torch.nonzero((first < n_home) | (second < n_home))[:, 0]
+    # places of edges and atoms among those that stay; both directions of a pair do, or neither
+    place = torch.empty_like(cluster.reverse_edge)
+    place[kept] = torch.arange(len(kept), device=place.device)
+    edges = cluster.edge_index[:, kept]
+    members = torch.cat([torch.arange(n_home, device=home.device), edges[0], edges[1]]).unique()
+    rank = torch.empty_like(home)
+    rank[members] = torch.arange(len(members), device=home.device)
+    return cluster.replace(
+        positions=cluster.positions[members],
+        atomic_numbers=cluster.atomic_numbers[members],
+        batch=cluster.batch[members],
+        edge_index=rank[edges],
+        cell_shifts=cluster.cell_shifts[kept],
+        reverse_edge=place[cluster.reverse_edge[kept]],
+    ), home[members]
 
 
 def unfold(

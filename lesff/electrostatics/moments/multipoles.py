@@ -28,13 +28,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lesff.atoms.graph import AtomGraph
 from lesff.atoms.segments import segment_sum
+from lesff.autograd import recomputed
 from lesff.electrostatics.sums.ewald import wave_limits, weighted_power
 from lesff.electrostatics.sums.gaussian_kernel import kernel_derivatives
 from lesff.electrostatics.sums.padding import Padding
@@ -221,14 +222,15 @@ def _open_energy(q: Tensor, u: Tensor, theta: Tensor | None, r: Tensor, sigma: f
     total = q.new_zeros(n_systems)
     for start in range(0, n_atoms, step):
         rows = (start, min(start + step, n_atoms))
+        pairs = partial(_pair_rows, rows, sigma=sigma)
         if step >= n_atoms:
-            return _pair_rows(rows, q, u, theta, r, sigma)
-        total = total + checkpoint(_pair_rows, rows, q, u, theta, r, sigma, use_reentrant=False)  # pyright: ignore[reportOperatorIssue]
+            return pairs(q, u, theta, r)
+        total = total + recomputed(pairs, q, u, theta, r)
     return total
 
 
 def _pair_rows(
-    rows: tuple[int, int], q: Tensor, u: Tensor, theta: Tensor | None, r: Tensor, sigma: float
+    rows: tuple[int, int], q: Tensor, u: Tensor, theta: Tensor | None, r: Tensor, *, sigma: float
 ) -> Tensor:
     """``1/2 sum_j L_i L_j K`` of some atoms i, (n_systems,); index letters [s, i, j]."""
     i = slice(*rows)

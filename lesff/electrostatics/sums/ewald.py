@@ -25,12 +25,13 @@ charges appear.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lesff.atoms.cell import cell_volume, inverse_cell
+from lesff.autograd import recomputed
 from lesff.electrostatics.sums.padding import Padding
 from lesff.electrostatics.sums.settings import SPHERE_TOLERANCE, PairSettings
 from lesff.electrostatics.sums.structure_factor import Grid, Transform, structure_factor
@@ -139,23 +140,23 @@ def weighted_power(
     # weights are as large as the grid and a derivative keeps several tables of that size
     step = max(_BLOCK_WAVES * n_planes // (grid.size * len(structure)), 1)
     if step >= n_planes:
-        return _power_block(structure, inverse, 0, grid, settings, height)
+        return _power_block(structure, inverse, height, start=0, grid=grid, settings=settings)
     total = inverse.new_zeros(len(inverse))
     for start in range(0, n_planes, step):
         planes = structure[:, start : start + step]
-        total = total + checkpoint(
-            _power_block, planes, inverse, start, grid, settings, height, use_reentrant=False
-        )
+        block = partial(_power_block, start=start, grid=grid, settings=settings)
+        total = total + recomputed(block, planes, inverse, height)
     return total
 
 
 def _power_block(
     structure: Tensor,
     inverse: Tensor,
+    height: Tensor | None,
+    *,
     start: int,
     grid: Grid,
     settings: PairSettings,
-    height: Tensor | None,
 ) -> Tensor:
     """Part of :func:`weighted_power` for the planes of ``structure``, counted from ``start``."""
     weight = wave_weights(inverse, slice(start, start + structure.shape[1]), grid, settings, height)

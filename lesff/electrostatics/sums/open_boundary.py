@@ -8,22 +8,24 @@ sigma)) / r``), its constant c (``ke``) and d = r_i - r_j,
     \frac{\partial E}{\partial q_i} = c \sum_j q_j K, \quad
     \frac{\partial E}{\partial r_i} = 2 c q_i \sum_j q_j K' d .
 
-First derivatives come from the compiled library where there is one; they and second derivatives are
-written by hand, block by block, with nothing of the size of the pairs kept; third and higher ones fall back to differentiable operations recomputed per block.
+First derivatives come from the compiled library where there is one. They and second derivatives are
+written by hand, block by block, with nothing of the size of the pairs kept; third and higher ones
+fall back to differentiable operations recomputed per block.
 
 Index letters: s system, i atom of the block (row), j any atom, x Cartesian.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.utils.checkpoint import checkpoint
 
 from lesff import kernels
+from lesff.autograd import recomputed
 from lesff.electrostatics.sums.padding import Padding
 from lesff.electrostatics.sums.settings import PairSettings
 
@@ -104,12 +106,11 @@ class _PairGradient(Function):
         differentiable = torch.is_grad_enabled()
         parts = []
         for block in blocks:
+            rows = partial(_hessian_rows, block, settings=ctx.settings)
             if differentiable and len(blocks) > 1:
-                parts.append(
-                    checkpoint(_hessian_rows, block, q, r, a, b, ctx.settings, use_reentrant=False)
-                )
+                parts.append(recomputed(rows, q, r, a, b))
             else:
-                parts.append(_hessian_rows(block, q, r, a, b, ctx.settings))
+                parts.append(rows(q, r, a, b))
         return torch.cat([p for p, _ in parts], 1), torch.cat([p for _, p in parts], 1), None
 
 

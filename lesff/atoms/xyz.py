@@ -1,0 +1,157 @@
+"""Reader of simple xyz files, for start-up: ASE's own imports scipy, 0.7 s of CPU.
+
+What is not certain to be read as ASE reads it, errors included, is left to ASE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.calculator import all_properties
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_numbers
+
+_MAX_BYTES = 2**24
+"""Larger files take ASE longer to read than to import."""
+_COLUMNS = {"species:S:1:pos:R:3": 3, "species:S:1:pos:R:3:forces:R:3": 6}
+"""Numbers behind the symbol, by ``Properties`` of the comment."""
+_WORD = r"[^\s=\\'\"{}\[\]]+"
+_PAIR = re.compile(
+    rf"\s*(?P<key>{_WORD})(?:=(?:\"(?P<quoted>[^\"\\]+)\"|(?P<bare>{_WORD})))?(?=\s|$)"
+)
+_TRUTH = {
+    "T": True, "true": True, "True": True, "TRUE": True,
+    "F": False, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+_ENERGIES = ("energy", "free_energy")
+_ARRAYS_3_3 = ("virial", "stress")
+
+
+class _LeaveItError(Exception):
+    """The file is not simple."""
+
+
+def read_simple_xyz(path: Path) -> list[ase.Atoms] | None:
+    """All frames of a plain or extended xyz file, equal to those that ASE reads.
+
+    Symbols, positions, forces, the cell and what ``key=value`` of the comment holds: numbers, truth
+    values and words.
+
+    Returns:
+        None for other names of files, and for what ASE has to read, or to refuse.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    if path.suffix not in (".xyz", ".extxyz") or path.stat().st_size > _MAX_BYTES:
+        return None
+    try:
+        return list(_frames(path.read_bytes().decode("ascii").replace("\r\n", "\n")))
+    except (_LeaveItError, UnicodeDecodeError):
+        return None
+
+
+def _frames(text: str) -> Iterator[ase.Atoms]:
+    """Frame after frame; blank lines may follow the last."""
+    # other line ends than \n, which splitlines() would see
+    if not text or re.search(r"[\r\v\f\x1c-\x1f]", text):
+        raise _LeaveItError
+    lines, place = text.split("\n"), 0
+    while place < len(lines) and (lines[place].strip() or place == 0):
+        if not re.fullmatch(r"\s*[1-9][0-9]{0,6}\s*", lines[place]):
+            raise _LeaveItError
+        end = place + 2 + int(lines[place])
+        if end > len(lines):
+            raise _LeaveItError
+        yield _frame(_info(lines[place + 1].strip()), lines[place + 2 : end])
+        place = end
+    if any(line.strip() for line in lines[place:]):
+        raise _LeaveItError
+
+
+def _frame(info: dict[str, Any], lines: Sequence[str]) -> ase.Atoms:
+    """Atoms from the pairs of the comment and the lines of the atoms."""
+    n_numbers = _COLUMNS.get(info.pop("Properties", "species:S:1:pos:R:3"))
+    if n_numbers is None:
+        raise _LeaveItError
+    # a cell without pbc is periodic in all directions
+    pbc = info.pop("pbc", [True, True, True] if "Lattice" in info else None)
+    cell = info.pop("Lattice", None)
+    symbols, rows = [], []
+    for line in lines:
+        symbol, *numbers = line.split()[: 1 + n_numbers] or [""]
+        if symbol.capitalize() not in atomic_numbers or len(numbers) < n_numbers:
+            raise _LeaveItError
+        symbols.append(symbol.capitalize())
+        rows.append(_floats(numbers))
+    table = np.array(rows)
+    results = {"forces": table[:, 3:].copy()} if n_numbers > 3 else {}
+    results |= {key: info.pop(key) for key in list(info) if key in _ENERGIES}
+    atoms = ase.Atoms(symbols, positions=table[:, :3], cell=cell, pbc=pbc, info=info)
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def _floats(words: Sequence[str]) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise _LeaveItError from error
+
+
+def _info(comment: str) -> dict[str, Any]:
+    """Pairs of a comment, each value converted as ASE does."""
+    info: dict[str, Any] = {}
+    place = 0
+    while place < len(comment):
+        pair = _PAIR.match(comment, place)
+        if pair is None:
+            raise _LeaveItError
+        place = pair.end()
+        key, text = pair["key"], pair["quoted"] or pair["bare"]
+        info[key] = _value(key, text)
+    return info
+
+
+def _value(key: str, text: str | None) -> Any:
+    """Numbers, truth values or text; of a key without a value, True."""
+    if key == "Properties" and text is not None:
+        return text
+    text = "T" if text is None else text
+    if text.startswith("_JSON ") or key.lower() == "uid" or key in _ARRAYS_3_3:
+        raise _LeaveItError
+    words = re.findall(r"[^\s,]+", text)
+    value = _converted(words) if words else None
+    # names that ASE has a use for
+    expected = {
+        "Lattice": isinstance(value, np.ndarray) and value.shape == (9,),
+        "Properties": False,
+        **{name: isinstance(value, (np.integer, np.floating)) for name in _ENERGIES},
+        **{name: False for name in all_properties if name not in _ENERGIES},
+    }
+    if value is None or not expected.get(key, True):
+        raise _LeaveItError
+    if key == "Lattice":
+        return value.reshape(3, 3)
+    # words between quotes keep their spaces
+    return text if isinstance(value, str) else value
+
+
+def _converted(words: Sequence[str]) -> Any:
+    """Whole numbers if all are, else numbers, else truth values; text as the first word."""
+    for kind in (int, float):
+        try:
+            numbers = np.array(words, dtype=kind)
+        except (ValueError, OverflowError):
+            continue
+        return numbers[0] if len(numbers) == 1 else numbers
+    if all(word in _TRUTH for word in words):
+        truths = [_TRUTH[word] for word in words]
+        return truths[0] if len(truths) == 1 else truths
+    return words[0]
