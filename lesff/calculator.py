@@ -14,7 +14,6 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.atoms.ase_errors import AsePropertyError, ase_errors
 from lesff.atoms.neighbors import VerletList
-from lesff.atoms.structure import to_structure
 from lesff.errors import OutOfDomainError, PropertyError
 from lesff.potential.domain import OutOfDomain, Outside
 from lesff.potential.evaluator import Evaluator
@@ -297,12 +296,7 @@ class LesffCalculator(Calculator):
 
     def _results(self, atoms: ase.Atoms, names: Sequence[str]) -> dict[str, Any]:
         """Results in ASE's terms."""
-        structure = to_structure(
-            atoms,
-            total_charge=self.total_charge,
-            spin_multiplicity=self.spin_multiplicity,
-            external_field=self.external_field,
-        )
+        structure = self.evaluator.of_atoms(atoms)
         asked = {ASE_NAMES[name] for name in names} | {"forces"}
         # a crystal in a field has no energy
         has_energy = structure.external_field is None or not structure.pbc.all()

@@ -10,7 +10,7 @@ handedness and any orientation.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import ase
@@ -21,7 +21,7 @@ from lesff.atoms.batching import plan_batches
 from lesff.atoms.contacts import ContactRule
 from lesff.atoms.graph import AtomGraph, build_graph, collate
 from lesff.atoms.neighbors import VerletList
-from lesff.atoms.structure import Structure, to_structure
+from lesff.atoms.structure import Structure, check_cell, check_positions, to_structure
 from lesff.autograd import plain_arithmetic
 from lesff.electrostatics.sums.plan import SLAB
 from lesff.errors import ExtrapolationWarning, OutOfDomainError, PropertyError, StructureError, warn
@@ -284,6 +284,44 @@ class Evaluator:
             external_field=self.external_field,
             told=self._told,
         )
+
+    def of_atoms(self, atoms: Any, where: str = "structure") -> Structure:
+        """Atoms checked; what the evaluator does not say of charge, spin and field, they do.
+
+        Args:
+            atoms: As for :func:`lesff.atoms.structure.to_structure`, with its errors.
+            where: Name of the structure in error messages.
+        """
+        return to_structure(
+            atoms,
+            total_charge=self.total_charge,
+            spin_multiplicity=self.spin_multiplicity,
+            external_field=self.external_field,
+            where=where,
+        )
+
+    def moved(self, structure: Structure, positions: np.ndarray, cell: np.ndarray) -> Structure:
+        """The same atoms elsewhere: what an engine has at each step.
+
+        Args:
+            structure: The atoms, checked before.
+            positions: (n_atoms, 3) in A.
+            cell: (3, 3) in A.
+
+        Raises:
+            StructureError: for another number of atoms, or positions or a cell that are not finite
+                or span no volume.
+        """
+        positions = np.array(positions, dtype=np.float64)
+        if positions.shape != structure.positions.shape:
+            raise StructureError(
+                f"`positions` must be those of the same {len(structure)} atoms, "
+                f"{structure.positions.shape}, got {positions.shape}"
+            )
+        check_positions(positions, "structure")
+        cell = np.array(cell, dtype=np.float64)
+        check_cell(cell, structure.pbc, "structure")
+        return replace(structure, positions=positions, cell=cell)
 
     def evaluate(
         self, structure: Structure, properties: Collection[str], also: Collection[str] = ()
