@@ -63,7 +63,7 @@ class LesffDriver(Dummy_driver):
         self._template, self._model = str(template), str(model)
         self._extras = [name.strip() for name in str(extras).split("+") if name.strip()]
         self._loading = {"dtype": dtype, "device": device}
-        self._options = options
+        self._options = {name: _plain(value) for name, value in options.items()}
         super().__init__(verbose)
 
     def check_parameters(self) -> None:
@@ -92,7 +92,8 @@ class LesffDriver(Dummy_driver):
         try:
             return self.compute(cell, pos)
         except LesffError as error:
-            softexit.trigger(status="bad", message=f"lesff: {error}")
+            # writes the restart file; the error itself ends i-PI with a status other than 0
+            softexit.cleanup(status="bad", message=f"lesff: {error}")
             raise
 
     def compute(self, cell: Any, pos: Any) -> Any:
@@ -135,6 +136,19 @@ class LesffDriver(Dummy_driver):
             virial * _EV,
             json.dumps(extras) if extras else "",
         )
+
+
+def _plain(value: Any) -> Any:
+    """A value of i-PI's input, which is text: one number, several, a truth value, or text."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    try:
+        numbers = [float(part) for part in value.split()]
+    except ValueError:
+        return value
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _extra(name: str, value: Any) -> Any:
