@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import ase.io
-from ipi.utils.scripting import InteractiveSimulation
+from ipi.scripting import InteractiveSimulation
 
 from lesff.engines.cells import lower_triangular
 from lesff.engines.ipi import ffdirect
