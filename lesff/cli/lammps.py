@@ -24,6 +24,7 @@ from lesff.model import load
 @click.option("--field", type=(float, float, float), metavar="X Y Z", help="External field, V/A.")
 @click.option("--charges", is_flag=True, help="Write charges of atoms to q at each step.")
 @click.option("--atom-energies", is_flag=True, help="Give energies of atoms (compute pe/atom fix).")
+@click.option("--no-virial", is_flag=True, help="Leave out the virial: pressures mean nothing.")
 @click.option(
     "--out-of-domain",
     type=click.Choice(["warn", "stop", "ignore"]),
@@ -55,6 +56,7 @@ def lammps_command(
     *,
     charges: bool,
     atom_energies: bool,
+    no_virial: bool,
     allow_close: bool,
     accept_license: bool,
 ) -> None:
@@ -76,6 +78,7 @@ def lammps_command(
         elements=None if elements is None else elements.split(),
         charges=charges,
         atom_energies=atom_energies,
+        virial=not no_virial,
         total_charge=charge,
         spin_multiplicity=spin,
         external_field=field,
