@@ -1,10 +1,11 @@
 """LAMMPS: a model as ``fix external``, in one process.
 
->>> from lesff.engines import lammps  # doctest: +SKIP
->>> lmp = lammps.start()  # doctest: +SKIP
->>> lmp.file("in.setup")  # doctest: +SKIP
->>> lammps.attach(lmp, "off-medium", elements=["O", "H"])  # doctest: +SKIP
->>> lmp.command("run 1000")  # doctest: +SKIP
+::
+
+    lmp = start()
+    lmp.file("in.setup")
+    attach(lmp, "off-medium", elements=["O", "H"])
+    lmp.command("run 1000")
 
 LAMMPS calls back once a step with the atoms of its box; energy, virial and, if asked for, energies
 and charges of atoms go back. Units ``metal`` and ``real``; orthogonal and triclinic boxes;
