@@ -9,7 +9,7 @@ from typing import Any
 
 import ase
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, Parameters, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.atoms.ase_errors import AsePropertyError, ase_errors
@@ -92,6 +92,8 @@ class LesffCalculator(Calculator):
             with an error, or ``"ignore"``. The error ends a run before its results are used:
             ``calc.atoms`` and ``calc.results`` are those of the last good step then. Of a model
             without calibration ``"warn"`` looks at the trained range of charge and spin only.
+        model_name: What databases and logs call the model; ``name@version`` from
+            :meth:`lesff.Model.calculator`.
 
     Attributes:
         outside: What was outside at the last evaluation that looked, or None.
@@ -118,9 +120,10 @@ class LesffCalculator(Calculator):
         replay: bool | None = None,
         caveats: Mapping[str, str] | None = None,
         on_out_of_domain: OutOfDomain = "warn",
+        model_name: str | None = None,
     ) -> None:
-        super().__init__()
         self._state: dict[str, Any] = {}
+        self.model_name = model_name
         self.evaluator = Evaluator(
             potential,
             total_charge=total_charge,
@@ -133,6 +136,7 @@ class LesffCalculator(Calculator):
             caveats=caveats,
             on_out_of_domain=on_out_of_domain,
         )
+        super().__init__()  # asks for `parameters`
         self._list_properties()
 
     def _list_properties(self) -> None:
@@ -172,6 +176,30 @@ class LesffCalculator(Calculator):
     skin = _Option()
     replay = _Option()
     on_out_of_domain = _Option()
+
+    @property
+    def parameters(self) -> Parameters:
+        """The model's name and all options as they are now: plain values, which JSON takes."""
+        values = {name: getattr(self, name) for name in _OPTIONS}
+        field = values["external_field"]
+        values["external_field"] = None if field is None else np.asarray(field).tolist()
+        return Parameters(model=self.model_name, **values)
+
+    @parameters.setter
+    def parameters(self, parameters: Any) -> None:
+        """ASE's own constructor assigns defaults; options are changed with :meth:`set`."""
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """What a database writes beside the results: the model and all options that are set.
+
+        Args:
+            skip_default: ASE's; not used.
+        """
+        return {name: value for name, value in self.parameters.items() if value is not None}
+
+    def _get_name(self) -> str:
+        """Name in databases."""
+        return "lesff"
 
     @ase_errors(setup=True)
     def set(self, **options: Any) -> dict[str, Any]:

@@ -293,6 +293,7 @@ class Model:
             replay=replay,
             on_out_of_domain=on_out_of_domain,
             caveats=self.source.caveats,
+            model_name=self.name,
         )
 
     def evaluator(self, **options: Any) -> Evaluator:
