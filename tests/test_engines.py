@@ -4,13 +4,18 @@ Skips where an engine is not installed. Every right value is that of ``predict``
 finite difference of the engine's own energies.
 """
 
+import os
+import threading
+
 import ase
 import numpy as np
 import pytest
+from ase.calculators.socketio import SocketClient, SocketIOCalculator
 from engine_adapters import ENGINES, is_installed
 from helpers import left_handed, triclinic_ice, two_waters, water
 
 import lesff
+from lesff.engines.cells import lower_triangular, reduced
 
 RELATIVE = 1e-6
 """Of energies and of the largest force: what the contract promises."""
@@ -135,3 +140,47 @@ def test_an_unknown_element_is_named(engine):
     atoms.symbols[0] = "Au"
     with pytest.raises(lesff.LesffError, match="Au|'Au'"):
         engine().evaluate(atoms)
+
+
+def test_the_calculator_serves_the_socket_protocol(model):
+    """ASE's client with lesff's calculator, its server on the other side: i-PI's protocol."""
+    atoms, name = triclinic_ice(), f"lesff_test_{os.getpid()}"
+    # the protocol has cells as LAMMPS and i-PI store them
+    atoms.set_cell(lower_triangular(atoms.cell)[0], scale_atoms=True)
+    expected = model.predict(atoms, ["energy", "forces", "stress"])
+
+    def client():
+        served = atoms.copy()
+        served.calc = model.calculator()
+        SocketClient(unixsocket=name).run(served, use_stress=True)
+
+    with SocketIOCalculator(unixsocket=name) as server:
+        thread = threading.Thread(target=client, daemon=True)
+        thread.start()
+        asked = atoms.copy()
+        asked.calc = server
+        assert asked.get_potential_energy() == pytest.approx(expected.energy, rel=RELATIVE)
+        np.testing.assert_allclose(asked.get_forces(), expected.forces, atol=RELATIVE)
+        stress = asked.get_stress(voigt=False)
+        np.testing.assert_allclose(stress, expected.stress, atol=RELATIVE)
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+def test_cells_of_engines():
+    """Lower triangular with positive diagonal, the same lattice, distances kept."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        cell = rng.normal(size=(3, 3)) * 5
+        box, rotation = lower_triangular(cell)
+        np.testing.assert_allclose(cell @ rotation, box, atol=1e-12)
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+        assert np.linalg.det(rotation) == pytest.approx(np.sign(np.linalg.det(cell)))
+        assert (np.diagonal(box) > 0).all()
+        assert np.triu(box, 1).max() == 0.0
+        short = reduced(box)
+        steps = short @ np.linalg.inv(box)
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
+        assert abs(np.linalg.det(steps)) == pytest.approx(1.0)
+        assert (np.abs(short[1:, 0]) <= short[0, 0] / 2 + 1e-12).all()
+        assert abs(short[2, 1]) <= short[1, 1] / 2 + 1e-12
