@@ -5,34 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any
 
 import ase
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, Parameters, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.atoms.ase_errors import AsePropertyError, ase_errors
-from lesff.atoms.contacts import ContactRule
-from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import VerletList
-from lesff.atoms.structure import Structure, to_structure
-from lesff.autograd import plain_arithmetic
-from lesff.electrostatics.sums.plan import SLAB
-from lesff.errors import ExtrapolationWarning, OutOfDomainError, PropertyError, warn
-from lesff.potential.domain import (
-    OutOfDomain,
-    Outside,
-    check_caveats,
-    check_domain,
-    find_outside,
-    warn_of_background,
-)
-from lesff.potential.plan import PLANNED
+from lesff.errors import OutOfDomainError, PropertyError
+from lesff.potential.domain import OutOfDomain, Outside
+from lesff.potential.evaluator import Evaluator
 from lesff.potential.potential import Potential
-from lesff.potential.predict import predict_graph
 from lesff.potential.replay import RepeatedStep
-from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN, QUANTITIES
+from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
 
 ASE_NAMES = {
     "energy": "energy",
@@ -56,6 +43,19 @@ _OPTIONS = (
     "on_out_of_domain",
 )
 """What ``calc.set`` takes."""
+
+
+class _Option:
+    """An option of the calculator: the attribute of its evaluator of the same name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, calculator: Any, owner: type | None = None) -> Any:
+        return self if calculator is None else getattr(calculator.evaluator, self._name)
+
+    def __set__(self, calculator: Any, value: Any) -> None:
+        setattr(calculator.evaluator, self._name, value)
 
 
 class LesffCalculator(Calculator):
@@ -92,6 +92,8 @@ class LesffCalculator(Calculator):
             with an error, or ``"ignore"``. The error ends a run before its results are used:
             ``calc.atoms`` and ``calc.results`` are those of the last good step then. Of a model
             without calibration ``"warn"`` looks at the trained range of charge and spin only.
+        model_name: What databases and logs call the model; ``name@version`` from
+            :meth:`lesff.Model.calculator`.
 
     Attributes:
         outside: What was outside at the last evaluation that looked, or None.
@@ -118,86 +120,86 @@ class LesffCalculator(Calculator):
         replay: bool | None = None,
         caveats: Mapping[str, str] | None = None,
         on_out_of_domain: OutOfDomain = "warn",
+        model_name: str | None = None,
     ) -> None:
-        super().__init__()
-        self.total_charge = total_charge
-        self.spin_multiplicity = spin_multiplicity
-        self.external_field = external_field
-        self.strict = strict
-        self.caveats = dict(caveats or {})
         self._state: dict[str, Any] = {}
-        self._warned_of_background = False
-        self._warned_of_domain = False
-        self.outside: Outside | None = None
-        self._on_out_of_domain: OutOfDomain = _checked_mode(on_out_of_domain, potential)
-        self.contacts = ContactRule(allow_close=allow_close)
-        self._build(potential, skin, replay)
+        self.model_name = model_name
+        self.evaluator = Evaluator(
+            potential,
+            total_charge=total_charge,
+            spin_multiplicity=spin_multiplicity,
+            external_field=external_field,
+            strict=strict,
+            allow_close=allow_close,
+            skin=skin,
+            replay=replay,
+            caveats=caveats,
+            on_out_of_domain=on_out_of_domain,
+        )
+        super().__init__()  # asks for `parameters`
+        self._list_properties()
 
-    def _build(self, potential: Potential, skin: float, replay: bool | None) -> None:
-        """Everything that depends on the model, the skin and the replay."""
-        if not 0.0 <= skin <= 10.0:
-            raise PropertyError(f"`skin` must be from 0 to 10 A, got {skin!r}")
-        if replay and not potential.can_plan:
-            raise PropertyError(
-                "`replay` must be False or None for a model with charge equilibration, "
-                "multipoles or the joint embedding of published models, got True"
-            )
-        if replay is None:
-            replay = potential.device.type == "cuda" and potential.can_plan
-        self.neighbors = VerletList(potential.architecture.cutoff, skin)
-        self.repeated = RepeatedStep(potential, skin, self.contacts) if replay else None
-        self._potential = potential
-        self._weights = list(potential.parameters())
-        available = potential.available_properties()
+    def _list_properties(self) -> None:
+        available = self.potential.available_properties()
         self.implemented_properties = [a for a, ours in ASE_NAMES.items() if ours in available]
 
     @property
     def potential(self) -> Potential:
         """The model."""
-        return self._potential
+        return self.evaluator.potential
 
     @potential.setter
     def potential(self, potential: Potential) -> None:
-        self._on_out_of_domain = _checked_mode(self._on_out_of_domain, potential)
-        self._warned_of_domain = False
-        self._build(potential, self.skin, self.replay and potential.can_plan)
+        self.evaluator.potential = potential
+        self._list_properties()
 
     @property
-    def allow_close(self) -> bool:
-        """Whether atoms that are too close to be meant are computed all the same."""
-        return self.contacts.allow_close
-
-    @allow_close.setter
-    def allow_close(self, allow_close: bool) -> None:
-        self.contacts.allow_close = allow_close
+    def outside(self) -> Outside | None:
+        """What was outside of the domain at the last evaluation that looked, or None."""
+        return self.evaluator.outside
 
     @property
-    def skin(self) -> float:
-        """How far atoms move, twice, before neighbours are searched anew, in A."""
-        return self.neighbors.skin
-
-    @skin.setter
-    def skin(self, skin: float) -> None:
-        self._build(self._potential, skin, self.replay)
+    def repeated(self) -> RepeatedStep | None:
+        """The planned step, with ``replay``."""
+        return self.evaluator.repeated
 
     @property
-    def replay(self) -> bool:
-        """Whether steps are planned once and then repeated."""
-        return self.repeated is not None
+    def neighbors(self) -> VerletList:
+        """The list that is kept between calls."""
+        return self.evaluator.neighbors
 
-    @replay.setter
-    def replay(self, replay: bool | None) -> None:
-        self._build(self._potential, self.skin, replay)
+    total_charge = _Option()
+    spin_multiplicity = _Option()
+    external_field = _Option()
+    strict = _Option()
+    allow_close = _Option()
+    skin = _Option()
+    replay = _Option()
+    on_out_of_domain = _Option()
 
     @property
-    def on_out_of_domain(self) -> OutOfDomain:
-        """What is done outside of what the model was calibrated on."""
-        return self._on_out_of_domain
+    def parameters(self) -> Parameters:
+        """The model's name and all options as they are now: plain values, which JSON takes."""
+        values = {name: getattr(self, name) for name in _OPTIONS}
+        field = values["external_field"]
+        values["external_field"] = None if field is None else np.asarray(field).tolist()
+        return Parameters(model=self.model_name, **values)
 
-    @on_out_of_domain.setter
-    def on_out_of_domain(self, mode: OutOfDomain) -> None:
-        self._on_out_of_domain = _checked_mode(mode, self._potential)
-        self._warned_of_domain = False
+    @parameters.setter
+    def parameters(self, parameters: Any) -> None:
+        """ASE's own constructor assigns defaults; options are changed with :meth:`set`."""
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """What a database writes beside the results: the model and all options that are set.
+
+        Args:
+            skip_default: ASE's; not used.
+        """
+        return {name: value for name, value in self.parameters.items() if value is not None}
+
+    def _get_name(self) -> str:
+        """Name in databases."""
+        return "lesff"
 
     @ase_errors(setup=True)
     def set(self, **options: Any) -> dict[str, Any]:
@@ -225,15 +227,7 @@ class LesffCalculator(Calculator):
         """A copy has the same weights in another place."""
         vars(self).update(state)
         if self._state:
-            self._state["model"] = self._model_state()
-
-    def _model_state(self) -> tuple:
-        """Changes when the weights do, in place or as a whole."""
-        versions = [
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self._weights
-        ]
-        return self._potential.radial, versions
+            self._state["model"] = self.evaluator.model_state()
 
     def _state_of(self, atoms: ase.Atoms) -> dict[str, Any]:
         """All that results depend on, as copies of values."""
@@ -244,7 +238,7 @@ class LesffCalculator(Calculator):
             "pbc": np.array(atoms.pbc),
             "info": [_frozen(atoms.info.get(key)) for key in _STATE_KEYS],
             "options": [_frozen(getattr(self, name)) for name in _OPTIONS],
-            "model": self._model_state(),
+            "model": self.evaluator.model_state(),
         }
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
@@ -330,93 +324,15 @@ class LesffCalculator(Calculator):
 
     def _results(self, atoms: ase.Atoms, names: Sequence[str]) -> dict[str, Any]:
         """Results in ASE's terms."""
-        structure = to_structure(
-            atoms,
-            total_charge=self.total_charge,
-            spin_multiplicity=self.spin_multiplicity,
-            external_field=self.external_field,
-        )
-        uncertainty, mode = self.potential.uncertainty, self.on_out_of_domain
-        # once said, "warn" has nothing left to say
-        looks = uncertainty is not None and mode != "ignore"
-        looks &= mode == "stop" or self.strict or not self._warned_of_domain
-        quiet = uncertainty is not None or mode == "ignore"
-        check_domain(self.potential.config, [structure], strict=self.strict, quiet=quiet)
-        if not self._warned_of_background:
-            found = warn_of_background(self.potential.config, [structure])
-            self._warned_of_background = found
+        structure = self.evaluator.of_atoms(atoms)
         asked = {ASE_NAMES[name] for name in names} | {"forces"}
-        check_caveats("this model", self.caveats, sorted(asked), strict=self.strict)
-        if structure.external_field is None or not structure.pbc.all():
-            asked |= {"energy"}
-        # novelty needs what the energy needs, and next to nothing more
-        asked |= {"novelty"} if looks else set()
-        with plain_arithmetic(self.potential.device):
-            row = self._evaluate(structure, sorted(asked))
-        if uncertainty is not None and looks:
-            self.outside = find_outside(uncertainty, structure, row["novelty"])
-            self._tell_of_outside()
-        return self._to_ase(row)
-
-    def _tell_of_outside(self) -> None:
-        """Stop or warn where the atoms are outside of the domain.
-
-        Raises:
-            OutOfDomainError: naming the atom.
-        """
-        if self.outside is None:
-            return
-        text = f"the atoms are outside of what this model was calibrated on: {self.outside.cause()}"
-        if self.on_out_of_domain == "stop" or self.strict:
-            raise OutOfDomainError(
-                f"{text}; `calc.atoms` are those of the last good step. Look at them, label such "
-                "structures and train on them (`lesff finetune`), or go on with "
-                "on_out_of_domain='warn' and without `strict`, where results are extrapolations"
-            )
-        self._warned_of_domain = True
-        warn(f"{text}; results are extrapolations from here on", ExtrapolationWarning)
-
-    def _evaluate(self, structure: Structure, asked: list[str]) -> dict[str, Any]:
-        is_plain = structure.pbc.sum() != SLAB and structure.external_field is None
-        if self.repeated is not None and is_plain and PLANNED.issuperset(asked):
-            out = self.repeated(structure, asked)
-            return {
-                name: (value if QUANTITIES[name].level == "atom" else value[0]).cpu().numpy()
-                for name, value in out.items()
-            }
-        found = self.neighbors.find(structure.positions, structure.cell, structure.pbc)
-        graph = build_graph(
-            structure, self.potential.architecture.cutoff, found, contacts=self.contacts
-        )
-        (row,) = predict_graph(self.potential, graph, asked)
-        return row
-
-    def _to_ase(self, row: dict[str, Any]) -> dict[str, Any]:
-        results: dict[str, Any] = {}
-        for ase_name, name in ASE_NAMES.items():
-            if name not in row:
-                continue
-            # float64 and contiguous: ASE's databases write the bytes of an array as they are
-            value = np.array(row[name], dtype=np.float64, order="C")
-            if name == "stress":
-                value = full_3x3_to_voigt_6_stress(value)
-            results[ase_name] = float(value) if np.ndim(value) == 0 else value
+        # a crystal in a field has no energy
+        has_energy = structure.external_field is None or not structure.pbc.all()
+        row = self.evaluator.evaluate(structure, asked, also={"energy"} if has_energy else ())
+        results = {a: row[name] for a, name in ASE_NAMES.items() if name in row}
+        if "stress" in results:
+            results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
         return results
-
-
-def _checked_mode(mode: OutOfDomain, potential: Potential) -> OutOfDomain:
-    """The mode, if the model has what it needs; PropertyError for others."""
-    if mode not in get_args(OutOfDomain):
-        raise PropertyError(
-            f"`on_out_of_domain` must be one of {', '.join(get_args(OutOfDomain))}, got {mode!r}"
-        )
-    if mode == "stop" and potential.uncertainty is None:
-        raise PropertyError(
-            "`on_out_of_domain` must be 'warn' or 'ignore' for a model without calibration, got "
-            "'stop': calibrate it with `lesff calibrate NAME --train FILE --validation FILE -o "
-            "DIR` and load DIR"
-        )
-    return mode
 
 
 def _frozen(value: Any) -> Any:

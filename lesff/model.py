@@ -32,6 +32,7 @@ from lesff.potential.domain import (
     warn_of_background,
 )
 from lesff.potential.edit import Redesign
+from lesff.potential.evaluator import Evaluator
 from lesff.potential.potential import Potential, RadialMode
 from lesff.potential.predict import predict_graph
 from lesff.potential.properties import properties_in_order
@@ -291,7 +292,16 @@ class Model:
             replay=replay,
             on_out_of_domain=on_out_of_domain,
             caveats=self.source.caveats,
+            model_name=self.name,
         )
+
+    def evaluator(self, **options: Any) -> Evaluator:
+        """Arrays in, arrays out, for engines; see :class:`lesff.potential.evaluator.Evaluator`.
+
+        Args:
+            **options: Those of the evaluator, but for ``caveats``.
+        """
+        return Evaluator(self.potential, caveats=self.source.caveats, **options)
 
     def redesigned(self, **changes: Any) -> Model:
         """The model with other parts, see :class:`lesff.potential.edit.Redesign` for the changes.

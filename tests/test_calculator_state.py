@@ -15,6 +15,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.db import connect
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
+import lesff
 from lesff.calculator import LesffCalculator
 from lesff.errors import CaveatWarning, ChargedCellWarning, PropertyError
 
@@ -300,3 +301,29 @@ def test_a_slab_counts_as_a_cell(potential):
     atoms.calc = LesffCalculator(potential, total_charge=-2)
     with pytest.warns(ChargedCellWarning, match="total_charge -2"):
         atoms.get_potential_energy()
+
+
+def test_parameters_say_what_is_computed_with(tmp_path):
+    """In atoms.calc.parameters, in databases and in what a calculator exports."""
+    model = lesff.load("off-small")
+    atoms = triclinic_ice()
+    atoms.calc = model.calculator(skin=0.3, external_field=None)
+    assert atoms.calc.parameters["model"] == model.name
+    assert atoms.calc.parameters["skin"] == 0.3
+    atoms.calc.skin = 0.4
+    assert atoms.calc.parameters["skin"] == 0.4
+    energy, stress = atoms.get_potential_energy(), atoms.get_stress()
+    exported = atoms.calc.export_properties()
+    assert exported["energy"] == energy
+    np.testing.assert_array_equal(exported["stress"], stress)
+    database = connect(tmp_path / "one.db")
+    row = database.get(database.write(atoms))
+    assert row.calculator == "lesff"
+    assert row.calculator_parameters["model"] == model.name
+    assert row.calculator_parameters["skin"] == 0.4
+    assert row.energy == energy
+    in_field = water()
+    in_field.calc = model.calculator(external_field=np.array([0.0, 0.0, 0.1]))
+    in_field.get_forces()
+    row = database.get(database.write(in_field))
+    assert row.calculator_parameters["external_field"] == [0.0, 0.0, 0.1]

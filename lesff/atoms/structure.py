@@ -85,15 +85,11 @@ def to_structure(
     if len(atoms) == 0:
         raise StructureError(f"{where} must have at least one atom, got none")
     positions = np.array(atoms.positions, dtype=np.float64)  # a copy: atoms may move later
-    if not np.isfinite(positions).all():
-        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
-        raise StructureError(
-            f"{where}: positions must be finite, atom {bad} is at {positions[bad]}"
-        )
+    check_positions(positions, where)
     if np.any(atoms.numbers < 1) or np.any(atoms.numbers > 118):
         raise StructureError(f"{where}: atomic numbers must be 1..118, got {set(atoms.numbers)}")
     cell, pbc = np.array(atoms.cell, dtype=np.float64), np.array(atoms.pbc, dtype=bool)
-    _check_cell(cell, pbc, where)
+    check_cell(cell, pbc, where)
     field = atoms.info.get(INFO_FIELD) if external_field is None else external_field
     charge, spin = total_charge, spin_multiplicity
     if charge is None:
@@ -174,7 +170,16 @@ def _from_rdkit(molecule: Any, where: str) -> ase.Atoms:
     return atoms
 
 
-def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
+def check_positions(positions: np.ndarray, where: str) -> None:
+    """Raise StructureError for positions (n_atoms, 3) that are not finite, naming the atom."""
+    if not np.isfinite(positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
+        raise StructureError(
+            f"{where}: positions must be finite, atom {bad} is at {positions[bad]}"
+        )
+
+
+def check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
     """Raise StructureError if the periodic rows of the cell are not finite or span no volume."""
     if not pbc.any():
         return

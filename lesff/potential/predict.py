@@ -17,6 +17,9 @@ from lesff.quantities import QUANTITIES
 _MAX_EXTENT = 2000.0
 """A from the centre of a structure: float32 holds positions to 1e-4 A there."""
 
+_NEAR = 500.0
+"""A: coordinates and components of lattice vectors up to this need no closer look."""
+
 
 def predict_graph(
     potential: Potential,
@@ -65,6 +68,12 @@ def _check_extent(potential: Potential, graph: AtomGraph) -> None:
     if potential.ewald is not None or potential.dispersion is not None:
         concerned = concerned | graph.pbc.any(1)
     if not bool(concerned.any()):
+        return
+    # near the origin and in cells that are not huge nothing is far away, however it is wrapped:
+    # two corners of a cube of 1000 A are 1732 A apart, and half the sum of three lattice vectors
+    # is at most 1300 A
+    near = float(graph.positions.abs().max()), float(graph.cell.abs().max())
+    if max(near) <= _NEAR:
         return
     offset = lattice_offset(graph, graph.positions, graph.cell)
     away = (graph.positions - offset).norm(dim=1) * concerned[graph.batch]

@@ -1,0 +1,9 @@
+"""The same model in programs that run dynamics; one module an engine, one contract.
+
+Every module converts units and cells and asks a :class:`~lesff.potential.evaluator.Evaluator`;
+``tests/test_engines.py`` holds them to the same energies, forces and virials.
+"""
+
+from lesff.potential.evaluator import VIRIAL, Evaluator
+
+__all__ = ["VIRIAL", "Evaluator"]
