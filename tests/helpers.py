@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lesff.atoms.graph import AtomGraph, build_graph, strained
 from lesff.atoms.structure import to_structure
-from lesff.electrostatics.coulomb import Evaluator, latent_energy
+from lesff.electrostatics.coulomb import WaveSum, latent_energy
 from lesff.electrostatics.sums.direct import DirectTransform
 from lesff.electrostatics.sums.ewald import periodic_energy
 from lesff.electrostatics.sums.settings import EwaldSettings
@@ -222,7 +222,7 @@ def full_result(
     atoms: ase.Atoms,
     charges: np.ndarray,
     settings: EwaldSettings,
-    evaluator: Evaluator = "direct",
+    evaluator: WaveSum = "direct",
     dtype: torch.dtype = torch.float64,
     rounded: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lesff.atoms.graph import AtomGraph
 from lesff.electrostatics.sums.finite_size import makov_payne_correction
 from lesff.electrostatics.sums.pair_sum import check_boundaries, pair_sum
-from lesff.electrostatics.sums.plan import CoulombPlan, Evaluator, plan_coulomb
+from lesff.electrostatics.sums.plan import CoulombPlan, WaveSum, plan_coulomb
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError
 
@@ -24,7 +24,7 @@ def latent_energy(
     charges: Tensor,
     graph: AtomGraph,
     settings: EwaldSettings,
-    evaluator: Evaluator = "auto",
+    evaluator: WaveSum = "auto",
     *,
     finite_size_correction: FiniteSizeCorrection | None = None,
     plan: CoulombPlan | None = None,
@@ -52,9 +52,9 @@ def latent_energy(
         UnsupportedInputError: for wires, slabs that look wrapped, cells with too many wave vectors.
         ConfigError: for an unknown evaluator or correction.
     """
-    if evaluator not in get_args(Evaluator):
+    if evaluator not in get_args(WaveSum):
         raise ConfigError(
-            f"`evaluator` must be one of {', '.join(get_args(Evaluator))}, got {evaluator!r}"
+            f"`evaluator` must be one of {', '.join(get_args(WaveSum))}, got {evaluator!r}"
         )
     if finite_size_correction not in (None, "makov-payne"):
         raise ConfigError(

@@ -44,7 +44,7 @@ from lesff.electrostatics.sums.plan import (
     OPEN,
     SLAB,
     TRANSFORMS,
-    Evaluator,
+    WaveSum,
     members_of,
     system_groups,
 )
@@ -86,7 +86,7 @@ class Multipoles:
 
 
 def multipole_energy(
-    moments: Multipoles, graph: AtomGraph, settings: EwaldSettings, evaluator: Evaluator = "auto"
+    moments: Multipoles, graph: AtomGraph, settings: EwaldSettings, evaluator: WaveSum = "auto"
 ) -> Tensor:
     """Coulomb energy of every system, (n_systems,) in eV, differentiable to any order.
 

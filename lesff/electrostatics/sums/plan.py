@@ -23,7 +23,7 @@ from lesff.electrostatics.sums.settings import PairSettings
 from lesff.electrostatics.sums.slab import auxiliary_cell
 from lesff.electrostatics.sums.structure_factor import Grid
 
-Evaluator = Literal["auto", "direct", "nufft", "mesh"]
+WaveSum = Literal["auto", "direct", "nufft", "mesh"]
 
 TRANSFORMS = {"direct": DirectTransform(), "nufft": NufftTransform(), "mesh": MeshTransform()}
 OPEN, SLAB, BULK = 0, 2, 3
@@ -75,7 +75,7 @@ class CoulombPlan:
 
 
 def plan_coulomb(
-    graph: AtomGraph, settings: PairSettings, evaluator: Evaluator = "auto"
+    graph: AtomGraph, settings: PairSettings, evaluator: WaveSum = "auto"
 ) -> tuple[CoulombPlan, Tensor]:
     """The groups of a batch, and the cells of their sums, (n_systems, 3, 3) in A.
 
@@ -99,7 +99,7 @@ def plan_coulomb(
 
 
 def system_groups(
-    graph: AtomGraph, settings: PairSettings, evaluator: Evaluator
+    graph: AtomGraph, settings: PairSettings, evaluator: WaveSum
 ) -> tuple[Tensor, list[tuple[int, str, list[int]]]]:
     """Cells of the sums (auxiliary ones for slabs) and the systems that are computed together.
 
@@ -127,7 +127,7 @@ def members_of(graph: AtomGraph, systems: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _groups(
-    graph: AtomGraph, kind: Tensor, cell: Tensor, settings: PairSettings, evaluator: Evaluator
+    graph: AtomGraph, kind: Tensor, cell: Tensor, settings: PairSettings, evaluator: WaveSum
 ) -> list[tuple[int, str, list[int]]]:
     """Systems that are computed together: boundaries, evaluator and members of each group.
 
