@@ -63,13 +63,16 @@ inline PairKernel dispersion_kernel(double u, double sigma) {
 
 constexpr int kPairLanes = 16;
 
-// What atom i feels of a block of atoms j: potential, and three sums for the slope.
+// What atom i feels of the far ones of a block of atoms j, added to lanes: potential, and three sums
+// for the slope. Returns whether some are near.
 template <class T, int Kind, bool Forces>
-void far_block(const T* x, const T* y, const T* z, const T* q, T xi, T yi, T zi, T near, T* sums) {
+bool far_block(const T* x, const T* y, const T* z, const T* q, T xi, T yi, T zi, T near, T* sums) {
+  int any = 0;
   for (int l = 0; l < kPairLanes; ++l) {
     const T dx = xi - x[l], dy = yi - y[l], dz = zi - z[l];
     const T u = dx * dx + dy * dy + dz * dz;
     const bool is_far = u >= near;
+    any |= !is_far;
     const T inverse = T(1) / (is_far ? u : T(1));
     T value, slope;
     if (Kind == 0) {
@@ -87,6 +90,19 @@ void far_block(const T* x, const T* y, const T* z, const T* q, T xi, T yi, T zi,
       sums[2 * kPairLanes + l] += weight * dy;
       sums[3 * kPairLanes + l] += weight * dz;
     }
+  }
+  return any;
+}
+
+// Lanes added pairwise, a fixed order, to totals in double precision; lanes are zero again.
+template <class T, bool Forces>
+void add_lanes(T* sums, double* total) {
+  for (int part = 0; part < (Forces ? 4 : 1); ++part) {
+    T* lane = sums + part * kPairLanes;
+    for (int width = kPairLanes / 2; width > 0; width /= 2)
+      for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
+    total[part] += double(lane[0]);
+    for (int l = 0; l < kPairLanes; ++l) lane[l] = T(0);
   }
 }
 
@@ -112,23 +128,13 @@ void open_pairs_of(const LesffOpenPairs& a) {
     for (int64_t i = 0; i < n; ++i) {
       const T xi = x[i], yi = y[i], zi = z[i];
       double total[4] = {0.0, 0.0, 0.0, 0.0};
+      T sums[4 * kPairLanes] = {};
       for (int64_t start = 0; start < padded; start += kPairLanes) {
-        T sums[4 * kPairLanes] = {};
-        far_block<T, Kind, Forces>(x + start, y + start, z + start, charge + start, xi, yi, zi,
-                                   T(near), sums);
-        // lanes are added pairwise: a fixed order
-        for (int part = 0; part < (Forces ? 4 : 1); ++part) {
-          T* lane = sums + part * kPairLanes;
-          for (int width = kPairLanes / 2; width > 0; width /= 2)
-            for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
-          total[part] += double(lane[0]);
-        }
-        int any = 0;
-        for (int l = 0; l < kPairLanes; ++l) {
-          const T dx = xi - x[start + l], dy = yi - y[start + l], dz = zi - z[start + l];
-          any |= dx * dx + dy * dy + dz * dz < T(near);
-        }
-        if (!any) continue;
+        const bool has_near = far_block<T, Kind, Forces>(
+            x + start, y + start, z + start, charge + start, xi, yi, zi, T(near), sums);
+        // few enough values in a lane for float to keep their digits
+        if (start / kPairLanes % 32 == 31) add_lanes<T, Forces>(sums, total);
+        if (!has_near) continue;
         const int64_t stop = std::min<int64_t>(start + kPairLanes, n);
         for (int64_t j = start; j < stop; ++j) {
           const T dx = xi - x[j], dy = yi - y[j], dz = zi - z[j];
@@ -142,6 +148,7 @@ void open_pairs_of(const LesffOpenPairs& a) {
           total[3] += weight * dz;
         }
       }
+      add_lanes<T, Forces>(sums, total);
       potential[n * s + i] = T(total[0]);
       if (Forces)
         for (int axis = 0; axis < 3; ++axis)
