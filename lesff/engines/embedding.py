@@ -110,16 +110,18 @@ class EmbeddedEvaluator(Evaluator):
         settings = self.potential.ewald
         if settings is None or len(self._points) == 0:
             return np.zeros((len(self._points), 3))
-        moments = [torch.from_numpy(out["charges"])]
         # physical charges sum to the total charge
-        moments[0] = moments[0] + (structure.total_charge - moments[0].sum()) / len(moments[0])
-        for name in ("atomic_dipoles", "atomic_quadrupoles"):
-            moments += [torch.from_numpy(out[name])] if name in out else []
+        q = torch.from_numpy(out["charges"])
+        q = q + (structure.total_charge - q.sum()) / len(q)
+        names = ("atomic_dipoles", "atomic_quadrupoles")
+        u, quadrupoles = (torch.from_numpy(out[x]) if x in out else None for x in names)
+        order = 0 if u is None else 1
+        order = order if quadrupoles is None else 2
         with torch.enable_grad():
             charges = self._point_charges()
             charges.positions.requires_grad_()
             graph = build_graph(structure, 0.1)
-            at_sites = potential_of(charges, graph, settings, len(moments) - 1)
-            energy = coupling(at_sites, *moments).sum()
+            at_sites = potential_of(charges, graph, settings, order)
+            energy = coupling(at_sites, q, u, quadrupoles).sum()
             (slope,) = torch.autograd.grad(energy, [charges.positions])
         return -slope.numpy()
