@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ class ModelForce:
         self._reference = ModelReference.of(model)
         self._numbers = np.array(numbers, dtype=np.int64)
         self._periodic = periodic
-        self._options = _plain(options)
+        self._options = _checked(options)
         self._evaluator: Evaluator | None = self._make_evaluator(model)
         # charge, spin and elements are settled here and not at the first step
         apart = 10.0 * np.arange(3.0 * len(numbers)).reshape(-1, 3)
@@ -109,8 +110,18 @@ class ModelForce:
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
         """Energy in kJ/mol and forces (n_atoms, 3) in kJ/mol/nm of the particles of the force."""
         positions, cell = _arrays(state, periodic=self._periodic)
+        energy, forces = self.compute(positions, cell)
+        return energy / _UNITS.energy, forces / _UNITS.force
+
+    def compute(self, positions: np.ndarray, cell: np.ndarray | None) -> tuple[float, np.ndarray]:
+        """Energy in eV and forces (n, 3) in eV/A.
+
+        Args:
+            positions: (n, 3) in A of the particles.
+            cell: (3, 3) in A, or None in open space.
+        """
         out = self.evaluator(self._numbers, positions, cell, self._periodic, ("energy", "forces"))
-        return out["energy"] / _UNITS.energy, out["forces"] / _UNITS.force
+        return out["energy"], out["forces"]
 
 
 def _arrays(state: Any, *, periodic: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -266,12 +277,18 @@ def _check_field(options: dict[str, Any], *, periodic: bool) -> None:
         )
 
 
+_OPTIONS = frozenset(signature(Evaluator).parameters) - {"potential", "caveats"}
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Options that a file can keep; ConfigError for others."""
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of an evaluator that a file can keep; ConfigError for others."""
     plain: dict[str, Any] = {}
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        raise ConfigError(
+            f"unknown option {', '.join(map(repr, unknown))}; known: {', '.join(sorted(_OPTIONS))}"
+        )
     for name, value in options.items():
         if isinstance(value, (np.ndarray, np.generic, tuple, list)):
             value = np.asarray(value).tolist()
