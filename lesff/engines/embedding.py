@@ -16,7 +16,7 @@ import torch
 from lesff.atoms.graph import AtomGraph, build_graph
 from lesff.atoms.point_charges import PointCharges
 from lesff.atoms.structure import Structure
-from lesff.electrostatics.moments.point_charges import coupling, potential_of
+from lesff.electrostatics.moments.point_charges import forces_on_points
 from lesff.errors import UnsupportedInputError
 from lesff.model import Model
 from lesff.potential.evaluator import Evaluator
@@ -115,13 +115,7 @@ class EmbeddedEvaluator(Evaluator):
         q = q + (structure.total_charge - q.sum()) / len(q)
         names = ("atomic_dipoles", "atomic_quadrupoles")
         u, quadrupoles = (torch.from_numpy(out[x]) if x in out else None for x in names)
-        order = 0 if u is None else 1
-        order = order if quadrupoles is None else 2
-        with torch.enable_grad():
-            charges = self._point_charges()
-            charges.positions.requires_grad_()
-            graph = build_graph(structure, 0.1)
-            at_sites = potential_of(charges, graph, settings, order)
-            energy = coupling(at_sites, q, u, quadrupoles).sum()
-            (slope,) = torch.autograd.grad(energy, [charges.positions])
-        return -slope.numpy()
+        # no edges are needed
+        graph = build_graph(structure, 0.1)
+        points = self._point_charges()
+        return forces_on_points(points, graph, settings, q, u, quadrupoles).numpy()

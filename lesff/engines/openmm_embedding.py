@@ -7,6 +7,7 @@ charges of the model take their place, see :mod:`lesff.engines.embedding`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -127,6 +128,10 @@ def embedded_system(
     if not interpolate:
         mixed.addForce(force)
         return mixed
+    # both ends get the same exceptions, which are those of the nearest image in a box
+    system = copy.deepcopy(system)
+    for one in (mixed, system):
+        one.getForces()[index].setExceptionsUsePeriodicBoundaryConditions(periodic)
     interpolator = utilities.InterpolationHelper()
     interpolator.addMLTerm(force)
     interpolator.addMMBondedTerms(system, topology, atoms)

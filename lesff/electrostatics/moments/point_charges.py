@@ -19,7 +19,7 @@ part of it.
 In a box the sum runs over all images by Ewald's method, with conducting surroundings and a
 uniform background behind net charges, as the sums of the model and as particle-mesh Ewald: the
 part ``erf(r / sigma) - erf(r / eta)`` over the nearest images, ``erf(r / eta)`` over wave
-vectors, with ``eta`` such that what is left out of either is below ``1e-10``.
+vectors, with ``eta`` such that what is left out of either is below ``1e-7`` of it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from lesff.electrostatics.sums.structure_factor import site_sum, structure_facto
 from lesff.errors import UnsupportedInputError
 from lesff.units import COULOMB_CONSTANT
 
-_REACH = 4.6
-"""erfc(4.6) = 8e-11, exp(-4.6^2) = 6e-10: where sums over images and wave vectors end."""
+_REACH = 4.2
+"""erfc(4.2) = 3e-9, exp(-4.2^2) = 2e-8: where sums over images and wave vectors end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +93,8 @@ def potential_of(
         atoms = graph.positions[graph.batch == system].to(torch.float64)
         chosen = charges.batch == system
         points, values = charges.positions[chosen], charges.charges[chosen]
-        cell = graph.cell[system].detach().to(torch.float64)
-        if is_periodic:
-            found = _in_box(atoms, points, values, cell, settings.sigma, order)
-        else:
-            d = atoms[:, None] - points
-            found = _derivatives(d, values, _kernel(d, settings.sigma, order), order)
-        parts.append(found)
+        cell = graph.cell[system].detach().to(torch.float64) if is_periodic else None
+        parts.append(_potential(atoms, points, values, cell, settings.sigma, order))
     # e/A to V; per derivative, the atoms of all systems: the batch is ascending
     joined = [COULOMB_CONSTANT * torch.cat(part) for part in zip(*parts, strict=True)]
     return SitePotential(
@@ -129,6 +124,56 @@ def coupling(
     if quadrupoles is not None and potential.hessian is not None:
         energy = energy + 0.5 * (quadrupoles * potential.hessian).sum((1, 2))
     return energy.to(torch.float64)
+
+
+def forces_on_points(
+    points: PointCharges,
+    graph: AtomGraph,
+    settings: EwaldSettings,
+    charges: Tensor,
+    dipoles: Tensor | None = None,
+    quadrupoles: Tensor | None = None,
+) -> Tensor:
+    """Forces of the atoms' moments on the point charges, (n_points, 3) in eV/A.
+
+    Minus the slope of :func:`coupling` at fixed moments, which is that of the enthalpy.
+
+    Args:
+        points: The point charges.
+        graph: Atoms, cells and boundaries.
+        settings: Width of the atoms' charges.
+        charges: (n_atoms,) in e, summing to the total charge of each system; float64.
+        dipoles: (n_atoms, 3) in e A, if any.
+        quadrupoles: (n_atoms, 3, 3) in e A^2, if any.
+    """
+    if dipoles is not None or quadrupoles is not None:
+        order = 1 if quadrupoles is None else 2
+        with torch.enable_grad():
+            leaf = points.positions.detach().requires_grad_()
+            moving = PointCharges(positions=leaf, charges=points.charges, batch=points.batch)
+            at_sites = potential_of(moving, graph, settings, order)
+            energy = coupling(at_sites, charges, dipoles, quadrupoles).sum()
+            (slope,) = torch.autograd.grad(energy, [leaf])
+        return -slope
+    # charges only: the kernel is symmetric, the slope of the atoms' potential at the points
+    forces = torch.zeros_like(points.positions)
+    for system, is_periodic in enumerate(graph.pbc.all(1).tolist()):
+        atoms, chosen = graph.batch == system, points.batch == system
+        cell = graph.cell[system].detach().to(torch.float64) if is_periodic else None
+        places, sites = points.positions[chosen], graph.positions[atoms].to(torch.float64)
+        found = _potential(places, sites, charges[atoms], cell, settings.sigma, 1)
+        forces[chosen] = -COULOMB_CONSTANT * points.charges[chosen, None] * found[1]
+    return forces
+
+
+def _potential(
+    atoms: Tensor, points: Tensor, values: Tensor, cell: Tensor | None, sigma: float, order: int
+) -> list[Tensor]:
+    """As :func:`_derivatives`, in a box or, without a cell, in open space."""
+    if cell is not None:
+        return _in_box(atoms, points, values, cell, sigma, order)
+    d = atoms[:, None] - points
+    return _derivatives(d, values, _kernel(d, sigma, order), order)
 
 
 def _kernel(d: Tensor, width: float, order: int) -> list[Tensor]:
