@@ -1,8 +1,11 @@
 """OpenMM: a model as ``PythonForce``, for molecules and boxes.
 
->>> from lesff.engines import openmm as engine  # doctest: +SKIP
->>> system = engine.create_system("off-medium", topology)  # doctest: +SKIP
->>> system.addForce(openmm.MonteCarloBarostat(1 * bar, 300 * kelvin))  # doctest: +SKIP
+::
+
+    from lesff.engines.openmm import create_system
+
+    system = create_system("off-medium", topology)
+    system.addForce(openmm.MonteCarloBarostat(1 * bar, 300 * kelvin))
 
 OpenMM integrates, keeps the box and calls back for energy and forces. Boundaries are those of the
 topology: a box is periodic in three directions, a topology without one is in open space. A system

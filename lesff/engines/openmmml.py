@@ -1,14 +1,13 @@
 """openmm-ml: ``MLPotential("lesff-off-medium")``, ``MLPotential("lesff", model="./my-model")``.
 
+::
+
+    potential = MLPotential("lesff-off-medium")
+    system = potential.createSystem(topology, charge=-1)
+    mixed = potential.createMixedSystem(topology, mm, range(12), embedding="electrostatic")
+
 Registered by the entry points of the package. Importing openmm-ml imports this module: it loads
 neither PyTorch nor a model.
-
->>> from openmmml import MLPotential  # doctest: +SKIP
->>> potential = MLPotential("lesff-off-medium")  # doctest: +SKIP
->>> system = potential.createSystem(topology, charge=-1)  # doctest: +SKIP
->>> mixed = potential.createMixedSystem(  # doctest: +SKIP
-...     topology, mm_system, range(12), embedding="electrostatic"
-... )
 """
 
 from __future__ import annotations

@@ -1,0 +1,753 @@
+"""OpenMM and openmm-ml: the model's energies, forces and pressure; files by name; embedding."""
+
+import itertools
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from helpers import left_handed, tiny_potential, triclinic_ice, two_waters, water
+from multipole_models import KINDS, make
+from test_domain import broken
+from test_uncertainty import frames_of
+
+import lesff
+from lesff.atoms.graph import build_graph
+from lesff.atoms.point_charges import PointCharges, join
+from lesff.atoms.structure import to_structure
+from lesff.electrostatics.moments.point_charges import potential_of
+from lesff.electrostatics.sums.settings import EwaldSettings
+from lesff.engines.cells import lower_triangular
+from lesff.engines.embedding import EmbeddedEvaluator
+from lesff.engines.reference import ModelReference
+from lesff.errors import (
+    ChargeSpinError,
+    ConfigError,
+    IntegrityError,
+    MissingDependencyError,
+    PropertyError,
+    StructureError,
+    UnsupportedInputError,
+)
+from lesff.model_folder.folder import save_model
+from lesff.uncertainty.calibration import calibrate
+from lesff.units import COULOMB_CONSTANT
+
+openmm = pytest.importorskip("openmm", reason="pip install 'lesff[openmm]'")
+app = pytest.importorskip("openmm.app")
+MLPotential = pytest.importorskip("openmmml", reason="pip install 'lesff[openmm]'").MLPotential
+
+from lesff.engines import openmm as engine  # noqa: E402 - where OpenMM is installed
+from lesff.engines.openmm_embedding import embedded_system  # noqa: E402
+from lesff.engines.openmmml import Potential, PotentialFactory  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+EV = 96.48533212331
+"""kJ/mol: 1 eV, CODATA 2018."""
+RELATIVE = 1e-6
+"""The contract of engines."""
+ROUNDING = 1e-9
+"""eV, eV/A: other order of float64 sums, and rotations."""
+STEP = 1e-3
+"""A of central differences in float64: h^2 f''' / 6 stays below 1e-5 eV/A for water."""
+DIFFERENCE = 1e-4
+"""eV/A: what forces of embedding may differ from them by, as the issue asks."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A saved float64 model."""
+    return saved(tiny_potential(state_embedding=True), tmp_path_factory.mktemp("tiny"))
+
+
+def saved(potential, root):
+    save_model(potential, root / "model", card="# Card\n", license_text="Licence\n")
+    return lesff.load(root / "model")
+
+
+def context_of(system, positions, box=None, platform="Reference", integrator=None):
+    integrator = integrator or openmm.VerletIntegrator(0.0005)
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(platform))
+    if box is not None:
+        context.setPeriodicBoxVectors(*box)
+    context.setPositions(positions)
+    return context
+
+
+def energy_of(context, **options):
+    """eV."""
+    return context.getState(getEnergy=True, **options).getPotentialEnergy()._value / EV
+
+
+def forces_of(context, **options):
+    """eV/A."""
+    forces = context.getState(getForces=True, **options).getForces(asNumpy=True)
+    return forces._value / EV / 10.0
+
+
+def ammonium_pair():
+    return ase.Atoms("NH4", [[0, 0, 0], [0.6, 0.6, 0.6], [-0.6, -0.6, 0.6], [0.6, -0.6, -0.6],
+                             [-0.6, 0.6, -0.6]])  # fmt: skip
+
+
+def skewed():
+    """A lattice that has to be reduced for OpenMM."""
+    atoms = triclinic_ice()
+    atoms.cell = np.array(atoms.cell) @ np.eye(3)
+    atoms.cell[2] += 2 * atoms.cell[0] - atoms.cell[1]
+    atoms.cell[1] += 3 * atoms.cell[0]
+    return atoms
+
+
+# the contract
+
+
+@pytest.mark.parametrize(
+    "make_atoms",
+    [water, two_waters, triclinic_ice, lambda: left_handed(triclinic_ice()), skewed],
+    ids=["molecule", "dimer", "triclinic", "left-handed", "skewed"],
+)
+@pytest.mark.parametrize("platform", ["Reference", "CPU"])
+def test_energy_and_forces_are_those_of_predict(make_atoms, platform, model):
+    atoms = make_atoms()
+    topology, positions = engine.from_ase(atoms)
+    context = context_of(engine.create_system(model, topology), positions, platform=platform)
+    expected = model.predict(atoms)
+    turn = lower_triangular(np.array(atoms.cell))[1] if atoms.pbc.all() else np.eye(3)
+    # the CPU platform keeps positions in float32
+    tolerance = RELATIVE if platform == "CPU" else ROUNDING
+    assert energy_of(context) == pytest.approx(expected["energy"], rel=tolerance)
+    scale = np.abs(expected["forces"]).max()
+    np.testing.assert_allclose(
+        forces_of(context), expected["forces"] @ turn, atol=max(tolerance * scale, ROUNDING)
+    )
+
+
+@pytest.mark.parametrize(
+    ("atoms", "options"),
+    [
+        (molecule("OH"), {"total_charge": -1}),
+        (ammonium_pair(), {"total_charge": 1, "spin_multiplicity": 1}),
+        (molecule("OH"), {"spin_multiplicity": 2}),
+        (molecule("H2O"), {"external_field": (0.0, 0.02, 0.1)}),
+    ],
+    ids=["anion", "cation", "radical", "field"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_charge_spin_and_field_reach_the_model(atoms, options):
+    model = lesff.load("off-small", dtype="float64")
+    topology, positions = engine.from_ase(atoms)
+    context = context_of(engine.create_system(model, topology, **options), positions)
+    expected = model.predict(atoms, **options)
+    assert energy_of(context) == pytest.approx(expected["energy"], rel=1e-10)
+    np.testing.assert_allclose(forces_of(context), expected["forces"], atol=1e-8)
+    if len(options) == 1 and "spin_multiplicity" not in options:
+        assert abs(expected["energy"] - model.predict(atoms)["energy"]) > 1e-3
+
+
+def test_pressure_is_the_slope_by_strain(model):
+    atoms = triclinic_ice()
+    topology, positions = engine.from_ase(atoms)
+    system = engine.create_system(model, topology)
+    context = context_of(system, positions)
+    box = np.array(context.getState().getPeriodicBoxVectors(asNumpy=True)._value)
+    stress, volume = model.predict(atoms, ["stress"])["stress"], atoms.get_volume()
+    energies = []
+    for factor in (1 + 1e-5, 1 - 1e-5):
+        context.setPeriodicBoxVectors(*(factor * box))
+        context.setPositions(factor * positions)
+        energies.append(energy_of(context))
+    slope = (energies[0] - energies[1]) / 2e-5
+    assert slope == pytest.approx(volume * np.trace(stress), rel=1e-6)
+
+
+def test_barostat_sees_the_box_that_it_made(model):
+    atoms = triclinic_ice()
+    topology, positions = engine.from_ase(atoms)
+    system = engine.create_system(model, topology)
+    barostat = openmm.MonteCarloFlexibleBarostat(1000.0, 300.0, 1)
+    barostat.setRandomNumberSeed(3)
+    system.addForce(barostat)
+    integrator = openmm.LangevinMiddleIntegrator(300, 10, 0.0002)
+    integrator.setRandomNumberSeed(5)
+    context = context_of(system, positions, integrator=integrator)
+    volume = context.getState().getPeriodicBoxVolume()
+    integrator.step(20)
+    state = context.getState(getPositions=True, getEnergy=True)
+    assert state.getPeriodicBoxVolume() != volume
+    atoms.cell = np.array(state.getPeriodicBoxVectors(asNumpy=True)._value) * 10.0
+    atoms.positions = state.getPositions(asNumpy=True)._value * 10.0
+    expected = model.predict(atoms)["energy"]
+    assert state.getPotentialEnergy()._value / EV == pytest.approx(expected, rel=ROUNDING)
+
+
+def test_order_of_atoms_and_a_part_of_them(model):
+    atoms = two_waters()
+    topology, positions = engine.from_ase(atoms)
+    system = openmm.System()
+    for mass in atoms.get_masses():
+        system.addParticle(mass)
+    chosen = [5, 3, 4]
+    engine.add_force(system, model, topology, atoms=chosen, force_group=3)
+    context = context_of(system, positions)
+    expected = model.predict(atoms[chosen])
+    assert energy_of(context, groups={3}) == pytest.approx(expected["energy"], rel=ROUNDING)
+    assert energy_of(context, groups={0}) == 0.0
+    forces = np.zeros((6, 3))
+    forces[chosen] = expected["forces"]
+    np.testing.assert_allclose(forces_of(context), forces, atol=ROUNDING)
+
+
+def test_two_models_with_two_time_steps(model, tmp_path):
+    # the cheap one every step, the difference to the other every second one
+    atoms = water()
+    topology, positions = engine.from_ase(atoms)
+    system = engine.create_system(model, topology, remove_cm_motion=False)
+    slow = saved(tiny_potential(seed=1), tmp_path)
+    engine.add_force(system, slow, topology, force_group=1)
+    integrator = openmm.MTSIntegrator(0.0002, [(0, 2), (1, 1)])
+    context = context_of(system, positions, integrator=integrator)
+    context.setVelocitiesToTemperature(300, 1)
+    total = []
+    for _ in range(10):
+        state = context.getState(getEnergy=True)
+        total.append((state.getKineticEnergy() + state.getPotentialEnergy())._value / EV)
+        integrator.step(1)
+    assert np.ptp(total) < 1e-3
+    both = model.predict(atoms)["energy"] + slow.predict(atoms)["energy"]
+    context.setPositions(positions)
+    assert energy_of(context) == pytest.approx(both, rel=ROUNDING)
+
+
+# files
+
+
+def test_xml_names_the_model_and_runs_in_another_process(model, tmp_path):
+    atoms = triclinic_ice()
+    topology, positions = engine.from_ase(atoms)
+    system = engine.create_system(model, topology, total_charge=0, skin=0.3)
+    context = context_of(system, positions)
+    text = openmm.XmlSerializer.serialize(system)
+    assert len(text) < 3000  # no tensors
+    (tmp_path / "system.xml").write_text(text, encoding="utf-8")
+    np.save(tmp_path / "positions.npy", positions)
+    code = (
+        "import sys, numpy, openmm\n"
+        "system = openmm.XmlSerializer.deserialize(open('system.xml').read())\n"
+        "platform = openmm.Platform.getPlatformByName('Reference')\n"
+        "context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)\n"
+        "context.setPositions(numpy.load('positions.npy'))\n"
+        "print(repr(context.getState(getEnergy=True).getPotentialEnergy()._value))\n"
+    )
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    found = subprocess.run(  # noqa: S603 - this Python
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert float(found.stdout) / EV == pytest.approx(energy_of(context), rel=1e-12)
+
+
+def test_another_model_of_that_name_is_refused(tmp_path):
+    model = saved(tiny_potential(), tmp_path)
+    topology, positions = engine.from_ase(water())
+    text = openmm.XmlSerializer.serialize(engine.create_system(model, topology))
+    save_model(
+        tiny_potential(seed=1), tmp_path / "model", card="# Card\n", license_text="Licence\n",
+        overwrite=True,
+    )  # fmt: skip
+    context = context_of(openmm.XmlSerializer.deserialize(text), positions)
+    with pytest.raises(openmm.OpenMMException, match="must have the digest .* got .* make the sys"):
+        energy_of(context)
+
+
+def test_reference_of_a_model(tmp_path):
+    bundled = lesff.load("off-small", dtype="float64")
+    reference = ModelReference.of(bundled)
+    assert reference.name == bundled.name
+    assert reference.dtype == "float64"
+    assert reference.load().potential.dtype == torch.float64
+    model = saved(tiny_potential(), tmp_path)
+    assert ModelReference.of(model).name == str(tmp_path / "model")
+    with torch.no_grad():
+        next(model.potential.parameters()).mul_(1.1)
+    with pytest.raises(ConfigError, match="one that a file holds"):
+        ModelReference.of(model)
+    gone = ModelReference(
+        name=reference.name, digest="0" * 64, dtype="float32", radial="table", device="cuda:7"
+    )
+    with pytest.raises(IntegrityError, match="must have the digest 000000000000"):
+        gone.load()
+
+
+def test_a_run_goes_on_from_a_checkpoint_and_a_state(model):
+    topology, positions = engine.from_ase(triclinic_ice())
+
+    def simulation():
+        system = engine.create_system(model, topology)
+        platform = openmm.Platform.getPlatformByName("Reference")
+        found = app.Simulation(topology, system, openmm.VerletIntegrator(0.0002), platform)
+        found.context.setPositions(positions)
+        return found
+
+    first = simulation()
+    first.context.setVelocitiesToTemperature(300, 2)
+    first.step(3)
+    checkpoint = first.context.createCheckpoint()
+    state = first.context.getState(getPositions=True, getVelocities=True)
+    first.step(3)
+    expected = first.context.getState(getPositions=True).getPositions(asNumpy=True)._value
+    for start in (
+        lambda s: s.context.loadCheckpoint(checkpoint),
+        lambda s: s.context.setState(state),
+    ):
+        second = simulation()
+        start(second)
+        second.step(3)
+        found = second.context.getState(getPositions=True).getPositions(asNumpy=True)._value
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+# bad input
+
+
+@pytest.fixture(scope="module")
+def solvated():
+    """One sodium ion and water of TIP3P by a force field, open and periodic."""
+    field = app.ForceField("amber14/tip3p.xml")
+    modeller = app.Modeller(app.Topology(), [] * openmm.unit.nanometer)
+    size = openmm.Vec3(1.9, 1.9, 1.9) * openmm.unit.nanometer
+    modeller.addSolvent(field, boxSize=size, model="tip3p")
+    positions = np.array(modeller.positions.value_in_unit(openmm.unit.nanometer))
+    return field, modeller.topology, positions
+
+
+def test_bad_input(model, monkeypatch):
+    topology, _ = engine.from_ase(ase.Atoms("NaOH", np.eye(3)))
+    with pytest.raises(UnsupportedInputError, match=r"element\(s\) Na, but the model .* H O only"):
+        engine.create_system(model, topology)
+    residue = next(topology.residues())
+    topology.addAtom("M", None, residue)
+    with pytest.raises(UnsupportedInputError, match="atom 3 .M of ASE. must have an element"):
+        engine.create_system(model, topology)
+    topology, positions = engine.from_ase(water())
+    with pytest.raises(ChargeSpinError):
+        engine.create_system(model, topology, total_charge=0, spin_multiplicity=2)
+    with pytest.raises(ConfigError, match="unknown option 'charge'; known: .*total_charge"):
+        engine.create_system(model, topology, charge=1)
+    with pytest.raises(ConfigError, match="`skin` must be a number"):
+        engine.create_system(model, topology, skin=object())
+    with pytest.raises(PropertyError, match="model without calibration"):
+        engine.create_system(model, topology, on_out_of_domain="stop")
+    boxed, _ = engine.from_ase(triclinic_ice())
+    with pytest.raises(UnsupportedInputError, match="`external_field` must be None for a periodic"):
+        engine.create_system(model, boxed, external_field=[0, 0, 0.1])
+    slab = triclinic_ice()
+    slab.pbc = [True, True, False]
+    with pytest.raises(StructureError, match="three directions or none for OpenMM"):
+        engine.from_ase(slab)
+    context = context_of(engine.create_system(model, topology), 0.01 * positions)
+    with pytest.raises(openmm.OpenMMException, match="atoms .* A apart"):
+        energy_of(context)
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install .lesff\[openmm\]."):
+        engine.load_openmm()
+
+
+def test_a_run_stops_where_atoms_leave_the_domain(tmp_path):
+    potential = tiny_potential(head="shifted")
+    potential.uncertainty, _ = calibrate(
+        potential, frames_of(potential, 60), frames_of(potential, 30, seed=1)
+    )
+    model = saved(potential, tmp_path)
+    topology, positions = engine.from_ase(water())
+    system = engine.create_system(model, topology, on_out_of_domain="stop", allow_close=True)
+    context = context_of(system, positions)
+    energy_of(context)
+    context.setPositions(broken().positions / 10.0)
+    with pytest.raises(openmm.OpenMMException, match="outside of what this model was calibrated"):
+        energy_of(context)
+
+
+# openmm-ml
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """As the entry points of the package that is tested say, whatever is installed."""
+    for name, value in entry_points().items():
+        assert value == "lesff.engines.openmmml:PotentialFactory"
+        monkeypatch.setitem(MLPotential._implFactories, name, PotentialFactory())
+
+
+def entry_points():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return data["project"]["entry-points"]["openmmml.potentials"]
+
+
+def test_entry_points_are_found_without_pytorch(tmp_path):
+    info = tmp_path / "lesff_test-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lesff-test\nVersion: 1\n")
+    lines = [f"{name} = {value}" for name, value in entry_points().items()]
+    (info / "entry_points.txt").write_text("\n".join(["[openmmml.potentials]", *lines]))
+    code = (
+        "import sys, openmmml\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(*sorted(n for n in openmmml.MLPotential._implFactories if 'lesff' in n))\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    found = subprocess.run(  # noqa: S603 - this Python
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    bundled = ["lesff-mat-medium", "lesff-mat-small", "lesff-off-medium", "lesff-off-small"]
+    assert found.stdout.split() == ["lesff", *bundled]
+    assert sorted(entry_points()) == ["lesff", *bundled]
+
+
+def test_pure_systems_of_openmm_ml(model):
+    hydroxide = ase.Atoms("OH", [[0, 0, 0], [0, 0, 0.97]])
+    topology, positions = engine.from_ase(hydroxide)
+    system = MLPotential("lesff", model=model).createSystem(topology, charge=-1, multiplicity=1)
+    expected = model.predict(hydroxide, total_charge=-1)["energy"]
+    assert energy_of(context_of(system, positions)) == pytest.approx(expected, rel=ROUNDING)
+    potential = MLPotential("lesff-off-small", dtype="float64")
+    assert potential._impl.getMLLongRange() is True
+    topology, positions = engine.from_ase(water())
+    system = potential.createSystem(topology)
+    expected = lesff.load("off-small", dtype="float64").predict(water())["energy"]
+    assert energy_of(context_of(system, positions)) == pytest.approx(expected, rel=ROUNDING)
+
+
+def test_bad_potentials_of_openmm_ml(model, tmp_path):
+    with pytest.raises(ConfigError, match='MLPotential."lesff", model="off-medium".'):
+        MLPotential("lesff")
+    with pytest.raises(ConfigError, match="`model` must be left out"):
+        MLPotential("lesff-off-small", model="off-medium")
+    topology, _ = engine.from_ase(water())
+    with pytest.raises(ConfigError, match="`periodic` must be False"):
+        MLPotential("lesff", model=model, periodic=True).createSystem(topology)
+    assert Potential(model).getMLLongRange() is True
+    assert Potential(model, periodic=False).getMLLongRange() is False
+    short = saved(tiny_potential(head=None), tmp_path)
+    assert Potential(short).getMLLongRange() is False
+
+
+def water_of(field, topology, positions, **options):
+    return field.createSystem(topology, constraints=None, rigidWater=False, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embedding", ["mechanical", "electrostatic"])
+def test_mixed_systems_in_a_box(embedding, solvated):
+    field, topology, positions = solvated
+    mm = water_of(*solvated, nonbondedMethod=app.PME, nonbondedCutoff=0.9)
+    potential = MLPotential("lesff-off-small")
+    atoms = list(range(12))
+    system = potential.createMixedSystem(topology, mm, atoms, embedding=embedding)
+    copy = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+    energy = energy_of(context_of(system, positions))
+    assert energy_of(context_of(copy, positions)) == pytest.approx(energy, rel=RELATIVE)
+    both = potential.createMixedSystem(
+        topology, mm, atoms, embedding=embedding, interpolate=True, charge=0
+    )
+    context = context_of(both, positions)
+    assert energy_of(context) == pytest.approx(energy, rel=RELATIVE)
+    context.setParameter("lambda_interpolate", 0.0)
+    # pairs of the model's atoms become exceptions, which have no cutoff
+    assert energy_of(context) == pytest.approx(energy_of(context_of(mm, positions)), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_molecule_in_open_space_in_a_box_of_charges(solvated):
+    field, topology, positions = solvated
+    mm = water_of(*solvated, nonbondedMethod=app.PME, nonbondedCutoff=0.9)
+    potential = MLPotential("lesff-off-small", dtype="float64", periodic=False)
+    system = potential.createMixedSystem(topology, mm, [0, 1, 2])
+    context = context_of(system, positions)
+    group = [f for f in system.getForces() if isinstance(f, openmm.PythonForce)]
+    assert not group[0].usesPeriodicBoundaryConditions()
+    assert np.isfinite(energy_of(context))
+    with pytest.raises(ConfigError, match="`periodic` must be left out for electrostatic"):
+        potential.createMixedSystem(topology, mm, [0, 1, 2], embedding="electrostatic")
+
+
+# electrostatic embedding
+
+
+CHARGES = np.array([0.8, -0.5, 0.4, -0.7])
+POINTS = np.array([[3.6, 0.7, 0.7], [-1.8, 4.2, 0.3], [0.9, -2.4, 2.2], [2.6, 2.5, -3.3]])
+BOX = np.array([[9.0, 0.0, 0.0], [1.1, 10.0, 0.0], [-2.0, 1.5, 11.0]])
+
+
+def embedded(potential, charges=CHARGES, **options):
+    return EmbeddedEvaluator(unsaved(potential), charges, on_out_of_domain="ignore", **options)
+
+
+def unsaved(potential):
+    bundled = lesff.load("off-small")
+    return lesff.model.Model(potential, bundled.source)
+
+
+HEADS = ["latent", "shifted", "fukui", "edge", "qeq", "qeq-local"]
+
+
+@pytest.mark.parametrize("box", [None, BOX], ids=["open", "box"])
+@pytest.mark.parametrize("make_potential", [
+    *(pytest.param(lambda h=head: tiny_potential(head=h), id=head) for head in HEADS),
+    *(pytest.param(lambda k=kind: make(k), id=kind) for kind in KINDS),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::lesff.errors.ChargedCellWarning")
+def test_forces_are_slopes_on_both_sides(make_potential, box):
+    evaluator = embedded(make_potential(), total_charge=1)
+    atoms, periodic = two_waters(), box is not None
+    out = evaluator.among(atoms.numbers, atoms.positions, POINTS, box, periodic=periodic)
+
+    def energy(positions, points):
+        return evaluator.among(
+            atoms.numbers, positions, points, box, periodic=periodic, properties=["energy"]
+        )["energy"]
+
+    generator = np.random.default_rng(0)
+    for side, forces in enumerate((out["forces"], out["point_forces"])):
+        assert np.abs(forces).max() > 1e-3
+        # along a few directions of all atoms at a time
+        for _ in range(3):
+            along = generator.normal(size=forces.shape)
+            along /= np.linalg.norm(along)
+            values = []
+            for step in (1e-4, -1e-4):
+                moved = [atoms.positions.copy(), POINTS.copy()]
+                moved[side] += step * along
+                values.append(energy(*moved))
+            slope = (values[0] - values[1]) / 2e-4
+            assert (forces * along).sum() == pytest.approx(-slope, abs=DIFFERENCE)
+    # no force on the whole
+    np.testing.assert_allclose(out["forces"].sum(0) + out["point_forces"].sum(0), 0.0, atol=1e-6)
+
+
+def test_far_charges_act_by_coulombs_law():
+    potential = tiny_potential(head="shifted")
+    atoms = water()
+    points = np.array([[30.0, 0.0, 0.0], [0.0, -25.0, 10.0]])
+    charges = np.array([1.0, -0.4])
+    out = embedded(potential, charges).among(atoms.numbers, atoms.positions, points)
+    alone = unsaved(potential).predict(atoms, ["energy", "charges"])
+    r = np.linalg.norm(atoms.positions[:, None] - points, axis=-1)
+    expected = COULOMB_CONSTANT * (alone["charges"][:, None] * charges / r).sum()
+    assert out["energy"] - alone["energy"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_kernel_is_that_of_the_charges_of_the_model():
+    # a Gaussian pair is the energy of one Gaussian in the potential of the other, and the potential
+    # of a Gaussian is that of point charges spread over it
+    settings, sigma = EwaldSettings(sigma=1.3), 1.3
+    nodes, weights = np.polynomial.hermite.hermgauss(24)
+    grid = np.array(list(itertools.product(nodes, repeat=3))) * sigma  # density exp(-r^2/sigma^2)
+    shares = np.prod(list(itertools.product(weights, repeat=3)), axis=1) / np.pi**1.5
+    distance = 1.7
+    atom = ase.Atoms("H", [[0.0, 0.0, distance]])
+    graph = build_graph(to_structure(atom, spin_multiplicity=2), 1.0)
+    found = potential_of(points_of(grid, shares), graph, settings)
+    expected = torch.special.erf(torch.tensor(distance / (np.sqrt(2) * sigma))) / distance
+    assert float(found.value) == pytest.approx(COULOMB_CONSTANT * float(expected), rel=1e-6)
+
+
+def points_of(positions, charges):
+    return PointCharges(
+        positions=torch.as_tensor(positions, dtype=torch.float64),
+        charges=torch.as_tensor(charges, dtype=torch.float64),
+        batch=torch.zeros(len(charges), dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0])
+def test_potential_in_a_box_is_that_of_ewalds_sum(sigma):
+    # against OpenMM's Ewald sum of point charges: farther away than some sigma a Gaussian is a
+    # point, and its mean over the cell, -pi sigma^2 Q / V, is zero for neutral surroundings
+    atoms = ase.Atoms("HH", [[0.5, 0.5, 0.5], [1.0, 1.5, 0.4]], cell=[18, 20, 22], pbc=True)
+    points = np.array([[9.0, 8.0, 9.0], [7.0, 12.0, 11.0], [8.0, 10.0, 16.0]])
+    values = np.array([0.7, -1.2, 0.5])
+    graph = build_graph(to_structure(atoms), 1.0)
+    found = potential_of(points_of(points, values), graph, EwaldSettings(sigma=sigma), 1)
+
+    def ewald(q):
+        system, force = openmm.System(), openmm.NonbondedForce()
+        system.setDefaultPeriodicBoxVectors(*np.diag([1.8, 2.0, 2.2]))
+        for charge in [*q, *values]:
+            system.addParticle(1.0)
+            force.addParticle(charge, 0.1, 0.0)
+        force.setNonbondedMethod(openmm.NonbondedForce.Ewald)
+        force.setCutoffDistance(0.85)
+        force.setEwaldErrorTolerance(1e-8)
+        system.addForce(force)
+        return energy_of(context_of(system, np.concatenate([atoms.positions, points]) / 10.0))
+
+    difference = (ewald([1e-3, 0.0]) - ewald([-1e-3, 0.0])) / 2e-3
+    assert float(found.value[0]) == pytest.approx(difference, abs=1e-5)
+
+
+def test_box_does_not_depend_on_how_it_is_summed():
+    # potential of many cells that are one large cell, and of images of the points
+    atoms = ase.Atoms("OH", [[0.5, 0.5, 0.5], [1.0, 1.2, 0.4]], cell=BOX, pbc=True)
+    graph = build_graph(to_structure(atoms), 1.0)
+    settings = EwaldSettings(sigma=1.0)
+    large = atoms.copy()
+    large.cell = BOX * np.array([[2.0], [1.0], [1.0]])
+    twice = np.concatenate([POINTS, POINTS + BOX[0]])
+    found = potential_of(points_of(POINTS, CHARGES), graph, settings, 2)
+    same = potential_of(
+        points_of(twice, np.tile(CHARGES, 2)), build_graph(to_structure(large), 1.0), settings, 2
+    )
+    moved = potential_of(points_of(POINTS - BOX[1] + 2 * BOX[2], CHARGES), graph, settings, 2)
+    for name in ("value", "gradient", "hessian"):
+        value = getattr(found, name)
+        torch.testing.assert_close(value, getattr(same, name), atol=1e-6, rtol=0.0)
+        torch.testing.assert_close(value, getattr(moved, name), atol=1e-10, rtol=0.0)
+
+
+@pytest.mark.parametrize("name", ["qeq", "induced-charges", "induced-dipoles", "anisotropic"])
+def test_moments_that_respond_lower_the_enthalpy(name):
+    potential = tiny_potential(head=name) if name == "qeq" else make(name)
+    atoms = water()
+    moments = ["charges"] + (["atomic_dipoles"] if potential.traits.has_atomic_dipoles else [])
+    factors = (0.0, 0.05, 0.1)
+    rows = []
+    for factor in factors:
+        evaluator = embedded(potential, factor * CHARGES)
+        rows.append(evaluator.among(
+            atoms.numbers, atoms.positions, POINTS, properties=["energy", *moments]
+        ))  # fmt: skip
+    assert any(np.abs(rows[0][x] - rows[2][x]).max() > 1e-4 for x in moments)
+    # the enthalpy is concave in the potential: charges that stayed would leave it straight
+    energies = [row["energy"] for row in rows]
+    assert energies[0] - 2 * energies[1] + energies[2] < -1e-6
+
+
+def test_results_follow_the_points_and_not_only_the_atoms():
+    evaluator = embedded(tiny_potential())
+    atoms = water()
+    first = evaluator.among(atoms.numbers, atoms.positions, POINTS)
+    second = evaluator.among(atoms.numbers, atoms.positions, POINTS + 0.1)
+    again = evaluator.among(atoms.numbers, atoms.positions, POINTS + 0.1)
+    assert first["energy"] != second["energy"] == again["energy"]
+    assert evaluator.n_evaluations == 2
+
+
+def test_point_charges_of_a_batch():
+    potential = tiny_potential(head="qeq")
+    graphs, expected = [], []
+    for index, atoms in enumerate((water(), two_waters())):
+        graph = build_graph(to_structure(atoms), potential.architecture.cutoff)
+        points = points_of(POINTS + index, CHARGES * (1 - index)) if index == 0 else None
+        graphs.append(graph.replace(point_charges=points))
+        expected.append(potential(graphs[-1], ["energy"])["energy"])
+    graph = lesff.atoms.graph.collate(graphs)
+    assert join([None, None]) is None
+    torch.testing.assert_close(potential(graph, ["energy"])["energy"], torch.cat(expected))
+    with torch.inference_mode():
+        inside = graphs[0].point_charges.cloned()
+    again = graphs[0].replace(point_charges=inside)
+    torch.testing.assert_close(potential(again, ["energy"])["energy"], expected[0])
+
+
+def test_bad_surroundings(model, tmp_path):
+    graph = build_graph(to_structure(triclinic_ice()), 3.2)
+    graph = graph.replace(point_charges=points_of(POINTS, CHARGES))
+    with pytest.raises(PropertyError, match="stress of a structure among point charges"):
+        model.potential(graph, ["stress"])
+    with pytest.raises(UnsupportedInputError, match="planned step is for"):
+        model.potential.plan(graph)
+    slab = triclinic_ice()
+    slab.cell[2] = [0.0, 0.0, 40.0]
+    slab.pbc = [True, True, False]
+    graph = build_graph(to_structure(slab), 3.2)
+    graph = graph.replace(point_charges=points_of(POINTS, CHARGES))
+    with pytest.raises(UnsupportedInputError, match="`point_charges` need `pbc` in three"):
+        model.potential(graph, ["energy"])
+    short = saved(tiny_potential(head=None), tmp_path)
+    with pytest.raises(UnsupportedInputError, match="needs a model with charges"):
+        EmbeddedEvaluator(short, CHARGES)
+    with pytest.raises(UnsupportedInputError, match="`point_charges` must be absent"):
+        short.potential(graph, ["energy"])
+    with pytest.raises(UnsupportedInputError, match="`charges` must be finite"):
+        EmbeddedEvaluator(model, np.array([np.nan]))
+
+
+@pytest.fixture(scope="module")
+def dimer():
+    """Two TIP3P waters in open space."""
+    field = app.ForceField("amber14/tip3p.xml")
+    topology = app.Topology()
+    chain = topology.addChain()
+    for _ in range(2):
+        residue = topology.addResidue("HOH", chain)
+        o = topology.addAtom("O", app.element.oxygen, residue)
+        for name in ("H1", "H2"):
+            topology.addBond(o, topology.addAtom(name, app.element.hydrogen, residue))
+    atoms = molecule("H2O") + molecule("H2O")
+    atoms.positions[3:] += [0.4, 0.3, 2.9]
+    return field, topology, atoms.positions / 10.0
+
+
+def test_system_of_openmm_among_charges(dimer, model):
+    field, topology, positions = dimer
+    mm = water_of(*dimer, nonbondedMethod=app.NoCutoff)
+    system = embedded_system(topology, mm, [0, 1, 2], model)
+    context = context_of(system, positions)
+    # the parts: enthalpy of the model, bonds of the other molecule, Lennard-Jones between them
+    charges = np.array([-0.834, 0.417, 0.417])
+    evaluator = EmbeddedEvaluator(model, charges)
+    inner = evaluator.among([8, 1, 1], 10.0 * positions[:3], 10.0 * positions[3:])
+    pair = np.linalg.norm(positions[0] - positions[3])
+    sigma, epsilon = 0.31507524065751241, 0.635968  # TIP3P of OpenMM, nm and kJ/mol
+    lj = 4 * epsilon * ((sigma / pair) ** 12 - (sigma / pair) ** 6) / EV
+    bonded = ase.Atoms("OHH", positions[3:])
+    energies = [0.5 * 462750.4 * (bonded.get_distance(0, i) - 0.09572) ** 2 for i in (1, 2)]
+    angle = np.radians(bonded.get_angle(1, 0, 2))
+    energies.append(0.5 * 836.8 * (angle - 1.82421813418) ** 2)
+    total = inner["energy"] + lj + sum(energies) / EV
+    assert energy_of(context) == pytest.approx(total, abs=1e-6)
+    forces = forces_of(context)
+    for atom, axis in ((0, 2), (1, 0), (3, 2), (4, 1)):
+        values = []
+        for step in (STEP, -STEP):
+            moved = positions.copy()
+            moved[atom, axis] += step / 10.0
+            context.setPositions(moved)
+            values.append(energy_of(context))
+        slope = (values[0] - values[1]) / (2 * STEP)
+        assert forces[atom, axis] == pytest.approx(-slope, abs=DIFFERENCE)
+
+
+def test_systems_that_cannot_be_embedded(dimer, model):
+    field, topology, positions = dimer
+    options = {"nonbondedMethod": app.NoCutoff}
+    mm = water_of(*dimer, **options)
+    with pytest.raises(UnsupportedInputError, match="a bond between atom 0 .* and atom 2"):
+        embedded_system(topology, mm, [0, 1], model)
+    cut = water_of(*dimer, nonbondedMethod=app.CutoffNonPeriodic)
+    with pytest.raises(UnsupportedInputError, match="NoCutoff, PME or Ewald .* got CutoffNonPer"):
+        embedded_system(topology, cut, [0, 1, 2], model)
+    bare = openmm.System()
+    for _ in range(6):
+        bare.addParticle(1.0)
+    with pytest.raises(UnsupportedInputError, match="one NonbondedForce .* got 0"):
+        embedded_system(topology, bare, [0, 1, 2], model)
+    bare.addForce(openmm.GBSAOBCForce())
+    with pytest.raises(UnsupportedInputError, match="got GBSAOBCForce"):
+        embedded_system(topology, bare, [0, 1, 2], model)
+    force = next(f for f in mm.getForces() if isinstance(f, openmm.NonbondedForce))
+    force.addException(0, 3, 0.0, 0.1, 0.0)
+    with pytest.raises(UnsupportedInputError, match="no exception between atoms 0 and 3"):
+        embedded_system(topology, mm, [0, 1, 2], model)
+    force.addGlobalParameter("scale", 1.0)
+    force.addParticleParameterOffset("scale", 0, 0.1, 0.0, 0.0)
+    with pytest.raises(UnsupportedInputError, match="no parameter offsets"):
+        embedded_system(topology, mm, [0, 1, 2], model)
