@@ -162,8 +162,9 @@ class VerletList:
         self._cell = np.zeros((3, 3))
         self._pbc = np.zeros(3, dtype=bool)
         self._kept: Neighbors | None = None
-        self._pairs = np.zeros(0, dtype=np.int64)  # one edge of each pair
+        self._ends = np.zeros((2, 0), dtype=np.int64)  # sender and receiver of one edge a pair
         self._offsets = np.zeros((0, 3))  # shift vectors of these edges, A
+        self._pair_of = np.zeros(0, dtype=np.int64)  # pair of each edge
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the kept list: the copy searches anew."""
@@ -177,26 +178,23 @@ class VerletList:
             kept = find_neighbors(positions, cell, pbc, self.cutoff + self.skin)
             kept = self._kept = _canonical(kept)
             self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
-            self._pairs = np.flatnonzero(np.arange(len(kept.reverse_edge)) < kept.reverse_edge)
+            pairs = np.flatnonzero(np.arange(len(kept.reverse_edge)) < kept.reverse_edge)
             box = cell if pbc.any() else np.zeros((3, 3))
-            self._offsets = kept.cell_shifts[self._pairs] @ box
+            self._ends = kept.edge_index.take(pairs, axis=1)
+            self._offsets = kept.cell_shifts[pairs] @ box
+            self._pair_of = np.empty(len(kept.reverse_edge), dtype=np.int64)
+            self._pair_of[pairs] = self._pair_of[kept.reverse_edge[pairs]] = np.arange(len(pairs))
             self.n_searches += 1
         # lengths now, of one edge per pair: its reverse is exactly as long
-        sender, receiver = kept.edge_index.take(self._pairs, axis=1)
+        sender, receiver = self._ends
         vectors = positions.take(receiver, axis=0) - positions.take(sender, axis=0) + self._offsets
         squared = np.einsum("ij,ij->i", vectors, vectors)  # i: pair, j: Cartesian
-        # keep both edges of every close pair, in the order of the kept list
-        near = self._pairs[squared < self.cutoff**2]
-        is_chosen = np.zeros(len(kept.reverse_edge), dtype=bool)
-        is_chosen[near] = True
-        is_chosen[kept.reverse_edge[near]] = True
+        # both edges of every close pair, in the order of the kept list
+        is_near = squared < self.cutoff**2
+        chosen = np.flatnonzero(is_near.take(self._pair_of))
         shortest = float(np.sqrt(squared.min(initial=np.inf)))
-        # an edge and its reverse are as long
-        lengths = np.empty(len(kept.reverse_edge))
-        lengths[self._pairs] = np.sqrt(squared)
-        lengths[kept.reverse_edge[self._pairs]] = lengths[self._pairs]
-        kept = replace(kept, lengths=lengths)
-        return _reordered(kept, np.flatnonzero(is_chosen), shortest)
+        kept = replace(kept, lengths=np.sqrt(squared).take(self._pair_of))
+        return _reordered(kept, chosen, shortest)
 
     def _is_valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
         """Whether the kept list still holds all pairs within the cutoff.

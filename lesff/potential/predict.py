@@ -63,6 +63,11 @@ def _check_extent(potential: Potential, graph: AtomGraph) -> None:
         concerned = concerned | graph.pbc.any(1)
     if not bool(concerned.any()):
         return
+    # a bound at little cost: wrapped along a lattice vector, no atom is farther than half of it
+    low, high = graph.positions.aminmax(dim=0)
+    bound = (high - low).norm() + 0.5 * graph.cell.norm(dim=2).sum(1).max()
+    if float(bound) <= _MAX_EXTENT:
+        return
     offset = lattice_offset(graph, graph.positions, graph.cell)
     away = (graph.positions - offset).norm(dim=1) * concerned[graph.batch]
     atom = int(away.argmax())
