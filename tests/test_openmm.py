@@ -816,6 +816,8 @@ def test_systems_that_cannot_be_embedded(dimer, model):
     bare.addForce(openmm.GBSAOBCForce())
     with pytest.raises(UnsupportedInputError, match="got GBSAOBCForce"):
         embedded_system(topology, bare, [0, 1, 2], model)
+    with pytest.raises(UnsupportedInputError, match="charges around the model .* on 0 particles"):
+        embedded_system(topology, mm, range(6), model)
     force = next(f for f in mm.getForces() if isinstance(f, openmm.NonbondedForce))
     force.addException(0, 3, 0.0, 0.1, 0.0)
     with pytest.raises(UnsupportedInputError, match="no exception between atoms 0 and 3"):

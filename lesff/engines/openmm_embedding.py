@@ -116,6 +116,12 @@ def embedded_system(
             utilities.addCustomNonbondedExclusions(force, atoms)
     chosen = set(atoms)
     around = [i for i, q in enumerate(charges) if i not in chosen and q != 0.0]
+    if not around:
+        raise UnsupportedInputError(
+            "the force field must have charges around the model for electrostatic embedding, got "
+            f"none on {len(charges) - len(chosen)} particles: give it charges, or the whole system "
+            "to the model"
+        )
     periodic = nonbonded.usesPeriodicBoundaryConditions()
     function = EmbeddedForce(
         model, numbers, [charges[i] for i in around], periodic=periodic, **options
