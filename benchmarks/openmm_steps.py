@@ -91,15 +91,16 @@ def main() -> None:
     atoms.calc = model.calculator()
     FIRE(atoms, logfile=None).run(fmax=0.5, steps=40)
     topology, positions = from_ase(atoms)
-    system = create_system(model, topology, remove_cm_motion=False)
+    # one system a context: contexts of one system share a list of neighbours
+    systems = [create_system(model, topology, remove_cm_motion=False) for _ in range(2)]
     thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(0))
     dynamics = VelocityVerlet(atoms, 0.5 * fs)
     print(f"{len(atoms)} atoms of {model.name}")
     actions = {
         "model": bare(model, atoms.copy()),
         "ASE": partial(dynamics.run, 1),
-        "OpenMM, Reference": stepper(system, positions, "Reference"),
-        "OpenMM, CPU": stepper(system, positions, "CPU", 2),
+        "OpenMM, Reference": stepper(systems[0], positions, "Reference"),
+        "OpenMM, CPU": stepper(systems[1], positions, "CPU", 2),
     }
     table(actions, "model", options.steps)
 

@@ -19,7 +19,7 @@ part of it.
 In a box the sum runs over all images by Ewald's method, with conducting surroundings and a
 uniform background behind net charges, as the sums of the model and as particle-mesh Ewald: the
 part ``erf(r / sigma) - erf(r / eta)`` over the nearest images, ``erf(r / eta)`` over wave
-vectors, with ``eta`` such that what is left out of either is below ``1e-7`` of it.
+vectors, with ``eta`` such that what is left out of either is below ``1e-6`` of it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from lesff.electrostatics.sums.structure_factor import site_sum, structure_facto
 from lesff.errors import UnsupportedInputError
 from lesff.units import COULOMB_CONSTANT
 
-_REACH = 4.2
-"""erfc(4.2) = 3e-9, exp(-4.2^2) = 2e-8: where sums over images and wave vectors end."""
+_REACH = 3.8
+"""erfc(3.8) = 8e-8, exp(-3.8^2) = 5e-7: where sums over images and wave vectors end."""
 
 
 @dataclass(frozen=True, kw_only=True)
