@@ -362,6 +362,24 @@ def test_bad_input(model, monkeypatch):
         engine.load_openmm()
 
 
+def test_positions_in_another_unit(dimer, model):
+    _, topology, positions = dimer
+    mm = water_of(*dimer, nonbondedMethod=app.NoCutoff)
+    for system in (
+        engine.create_system(model, topology), embedded_system(topology, mm, [3, 4, 5], model)
+    ):  # fmt: skip
+        context = context_of(system, 10.0 * positions)
+        with pytest.raises(
+            openmm.OpenMMException, match="in nm, got atoms 0 and 1 of the model, .* 0.9"
+        ):
+            energy_of(context)
+        context.setPositions(positions)
+        energy_of(context)
+        # once they were right, molecules may come apart
+        context.setPositions(5.0 * positions)
+        energy_of(context)
+
+
 def test_a_run_stops_where_atoms_leave_the_domain(tmp_path):
     potential = tiny_potential(head="shifted")
     potential.uncertainty, _ = calibrate(

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 _UNITS = UNITS["openmm"]
 _NM = 1.0 / _UNITS.length
+_BONDS = 64
+"""Bonds of a topology that are looked at: in a box, some may lead to an image."""
+_LONGEST_BOND = 4.0
+"""A: longer than any bond, shorter than a bond to hydrogen that was read in another unit."""
 
 
 def load_openmm() -> Any:
@@ -69,13 +73,22 @@ class ModelForce:
         model: The model.
         numbers: (n_atoms,) atomic numbers of the particles that it gets.
         periodic: Whether the box of the state is periodic for the model.
+        bonds: Pairs of these particles that are bonded, by which the first positions show whether
+            they are in nm.
         **options: Of :class:`lesff.potential.evaluator.Evaluator`.
     """
 
     def __init__(
-        self, model: Model, numbers: Sequence[int], *, periodic: bool, **options: Any
+        self,
+        model: Model,
+        numbers: Sequence[int],
+        *,
+        periodic: bool,
+        bonds: Sequence[tuple[int, int]] = (),
+        **options: Any,
     ) -> None:
         self._reference = ModelReference.of(model)
+        self._bonds = np.array(bonds, dtype=np.int64).reshape(-1, 2)[:_BONDS]
         self._numbers = np.array(numbers, dtype=np.int64)
         self._periodic = periodic
         self._options = _checked(options)
@@ -90,6 +103,7 @@ class ModelForce:
             "reference": asdict(self._reference),
             "numbers": self._numbers.tolist(),
             "periodic": self._periodic,
+            "bonds": self._bonds.tolist(),
             "options": self._options,
         }
 
@@ -97,6 +111,7 @@ class ModelForce:
         self._reference = ModelReference(**state["reference"])
         self._numbers = np.array(state["numbers"], dtype=np.int64)
         self._periodic = state["periodic"]
+        self._bonds = np.array(state["bonds"], dtype=np.int64).reshape(-1, 2)
         self._options = state["options"]
         self._evaluator = None
 
@@ -113,6 +128,9 @@ class ModelForce:
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
         """Energy in kJ/mol and forces (n_atoms, 3) in kJ/mol/nm of the particles of the force."""
         positions, cell = _arrays(state, periodic=self._periodic)
+        if len(self._bonds):
+            _check_unit(positions, self._bonds)
+            self._bonds = self._bonds[:0]
         energy, forces = self.compute(positions, cell)
         return energy / _UNITS.energy, forces / _UNITS.force
 
@@ -125,6 +143,22 @@ class ModelForce:
         """
         out = self.evaluator(self._numbers, positions, cell, self._periodic, ("energy", "forces"))
         return out["energy"], out["forces"]
+
+
+def _check_unit(positions: np.ndarray, bonds: np.ndarray) -> None:
+    """Refuse positions in A, where all bonds are ten times as long as bonds are.
+
+    Raises:
+        StructureError: naming the shortest.
+    """
+    lengths = np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1)
+    shortest = int(lengths.argmin())
+    if lengths[shortest] > _LONGEST_BOND:
+        i, j = bonds[shortest]
+        raise StructureError(
+            f"positions must be in nm, got atoms {i} and {j} of the model, which are bonded, "
+            f"{lengths[shortest] / 10:.3g} nm apart, and no bond shorter: are they in A?"
+        )
 
 
 def _arrays(state: Any, *, periodic: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -203,7 +237,8 @@ def add_force(
     chosen = None if atoms is None else [int(index) for index in atoms]
     numbers = numbers_of(topology, chosen, model)
     _check_field(options, periodic=periodic)
-    force = mm.PythonForce(ModelForce(model, numbers, periodic=periodic, **options))
+    bonds = bonds_of(topology, chosen)
+    force = mm.PythonForce(ModelForce(model, numbers, periodic=periodic, bonds=bonds, **options))
     force.setName("lesff")
     force.setForceGroup(force_group)
     force.setUsesPeriodicBoundaryConditions(periodic)
@@ -237,6 +272,15 @@ def numbers_of(topology: app.Topology, atoms: Sequence[int] | None, model: Model
             f"{symbols(model.config.elements)} only"
         )
     return numbers
+
+
+def bonds_of(topology: app.Topology, atoms: Sequence[int] | None) -> list[tuple[int, int]]:
+    """Bonds among chosen atoms, by their places among these."""
+    pairs = [(bond.atom1.index, bond.atom2.index) for bond in topology.bonds()]
+    if atoms is None:
+        return pairs
+    place = {atom: index for index, atom in enumerate(atoms)}
+    return [(place[i], place[j]) for i, j in pairs if i in place and j in place]
 
 
 def from_ase(atoms: ase.Atoms) -> tuple[app.Topology, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lesff.engines.embedding import EmbeddedEvaluator
-from lesff.engines.openmm import ModelForce, load_openmm, numbers_of
+from lesff.engines.openmm import ModelForce, bonds_of, load_openmm, numbers_of
 from lesff.engines.units import UNITS
 from lesff.errors import MissingDependencyError, UnsupportedInputError
 from lesff.model import Model
@@ -37,7 +37,8 @@ class EmbeddedForce(ModelForce):
         numbers: (n_atoms,) atomic numbers of its atoms, the first particles that it gets.
         charges: (n_points,) in e of the particles that follow.
         periodic: Whether there is a box.
-        **options: Of :class:`lesff.potential.evaluator.Evaluator`.
+        **options: ``bonds`` of :class:`ModelForce`, and those of
+            :class:`lesff.potential.evaluator.Evaluator`.
     """
 
     def __init__(
@@ -124,8 +125,9 @@ def embedded_system(
         )
     periodic = nonbonded.usesPeriodicBoundaryConditions()
     function = EmbeddedForce(
-        model, numbers, [charges[i] for i in around], periodic=periodic, **options
-    )
+        model, numbers, [charges[i] for i in around], periodic=periodic,
+        bonds=bonds_of(topology, atoms), **options,
+    )  # fmt: skip
     force = mm.PythonForce(function)
     force.setName("lesff")
     force.setForceGroup(force_group)
