@@ -60,19 +60,22 @@ def box_of_water():
     return field, modeller.topology, positions
 
 
-def two_of_water():
+def two_of_water(name="amber14/tip3p.xml"):
     """The same of two waters in open space."""
-    field = app.ForceField("amber14/tip3p.xml")
+    field = app.ForceField(name)
     topology = app.Topology()
     chain = topology.addChain()
     for _ in range(2):
         residue = topology.addResidue("HOH", chain)
         o = topology.addAtom("O", app.element.oxygen, residue)
-        for name in ("H1", "H2"):
-            topology.addBond(o, topology.addAtom(name, app.element.hydrogen, residue))
+        for hydrogen in ("H1", "H2"):
+            topology.addBond(o, topology.addAtom(hydrogen, app.element.hydrogen, residue))
     atoms = molecule("H2O") + molecule("H2O")
     atoms.positions[3:] += [0.4, 0.3, 2.9]
-    return field, topology, atoms.positions / 10.0
+    modeller = app.Modeller(topology, atoms.positions / 10.0 * openmm.unit.nanometer)
+    modeller.addExtraParticles(field)
+    positions = modeller.positions.value_in_unit(openmm.unit.nanometer)
+    return field, modeller.topology, np.array(positions)
 
 
 def water_of(field, topology, positions, **options):

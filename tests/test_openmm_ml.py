@@ -294,6 +294,25 @@ def test_embedded_dynamics_keep_the_energy(dimer):
     assert ranges[1] / ranges[0] == pytest.approx(0.25, abs=0.1)
 
 
+def test_sites_of_the_force_field_on_the_model_are_off(model):
+    field, topology, positions = two_of_water("amber14/tip4pew.xml")
+    mm = water_of(field, topology, positions, nonbondedMethod=app.NoCutoff)
+    assert mm.isVirtualSite(3)
+    systems = [embedded_system(topology, mm, atoms, model) for atoms in ([0, 1, 2], range(4))]
+    contexts = [context_of(system, positions) for system in systems]
+    for context in contexts:
+        context.computeVirtualSites()
+    assert energy_of(contexts[0]) == energy_of(contexts[1])
+    # the part of the model: among the other molecule's charges, M and hydrogens
+    state = contexts[0].getState(getPositions=True, getForces=True)
+    points = state.getPositions(asNumpy=True)._value[5:] * 10.0
+    charges = np.array([0.52422, 0.52422, -1.04844])  # TIP4P-Ew, Horn et al., JCP 120, 9665 (2004)
+    inner = EmbeddedEvaluator(model, charges).among([8, 1, 1], positions[:3] * 10.0, points)
+    forces = state.getForces(asNumpy=True)._value / EV / 10.0
+    # hydrogens have no Lennard-Jones
+    np.testing.assert_allclose(forces[1:3], inner["forces"][1:], atol=1e-6)
+
+
 def test_systems_that_cannot_be_embedded(dimer, model):
     field, topology, positions = dimer
     options = {"nonbondedMethod": app.NoCutoff}

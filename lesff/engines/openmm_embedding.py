@@ -91,7 +91,8 @@ def embedded_system(
     Args:
         topology: Of the whole system.
         system: All of it by the force field; left as it is.
-        atoms: The model's, whole molecules.
+        atoms: The model's, whole molecules; with or without virtual sites of the force field on
+            them, which are switched off.
         model: A model with charges.
         force_group: Group of the model's force.
         interpolate: Keep both, with the parameter ``lambda_interpolate``: 0 is the force field
@@ -104,18 +105,20 @@ def embedded_system(
     """
     mm = load_openmm()
     utilities = _utilities()
-    atoms = [int(index) for index in atoms]
+    # sites of the force field on the model's atoms have no part in it
+    sites = _sites_on(system, {int(index) for index in atoms})
+    atoms = [int(index) for index in atoms if int(index) not in sites]
     numbers = numbers_of(topology, atoms, model)
-    _check_bonds(utilities.findLinkBonds(topology, atoms))
-    index = _check_forces(mm, system, set(atoms))
+    chosen = {*atoms, *sites}
+    _check_bonds(utilities.findLinkBonds(topology, sorted(chosen)))
+    index = _check_forces(mm, system, chosen)
     mixed = utilities.removeBonds(system, topology, atoms, True)
     nonbonded = mixed.getForces()[index]
     charges = [_charge(nonbonded, i) for i in range(mixed.getNumParticles())]
-    _take_out(nonbonded, atoms)
+    _take_out(nonbonded, sorted(chosen))
     for force in mixed.getForces():
         if isinstance(force, mm.CustomNonbondedForce):
-            utilities.addCustomNonbondedExclusions(force, atoms)
-    chosen = set(atoms)
+            utilities.addCustomNonbondedExclusions(force, sorted(chosen))
     around = [i for i, q in enumerate(charges) if i not in chosen and q != 0.0]
     if not around:
         raise UnsupportedInputError(
@@ -155,6 +158,17 @@ def _utilities() -> Any:
         raise MissingDependencyError(
             f'openmm-ml cannot be loaded ({error}); install it with `pip install "lesff[openmm]"`'
         ) from error
+
+
+def _sites_on(system: openmm.System, atoms: set[int]) -> set[int]:
+    """Virtual sites, such as M of TIP4P, that are defined by the model's atoms alone."""
+    found = set()
+    for index in range(system.getNumParticles()):
+        if system.isVirtualSite(index):
+            site = system.getVirtualSite(index)
+            parents = {site.getParticle(k) for k in range(site.getNumParticles())}
+            found |= {index} if parents <= atoms else set()
+    return found
 
 
 def _charge(nonbonded: openmm.NonbondedForce, index: int) -> float:
