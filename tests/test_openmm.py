@@ -196,6 +196,7 @@ def test_two_models_with_two_time_steps(model, tmp_path):
 # files
 
 
+@pytest.mark.slow
 def test_xml_names_the_model_and_runs_in_another_process(model, tmp_path):
     atoms = triclinic_ice()
     topology, positions = engine.from_ase(atoms)
