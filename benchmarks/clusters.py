@@ -56,7 +56,6 @@ def main() -> None:
         periodic = water_box(side)
         cluster = periodic.copy()
         cluster.pbc = False
-        reach = potential.architecture.cutoff
         graphs = [
             build_graph(to_structure(atoms), potential.architecture.cutoff).to(
                 dtype=potential.dtype

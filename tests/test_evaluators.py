@@ -278,15 +278,15 @@ def test_auto_switches_by_size():
             latent_energy(torch.tensor(np.tile(charges, n**3)), graph, EwaldSettings())
         assert chosen == ["direct", "nufft"]
         cuda = torch.device("cuda")
-        assert groups._fastest(192, 1000, cuda) == "direct"
-        assert groups._fastest(50_000, 10**6, cuda) == "mesh"
+        assert groups.fastest(192, 1000, cuda) == "direct"
+        assert groups.fastest(50_000, 10**6, cuda) == "mesh"
 
 
 def test_without_finufft(monkeypatch):
     monkeypatch.setattr(nufft, "finufft", None)
     cpu = torch.device("cpu")
-    assert groups._fastest(50_000, 10**6, cpu) == "mesh"
-    assert groups._fastest(100, 1000, cpu) == "direct"
+    assert groups.fastest(50_000, 10**6, cpu) == "mesh"
+    assert groups.fastest(100, 1000, cpu) == "direct"
     atoms, charges = random_crystal()
     graph = make_graph(atoms, 0.1)
     with pytest.raises(UnsupportedInputError, match="'nufft' needs FINUFFT, which is not"):

@@ -13,6 +13,7 @@ from torch import Tensor
 from lesff.atoms.cell import inverse_cell
 from lesff.atoms.contacts import ContactRule
 from lesff.atoms.neighbors import Neighbors, find_neighbors
+from lesff.atoms.point_charges import PointCharges, join
 from lesff.atoms.structure import MIN_DISTANCE, Structure
 from lesff.errors import StructureError
 
@@ -52,6 +53,7 @@ class AtomGraph:
         reverse_edge: (n_edges,) int64, index of the same pair seen from the other end.
         external_field: (n_systems, 3) uniform electric field in V/A (a positive charge is pushed
             along it; zero rows: no field), or None if there is none at all.
+        point_charges: Charges around the systems that are no atoms of them, or None.
         exact: What ``positions`` and ``cell`` were rounded from; None where they are as given.
             Edge vectors are differences of these: far from the origin those of float32 positions
             have lost their digits.
@@ -68,6 +70,7 @@ class AtomGraph:
     cell_shifts: Tensor
     reverse_edge: Tensor
     external_field: Tensor | None = None
+    point_charges: PointCharges | None = None
     exact: ExactGeometry | None = None
 
     @property
@@ -85,7 +88,7 @@ class AtomGraph:
         """Number of directed edges."""
         return self.edge_index.shape[1]
 
-    def replace(self, **changes: Tensor | ExactGeometry | None) -> AtomGraph:
+    def replace(self, **changes: Tensor | PointCharges | ExactGeometry | None) -> AtomGraph:
         """A copy with some fields replaced; other positions or cells are not rounded ones."""
         if "exact" not in changes and ("positions" in changes or "cell" in changes):
             changes["exact"] = None
@@ -105,7 +108,12 @@ class AtomGraph:
             exact = None
         elif self.positions.dtype == torch.float64:
             exact = ExactGeometry(positions=self.positions, cell=self.cell)
-        return AtomGraph(**moved, exact=None if exact is None else exact.to(device))
+        charges = self.point_charges
+        return AtomGraph(
+            **moved,
+            point_charges=None if charges is None else charges.to(device),
+            exact=None if exact is None else exact.to(device),
+        )
 
     def outside_inference(self) -> AtomGraph:
         """The graph, with copies of tensors that were made inside ``torch.inference_mode()``."""
@@ -113,10 +121,14 @@ class AtomGraph:
         exact = self.exact
         if exact is not None and exact.positions.is_inference():
             exact = ExactGeometry(positions=exact.positions.clone(), cell=exact.cell.clone())
-        if exact is self.exact and not any(x.is_inference() for x in tensors.values()):
+        charges = self.point_charges
+        if charges is not None and charges.positions.is_inference():
+            charges = charges.cloned()
+        is_same = exact is self.exact and charges is self.point_charges
+        if is_same and not any(x.is_inference() for x in tensors.values()):
             return self
         copies = {name: x.clone() if x.is_inference() else x for name, x in tensors.items()}
-        return AtomGraph(**copies, exact=exact)
+        return AtomGraph(**copies, point_charges=charges, exact=exact)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Fields that are tensors and present."""
@@ -130,6 +142,7 @@ class AtomGraph:
         return counts.index_add(0, self.batch, torch.ones_like(self.batch))
 
 
+torch.export.register_dataclass(PointCharges)
 torch.export.register_dataclass(ExactGeometry)
 torch.export.register_dataclass(AtomGraph)
 
@@ -188,6 +201,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         cell_shifts=cat("cell_shifts"),
         reverse_edge=torch.cat(reverse_edge),
         external_field=field,
+        point_charges=join([graph.point_charges for graph in graphs]),
         exact=exact,
     )
 

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from lesff.atoms.graph import AtomGraph, edge_vectors, first_edges
 from lesff.atoms.segments import shift_to_total
 from lesff.electrostatics.moments.multipoles import Multipoles
+from lesff.electrostatics.moments.point_charges import SitePotential
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError
 from lesff.heads.config import LongRangeConfig
@@ -73,7 +74,9 @@ class HeadInput:
         element: (n_atoms,) rows of element tables.
         graph: The batch.
         settings: Constants of the Coulomb energy.
-        site_potential: (n_atoms,) external potential in V, ``-E.r`` of a uniform field, or None.
+        site_potential: (n_atoms,) external potential in V, ``-E.r`` of a uniform field and that of
+            point charges, or None.
+        surroundings: Potential of the graph's point charges, or None.
         equivariants: Per order from 1, one (n_atoms, 2 l + 1, channels) tensor per layer with it.
         pairs: Pairs of neighbours at the distances that the architecture learns of; found again
             from the graph if not given.
@@ -91,6 +94,7 @@ class HeadInput:
     pairs: ClosePairs | None = None
     limits: Tensor | None = None
     state_charges: Tensor | None = None
+    surroundings: SitePotential | None = None
 
     def neighbours(self) -> ClosePairs:
         """Pairs of neighbours, in the order of their first edges where they are the graph's."""

@@ -107,6 +107,10 @@ class MultipoleHead(nn.Module):
         # potential and field at every atom: of the permanent moments, then with the external ones
         found = interact(permanent, graph, x.settings)
         potential, field = with_external(found.potential, found.field, graph)
+        if x.surroundings is not None:
+            potential = potential + x.surroundings.value.to(potential)
+            if x.surroundings.gradient is not None:
+                field = field - x.surroundings.gradient.to(field)
         # linear response, dq = -kappa (Phi - mean Phi) and du = alpha E; half of the work is stored
         induced = respond(potential, field, graph, self.response(x))
         # the field's work on induced moments is counted with that on all moments, elsewhere

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lesff.autograd import gradients
+from lesff.electrostatics.moments.point_charges import SitePotential
 from lesff.heads import HeadOutput
 from lesff.nn.local_state import LocalStates
 
@@ -28,6 +29,7 @@ class EnergyTerms:
         dispersion_coefficients: (n_atoms,) ``sqrt(C6)`` of the model's dispersion, if any.
         invariants: One (n_atoms, channels) tensor per layer.
         states: Charges and spins of a local state, if the model has one.
+        surroundings: Potential of the graph's point charges at the atoms, if it has any.
     """
 
     node_energy: Tensor
@@ -41,6 +43,7 @@ class EnergyTerms:
     dispersion_coefficients: Tensor | None = None
     invariants: list[Tensor] = field(default_factory=list)
     states: LocalStates | None = None
+    surroundings: SitePotential | None = None
 
     @property
     def potentials(self) -> Tensor | None:

@@ -20,6 +20,7 @@ from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.dispersion import Dispersion
 from lesff.electrostatics.moments.born import CHUNK_ATOMS, BornMode
 from lesff.electrostatics.moments.field import site_potential, with_field_leaf
+from lesff.electrostatics.moments.point_charges import SitePotential, potential_of
 from lesff.electrostatics.moments.totals import neutralised
 from lesff.electrostatics.sums.plan import SLAB, plan_coulomb
 from lesff.electrostatics.sums.settings import EwaldSettings
@@ -283,10 +284,11 @@ class Potential(nn.Module):
             )
         self._check_elements(graph)
         check_properties({"energy", "forces"}, graph, self.traits)
-        if graph.external_field is not None or bool((graph.pbc.sum(1) == SLAB).any()):
+        is_plain = graph.external_field is None and graph.point_charges is None
+        if not is_plain or bool((graph.pbc.sum(1) == SLAB).any()):
             raise UnsupportedInputError(
-                "a planned step is for crystals and molecules without `external_field`, got a slab "
-                "or a field: leave out `plan`"
+                "a planned step is for crystals and molecules without `external_field` or "
+                "`point_charges`, got a slab, a field or point charges: leave out `plan`"
             )
         chosen = self.config.dispersion
         with plain_arithmetic(self.device):
@@ -396,9 +398,10 @@ class Potential(nn.Module):
             coefficients, attraction = self.dispersion(graph, element, groups)
         # charges, and the energy of their interaction
         head, coulomb, energy_lr = None, None, torch.zeros_like(energy_sr)
+        surroundings = self._surroundings(graph)
         if self.charge_head is not None and self.ewald is not None:
             states = None if local is None else local.states
-            head = self._charges(graph, output, element, states)
+            head = self._charges(graph, output, element, states, surroundings)
             coulomb, energy_lr = self._electrostatics(graph, head, plan)
         if attraction is not None:
             energy_lr = energy_lr + attraction
@@ -414,7 +417,18 @@ class Potential(nn.Module):
             dispersion_coefficients=coefficients,
             invariants=output.invariants,
             states=None if local is None else local.states,
+            surroundings=surroundings,
         )
+
+    def _surroundings(self, graph: AtomGraph) -> SitePotential | None:
+        """Potential of the graph's point charges at the atoms, with what the moments need."""
+        if graph.point_charges is None or self.ewald is None:
+            return None
+        chosen = None if self.multipole_head is None else self.multipole_head.config
+        order = 0
+        if chosen is not None and (chosen.has_dipoles or chosen.quadrupoles):
+            order = 2 if chosen.quadrupoles else 1
+        return potential_of(graph.point_charges, graph, self.ewald, order)
 
     def _first_layer_state(
         self, graph: AtomGraph, element: Tensor, potentials: Tensor | None = None
@@ -439,9 +453,14 @@ class Potential(nn.Module):
         output: ArchitectureOutput,
         element: Tensor,
         states: LocalStates | None,
+        surroundings: SitePotential | None,
     ) -> HeadOutput:
         """Charges and further moments of the heads."""
         charge_head, settings = self._electrostatic_parts()
+        at_sites = site_potential(graph) if charge_head.responds_to_field else None
+        if charge_head.responds_to_field and surroundings is not None:
+            value = surroundings.value.to(graph.positions.dtype)
+            at_sites = value if at_sites is None else at_sites + value
         # equilibration differentiates by the graph's own positions
         if charge_head.asks_host:
             graph = graph.replace(exact=None)
@@ -450,7 +469,8 @@ class Potential(nn.Module):
             element=element,
             graph=graph,
             settings=settings,
-            site_potential=site_potential(graph) if charge_head.responds_to_field else None,
+            site_potential=at_sites,
+            surroundings=surroundings,
             equivariants=output.equivariants,
             pairs=output.pairs,
             limits=self._limits(element, graph.positions.dtype),
@@ -651,4 +671,10 @@ def _with_leaf(
     offset = lattice_offset(graph, positions, graph.exact.cell)
     rounded = (positions - offset).to(graph.positions.dtype)
     exact = ExactGeometry(positions=positions, cell=graph.exact.cell)
-    return graph.replace(positions=rounded, exact=exact), positions, offset
+    charges = graph.point_charges
+    if charges is not None:
+        # those of each system move with one of its atoms: lattice vectors make no difference
+        first = torch.searchsorted(graph.batch, torch.arange(graph.n_systems).to(graph.batch))
+        charges = charges.moved(-offset[first])
+    moved = graph.replace(positions=rounded, exact=exact, point_charges=charges)
+    return moved, positions, offset

@@ -25,6 +25,7 @@ from lesff.electrostatics.moments.field import (
     field_energy,
     has_field,
 )
+from lesff.electrostatics.moments.point_charges import check_point_charges, coupling
 from lesff.electrostatics.moments.totals import (
     along_slab_normals,
     dipole_moment,
@@ -115,7 +116,21 @@ class Evaluation:
 
     @cached_property
     def field_coupling(self) -> Tensor | None:
-        """``-q_i E.r_i - u_i.E`` of every atom in eV, (n_atoms,); None without a field."""
+        """Work of a field and of point charges on every atom in eV, (n_atoms,); None without."""
+        parts = [x for x in (self._of_field, self._of_point_charges) if x is not None]
+        return sum(parts[1:], parts[0]) if parts else None
+
+    @property
+    def _of_point_charges(self) -> Tensor | None:
+        """``q Phi + u.grad Phi + Q:grad grad Phi / 2`` of every atom."""
+        if self.terms.surroundings is None:
+            return None
+        terms = self.terms
+        return coupling(self.terms.surroundings, self.charges, terms.dipoles, terms.quadrupoles)
+
+    @property
+    def _of_field(self) -> Tensor | None:
+        """``-q_i E.r_i - u_i.E`` of every atom."""
         if self.terms.charges is None or self.graph.external_field is None:
             return None
         work = field_energy(self.charges, self.graph)
@@ -351,6 +366,11 @@ NO_FIELD_ON_A_CRYSTAL = BatchRule(
     message="{names} of a crystal in an external field cannot be computed: its forces hold "
     "born_effective_charges, which are no derivative of an energy of the cell; leave the field out",
 )
+WITHOUT_POINT_CHARGES = BatchRule(
+    holds=lambda graph, _: graph.point_charges is None,
+    message="{names} of a structure among point charges are not implemented: leave them out; an "
+    "engine's barostat works by energies (OpenMM's MonteCarloBarostat)",
+)
 OF_LOCAL_CHARGES = BatchRule(
     holds=lambda graph, model: model.has_local_charges or not bool(graph.pbc.all(1).any()),
     message="`born_effective_charges` " + _NO_LOCAL_CHARGES,
@@ -391,7 +411,9 @@ PROPERTIES: dict[str, Property] = {
     ),
     "forces": Property(compute=_forces, is_derivative=True),
     "stress": Property(
-        compute=_stress, batch=(IN_CRYSTALS, NOT_IN_A_POLARISED_CRYSTAL), is_derivative=True
+        compute=_stress,
+        batch=(IN_CRYSTALS, WITHOUT_POINT_CHARGES, NOT_IN_A_POLARISED_CRYSTAL),
+        is_derivative=True,
     ),
     "hessian": Property(compute=_hessian, batch=(NO_FIELD_ON_A_CRYSTAL,), is_derivative=True),
     "latent_charges": Property(compute=_latent_charges, model=(CHARGED,)),
@@ -405,7 +427,7 @@ PROPERTIES: dict[str, Property] = {
     "born_effective_charges": Property(
         compute=_born_effective_charges,
         model=(CHARGED,),
-        batch=(NOT_IN_SLABS, OF_LOCAL_CHARGES),
+        batch=(NOT_IN_SLABS, WITHOUT_POINT_CHARGES, OF_LOCAL_CHARGES),
         is_derivative=True,
         is_later=True,
     ),
@@ -431,6 +453,7 @@ _BATCH_RULES = (
     IN_MOLECULES,
     IN_MOLECULES_AND_SLABS,
     IN_MOLECULES_UNLESS_DIPOLES,
+    WITHOUT_POINT_CHARGES,
 )
 _LAST_RULES = (NOT_IN_A_POLARISED_CRYSTAL, NO_FIELD_ON_A_CRYSTAL, OF_LOCAL_CHARGES)
 """In the order in which they are looked at: the last ones once a field is known to make sense."""
@@ -472,6 +495,13 @@ def check_properties(wanted: Collection[str], graph: AtomGraph, model: Traits) -
     _refuse(wanted, _broken(wanted, _BATCH_RULES, graph, model), model)
     if graph.external_field is not None and bool(has_field(graph).any()):
         _check_field(graph, model)
+    if graph.point_charges is not None:
+        if not model.has_charges:
+            raise UnsupportedInputError(
+                "`point_charges` must be absent for a model without charges (trained without "
+                "LES): there is nothing that they act on"
+            )
+        check_point_charges(graph)
     _refuse(wanted, _broken(wanted, _LAST_RULES, graph, model), model)
 
 

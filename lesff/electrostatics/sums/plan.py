@@ -147,7 +147,7 @@ def _groups(
         if boundary != OPEN:
             name = evaluator
             if name == "auto":
-                name = _fastest(n_atoms, n_waves, graph.positions.device)
+                name = fastest(n_atoms, n_waves, graph.positions.device)
         # systems of one key share the table and the grid of the largest
         size = [_octave(n_atoms, _SMALL_SYSTEM), *(_octave(i + 1, _SMALL_LIMIT) for i in n)]
         alone = system if name == "nufft" else -1  # one by one, nothing to share
@@ -163,7 +163,7 @@ def _octave(count: int, least: int) -> int:
     return math.ceil(math.log2(max(count, least)))
 
 
-def _fastest(n_atoms: int, n_waves: int, device: torch.device) -> str:
+def fastest(n_atoms: int, n_waves: int, device: torch.device) -> str:
     """Evaluator of least cost for one system, by the measured costs at the head."""
     if device.type != "cpu":
         return "mesh" if n_atoms >= _MESH_ATOMS else "direct"

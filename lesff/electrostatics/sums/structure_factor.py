@@ -129,6 +129,21 @@ class _Sum(Function):
         return phi, (q[..., None] * d_phi).sum(1) if need_s else None, None, None
 
 
+def site_sum(c: Tensor, s: Tensor, grid: Grid, transform: Transform) -> tuple[Tensor, Tensor]:
+    """``phi_i`` and its gradient in s, of padded systems, differentiable.
+
+    Args:
+        c: (n_systems, n_channels, *grid.shape) complex coefficients.
+        s: (n_systems, n_atoms, 3) fractional coordinates.
+        grid: Wave vectors.
+        transform: The evaluator.
+
+    Returns:
+        (n_systems, n_channels, n_atoms), and (..., 3).
+    """
+    return _Field.apply(c, s, grid, transform, True)  # pyright: ignore[reportReturnType]
+
+
 class _Field(Function):
     """``(c, s) -> (phi, grad phi)``."""
 
