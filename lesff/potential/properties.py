@@ -415,7 +415,11 @@ PROPERTIES: dict[str, Property] = {
         batch=(IN_CRYSTALS, WITHOUT_POINT_CHARGES, NOT_IN_A_POLARISED_CRYSTAL),
         is_derivative=True,
     ),
-    "hessian": Property(compute=_hessian, batch=(NO_FIELD_ON_A_CRYSTAL,), is_derivative=True),
+    "hessian": Property(
+        compute=_hessian,
+        batch=(WITHOUT_POINT_CHARGES, NO_FIELD_ON_A_CRYSTAL),
+        is_derivative=True,
+    ),
     "latent_charges": Property(compute=_latent_charges, model=(CHARGED,)),
     "charges": Property(compute=lambda x: x.terms.charges, model=(CHARGED,)),
     "dipole": Property(compute=_dipole, model=(CHARGED,), batch=(IN_MOLECULES_AND_SLABS,)),
