@@ -16,6 +16,7 @@ from lesff.nn.contacts import (
     InnerCutoff,
     plain_bonds,
     plain_count,
+    plain_excess,
     plain_inner,
 )
 from lesff.nn.local_state import CONSTANTS, plain_states, staircase
@@ -44,7 +45,7 @@ def _fields(found):
 def test_compiled_contacts_are_those_of_pytorch(has_wall):
     # as many pairs as it takes for some atoms to be crowded
     pairs = _pairs(n_pairs=150)
-    contacts = Contacts(has_wall=has_wall)
+    contacts = Contacts(has_wall=has_wall).eval()
     weight = torch.linspace(0.5, 1.5, len(pairs.z), dtype=torch.float64)
     found, slopes = [], []
     for is_fused in (True, False):
@@ -56,6 +57,9 @@ def test_compiled_contacts_are_those_of_pytorch(has_wall):
         found.append(torch.stack([y for y in out if len(y)]).detach())
         slopes.append(torch.autograd.grad(total, r)[0])
     assert found[0].abs().max() > 0.5
+    if has_wall:
+        excess = plain_excess(plain_count(r, pairs, contacts.elements), pairs, contacts.elements)
+        assert float(excess.detach().max()) > 0.5
     # the same formulas in another order of operations
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-11, atol=1e-11)
@@ -63,7 +67,7 @@ def test_compiled_contacts_are_those_of_pytorch(has_wall):
 
 def test_contacts_have_second_derivatives():
     pairs = _pairs(n_atoms=6, n_pairs=8)
-    contacts = Contacts(has_wall=True)
+    contacts = Contacts(has_wall=True).eval()
     r = pairs.distance.clone().requires_grad_()
 
     def function(x):
@@ -116,7 +120,7 @@ def test_walls_rise_monotonically_for_all_pairs_of_elements():
 
 def test_crowded_atoms_repel_and_known_structures_are_not_crowded():
     """E = C max(0, k - m)^2: four atoms on one hydrogen, m = 2 (hydrogen bonds, diborane)."""
-    contacts = Contacts(has_wall=True)
+    contacts = Contacts(has_wall=True).eval()
     z = torch.tensor([1, 6, 6, 6, 6])
     for count in (1, 2, 3, 4):
         first = torch.arange(1, count + 1)
@@ -127,6 +131,9 @@ def test_crowded_atoms_repel_and_known_structures_are_not_crowded():
             z=z,
         )
         assert contacts(pairs).wall[0] == CROWDING * max(0, count - 2) ** 2
+        # training goes without
+        assert contacts.train()(pairs).wall[0] == 0.0
+        contacts.eval()
     # bonds of textbooks: NH4+, BH4 bridges, sulfur of SF6, the bridgeheads of bicyclo[1.1.1]pentane
     for centre, n_bonds in ((7, 4), (5, 5), (16, 6), (6, 5)):
         assert contacts.elements.most[centre] >= n_bonds

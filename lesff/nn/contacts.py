@@ -120,8 +120,8 @@ class Elements(nn.Module):
         bond = smooth_step((BOND_NONE - pairs.distance / reach) / (BOND_NONE - BOND_FULL))
         return torch.where((self.valence[z1] > 0) & (self.valence[z2] > 0), bond, 1.0)
 
-    def tables(self, start: float) -> ContactTables:
-        """For the compiled library."""
+    def tables(self, start: float = 1.0, crowding: float = 0.0) -> ContactTables:
+        """For the compiled library, with s of the inner cutoff and the energy of crowding."""
         return ContactTables(
             radius=self.radius,
             valence=self.valence,
@@ -133,7 +133,7 @@ class Elements(nn.Module):
             bond_none=BOND_NONE,
             open_from=OPEN_FROM,
             open_full=OPEN_FULL,
-            crowding=CROWDING,
+            crowding=crowding,
         )
 
 
@@ -164,6 +164,9 @@ class InnerCutoff(nn.Module):
 class Contacts(nn.Module):
     """Wall and openness of every atom.
 
+    In training mode (:meth:`torch.nn.Module.train`) nothing is crowded: crowding is a barrier around
+    what labels say, and weights trained on the difference would learn to undo it.
+
     Args:
         has_wall: Whether the wall is asked for.
     """
@@ -173,6 +176,11 @@ class Contacts(nn.Module):
         self.has_wall = has_wall
         self.elements = Elements()
         self.repulsion = ScreenedRepulsion()
+
+    @property
+    def crowding(self) -> float:
+        """Energy of one bond too many in eV."""
+        return 0.0 if self.training else CROWDING
 
     def forward(self, pairs: ClosePairs) -> AtomContacts:
         """See :class:`AtomContacts`."""
@@ -190,7 +198,7 @@ class Contacts(nn.Module):
         wall = distance.new_empty(0)
         if self.has_wall:
             wall = plain_wall(distance, pairs, self.repulsion)
-            wall = wall + plain_crowding(count, pairs, self.elements)
+            wall = wall + self.crowding * plain_excess(count, pairs, self.elements).square()
         return wall, *plain_bonds(count, pairs, self.elements)
 
 
@@ -221,10 +229,9 @@ def plain_count(distance: Tensor, pairs: ClosePairs, elements: Elements) -> Tens
     return segment_sum(bond, first, len(z)) + segment_sum(bond, second, len(z))
 
 
-def plain_crowding(count: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
-    """Energy of bonds beyond the most of an element, (n_atoms,) in eV."""
-    excess = count - elements.most[pairs.z].to(count.dtype)
-    return CROWDING * excess.clamp(min=0.0).square()
+def plain_excess(count: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
+    """Bonds of every atom beyond the most of its element, (n_atoms,)."""
+    return (count - elements.most[pairs.z].to(count.dtype)).clamp(min=0.0)
 
 
 def plain_bonds(
@@ -285,7 +292,7 @@ class _FusedContacts(torch.autograd.Function):
             pairs.first,
             pairs.second,
             pairs.z,
-            module.elements.tables(1.0),
+            module.elements.tables(crowding=module.crowding),
             wall=module.has_wall,
             bonds=True,
         )
