@@ -164,8 +164,8 @@ class InnerCutoff(nn.Module):
 class Contacts(nn.Module):
     """Wall and openness of every atom.
 
-    In training mode (:meth:`torch.nn.Module.train`) nothing is crowded: crowding is a barrier around
-    what labels say, and weights trained on the difference would learn to undo it.
+    In training mode (:meth:`torch.nn.Module.train`) nothing is crowded: crowding is a barrier
+    around what labels say, and weights trained on the difference would learn to undo it.
 
     Args:
         has_wall: Whether the wall is asked for.
