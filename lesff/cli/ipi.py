@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from lesff.engines.ipi import driver_path, run_socket_driver
 from lesff.errors import ConfigError
 
 
@@ -46,6 +45,9 @@ def ipi_command(
 
     TEMPLATE is a file with the atoms in i-PI's order.
     """
+    # start-up: it imports torch, which help does not need
+    from lesff.engines.ipi import driver_path, run_socket_driver
+
     if path:
         click.echo(driver_path())
         return

@@ -8,8 +8,6 @@ from typing import Any
 import click
 
 from lesff.cli.options import accept_license_option
-from lesff.engines.lammps_script import run_script
-from lesff.model import load
 
 
 @click.command("lammps")
@@ -66,6 +64,10 @@ def lammps_command(
     line `fix ID all external pf/callback 1 1`. The script has `units metal` or `real` and
     `pair_style zero CUTOFF`.
     """
+    # start-up: they import torch, which help does not need
+    from lesff.engines.lammps_script import run_script
+    from lesff.model import load
+
     model = load(name, device=device, dtype=dtype, accept_license=accept_license)
     arguments = ["-log", log]
     for variable, value in variables:
