@@ -35,6 +35,7 @@ class Neighbors:
         reverse_edge: (n_edges,) int64, index of the opposite edge.
         lengths: (n_edges,) in A.
         min_distance: Length of the shortest edge in A; infinite without edges.
+        min_period: That of the shortest edge from an atom to an image of itself.
     """
 
     edge_index: np.ndarray
@@ -42,6 +43,7 @@ class Neighbors:
     reverse_edge: np.ndarray
     lengths: np.ndarray
     min_distance: float
+    min_period: float
 
 
 def _half_list(cutoff: float) -> NeighborList:
@@ -103,6 +105,7 @@ def find_neighbors(
         reverse_edge=reverse,
         lengths=np.concatenate([distances, distances])[order],
         min_distance=float(distances.min(initial=np.inf)),
+        min_period=float(distances[first == second].min(initial=np.inf)),
     )
 
 
@@ -200,6 +203,7 @@ class VerletList:
             reverse_edge=rank.take(kept.reverse_edge.take(order)),
             lengths=np.sqrt(squared).take(self._pair_of.take(order)),
             min_distance=float(np.sqrt(squared.min(initial=np.inf))),
+            min_period=kept.min_period,  # of the cell, which is that of the search
         )
 
     def _is_valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
@@ -218,12 +222,18 @@ class VerletList:
 def _canonical(neighbors: Neighbors) -> Neighbors:
     """Edges by receiver, sender and shift."""
     sender, receiver = neighbors.edge_index
-    order = np.lexsort((*neighbors.cell_shifts.T[::-1], sender, receiver))
-    return _reordered(neighbors, order, neighbors.min_distance)
-
-
-def _reordered(neighbors: Neighbors, order: np.ndarray, min_distance: float) -> Neighbors:
-    """The edges ``order`` (n_kept,), which must hold the reverse of each, in that order."""
+    shifts = neighbors.cell_shifts
+    # one number for each edge, its digits in the order of their weight
+    low, high = shifts.min(axis=0, initial=0), shifts.max(axis=0, initial=0)
+    spans = [int(span) for span in high - low + 1]
+    n_atoms = int(receiver.max(initial=-1)) + 1
+    if n_atoms**2 * spans[0] * spans[1] * spans[2] < 2**63:
+        key = receiver * n_atoms + sender
+        for axis in range(3):
+            key = key * spans[axis] + (shifts[:, axis] - low[axis])
+        order = np.argsort(key)
+    else:
+        order = np.lexsort((*shifts.T[::-1], sender, receiver))
     # from old to new places, for the references to reverse edges
     rank = np.empty(len(neighbors.reverse_edge), dtype=np.int64)
     rank[order] = np.arange(len(order))
@@ -232,7 +242,8 @@ def _reordered(neighbors: Neighbors, order: np.ndarray, min_distance: float) -> 
         cell_shifts=neighbors.cell_shifts.take(order, axis=0),
         reverse_edge=rank.take(neighbors.reverse_edge.take(order)),
         lengths=neighbors.lengths.take(order),
-        min_distance=min_distance,
+        min_distance=neighbors.min_distance,
+        min_period=neighbors.min_period,
     )
 
 
