@@ -370,7 +370,8 @@ class Evaluator:
         wanted = {"stress" if name == VIRIAL else name for name in properties}
         uncertainty = self._potential.uncertainty
         quiet = uncertainty is not None or self._mode == "ignore"
-        check_domain(self._potential.config, structures, strict=self._strict, quiet=quiet)
+        if self._strict or not quiet or not self._are_known(structures):
+            check_domain(self._potential.config, structures, strict=self._strict, quiet=quiet)
         if not self._warned_of_background:
             self._warned_of_background = warn_of_background(self._potential.config, structures)
         check_caveats("this model", self.caveats, sorted(wanted), strict=self._strict)
@@ -385,6 +386,13 @@ class Evaluator:
             _results(structure, slot.row, names)
             for structure, slot in zip(structures, self._slots, strict=False)
         ]
+
+    def _are_known(self, structures: Sequence[Structure]) -> bool:
+        """Whether the slots have computed the same atoms before: the very same array."""
+        return len(structures) <= len(self._slots) and all(
+            slot.structure is not None and slot.structure.numbers is structure.numbers
+            for slot, structure in zip(self._slots, structures, strict=False)
+        )
 
     def _fill(self, structures: Sequence[Structure], wanted: set[str]) -> None:
         """Compute what the slots do not hold."""
