@@ -31,6 +31,7 @@ def model():
 def engine(request, model, tmp_path):
     kind = ENGINES[request.param]
     if not is_installed(kind):
+        # TorchSim has no versions for Python 3.11
         pytest.skip(f'{kind.package} is not installed: pip install "lesff[{kind.extra}]"')
     return lambda **options: kind(model, tmp_path, **options)
 
@@ -84,13 +85,16 @@ def test_engine_gives_what_predict_gives(system, engine, model):
     mine = engine()
     if system == "slab" and not mine.takes_slabs:
         pytest.skip("has no slabs of its own")
+    if atoms.pbc.any() and not mine.takes_crystals:
+        pytest.skip("has molecules only")
     names = ["energy", "forces", "charges"] + (["stress"] if atoms.pbc.all() else [])
     expected = model.predict(atoms, names)
     got = mine.evaluate(atoms)
     assert got["energy"] == pytest.approx(expected.energy, rel=RELATIVE)
     largest = np.abs(expected.forces).max()
     np.testing.assert_allclose(got["forces"], expected.forces, rtol=0, atol=RELATIVE * largest)
-    np.testing.assert_allclose(got["charges"], expected.charges, rtol=0, atol=1e-6)
+    if "charges" in got:
+        np.testing.assert_allclose(got["charges"], expected.charges, rtol=0, atol=1e-6)
     if atoms.pbc.all():
         virial = -expected.stress * atoms.get_volume()
         np.testing.assert_allclose(got["virial"], virial, atol=1e-5 * np.abs(virial).max())
@@ -100,6 +104,8 @@ def test_engine_gives_what_predict_gives(system, engine, model):
 def test_virial_is_the_slope_of_the_engines_energy(system, engine):
     atoms = SYSTEMS[system]()
     mine = engine()
+    if not mine.takes_crystals:
+        pytest.skip("has molecules only")
     virial = mine.evaluate(atoms)["virial"]
     for i, j in ((0, 0), (1, 2), (2, 0)):
         energies = []
@@ -116,7 +122,7 @@ def test_virial_is_the_slope_of_the_engines_energy(system, engine):
 
 
 def test_the_order_of_atoms_does_not_matter(engine):
-    atoms = triclinic_ice()
+    atoms = triclinic_ice() if engine().takes_crystals else two_waters()
     order = np.array([4, 2, 0, 5, 1, 3])
     first, second = engine().evaluate(atoms), engine().evaluate(atoms[order])
     assert second["energy"] == pytest.approx(first["energy"], rel=1e-9)
