@@ -210,7 +210,6 @@ class TorchSimEngine(Engine):
     """Two systems in one state; the second is asked about."""
 
     package, extra = "torch_sim", "torchsim"
-    takes_slabs = takes_field = False
 
     def evaluate(self, atoms: ase.Atoms) -> dict[str, Any]:
         import torch_sim
@@ -220,8 +219,12 @@ class TorchSimEngine(Engine):
         other = atoms.copy()
         other.positions += 0.01 * np.sin(np.arange(3 * len(atoms))).reshape(-1, 3)
         model = LesffModel(self.model, compute_stress=bool(atoms.pbc.all()), **self.options)
-        state = torch_sim.initialize_state([other, atoms], device="cpu", dtype=torch.float64)
-        state.charge = torch.tensor(2 * [atoms.info.get("charge", 0)])
+        state = torch_sim.io.atoms_to_state(
+            [other, atoms],
+            device=torch.device("cpu"),
+            dtype=torch.float64,
+            system_extras_map={"charge": "charge"} if "charge" in atoms.info else None,
+        )
         out = {name: value.numpy() for name, value in model(state).items()}
         results = {"energy": float(out["energy"][1]), "forces": out["forces"][len(atoms) :]}
         if atoms.pbc.all():

@@ -31,7 +31,6 @@ def model():
 def engine(request, model, tmp_path):
     kind = ENGINES[request.param]
     if not is_installed(kind):
-        # TorchSim has no versions for Python 3.11
         pytest.skip(f'{kind.package} is not installed: pip install "lesff[{kind.extra}]"')
     return lambda **options: kind(model, tmp_path, **options)
 
