@@ -5,9 +5,13 @@ finite difference of the engine's own energies.
 """
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import ase
+import ase.io
 import numpy as np
 import pytest
 from ase.calculators.socketio import SocketClient, SocketIOCalculator
@@ -20,6 +24,7 @@ from lesff.engines.cells import lower_triangular, reduced
 RELATIVE = 1e-6
 """Of energies and of the largest force: what the contract promises."""
 STRAIN = 1e-4
+SOCKET_EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "ase_socket.py"
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +175,20 @@ def test_the_calculator_serves_the_socket_protocol(model):
         np.testing.assert_allclose(stress, expected.stress, atol=RELATIVE)
     thread.join(timeout=30)
     assert not thread.is_alive()
+
+
+@pytest.mark.slow
+def test_the_example_of_a_socket_runs(model, tmp_path):
+    path = tmp_path / "two_waters.xyz"
+    ase.io.write(path, two_waters())
+    arguments = [str(SOCKET_EXAMPLE), str(model.source.folder), str(path), "--steps", "3"]
+    done = subprocess.run(  # noqa: S603 - this repository's example
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=True
+    )
+    relaxed = float(done.stdout.split()[-2])
+    start = lesff.load("off-small").predict(two_waters()).energy
+    # downhill, and not far: three steps
+    assert start - 1.0 < relaxed < start
 
 
 def test_cells_of_engines():
