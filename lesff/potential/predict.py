@@ -42,11 +42,12 @@ def predict_graph(
     with plain_arithmetic(potential.device):
         graph = graph.to(dtype=potential.dtype, device=potential.device)
         out = potential(graph, properties, born=born)
-    counts = graph.atoms_per_system().tolist()
+    is_single = graph.n_systems == 1
+    counts = [graph.n_atoms] if is_single else graph.atoms_per_system().tolist()
     rows: list[dict[str, Any]] = [{} for _ in counts]
     for name, value in out.items():
         level = QUANTITIES[name].level
-        parts = value if level == "system" else torch.split(value, counts)
+        parts = value if level == "system" else [value] if is_single else value.split(counts)
         for row, part in zip(rows, parts, strict=True):
             # pairs of a smaller system are filled up with zeros
             part = part[:, :, : len(part)] if level == "pair" else part
