@@ -212,7 +212,7 @@ class TorchSimEngine(Engine):
     package, extra = "torch_sim", "torchsim"
 
     def evaluate(self, atoms: ase.Atoms) -> dict[str, Any]:
-        import torch_sim
+        import torch_sim  # pyright: ignore[reportMissingImports]
 
         from lesff.engines.torchsim import LesffModel
 

@@ -150,7 +150,7 @@ def test_force_constants_of_phonopy_are_the_hessian_of_the_supercell(model):
     evaluator = Evaluator(model.potential, on_out_of_domain="ignore")
     structures = [
         evaluator.structure(x.numbers, x.positions, x.cell, True)
-        for x in phonons.supercells_with_displacements
+        for x in phonons.supercells_with_displacements or []
     ]
     rows = evaluator.evaluate_batch(structures, ["forces"])
     phonons.forces = [row["forces"] for row in rows]

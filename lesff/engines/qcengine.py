@@ -100,14 +100,15 @@ class LesffHarness(ProgramHarness):
         }
         if "dipole" in results:
             properties["scf_dipole_moment"] = results["dipole"]
-        return AtomicResult(
-            input_data=input_data,
-            molecule=input_data.molecule,
-            success=True,
-            return_result=results if driver == "properties" else results[driver],
-            properties=properties,  # pyright: ignore[reportArgumentType] - pydantic converts
-            provenance=Provenance(creator="lesff", version=self.get_version(), routine=model),
-        )
+        fields = {
+            "input_data": input_data,
+            "molecule": input_data.molecule,
+            "success": True,
+            "return_result": results if driver == "properties" else results[driver],
+            "properties": properties,
+            "provenance": Provenance(creator="lesff", version=self.get_version(), routine=model),
+        }
+        return AtomicResult(**fields)
 
 
 def _predicted(molecule: Any, task: Any) -> tuple[str, dict[str, Any]]:
@@ -156,6 +157,7 @@ def register() -> None:
         MissingDependencyError: on import of this module, if QCEngine is not installed.
     """
     if "lesff" not in list_all_programs():
-        register_program(LesffHarness())
+        # all fields have their defaults
+        register_program(LesffHarness(**LesffHarness._defaults))
     if not isinstance(get_program("lesff"), LesffHarness):
         raise ValueError("another program is registered as `lesff` in QCEngine")

@@ -80,8 +80,8 @@ class Scanner:
         numbers = _numbers(atoms)
         positions = np.asarray(coordinates, dtype=np.float64) * _UNITS.length
         out = self.evaluator(numbers, positions, properties=["energy", "forces"])
-        self.e_tot = out["energy"] / _UNITS.energy
-        return self.e_tot, -out["forces"] / _UNITS.force
+        energy = self.e_tot = out["energy"] / _UNITS.energy
+        return energy, -out["forces"] / _UNITS.force
 
 
 def _of_pyscf(molecule: Any) -> tuple[list[str], np.ndarray, int, int | None]:

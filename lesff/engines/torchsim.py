@@ -29,7 +29,7 @@ from lesff.errors import MissingDependencyError, PropertyError
 from lesff.model import Model, load
 
 try:
-    from torch_sim.models.interface import ModelInterface
+    from torch_sim.models.interface import ModelInterface  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise MissingDependencyError(
         "TorchSim is not installed; it needs Python 3.12 or newer and `pip install "
