@@ -1,5 +1,8 @@
 """QCSchema, PySCF's scanners, phonopy: programs that ask for one structure after the other."""
 
+import sys
+from importlib import import_module
+
 import numpy as np
 import pytest
 from engine_adapters import ENGINES, is_installed
@@ -9,7 +12,12 @@ from phonopy.structure.atoms import PhonopyAtoms
 
 import lesff
 from lesff.engines.scanner import Scanner
-from lesff.errors import ChargeSpinError, StructureError, UnsupportedInputError
+from lesff.errors import (
+    ChargeSpinError,
+    MissingDependencyError,
+    StructureError,
+    UnsupportedInputError,
+)
 from lesff.potential.evaluator import Evaluator
 
 HARTREE, BOHR = 27.211386245988, 0.529177210903
@@ -159,3 +167,13 @@ def test_force_constants_of_phonopy_are_the_hessian_of_the_supercell(model):
     hessian = model.predict(atoms, ["hessian"]).hessian.transpose(0, 2, 1, 3)
     largest = np.abs(hessian).max()
     np.testing.assert_allclose(phonons.force_constants, hessian, atol=2e-3 * largest)
+
+
+@pytest.mark.parametrize(
+    ("module", "package"), [("qcengine", "qcengine"), ("torchsim", "torch_sim")]
+)
+def test_an_engine_that_is_not_installed_names_its_extra(module, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"lesff.engines.{module}", raising=False)
+    with pytest.raises(MissingDependencyError, match=rf'pip install "lesff\[{module}\]"'):
+        import_module(f"lesff.engines.{module}")

@@ -30,7 +30,7 @@ from lesff.model import load
 
 try:
     from qcelemental.models.v2 import AtomicResult, Provenance
-    from qcengine import get_program, list_all_programs, register_program
+    from qcengine import list_all_programs, register_program
     from qcengine.exceptions import InputError
     from qcengine.programs.model import ProgramHarness
 except ImportError as error:
@@ -159,5 +159,3 @@ def register() -> None:
     if "lesff" not in list_all_programs():
         # all fields have their defaults
         register_program(LesffHarness(**LesffHarness._defaults))
-    if not isinstance(get_program("lesff"), LesffHarness):
-        raise ValueError("another program is registered as `lesff` in QCEngine")
