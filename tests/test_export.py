@@ -63,14 +63,21 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     assert not path.exists()
 
 
-def test_differences_of_complex_numbers_become_sums():
+def test_differences_and_mirrors_of_complex_numbers_are_written_otherwise():
     def function(x):
         z = torch.complex(x, 2.0 * x)
-        return (z - z.conj().resolve_conj() * x).abs().sum() - x
+        return (z - z.flip(-1) * x).abs().sum() - x.flip(0)
 
     x = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)
     traced = make_fx(function)(x)
-    changed = export._without_complex_differences(traced)
+    changed = export._for_cpp(traced)
     differences = [n for n in changed.graph.nodes if n.target == torch.ops.aten.sub.Tensor]
-    assert len(differences) == 1  # the real one
+    mirrors = [n for n in changed.graph.nodes if n.target == torch.ops.aten.flip.default]
+    # real ones are left
+    assert len(differences) == 1
+    assert not any(n.meta["val"].dtype.is_complex for n in differences if "val" in n.meta)
+    assert sorted(n.args[0].target == torch.ops.aten.view_as_real.default for n in mirrors) == [
+        False,
+        True,
+    ]
     torch.testing.assert_close(changed(x + 1.0), function(x + 1.0))

@@ -85,7 +85,7 @@ def export_step(
     graph = build_graph(structure, reach).to(dtype=potential.dtype)
     step = _Step(potential, graph)
     positions = torch.from_numpy(structure.positions)
-    traced = _without_complex_differences(make_fx(step)(positions))
+    traced = _for_cpp(make_fx(step)(positions))
     program = torch.export.export(traced, (positions,), strict=False)
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     # somewhere else within the reach, as a caller will ask
@@ -135,22 +135,34 @@ class _Step:
         return out["energy"].detach(), out["forces"].detach()
 
 
-def _without_complex_differences(traced: GraphModule) -> GraphModule:
-    """Differences of complex numbers as sums: AOTInductor calls the former with wrong arguments."""
-    aten = torch.ops.aten
-    for node in list(traced.graph.nodes):
-        if node.target != aten.sub.Tensor or not node.meta["val"].dtype.is_complex:
+def _for_cpp(traced: GraphModule) -> GraphModule:
+    """What AOTInductor of PyTorch 2.13 gets wrong about complex numbers, in other words.
+
+    It calls their difference with wrong arguments, and turns them around with an operator that is
+    there in Python only.
+    """
+    aten, graph = torch.ops.aten, traced.graph
+    for node in list(graph.nodes):
+        if node.target not in (aten.sub.Tensor, aten.flip.default):
+            continue
+        if not node.meta["val"].dtype.is_complex:
             continue
         first, second = node.args
-        factor = -node.kwargs.get("alpha", 1)
-        with traced.graph.inserting_before(node):
-            if isinstance(second, Node):
-                negative = traced.graph.call_function(aten.mul.Tensor, (second, factor))
+        with graph.inserting_before(node):
+            if node.target == aten.flip.default:
+                # axes from the front: there is one more at the end
+                axes = [axis % node.meta["val"].ndim for axis in second]
+                parts = graph.call_function(aten.view_as_real.default, (first,))
+                turned = graph.call_function(aten.flip.default, (parts, axes))
+                new = graph.call_function(aten.view_as_complex.default, (turned,))
             else:
-                negative = factor * second
-            total = traced.graph.call_function(aten.add.Tensor, (first, negative))
-        node.replace_all_uses_with(total)
-        traced.graph.erase_node(node)
+                factor = -node.kwargs.get("alpha", 1)
+                negative = factor * second if not isinstance(second, Node) else None
+                if negative is None:
+                    negative = graph.call_function(aten.mul.Tensor, (second, factor))
+                new = graph.call_function(aten.add.Tensor, (first, negative))
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
     traced.recompile()
     return traced
 
