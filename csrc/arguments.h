@@ -178,6 +178,27 @@ struct LesffOpenPairs {
   void* slope;            // (n_systems, n_atoms, 3): output, or null
 };
 
+// A neighbour list cut down to pairs that are close.
+struct LesffNearPairs {
+  int64_t n_pairs;              // of the kept list, which has 2 n_pairs edges
+  double cutoff_squared;        // A^2
+  const double* positions;      // (n_atoms, 3) A
+  const int64_t* ends;          // (2, n_pairs): sender and receiver
+  const double* offsets;        // (n_pairs, 3) A: of the receiver's image
+  const int64_t* pair_of;       // (n_edges)
+  const int64_t* kept_edges;    // (2, n_edges)
+  const int64_t* kept_shifts;   // (n_edges, 3)
+  const int64_t* kept_reverse;  // (n_edges)
+  double* squared;              // (n_pairs): work
+  int64_t* rank;                // (n_edges): work
+  int64_t* edges;               // outputs: (2, n_found) at the start of 2 n_edges
+  int64_t* shifts;              // (n_found, 3) of n_edges rows
+  int64_t* reverse;             // (n_found) of n_edges
+  double* lengths;              // (n_found) of n_edges, A
+  int64_t* n_found;
+  double* min_distance;         // A, infinite without pairs
+};
+
 // The kernels of one floating-point type, compiled for one instruction set.
 template <class T>
 struct LesffKernels {
@@ -193,4 +214,5 @@ struct LesffKernels {
   void (*transfers)(const LesffTransfers*);
   void (*transfers_backward)(const LesffTransfers*);
   void (*open_pairs)(const LesffOpenPairs*);
+  void (*near_pairs)(const LesffNearPairs*);
 };

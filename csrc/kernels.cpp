@@ -6,6 +6,7 @@
 #include "convolution.h"
 #include "harmonics.h"
 #include "local_state.h"
+#include "near_pairs.h"
 #include "open_pairs.h"
 #include "transfers.h"
 
@@ -16,7 +17,8 @@ LesffKernels<T> kernels() {
   return {convolve<T>,          convolve_backward<T>,    contract<T>,
           contract_backward<T>, any_harmonics<T, false>, any_harmonics<T, true>,
           contacts<T>,          local_state<T>,          local_state_backward<T>,
-          transfers<T>,         transfers_backward<T>,  open_pairs<T>};
+          transfers<T>,         transfers_backward<T>,  open_pairs<T>,
+          near_pairs<T>};
 }
 
 LesffKernels<float> float_kernels() { return kernels<float>(); }

@@ -14,11 +14,14 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
+import torch
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from lesff.engines import lammps
 from lesff.engines.cells import lower_triangular
+from lesff.engines.scanner import Scanner
 from lesff.engines.units import UNITS
+from lesff.errors import LesffError
 from lesff.model import Model
 
 EV_PER_A3_TO_BAR = 1.602176634e6
@@ -34,12 +37,13 @@ class Engine:
     Attributes:
         package: Package that must be installed.
         extra: Extra of lesff that installs it.
+        takes_crystals: Whether there are periodic boundaries at all.
         takes_slabs: Whether there are boundaries with two periodic directions.
         takes_field: Whether an external field can be given.
     """
 
     package, extra = "ase", ""
-    takes_slabs = takes_field = True
+    takes_crystals = takes_slabs = takes_field = True
 
     def __init__(self, model: Model, folder: Path, **options: Any) -> None:
         self.model, self.folder, self.options = model, folder, options
@@ -111,7 +115,6 @@ class IpiEngine(Engine):
     """The driver as i-PI calls it, in a batch of one or with a second bead."""
 
     package, extra = "ipi", "ipi"
-    takes_slabs = False
     batch = 1
 
     def evaluate(self, atoms: ase.Atoms) -> dict[str, Any]:
@@ -153,12 +156,91 @@ class IpiBatchEngine(IpiEngine):
     batch = 2
 
 
+class ScannerEngine(Engine):
+    """Symbols and coordinates in bohr."""
+
+    takes_crystals = takes_slabs = False
+
+    def evaluate(self, atoms: ase.Atoms) -> dict[str, Any]:
+        units = UNITS["atomic"]
+        options = dict(self.options)
+        if "charge" in atoms.info:
+            options["total_charge"] = atoms.info["charge"]
+        scanner = Scanner(self.model, **options)
+        energy, gradient = scanner(list(atoms.symbols), atoms.positions / units.length)
+        return {"energy": energy * units.energy, "forces": -gradient * units.force}
+
+
+class QCEngineEngine(Engine):
+    """``qcengine.compute`` of QCSchema."""
+
+    package, extra = "qcengine", "qcengine"
+    takes_crystals = takes_slabs = False
+
+    def evaluate(self, atoms: ase.Atoms) -> dict[str, Any]:
+        import qcengine
+
+        from lesff.engines.qcengine import register
+
+        register()
+        units = UNITS["atomic"]
+        molecule = {
+            "symbols": list(atoms.symbols),
+            "geometry": (atoms.positions / units.length).ravel(),
+            "molecular_charge": atoms.info.get("charge", 0),
+            "fix_com": True,
+            "fix_orientation": True,
+        }
+        task = {"molecule": molecule, "model": {"method": str(self.model.source.folder)}}
+        task["keywords"] = {"dtype": "float64", **self.options}
+        results = {}
+        for driver in ("gradient", "properties"):
+            found = qcengine.compute({**task, "driver": driver}, "lesff")
+            if not found.success:
+                raise LesffError(found.error.error_message)
+            results[driver] = found.return_result
+        return {
+            "energy": results["properties"]["energy"] * units.energy,
+            "forces": -np.reshape(results["gradient"], (-1, 3)) * units.force,
+            "charges": np.array(results["properties"]["charges"]),
+        }
+
+
+class TorchSimEngine(Engine):
+    """Two systems in one state; the second is asked about."""
+
+    package, extra = "torch_sim", "torchsim"
+
+    def evaluate(self, atoms: ase.Atoms) -> dict[str, Any]:
+        import torch_sim  # pyright: ignore[reportMissingImports]
+
+        from lesff.engines.torchsim import LesffModel
+
+        other = atoms.copy()
+        other.positions += 0.01 * np.sin(np.arange(3 * len(atoms))).reshape(-1, 3)
+        model = LesffModel(self.model, compute_stress=bool(atoms.pbc.all()), **self.options)
+        state = torch_sim.io.atoms_to_state(
+            [other, atoms],
+            device=torch.device("cpu"),
+            dtype=torch.float64,
+            system_extras_map={"charge": "charge"} if "charge" in atoms.info else None,
+        )
+        out = {name: value.numpy() for name, value in model(state).items()}
+        results = {"energy": float(out["energy"][1]), "forces": out["forces"][len(atoms) :]}
+        if atoms.pbc.all():
+            results["virial"] = -atoms.get_volume() * out["stress"][1]
+        return results
+
+
 ENGINES: dict[str, type[Engine]] = {
     "ase": AseEngine,
     "lammps": LammpsEngine,
     "lammps-real": LammpsRealEngine,
     "ipi": IpiEngine,
     "ipi-batch": IpiBatchEngine,
+    "scanner": ScannerEngine,
+    "qcengine": QCEngineEngine,
+    "torchsim": TorchSimEngine,
 }
 
 

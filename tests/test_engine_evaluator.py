@@ -124,6 +124,37 @@ def test_beads_in_one_batch_are_those_one_by_one(make, potential):
     assert together.n_evaluations == 16
 
 
+def test_arrays_of_a_step_are_looked_at_as_those_of_the_first(potential):
+    """What changes between calls is noticed: atoms, boundaries, charge, field, bad arrays."""
+    evaluator = Evaluator(potential, on_out_of_domain="ignore")
+    numbers, positions, cell, pbc = arrays(triclinic_ice())
+    energy = evaluator(numbers, positions, cell, pbc)["energy"]
+    with pytest.raises(StructureError, match="finite, atom 2"):
+        evaluator(numbers, np.where(np.arange(6)[:, None] == 2, np.nan, positions), cell, pbc)
+    with pytest.raises(StructureError, match="span a volume"):
+        evaluator(numbers, positions, cell * [[1], [1], [0]], pbc)
+    with pytest.raises(StructureError, match="span a volume"):
+        evaluator(numbers, positions, None, pbc)
+    with pytest.raises(UnsupportedInputError, match="element"):
+        evaluator(np.where(numbers == 1, 79, numbers), positions, cell, pbc)
+    swapped = evaluator(numbers[::-1], positions[::-1], cell, pbc)
+    assert swapped["energy"] == pytest.approx(energy, abs=ROUNDING)
+    np.testing.assert_allclose(
+        evaluator(numbers, positions, pbc=False)["energy"],
+        Evaluator(potential, on_out_of_domain="ignore")(numbers, positions)["energy"],
+        atol=ROUNDING,
+    )
+    for option, value in (("total_charge", 1), ("spin_multiplicity", 3)):
+        setattr(evaluator, option, value)
+        assert getattr(evaluator.structure(numbers, positions), option) == value
+        setattr(evaluator, option, None)
+    evaluator.external_field = [0.0, 0.1, 0.0]
+    assert evaluator.structure(numbers, positions).external_field[1] == 0.1
+    evaluator.external_field = 1.0
+    with pytest.raises(StructureError, match="three finite numbers"):
+        evaluator.structure(numbers, positions)
+
+
 def test_bad_input(potential):
     evaluator = Evaluator(potential)
     with pytest.raises(UnsupportedInputError, match="element"):

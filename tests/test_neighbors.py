@@ -11,7 +11,9 @@ from helpers import left_handed, triclinic_ice, water
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lesff.atoms import neighbors
 from lesff.atoms.neighbors import VerletList, find_neighbors
+from lesff.kernels import KernelStatus, kernel_status
 
 
 def skewed() -> ase.Atoms:
@@ -198,6 +200,27 @@ def test_verlet_list_gives_the_same_edges_in_the_same_order_whenever_it_was_sear
     assert old.n_searches == 1
     for name in ("edge_index", "cell_shifts", "reverse_edge"):
         assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.skipif(kernel_status().instruction_set is None, reason="no compiled kernels")
+@pytest.mark.parametrize("make", SYSTEMS.values(), ids=list(SYSTEMS))
+def test_compiled_verlet_lists_are_those_of_numpy(make, monkeypatch):
+    atoms, rng = make(), np.random.default_rng(5)
+    cell, pbc = np.array(atoms.cell), np.array(atoms.pbc)
+    compiled, plain = VerletList(CUTOFF, 0.4), VerletList(CUTOFF, 0.4)
+    for _ in range(3):
+        one = compiled.find(atoms.positions, cell, pbc)
+        with monkeypatch.context() as patch:
+            patch.setattr(neighbors, "kernel_status", lambda: KernelStatus(None))
+            other = plain.find(atoms.positions, cell, pbc)
+        assert compiled._near is not None
+        assert plain._near is None
+        for name, value in vars(other).items():
+            # other order of three sums
+            np.testing.assert_allclose(getattr(one, name), value, rtol=1e-14)
+            assert np.asarray(getattr(one, name)).dtype == np.asarray(value).dtype
+        atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
+    assert compiled.n_searches == 1
 
 
 def test_verlet_list_is_searched_again_when_it_must_be():

@@ -134,10 +134,14 @@ def closest(structure: Structure, found: Neighbors) -> Contact | None:
     None where all atoms keep their distance.
     """
     radii = covalent_radii[structure.numbers]
-    reach = max(2.0 * WARN_BELOW * float(radii.max()), MIN_PERIOD)
+    reach = 2.0 * WARN_BELOW * float(radii.max())
+    if found.min_period < MIN_PERIOD:
+        reach = max(reach, MIN_PERIOD)
     if found.min_distance >= reach:
         return None
     near = np.flatnonzero(found.lengths < reach)
+    if not len(near):  # the closest pair is beyond the cutoff
+        return None
     sender, receiver = found.edge_index[:, near]
     lengths = found.lengths[near]
     shares = lengths / (radii[sender] + radii[receiver])

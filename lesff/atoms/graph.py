@@ -137,6 +137,8 @@ class AtomGraph:
 
     def atoms_per_system(self) -> Tensor:
         """(n_systems,) int64."""
+        if self.n_systems == 1:
+            return torch.full((1,), self.n_atoms, dtype=torch.int64, device=self.batch.device)
         # not bincount: it asks a GPU for the largest entry
         counts = torch.zeros(self.n_systems, dtype=torch.int64, device=self.batch.device)
         return counts.index_add(0, self.batch, torch.ones_like(self.batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from vesin import NeighborList
 
 from lesff.atoms.scattered import check_density, check_geometry, scattered_pairs
 from lesff.errors import StructureError
+from lesff.kernels import NearPairs, kernel_status
 
 _LOCAL = threading.local()
 _MAX_BINS = 50_000
@@ -35,6 +37,7 @@ class Neighbors:
         reverse_edge: (n_edges,) int64, index of the opposite edge.
         lengths: (n_edges,) in A.
         min_distance: Length of the shortest edge in A; infinite without edges.
+        min_period: That of the shortest edge from an atom to an image of itself.
     """
 
     edge_index: np.ndarray
@@ -42,6 +45,7 @@ class Neighbors:
     reverse_edge: np.ndarray
     lengths: np.ndarray
     min_distance: float
+    min_period: float
 
 
 def _half_list(cutoff: float) -> NeighborList:
@@ -71,6 +75,20 @@ def find_neighbors(
             distances, a cell without volume, images of an atom that overlap, and more neighbours
             than a structure of atoms can have.
     """
+    first, second, shifts, distances = _half_of_pairs(positions, cell, pbc, cutoff)
+    return _both_ways(
+        first,
+        second,
+        shifts,
+        distances,
+        lambda receiver, _, __: np.argsort(receiver, kind="stable"),
+    )
+
+
+def _half_of_pairs(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Each pair once: both atoms, shifts (n_pairs, 3) and lengths; as :func:`find_neighbors`."""
     if not np.isfinite(cell[pbc]).all():
         raise StructureError(f"the cell must be finite, got {cell.tolist()}")
     box = _complete_cell(cell, pbc) if pbc.any() else np.zeros((3, 3))
@@ -82,17 +100,26 @@ def find_neighbors(
             periodic=pbc,
             quantities="ijSd",
         )
-        first, second = first.astype(np.int64), second.astype(np.int64)
         shifts = shifts.astype(np.int64).reshape(-1, 3)
-    else:
-        first, second, shifts, distances = scattered_pairs(positions, box, pbc, cutoff)
-    # each pair once; both directions follow: place k is the pair, place k + n_pairs its reverse.
+        return first.astype(np.int64), second.astype(np.int64), shifts, distances
+    return scattered_pairs(positions, box, pbc, cutoff)
+
+
+def _both_ways(
+    first: np.ndarray,
+    second: np.ndarray,
+    shifts: np.ndarray,
+    distances: np.ndarray,
+    order_of: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> Neighbors:
+    """Both directions of each pair, in the order of receivers, senders and shifts given."""
+    # place k is the pair, place k + n_pairs its reverse.
     # r_ij = r_second - r_first + shift @ cell, so `first` sends and `second` receives
     n_pairs = len(first)
     sender = np.concatenate([first, second])
     receiver = np.concatenate([second, first])
     all_shifts = np.concatenate([shifts, -shifts])
-    order = np.argsort(receiver, kind="stable")
+    order = order_of(receiver, sender, all_shifts)
     # the reverse of place p is p + n_pairs, modulo all; `rank` says where the sort has put it
     rank = np.empty_like(order)
     rank[order] = np.arange(2 * n_pairs)
@@ -103,6 +130,7 @@ def find_neighbors(
         reverse_edge=reverse,
         lengths=np.concatenate([distances, distances])[order],
         min_distance=float(distances.min(initial=np.inf)),
+        min_period=float(distances[first == second].min(initial=np.inf)),
     )
 
 
@@ -165,6 +193,7 @@ class VerletList:
         self._ends = np.zeros((2, 0), dtype=np.int64)  # sender and receiver of each pair
         self._offsets = np.zeros((0, 3))  # shift vectors of these edges, A
         self._pair_of = np.zeros(0, dtype=np.int64)  # pair of each edge of the kept list
+        self._near: NearPairs | None = None  # the same in the compiled library, if there is one
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the kept list: the copy searches anew."""
@@ -175,8 +204,8 @@ class VerletList:
         kept = self._kept
         if kept is None or not self._is_valid(positions, cell, pbc):
             # a new search; the edge with the lower index of the two stands for the pair
-            kept = find_neighbors(positions, cell, pbc, self.cutoff + self.skin)
-            kept = self._kept = _canonical(kept)
+            pairs = _half_of_pairs(positions, cell, pbc, self.cutoff + self.skin)
+            kept = self._kept = _both_ways(*pairs, _canonical)
             self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
             pairs = np.flatnonzero(np.arange(len(kept.reverse_edge)) < kept.reverse_edge)
             box = cell if pbc.any() else np.zeros((3, 3))
@@ -184,7 +213,24 @@ class VerletList:
             self._ends = np.ascontiguousarray(kept.edge_index[:, pairs])
             self._pair_of = np.empty(len(kept.reverse_edge), dtype=np.int64)
             self._pair_of[pairs] = self._pair_of[kept.reverse_edge[pairs]] = np.arange(len(pairs))
+            self._near = None
+            if kernel_status().instruction_set is not None:
+                self._near = NearPairs(
+                    edge_index=kept.edge_index,
+                    cell_shifts=kept.cell_shifts,
+                    reverse_edge=kept.reverse_edge,
+                    ends=self._ends,
+                    offsets=self._offsets,
+                    pair_of=self._pair_of,
+                )
             self.n_searches += 1
+        if self._near is not None:
+            near = self._near.within(positions, self.cutoff)
+            return Neighbors(**vars(near), min_period=kept.min_period)
+        return self._cut_down(kept, positions)
+
+    def _cut_down(self, kept: Neighbors, positions: np.ndarray) -> Neighbors:
+        """The edges of the kept list that are close, as :class:`NearPairs` finds them."""
         # lengths now, of one edge per pair: its reverse is exactly as long
         sender, receiver = self._ends
         vectors = positions.take(receiver, axis=0) - positions.take(sender, axis=0) + self._offsets
@@ -200,6 +246,7 @@ class VerletList:
             reverse_edge=rank.take(kept.reverse_edge.take(order)),
             lengths=np.sqrt(squared).take(self._pair_of.take(order)),
             min_distance=float(np.sqrt(squared.min(initial=np.inf))),
+            min_period=kept.min_period,  # of the cell, which is that of the search
         )
 
     def _is_valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
@@ -215,25 +262,23 @@ class VerletList:
         return bool(np.einsum("ij,ij->i", moved, moved).max() < (0.5 * self.skin) ** 2)
 
 
-def _canonical(neighbors: Neighbors) -> Neighbors:
-    """Edges by receiver, sender and shift."""
-    sender, receiver = neighbors.edge_index
-    order = np.lexsort((*neighbors.cell_shifts.T[::-1], sender, receiver))
-    return _reordered(neighbors, order, neighbors.min_distance)
+def _by_receiver(receiver: np.ndarray, sender: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Order of edges by receiver, else as they were found."""
+    return np.argsort(receiver, kind="stable")
 
 
-def _reordered(neighbors: Neighbors, order: np.ndarray, min_distance: float) -> Neighbors:
-    """The edges ``order`` (n_kept,), which must hold the reverse of each, in that order."""
-    # from old to new places, for the references to reverse edges
-    rank = np.empty(len(neighbors.reverse_edge), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    return Neighbors(
-        edge_index=neighbors.edge_index.take(order, axis=1),
-        cell_shifts=neighbors.cell_shifts.take(order, axis=0),
-        reverse_edge=rank.take(neighbors.reverse_edge.take(order)),
-        lengths=neighbors.lengths.take(order),
-        min_distance=min_distance,
-    )
+def _canonical(receiver: np.ndarray, sender: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Order of edges by receiver, sender and shift."""
+    # one number for each edge, its digits in the order of their weight
+    low, high = shifts.min(axis=0, initial=0), shifts.max(axis=0, initial=0)
+    spans = [int(span) for span in high - low + 1]
+    n_atoms = int(receiver.max(initial=-1)) + 1
+    if n_atoms**2 * spans[0] * spans[1] * spans[2] >= 2**63:
+        return np.lexsort((*shifts.T[::-1], sender, receiver))
+    key = receiver * n_atoms + sender
+    for axis in range(3):
+        key = key * spans[axis] + (shifts[:, axis] - low[axis])
+    return np.argsort(key)
 
 
 def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:

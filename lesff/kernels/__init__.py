@@ -32,6 +32,7 @@ from lesff.kernels.library import (
     is_active,
     kernel_status,
 )
+from lesff.kernels.near_pairs import NearPairs
 
 __all__ = [
     "TABLE_BLOCK",
@@ -43,6 +44,7 @@ __all__ = [
     "ConvolutionPath",
     "ConvolutionPaths",
     "KernelStatus",
+    "NearPairs",
     "PairAtoms",
     "PairKind",
     "RadialTable",

@@ -65,17 +65,16 @@ class _Slot:
     row: dict[str, np.ndarray] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
 
-    def holds(self, structure: Structure, model: tuple, names: set[str]) -> bool:
-        """Whether the results are those of this structure, and all that is asked for."""
-        is_same = self.structure is not None and self.model == model
-        return is_same and names <= self.row.keys() and _same(self.structure, structure)
+    def is_at(self, structure: Structure, model: tuple) -> bool:
+        """Whether the results are those of this structure."""
+        return self.model == model and _same(self.structure, structure)
 
     def along(self, structure: Structure) -> set[str]:
         """What a trajectory that goes on with this structure will ask for besides forces."""
         old = self.structure
         is_next = old is not None and (
-            np.array_equal(old.numbers, structure.numbers)
-            and np.array_equal(old.pbc, structure.pbc)
+            _equal(old.numbers, structure.numbers)
+            and _equal(old.pbc, structure.pbc)
             and (old.external_field is None) == (structure.external_field is None)
         )
         return self.asked & _ALONG if is_next else set()
@@ -136,6 +135,7 @@ class Evaluator:
         self._warned_of_background = False
         self._warned_of_domain = False
         self._told: set[str] = set()
+        self._start: tuple[str, Structure] | None = None  # options and atoms of the last arrays
         self._build(potential, skin, replay)
 
     def _build(self, potential: Potential, skin: float, replay: bool | None) -> None:
@@ -277,13 +277,27 @@ class Evaluator:
             )
         if cell is not None and np.shape(cell) != (3, 3):
             raise StructureError(f"`cell` must be (3, 3) or None, got {np.shape(cell)}")
-        return to_structure(
+        field = self.external_field
+        field = None if field is None else np.asarray(field).tolist()
+        options = repr((self.total_charge, self.spin_multiplicity, field))
+        if self._start is not None:
+            before, start = self._start
+            # a step of a trajectory: atoms, charge and spin were looked at before
+            if (
+                before == options
+                and np.array_equal(start.numbers, numbers)
+                and np.array_equal(start.pbc, np.broadcast_to(pbc, 3))
+            ):
+                return self.moved(start, positions, np.zeros((3, 3)) if cell is None else cell)
+        structure = to_structure(
             ase.Atoms(numbers=numbers, positions=positions, cell=cell, pbc=pbc),
             total_charge=self.total_charge,
             spin_multiplicity=self.spin_multiplicity,
             external_field=self.external_field,
             told=self._told,
         )
+        self._start = options, structure
+        return structure
 
     def of_atoms(self, atoms: Any, where: str = "structure") -> Structure:
         """Atoms checked; what the evaluator does not say of charge, spin and field, they do.
@@ -319,6 +333,8 @@ class Evaluator:
                 f"{structure.positions.shape}, got {positions.shape}"
             )
         check_positions(positions, "structure")
+        if np.array_equal(cell, structure.cell):
+            return replace(structure, positions=positions)
         cell = np.array(cell, dtype=np.float64)
         check_cell(cell, structure.pbc, "structure")
         return replace(structure, positions=positions, cell=cell)
@@ -354,7 +370,8 @@ class Evaluator:
         wanted = {"stress" if name == VIRIAL else name for name in properties}
         uncertainty = self._potential.uncertainty
         quiet = uncertainty is not None or self._mode == "ignore"
-        check_domain(self._potential.config, structures, strict=self._strict, quiet=quiet)
+        if self._strict or not quiet or not self._are_known(structures):
+            check_domain(self._potential.config, structures, strict=self._strict, quiet=quiet)
         if not self._warned_of_background:
             self._warned_of_background = warn_of_background(self._potential.config, structures)
         check_caveats("this model", self.caveats, sorted(wanted), strict=self._strict)
@@ -370,13 +387,24 @@ class Evaluator:
             for structure, slot in zip(structures, self._slots, strict=False)
         ]
 
+    def _are_known(self, structures: Sequence[Structure]) -> bool:
+        """Whether the slots have computed the same atoms before: the very same array."""
+        return len(structures) <= len(self._slots) and all(
+            slot.structure is not None and slot.structure.numbers is structure.numbers
+            for slot, structure in zip(self._slots, structures, strict=False)
+        )
+
     def _fill(self, structures: Sequence[Structure], wanted: set[str]) -> None:
         """Compute what the slots do not hold."""
         uncertainty, model = self._potential.uncertainty, self.model_state()
+        known = [
+            slot.is_at(structure, model)
+            for slot, structure in zip(self._slots, structures, strict=False)
+        ]
         absent = [
             index
-            for index, structure in enumerate(structures)
-            if not self._slots[index].holds(structure, model, wanted)
+            for index, is_known in enumerate(known)
+            if not is_known or not wanted <= self._slots[index].row.keys()
         ]
         if not absent:
             return
@@ -398,11 +426,7 @@ class Evaluator:
             self._tell_of_outside(len(structures))
         for index, row in zip(absent, rows, strict=True):
             slot, structure = self._slots[index], structures[index]
-            if (
-                slot.structure is None
-                or slot.model != model
-                or not _same(slot.structure, structure)
-            ):
+            if not known[index]:
                 slot.structure, slot.model, slot.row, slot.asked = structure, model, {}, set()
             slot.row.update(row)
 
@@ -491,7 +515,7 @@ def _results(
 
 def _same(first: Structure | None, second: Structure) -> bool:
     """Whether two structures are equal by value."""
-    if first is None or first.positions.shape != second.positions.shape:
+    if first is None or not np.array_equal(first.positions, second.positions):
         return False
     fields = [
         np.zeros(3) if one.external_field is None else one.external_field for one in (first, second)
@@ -500,11 +524,15 @@ def _same(first: Structure | None, second: Structure) -> bool:
         np.array_equal(fields[0], fields[1])
         and first.total_charge == second.total_charge
         and first.spin_multiplicity == second.spin_multiplicity
-        and np.array_equal(first.positions, second.positions)
-        and np.array_equal(first.numbers, second.numbers)
-        and np.array_equal(first.cell, second.cell)
-        and np.array_equal(first.pbc, second.pbc)
+        and _equal(first.numbers, second.numbers)
+        and _equal(first.cell, second.cell)
+        and _equal(first.pbc, second.pbc)
     )
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two arrays are equal; of the same structure they are often one."""
+    return first is second or np.array_equal(first, second)
 
 
 def _checked_mode(mode: OutOfDomain, potential: Potential) -> OutOfDomain:

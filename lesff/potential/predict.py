@@ -42,11 +42,12 @@ def predict_graph(
     with plain_arithmetic(potential.device):
         graph = graph.to(dtype=potential.dtype, device=potential.device)
         out = potential(graph, properties, born=born)
-    counts = graph.atoms_per_system().tolist()
+    is_single = graph.n_systems == 1
+    counts = [graph.n_atoms] if is_single else graph.atoms_per_system().tolist()
     rows: list[dict[str, Any]] = [{} for _ in counts]
     for name, value in out.items():
         level = QUANTITIES[name].level
-        parts = value if level == "system" else torch.split(value, counts)
+        parts = value if level == "system" else [value] if is_single else value.split(counts)
         for row, part in zip(rows, parts, strict=True):
             # pairs of a smaller system are filled up with zeros
             part = part[:, :, : len(part)] if level == "pair" else part
@@ -62,18 +63,18 @@ def _check_extent(potential: Potential, graph: AtomGraph) -> None:
     """
     if potential.dtype == torch.float64 or graph.positions.dtype != torch.float64:
         return
+    # near the origin and in cells that are not huge nothing is far away, however it is wrapped:
+    # two corners of a cube of 1000 A are 1732 A apart, and half the sum of three lattice vectors
+    # is at most 1300 A
+    near = float(graph.positions.abs().max()), float(graph.cell.abs().max())
+    if max(near) <= _NEAR:
+        return
     head = potential.charge_head
     is_rounded = potential.multipole_head is not None or (head is not None and head.asks_host)
     concerned = torch.full_like(graph.pbc[:, 0], is_rounded)
     if potential.ewald is not None or potential.dispersion is not None:
         concerned = concerned | graph.pbc.any(1)
     if not bool(concerned.any()):
-        return
-    # near the origin and in cells that are not huge nothing is far away, however it is wrapped:
-    # two corners of a cube of 1000 A are 1732 A apart, and half the sum of three lattice vectors
-    # is at most 1300 A
-    near = float(graph.positions.abs().max()), float(graph.cell.abs().max())
-    if max(near) <= _NEAR:
         return
     offset = lattice_offset(graph, graph.positions, graph.cell)
     away = (graph.positions - offset).norm(dim=1) * concerned[graph.batch]
