@@ -2,11 +2,12 @@
 
 Molecules with labels of the teacher (``organic2_*.npz``), changed so that atoms come closer than
 they do in any dynamics, plus the change of energy and forces by GFN2-xTB (Bannwarth, Ehlert,
-Grimme, J. Chem. Theory Comput. 15, 1652 (2019)): label(changed) = label + G(changed) - G. Four
+Grimme, J. Chem. Theory Comput. 15, 1652 (2019)): label(changed) = label + G(changed) - G. Five
 kinds, as subsets of the group names: ``pressed`` (two molecules, closest contact 0.45 to 0.85 of
 the sum of covalent radii), ``short`` (one bond that divides the molecule, 0.55 to 0.85 of that sum)
-``shrunk`` (all coordinates times 0.75 to 0.95) and ``crowded`` (three to eight molecules packed at
-random, then all of them, or their centres only, drawn together). Frames with a force component
+``shrunk`` (all coordinates times 0.75 to 0.95), ``crowded`` (three to eight molecules packed at
+random, then all of them, or their centres only, drawn together) and ``liquid`` (the same with one
+small molecule, often water). Frames with a force component
 above 60 eV/A or without a converged SCF are left out. Energies are there, but errors of GFN2-xTB
 grow with the compression: train with ``energies = false``, or with a small weight.
 
@@ -38,7 +39,7 @@ from lesff.train.shards import read_shard
 FILES = ("organic2_des_mono.npz", "organic2_druglike_thermal.npz", "organic2_extended.npz")
 MOST_ATOMS = 30
 MOST_IN_CROWD = 32
-COUNTS = {"pressed": 1400, "short": 900, "shrunk": 700, "crowded": 1200}
+COUNTS = {"pressed": 1400, "short": 900, "shrunk": 700, "crowded": 1200, "liquid": 600}
 CONTACT, SHORT, SHRUNK = (0.45, 0.85), (0.55, 0.85), (0.75, 0.95)
 """Ranges: closest contact and bond in units of the sum of covalent radii, factor of lengths."""
 CROWD, PACKED, DRAWN = (3, 8), (0.9, 1.9), (0.62, 1.0)
@@ -187,13 +188,28 @@ def shrunk(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
 
 
 def crowded(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
-    """Some molecules packed about a point, then drawn together: rigid ones, or all coordinates."""
-    # every second kind is one of the smallest molecules, which crowd most in liquids
+    """Molecules of one to three kinds, every second kind small; see :func:`drawn_together`."""
     small = [m for m in molecules if len(m.numbers) <= SMALL] or molecules
     pools = [small if rng.random() < 0.5 else molecules for _ in range(rng.integers(1, 4))]
     kinds = [pool[rng.integers(len(pool))] for pool in pools]
+    return drawn_together(kinds, rng.integers(CROWD[0], CROWD[1] + 1), rng)
+
+
+def liquid(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+    """As many of one small molecule as there may be, water every second time."""
+    small = [m for m in molecules if 3 <= len(m.numbers) <= SMALL and m.charge == 0]
+    water = [m for m in small if sorted(m.numbers.tolist()) == [1, 1, 8]]
+    pool = water if water and rng.random() < 0.5 else small
+    if not pool:
+        return None
+    kind = pool[rng.integers(len(pool))]
+    return drawn_together([kind], MOST_IN_CROWD // len(kind.numbers), rng)
+
+
+def drawn_together(kinds: list[Molecule], number: int, rng: np.random.Generator) -> Row | None:
+    """Some molecules packed about a point, then drawn together: rigid ones, or all coordinates."""
     parts: list[Molecule] = []
-    for _ in range(rng.integers(CROWD[0], CROWD[1] + 1)):
+    for _ in range(number):
         part = kinds[rng.integers(len(kinds))]
         if sum(len(m.numbers) for m in parts) + len(part.numbers) <= MOST_IN_CROWD:
             parts.append(part.turned(Rotation.random(random_state=rng)))
@@ -237,6 +253,7 @@ def crowded(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
 
 KINDS: dict[str, Callable[[list[Molecule], np.random.Generator], Row | None]] = {
     "pressed": pressed, "short": short, "shrunk": shrunk, "crowded": crowded,
+    "liquid": liquid,
 }  # fmt: skip
 
 
