@@ -55,6 +55,9 @@ ARGUMENTS: dict[str, list[str]] = {
     "convert": ["FILE", "OUT/o"],
     "publish": ["MODEL", "--check"],
     "doctor": [],
+    # no run: MPI is not to end the process of the tests, and a driver waits for its server
+    "lammps": ["OUT/missing", "-m", "MODEL"],
+    "ipi": ["OUT/missing", "-m", "MODEL"],
     "hub lock": ["off-small", "-o", "OUT/o.lock"],
     "hub mirror": ["OUT/o", "off-small"],
     "hub serve": ["FILE", "--host", "256.0.0.1", "--port", "0"],

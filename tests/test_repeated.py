@@ -245,7 +245,7 @@ def in_a_field():
 def test_what_cannot_be_planned_raises(make):
     potential = tiny_potential(head="latent")
     graph = build_graph(to_structure(make()), 3.2).to(dtype=potential.dtype)
-    with pytest.raises(UnsupportedInputError, match="got a slab or a field"):
+    with pytest.raises(UnsupportedInputError, match="got a slab, a field or point charges"):
         potential.plan(graph)
 
 
