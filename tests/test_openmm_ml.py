@@ -270,8 +270,8 @@ def test_two_engines_conserve_the_energy_and_agree(monkeypatch, tmp_path, capsys
     start = ["start", "off-small", "start.npz", "--side", "3", "--picoseconds", "0.1"]
     run_example("nve_engines", start, monkeypatch, tmp_path)
     means = []
-    for engine in ("openmm", "lammps"):
-        arguments = [engine, "off-small", "start.npz", "--picoseconds", "0.2"]
+    for program in ("openmm", "lammps"):
+        arguments = [program, "off-small", "start.npz", "--picoseconds", "0.2"]
         run_example("nve_engines", arguments, monkeypatch, tmp_path)
         text = capsys.readouterr().out
         # docs/openmm.md has 10 ps of 64 molecules; a run this short sees mostly the oscillation
