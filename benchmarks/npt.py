@@ -1,0 +1,58 @@
+"""A step at constant pressure beside one at constant energy: ASE, water, one thread.
+
+    python benchmarks/npt.py off-medium --side 4
+
+CPU ms a step, medians of short stretches taken in turn, and the median of their ratios.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from ase import units
+from ase.md.nose_hoover_chain import IsotropicMTKNPT
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.md.verlet import VelocityVerlet
+from inference import water_box
+
+import lesff
+
+STEP, STRETCH = 0.5 * units.fs, 4
+
+
+def main() -> None:
+    """Print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--side", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = []
+    for is_npt in (False, True):
+        atoms = water_box(options.side)
+        atoms.calc = lesff.load(options.model).calculator()
+        thermalize_momenta(atoms, temperature_K=300.0, rng=np.random.default_rng(0))
+        if is_npt:
+            run = IsotropicMTKNPT(
+                atoms, STEP, temperature_K=300.0, pressure_au=0.0,
+                tdamp=100 * STEP, pdamp=1000 * STEP,
+            )  # fmt: skip
+        else:
+            run = VelocityVerlet(atoms, STEP)
+        run.run(5)
+        runs.append(run)
+    times = np.zeros((options.repeats, 2))
+    for row in times:
+        for column, run in enumerate(runs):
+            start = time.process_time()
+            run.run(STRETCH)
+            row[column] = 1e3 * (time.process_time() - start) / STRETCH
+    nve, npt = np.median(times, axis=0)
+    ratio = np.median(times[:, 1] / times[:, 0])
+    print(f"{len(atoms)} atoms: NVE {nve:.1f} ms, NPT {npt:.1f} ms a step, x {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
