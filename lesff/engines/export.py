@@ -2,7 +2,7 @@
 
 ::
 
-    python -m lesff.engines.export off-small water_64.xyz step.pt2
+    LESFF_KERNELS=off python -m lesff.engines.export off-small water_64.xyz step.pt2
 
 writes ``step.pt2`` (AOTInductor) and ``step.json`` (atoms, cell, units, how far atoms may move, and
 an energy with its forces to compare with). Index tables and wave vectors are those of the given
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def export_step(
     if kernel_status().instruction_set is not None:
         raise ConfigError(
             "a step can be exported without compiled kernels only: set LESFF_KERNELS=off before "
-            "Python starts, or use `python -m lesff.engines.export`"
+            "Python starts"
         )
     structure = to_structure(atoms, **state)
     if not structure.pbc.all() or structure.external_field is not None:
@@ -176,7 +175,6 @@ def main() -> None:
     parser.add_argument("--skin", type=float, default=0.5)
     parser.add_argument("--dtype", default="float64")
     options = parser.parse_args()
-    os.environ["LESFF_KERNELS"] = "off"  # read when the first kernel is asked for
     atoms = read_atoms(Path(options.structure))[0]
     export_step(options.model, atoms, options.path, skin=options.skin, dtype=options.dtype)
 
