@@ -274,8 +274,7 @@ def test_two_engines_conserve_the_energy_and_agree(monkeypatch, tmp_path, capsys
         arguments = [program, "off-small", "start.npz", "--picoseconds", "0.2"]
         run_example("nve_engines", arguments, monkeypatch, tmp_path)
         text = capsys.readouterr().out
-        # docs/openmm.md has 10 ps of 64 molecules; a run this short sees mostly the oscillation
-        # of Verlet's energy, some 0.1 meV/atom
+        # a run this short sees mostly the oscillation of Verlet's energy, some 0.1 meV/atom
         assert abs(float(re.search(r"drift ([-+.0-9]+) meV/atom/ps", text).group(1))) < 2.0, text
         means.append(float(re.search(r"potential energy ([-+.0-9]+) ", text).group(1)))
     # the same start, but OpenMM's velocities are those of half a step earlier

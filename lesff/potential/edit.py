@@ -17,7 +17,7 @@ from lesff.potential.potential import Potential
 
 ENERGY_FLOOR = 5.0
 """eV below the reference energy. Those are fitted, so that atoms of stable molecules lie within one
-or two eV of them; among training structures of off-brief the lowest is a carbon atom, -3.1 eV."""
+or two eV of them, and those of anions within three or four."""
 
 INNER_CUTOFF = 0.75
 """Share of the sum of covalent radii: no bond of a stable molecule is shorter than N2's, 0.77."""
