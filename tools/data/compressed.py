@@ -1,15 +1,24 @@
-"""Molecules under compression: pressed together, with short bonds, shrunk.
+"""Molecules out of shape: pressed together, bonds shortened or pulled apart, shrunk.
 
-Molecules with labels of the teacher (``organic2_*.npz``), changed so that atoms come closer than
-they do in any dynamics, plus the change of energy and forces by GFN2-xTB (Bannwarth, Ehlert,
-Grimme, J. Chem. Theory Comput. 15, 1652 (2019)): label(changed) = label + G(changed) - G. Five
-kinds, as subsets of the group names: ``pressed`` (two molecules, closest contact 0.45 to 0.85 of
-the sum of covalent radii), ``short`` (one bond that divides the molecule, 0.55 to 0.85 of that sum)
-``shrunk`` (all coordinates times 0.75 to 0.95), ``crowded`` (three to eight molecules packed at
-random, then all of them, or their centres only, drawn together) and ``liquid`` (the same with one
-small molecule, often water). Frames with a force component
-above 60 eV/A or without a converged SCF are left out. Energies are there, but errors of GFN2-xTB
-grow with the compression: train with ``energies = false``, or with a small weight.
+Molecules with labels of the teacher (``organic2_*.npz``), changed so that atoms come closer or
+bonds longer than in any dynamics, plus the change of energy and forces by GFN2-xTB (Bannwarth,
+Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019)): label(changed) = label + G(changed) - G.
+Six kinds, as subsets of the group names:
+
+- ``pressed``: two molecules, closest contact 0.45 to 0.85 of the sum of covalent radii
+- ``short``: one bond that divides the molecule, 0.55 to 0.85 of that sum
+- ``shrunk``: all coordinates times 0.75 to 0.95
+- ``crowded``: three to eight molecules packed at random, then all of them, or their centres only,
+  drawn together; ``liquid``: the same with one small molecule, often water
+- ``stretched``: a bond that divides a neutral molecule, 0.2 to 4 A longer. GFN2-xTB at 1000 K pulls
+  it apart into two radicals in a singlet, but has no exchange between spins, so that the radicals
+  are too high, the hydrogen atom by 1 eV. Their spin-polarised energies (Neugebauer, Grimme,
+  J. Comput. Chem. 44, 2120 (2023)) correct the end of the curve, growing with the square of the
+  share of the way to it.
+
+Frames with a force component above 60 eV/A or without a converged SCF are left out. Energies are
+there, but errors of GFN2-xTB grow with the compression: train with ``energies = false``, or with a
+small weight; those of ``stretched`` are as good as the method.
 
 Needs ``pip install ase scipy tblite tqdm`` in an environment that finds lesff.
 
@@ -28,10 +37,12 @@ import ase
 import numpy as np
 from ase.calculators.calculator import CalculationFailed
 from ase.data import covalent_radii
+from ase.units import Bohr, Hartree
 from composed import Row, write_shard
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.transform import Rotation
 from tblite.ase import TBLite
+from tblite.interface import Calculator
 from tqdm.auto import tqdm
 
 from lesff.train.shards import read_shard
@@ -39,9 +50,20 @@ from lesff.train.shards import read_shard
 FILES = ("organic2_des_mono.npz", "organic2_druglike_thermal.npz", "organic2_extended.npz")
 MOST_ATOMS = 30
 MOST_IN_CROWD = 32
-COUNTS = {"pressed": 1400, "short": 900, "shrunk": 700, "crowded": 1200, "liquid": 600}
+COUNTS = {
+    "pressed": 1400,
+    "short": 900,
+    "shrunk": 700,
+    "crowded": 1200,
+    "liquid": 600,
+    "stretched": 2400,
+}
 CONTACT, SHORT, SHRUNK = (0.45, 0.85), (0.55, 0.85), (0.75, 0.95)
 """Ranges: closest contact and bond in units of the sum of covalent radii, factor of lengths."""
+STRETCHED = (0.2, 4.0)
+"""Range of what is added to a bond, A."""
+FAR = 8.0
+"""Lengths of a bond by which its parts are moved to be far from each other."""
 CROWD, PACKED, DRAWN = (3, 8), (0.9, 1.9), (0.62, 1.0)
 """Molecules of a crowd, their closest contacts as packed, factor of lengths after it."""
 SMALL = 5
@@ -103,6 +125,26 @@ def read_molecules(path: Path) -> list[Molecule]:
     return found
 
 
+def spin_polarised(numbers: np.ndarray, positions: np.ndarray) -> float:
+    """Energy in eV of a neutral radical: the lowest of its spin states up to a quartet."""
+    found = []
+    for unpaired in range(int(numbers.sum()) % 2, 4, 2):
+        calculator = Calculator("GFN2-xTB", numbers, positions / Bohr, uhf=unpaired)
+        calculator.set("verbosity", 0)
+        calculator.add("spin-polarization", 1.0)
+        found.append(float(calculator.singlepoint().get("energy")) * Hartree)
+    return min(found)
+
+
+def apart(numbers: np.ndarray, positions: np.ndarray) -> tuple[float, np.ndarray]:
+    """Energy in eV and forces in eV/A of a molecule that falls into radicals."""
+    atoms = ase.Atoms(numbers, positions)
+    atoms.calc = TBLite(
+        method="GFN2-xTB", electronic_temperature=1000.0, max_iterations=500, verbosity=0
+    )
+    return atoms.get_potential_energy(), atoms.get_forces()
+
+
 def gfn2(numbers: np.ndarray, positions: np.ndarray, charge: int) -> tuple[float, np.ndarray]:
     """Energy in eV and forces in eV/A."""
     atoms = ase.Atoms(numbers, positions)
@@ -154,9 +196,11 @@ def pressed(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
     return Row(name, numbers, positions, energy, forces, a.charge + b.charge)
 
 
-def short(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
-    """One bond shortened; each kind of bond of a molecule is as likely."""
-    molecule = molecules[rng.integers(len(molecules))]
+def drawn_bond(molecule: Molecule, rng: np.random.Generator) -> tuple[int, int, np.ndarray] | None:
+    """The atoms of a bond that divides the molecule and what lies on the second one's side.
+
+    Each kind of bond is as likely.
+    """
     bonds = shares(molecule.numbers, molecule.positions) < BONDED
     kinds: dict[tuple[int, ...], list[tuple[int, int, np.ndarray]]] = {}
     for i, j in np.argwhere(np.triu(bonds)):
@@ -169,7 +213,16 @@ def short(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
     if not kinds:
         return None
     choice = kinds[sorted(kinds)[rng.integers(len(kinds))]]
-    i, j, side = choice[rng.integers(len(choice))]
+    return choice[rng.integers(len(choice))]
+
+
+def short(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+    """One bond shortened."""
+    molecule = molecules[rng.integers(len(molecules))]
+    bond = drawn_bond(molecule, rng)
+    if bond is None:
+        return None
+    i, j, side = bond
     vector = molecule.positions[j] - molecule.positions[i]
     length = np.linalg.norm(vector)
     new = rng.uniform(*SHORT) * covalent_radii[molecule.numbers[[i, j]]].sum()
@@ -179,6 +232,42 @@ def short(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
     if shares(molecule.numbers, positions).min() < CONTACT[0]:
         return None
     return changed(molecule, positions, "short")
+
+
+def stretched(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+    """One bond pulled apart; both parts stay as they are."""
+    molecule = molecules[rng.integers(len(molecules))]
+    bond = drawn_bond(molecule, rng)
+    if bond is None or molecule.charge:
+        return None
+    i, j, side = bond
+    vector = molecule.positions[j] - molecule.positions[i]
+    longer = rng.uniform(*STRETCHED) / np.linalg.norm(vector)
+    positions = molecule.positions + side[:, None] * vector * longer
+    if shares(molecule.numbers, positions).min() < CONTACT[1]:
+        return None
+    before, old = apart(molecule.numbers, molecule.positions)
+    after, new = apart(molecule.numbers, positions)
+    # where the curve ends: the same parts at a distance, and their radicals with spin
+    end = apart(molecule.numbers, molecule.positions + side[:, None] * vector * FAR)[0]
+    parts = [(molecule.numbers[s], molecule.positions[s]) for s in (side, ~side)]
+    error = end - sum(spin_polarised(*part) for part in parts)
+    if not end - before > max(1.0, 2.0 * error):
+        return None
+    way = (after - before) / (end - before)
+    # what the teacher adds within each part; between them it would not belong to the energy
+    added = molecule.forces - old
+    for part in (side, ~side):
+        added[part] -= added[part].mean(0)
+    forces = new + added
+    # along the bond: d/dx of -error way^2 is -2 error way / (end - before) times that of the energy
+    direction = vector / np.linalg.norm(vector)
+    pull = direction @ new[side].sum(0) * -2.0 * error * way / (end - before)
+    forces[side] += pull * direction / side.sum()
+    forces[~side] -= pull * direction / (~side).sum()
+    energy = molecule.energy + after - before - error * way**2
+    name = f"stretched {molecule.name}"
+    return Row(name, molecule.numbers, positions, energy, forces, molecule.charge)
 
 
 def shrunk(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
@@ -253,7 +342,7 @@ def drawn_together(kinds: list[Molecule], number: int, rng: np.random.Generator)
 
 KINDS: dict[str, Callable[[list[Molecule], np.random.Generator], Row | None]] = {
     "pressed": pressed, "short": short, "shrunk": shrunk, "crowded": crowded,
-    "liquid": liquid,
+    "liquid": liquid, "stretched": stretched,
 }  # fmt: skip
 
 
