@@ -215,7 +215,7 @@ def test_a_server_that_stalls(site: Site, monkeypatch: pytest.MonkeyPatch) -> No
     message = "127.0.0.1.* too slow or silent: cannot download model.safetensors of off-hub@1.0.0"
     with pytest.raises(OfflineError, match=message):
         resolve("off-hub")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_a_wrong_digest_in_the_manifest(site: Site) -> None:

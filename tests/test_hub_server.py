@@ -278,7 +278,7 @@ def test_requests_that_never_end_are_dropped(
                 time.sleep(0.05)
         with contextlib.suppress(ConnectionError):
             assert client.recv(1000) == b""
-    assert time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun < 30.0  # all bytes would take 50 s
 
 
 def test_answers_that_are_not_taken_are_dropped(
