@@ -67,6 +67,8 @@ class ElementLinear(nn.Module):
     The parameter ``weights[l]`` has shape (channels, n_elements, channels_out).
     """
 
+    divided_by_root_elements = ("weights",)
+
     def __init__(self, *, channels: int, channels_out: int, n_elements: int, max_l: int) -> None:
         super().__init__()
         self.weights = nn.ParameterList(

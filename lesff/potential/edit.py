@@ -1,12 +1,14 @@
-"""Another charge head, state, moments, limits, wall or dispersion on a pretrained potential."""
+"""Another head, state, wall, dispersion, more elements on a pretrained potential."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
+from ase.data import atomic_numbers, chemical_symbols
 from torch import nn
 
 from lesff.electrostatics.dispersion import Dispersion, DispersionConfig
@@ -172,6 +174,7 @@ def with_wall(
         potential.config, wall="zbl", energy_floor=energy_floor, architecture=architecture
     )
     result = Potential(config)
+    result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
     result.load_state_dict(potential.state_dict(), strict=True)
     result.radial = potential.radial
     _adopt(result, result, potential)
@@ -200,11 +203,87 @@ def with_charge_limits(potential: Potential, limits: tuple[float, ...] | None = 
     return result
 
 
+def with_elements(potential: Potential, like: Mapping[str, str]) -> Potential:
+    """A copy that knows further elements, each of which starts out as a copy of a known one.
+
+    Energies of structures of the known elements stay the same to rounding. Reference energies and
+    reference charges of new elements are those of the elements they are like, limits of charges
+    and dispersion coefficients their own. The copy has to be trained on structures with them.
+
+    Args:
+        potential: A potential; not modified.
+        like: New symbol to known symbol, such as ``{"Br": "Cl"}``.
+
+    Raises:
+        ConfigError: for a symbol that is no element, a new one that is known already, and a known
+            one that is not.
+    """
+    config = potential.config
+    known = {z: row for row, z in enumerate(config.elements)}
+    order = _rows(known, like)
+    elements = tuple(order)
+    rows = list(order.values())
+    long_range = config.long_range
+    if long_range is not None:
+        charges, limits = long_range.reference_charges, long_range.charge_limits
+        if charges is not None:
+            charges = tuple(charges[row] for row in rows)
+        if limits is not None:
+            own = dict(zip(elements, charge_limits_of(elements), strict=True))
+            limits = tuple(limits[known[z]] if z in known else own[z] for z in elements)
+        long_range = replace(long_range, reference_charges=charges, charge_limits=limits)
+    energies = tuple(config.reference_energies[row] for row in rows)
+    result = Potential(
+        replace(config, elements=elements, reference_energies=energies, long_range=long_range)
+    )
+    result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
+    # parameters that a module divides by the root of the number of elements
+    divided = tuple(
+        f"{name}.{parameter}"
+        for name, module in result.named_modules()
+        for parameter in getattr(module, "divided_by_root_elements", ())
+    )
+    state = potential.state_dict()
+    for key, value in result.state_dict().items():
+        old = state[key]
+        axes = [i for i, n in enumerate(value.shape) if n != old.shape[i]]
+        if not axes:
+            continue
+        sizes = [(value.shape[i], old.shape[i]) for i in axes]
+        if sizes != [(len(elements), len(known))]:
+            raise ConfigError(f"`elements` of a model with {key} cannot be extended")
+        state[key] = old.index_select(axes[0], torch.tensor(rows, device=old.device))
+        if key.startswith(divided):
+            state[key] = state[key] * (len(elements) / len(known)) ** 0.5
+    result.load_state_dict(state, strict=True)
+    result.radial = potential.radial
+    _adopt(result, result, potential)
+    return result
+
+
+def _rows(known: Mapping[int, int], like: Mapping[str, str]) -> dict[int, int]:
+    """Row of the known element that each element takes over, by ascending atomic number."""
+    rows = dict(known)
+    for new, old in like.items():
+        for symbol in (new, old):
+            if atomic_numbers.get(symbol, 0) < 1:
+                raise ConfigError(f"`elements` must map chemical symbols, got {symbol!r}")
+        if atomic_numbers[new] in known or atomic_numbers[old] not in known:
+            symbols = " ".join(chemical_symbols[z] for z in known)
+            raise ConfigError(
+                f"`elements` must map elements that the model does not know to some of {symbols}, "
+                f"got {new} like {old}"
+            )
+        rows[atomic_numbers[new]] = known[atomic_numbers[old]]
+    return dict(sorted(rows.items()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Redesign:
     """Changes of a model that training goes on from, in this order.
 
     Attributes:
+        elements: New elements and known ones that they start out like, see :func:`with_elements`.
         local_state: See :func:`with_local_state`.
         wall: See :func:`with_wall`.
         inner_cutoff: Of the wall.
@@ -212,6 +291,7 @@ class Redesign:
         bounded_charges: See :func:`with_charge_limits`.
     """
 
+    elements: dict[str, str] = field(default_factory=dict)
     local_state: bool = False
     wall: Literal["zbl"] | None = None
     inner_cutoff: float | None = INNER_CUTOFF
@@ -224,15 +304,17 @@ class Redesign:
             raise ConfigError(
                 "`redesign.inner_cutoff` is that of a wall: give `redesign.wall` = 'zbl', too"
             )
-        chosen = (self.local_state, self.wall, self.fresh_head, self.bounded_charges)
+        chosen = (self.elements, self.local_state, self.wall, self.fresh_head, self.bounded_charges)
         if not any(chosen):
             raise ConfigError(
-                "`redesign` must change something: `local_state`, `wall`, `fresh_head` or "
-                "`bounded_charges`"
+                "`redesign` must change something: `elements`, `local_state`, `wall`, "
+                "`fresh_head` or `bounded_charges`"
             )
 
     def of(self, potential: Potential) -> Potential:
         """The changed copy."""
+        if self.elements:
+            potential = with_elements(potential, self.elements)
         if self.local_state:
             potential = with_local_state(potential)
         if self.wall is not None:

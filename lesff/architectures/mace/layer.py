@@ -242,6 +242,8 @@ class GatedLayer(MACELayer):
 
     _DENSITY_SIZE = 64
 
+    divided_by_root_elements = ("source", "target")
+
     def __init__(self, config: MACEConfig, *, n_elements: int, index: int) -> None:
         super().__init__(config, n_elements=n_elements, index=index)
         channels, n_basis = self.channels, config.n_radial

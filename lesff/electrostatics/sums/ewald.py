@@ -127,10 +127,10 @@ def periodic_energy(
 def weighted_power(
     structure: Tensor, inverse: Tensor, grid: Grid, settings: PairSettings, height: Tensor | None
 ) -> Tensor:
-    """Sum of weight |S|^2 over the whole sphere, (n_systems,), in blocks along the first axis.
+    """Sum of weight `abs(S)^2` over the whole sphere, (n_systems,), in blocks along the first axis.
 
     Args:
-        structure: (n_systems, *grid.shape) complex.
+        structure: (n_systems, n1, n2, n3) complex, in the shape of the grid.
         inverse: (n_systems, 3, 3) inverse cells in 1/A.
         grid: Wave vectors.
         settings: The interaction.
