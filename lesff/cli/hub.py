@@ -1,4 +1,4 @@
-"""Commands on the hub: lock, mirror, serve, update."""
+"""Commands on the hub: lock, mirror, show, serve, update."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import click
 from lesff.cli.options import accept_license_option
 from lesff.environment import own_mirror
 from lesff.files import FileSet
-from lesff.hub.manifest.names import read_entry
+from lesff.hub.catalogue import write_catalogue
+from lesff.hub.manifest.names import list_models, read_entry
 from lesff.hub.manifest.updates import remove_update, write_update
 from lesff.hub.mirror import server as hub_server
 from lesff.hub.mirror.copy import mirror_models
@@ -64,6 +65,18 @@ def mirror_command(
         click.echo(f"{snapshot.repo} at {snapshot.commit[:12]}: {n_bytes / 1e6:.1f} MB")
 
 
+@hub_group.command("site")
+@click.argument("folder", type=click.Path(path_type=Path))
+def site_command(folder: Path) -> None:
+    """Write the catalogue of all models as a page for a browser, FOLDER/index.html.
+
+    It opens without a server and fetches nothing.
+    """
+    models = list_models()
+    path = write_catalogue(models, folder)
+    click.echo(f"{len(models)} models in {path}")
+
+
 @hub_group.command("serve")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 for all.")
@@ -76,6 +89,8 @@ def mirror_command(
 )
 def serve_command(folder: Path, host: str, port: int) -> None:
     """Serve a mirror, read-only, to lesff (LESFF_HUB) and huggingface_hub (HF_ENDPOINT).
+
+    A browser sees the catalogue of what is there.
 
     Ends on interrupt or termination, after the answers that are under way.
     """

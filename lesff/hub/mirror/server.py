@@ -23,6 +23,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from lesff.errors import IntegrityError, ModelNotFoundError
 from lesff.files import FileEntry
+from lesff.hub.catalogue import catalogue_html
+from lesff.hub.manifest.names import installed_models
 from lesff.hub.mirror.store import RepositorySnapshot, Store
 
 MAX_CLIENTS = 256
@@ -383,7 +385,7 @@ class HubHandler(BaseHTTPRequestHandler):
         if path.lstrip("/") in UPDATE_FILES:
             self._send_update(path.lstrip("/"))
         elif path == "/" and self.requestline.split()[1] == self.path:  # "//" is shortened
-            self._send_bytes(self._page().encode(), "text/plain; charset=utf-8")
+            self._send_front()
         elif path == "/api/models":
             rows = (self._find(repo, "main") for repo in self.server.store.repositories())
             self._send_json([_information(row) for row in rows if row is not None])
@@ -397,8 +399,17 @@ class HubHandler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, "EntryNotFound", "this server has mirrored models only")
 
+    def _send_front(self) -> None:
+        """The catalogue of what is here for a browser, a list of it for others."""
+        if "text/html" not in self.headers.get("Accept", ""):
+            self._send_bytes(self._page().encode(), "text/plain; charset=utf-8")
+            return
+        names = {repo.rpartition("/")[2] for repo in self.server.store.repositories()}
+        here = [entry for entry in installed_models() if entry.name in names]
+        self._send_bytes(catalogue_html(here, self._page()).encode(), "text/html; charset=utf-8")
+
     def _page(self) -> str:
-        """What people see who look here with a browser."""
+        """What is here and how to reach it, as plain text."""
         lines = [
             "A mirror of models for lesff, read-only.",
             "",
