@@ -51,8 +51,18 @@ def read_simple_xyz(path: Path) -> list[ase.Atoms] | None:
     if path.suffix not in (".xyz", ".extxyz") or path.stat().st_size > _MAX_BYTES:
         return None
     try:
-        return list(_frames(path.read_bytes().decode("ascii").replace("\r\n", "\n")))
-    except (_LeaveItError, UnicodeDecodeError):
+        return frames_of_text(path.read_bytes().decode("ascii"))
+    except UnicodeDecodeError:
+        return None
+
+
+def frames_of_text(text: str) -> list[ase.Atoms] | None:
+    """All frames of the text of an xyz file; None for what ASE has to read, or to refuse."""
+    if not text.isascii():
+        return None
+    try:
+        return list(_frames(text.replace("\r\n", "\n")))
+    except _LeaveItError:
         return None
 
 
