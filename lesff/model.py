@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
@@ -13,6 +14,11 @@ import torch
 
 from lesff.atoms.structure import to_structures
 from lesff.autograd import plain_arithmetic
+from lesff.bulk.compute import Settings
+from lesff.bulk.models import ModelReference, reference_to
+from lesff.bulk.models import for_workers as worker_reference
+from lesff.bulk.run import CHUNK
+from lesff.bulk.stream import map_structures
 from lesff.calculator import LesffCalculator
 from lesff.errors import DeviceError, PropertyError
 from lesff.hub.resolve import ResolvedModel, resolve
@@ -25,6 +31,7 @@ from lesff.potential.domain import OutOfDomain
 from lesff.potential.edit import Redesign
 from lesff.potential.evaluator import Evaluator
 from lesff.potential.potential import Potential, RadialMode
+from lesff.potential.properties import check_available
 from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES
@@ -217,6 +224,64 @@ class Model:
             allow_close=allow_close,
             progress=progress,
         )
+
+    def map(
+        self,
+        structures: Any,
+        properties: Sequence[str] | str = DEFAULT_PROPERTIES,
+        *,
+        executor: str | Executor | None = None,
+        chunk: int = CHUNK,
+        on_error: Literal["skip", "stop"] = "stop",
+        **options: Any,
+    ) -> Iterator[Prediction | None]:
+        """Predictions of any number of structures, one by one and in order, as they are made.
+
+        Results do not depend on the executor: each computes the same batches.
+
+        Args:
+            structures: An iterable of what :meth:`predict` takes, or of files, globs, folders and
+                SMILES, or one of these; taken as it is needed.
+            properties: As for :meth:`predict`.
+            executor: ``"processes:8"``, ``"threads:2"``, ``"dask:ADDRESS"``, ``"parsl:CONFIG.py"``
+                or an object with the interface of ``concurrent.futures``; in this process if None.
+            chunk: Structures that are computed together.
+            on_error: ``"stop"`` raises for a structure that cannot be computed, ``"skip"`` yields
+                None for it.
+            **options: ``total_charge``, ``spin_multiplicity``, ``external_field`` (one for all),
+                ``born``, ``strict`` and ``allow_close``, as for :meth:`predict`.
+
+        Raises:
+            StructureError: for the first structure that cannot be computed, with ``"stop"``.
+            PropertyError: for properties that the model does not have.
+            ConfigError: for a bad option.
+            ExecutorError: if workers are lost and cannot be replaced.
+        """
+        settings = from_dict(Settings, options | {"properties": ()}, "options")
+        settings = replace(settings, properties=tuple(property_names(properties)))
+        self.check_available(settings.properties)
+        return map_structures(
+            structures,
+            lambda for_workers: self.reference(for_workers=for_workers),
+            settings,
+            executor=executor,
+            chunk=chunk,
+            on_error=on_error,
+        )
+
+    def check_available(self, properties: Sequence[str]) -> None:
+        """Raise PropertyError for properties that the model has for no structure."""
+        check_available(properties, self.potential.traits)
+
+    def reference(self, *, for_workers: bool = False) -> ModelReference:
+        """What a worker needs to have the same model; see :mod:`lesff.bulk`.
+
+        Args:
+            for_workers: For other processes: a model that was changed after it was loaded travels
+                with it.
+        """
+        found = reference_to(self.potential, self.source, self.name)
+        return worker_reference(found, self.source) if for_workers else found
 
     def calculator(
         self,

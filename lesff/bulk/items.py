@@ -89,9 +89,7 @@ def item_of_atoms(atoms: ase.Atoms, source: str, index: int) -> Item:
     digest.update(bytes(atoms.pbc.astype(np.uint8)))
     for key in sorted(atoms.info, key=str):
         digest.update(f"{key}={_exact(atoms.info[key])}".encode())
-    return Item(
-        source=source, index=index, key=digest.hexdigest(), atoms=atoms, n_atoms=len(atoms)
-    )
+    return Item(source=source, index=index, key=digest.hexdigest(), atoms=atoms, n_atoms=len(atoms))
 
 
 def item_of_frame(text: str, source: str, index: int, n_atoms: int) -> Item:

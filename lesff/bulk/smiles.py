@@ -19,9 +19,7 @@ SEED = 61453
 _MAX_ITERATIONS = 2000
 _MAX_LENGTH = 2000
 """Characters of a SMILES; RDKit's embedding of more takes hours."""
-_TOKENS = re.compile(
-    r"(?:\[[^\[\]\s]+\]|Br|Cl|[BCNOPSFIbcnops]|[-=#$:/\\.()~]|[0-9]|%[0-9]{2})+"
-)
+_TOKENS = re.compile(r"(?:\[[^\[\]\s]+\]|Br|Cl|[BCNOPSFIbcnops]|[-=#$:/\\.()~]|[0-9]|%[0-9]{2})+")
 INFO_SMILES = "smiles"
 """Key of ``atoms.info`` that holds the SMILES that a structure was made of."""
 
@@ -66,9 +64,7 @@ def atoms_of_smiles(smiles: str) -> ase.Atoms:
         molecule = chem.AddHs(molecule)
         _embed(molecule, smiles, all_chem)
         if all_chem.MMFFHasAllMoleculeParams(molecule):
-            all_chem.MMFFOptimizeMolecule(
-                molecule, mmffVariant="MMFF94s", maxIters=_MAX_ITERATIONS
-            )
+            all_chem.MMFFOptimizeMolecule(molecule, mmffVariant="MMFF94s", maxIters=_MAX_ITERATIONS)
     state = to_structure(molecule, where=f"SMILES {smiles!r}")
     return ase.Atoms(
         state.numbers,
