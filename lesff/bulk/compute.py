@@ -159,10 +159,9 @@ def compute_chunk(task: Task) -> ChunkResult:
 def _ready(work: _Work) -> tuple[list[Row], list[Skipped]]:
     """Structures of a chunk that can be read and are covered, and the others."""
     settings, rows, skipped = work.task.settings, [], []
-    config, uncertainty = work.potential.config, work.potential.uncertainty
-    for item in work.task.chunk.items:
-        try:
-            with _listening(work):
+    with _listening(work):
+        for item in work.task.chunk.items:
+            try:
                 atoms = item.to_atoms()
                 state = to_structure(
                     atoms,
@@ -172,15 +171,14 @@ def _ready(work: _Work) -> tuple[list[Row], list[Skipped]]:
                     where=item.name,
                     told=work.told,
                 )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said when the batch is computed
-                check_domain(config, [state], strict=settings.strict, quiet=uncertainty is not None)
-        except MissingDependencyError:
-            raise
-        except Exception as error:  # noqa: BLE001 - one structure must not stop a million
-            skipped.append(Skipped(item=item, reason=_reason(error, item)))
-        else:
-            rows.append(Row(item=item, atoms=atoms, state=state, values={}))
+                # what this warns of is said when the batch is computed
+                check_domain(work.potential.config, [state], strict=settings.strict, quiet=True)
+            except MissingDependencyError:
+                raise
+            except Exception as error:  # noqa: BLE001 - one structure must not stop a million
+                skipped.append(Skipped(item=item, reason=_reason(error, item)))
+            else:
+                rows.append(Row(item=item, atoms=atoms, state=state, values={}))
     return rows, skipped
 
 

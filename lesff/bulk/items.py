@@ -69,10 +69,11 @@ class Item:
         elif self.text is not None:
             atoms = _parsed(self.text)
         elif self.atoms is not None:
-            atoms = self.atoms.copy()
-            atoms.calc = self.atoms.calc
+            atoms = self.atoms
         else:
             raise StructureError("there is no structure")
+        if self.info and atoms is self.atoms:
+            atoms = atoms.copy()
         for key, value in self.info.items():
             atoms.info.setdefault(key, value)
         return atoms

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lesff.bulk.columns import Column, record_of
 from lesff.bulk.compute import Row
 from lesff.bulk.formats import Format, Table, missing
@@ -70,20 +72,29 @@ def _array(values: list[Any], column: Column) -> pa.Array:
 
 
 def _nested(values: list[Any], kind: pa.DataType, depth: int) -> pa.Array:
-    import numpy as np
-
     if depth == 0:
         return pa.array(values, type=kind)
+    lengths = [0 if value is None else len(value) for value in values]
     present = [np.asarray(value) for value in values if value is not None]
-    offsets: list[int | None] = [0]
-    for value in values:
-        last = next(x for x in reversed(offsets) if x is not None)
-        offsets.append(last + (0 if value is None else len(value)))
-    # all inner rows behind each other
-    if depth == 1:
-        flat = np.concatenate(present) if present else np.zeros(0)
-        inner = pa.array(flat, type=kind.value_type)
+    shapes = {array.shape[1:] for array in present}
+    if len(shapes) <= 1:
+        # all inner lists are of one shape: offsets are known
+        shape = shapes.pop() if shapes else (0,) * (depth - 1)
+        flat = np.concatenate(present) if present else np.zeros((0, *shape))
+        inner = _regular(flat, kind.value_type)
     else:
-        inner = _nested([row for value in present for row in value], kind.value_type, depth - 1)
-    mask = pa.array([value is None for value in values])
-    return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), inner, type=kind, mask=mask)
+        rows = [row for array in present for row in array]
+        inner = _nested(rows, kind.value_type, depth - 1)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    missing_ones = pa.array([value is None for value in values])
+    return pa.ListArray.from_arrays(pa.array(offsets), inner, type=kind, mask=missing_ones)
+
+
+def _regular(array: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """An array of any shape as lists of lists."""
+    if array.ndim == 1:
+        return pa.array(array, type=kind)
+    n_lists, length = array.shape[:2]
+    inner = _regular(array.reshape(n_lists * length, *array.shape[2:]), kind.value_type)
+    offsets = np.arange(n_lists + 1, dtype=np.int32) * length
+    return pa.ListArray.from_arrays(pa.array(offsets), inner, type=kind)

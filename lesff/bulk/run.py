@@ -193,10 +193,11 @@ class _Run:
                 source, index, _, reason = part.skipped[0]
                 stop(source, index, reason, kept=self._kept())
             self._known.add(key)
-            # what was done before says nothing about the rate
-            bar.initial += len(chunk.items)
-            bar.n += len(chunk.items)
-            bar.refresh()
+            if not bar.disable:
+                # what was done before says nothing about the rate
+                bar.initial += len(chunk.items)
+                bar.n += len(chunk.items)
+                bar.refresh()
 
     def _kept(self) -> Path | None:
         return self._parts.folder if len(self._keys) > 1 else None
@@ -285,7 +286,7 @@ def stop(source: str, index: int, reason: str, kept: Path | None = None) -> None
 
 def skipped_path(output: Path) -> Path:
     """Where the table of skipped structures of an output is."""
-    return output.with_name(f"{output.stem}.skipped.csv")
+    return output.with_name(f"{output.name}.skipped.csv")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def predict_command(
         strict=strict,
         allow_close=allow_close,
     )
-    sources = sources_of(inputs, column=smiles_column, stdin=click.get_text_stream("stdin"))
+    sources = sources_of(inputs, column=smiles_column, stdin=sys.stdin)
     is_plain = output is None and executor is None and on_error == "stop"
     atoms_list = _few_atoms(sources) if is_plain else None
     model = load(name, device=device, dtype=dtype, accept_license=accept_license)
