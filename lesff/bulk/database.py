@@ -11,7 +11,7 @@ from ase.db import connect
 from ase.db.core import check
 
 from lesff.bulk.compute import Row
-from lesff.bulk.formats import Format
+from lesff.bulk.formats import INFO_INDEX, INFO_SOURCE, Format
 from lesff.bulk.frames import with_results
 
 
@@ -27,7 +27,10 @@ class Database(Format):
                     row.atoms, row.values, row.state, self.table.model, self.dropped
                 )
                 pairs, data = _divided(atoms.info)
-                pairs |= {"source": row.item.source, "source_index": row.item.index}
+                pairs |= {INFO_INDEX: row.item.index}
+                # text that reads as a number is no pair
+                where = {INFO_SOURCE: row.item.source}
+                (pairs if _is_accepted(INFO_SOURCE, row.item.source) else data).update(where)
                 results = {k: v for k, v in atoms.arrays.items() if k in row.values}
                 target.write(atoms, key_value_pairs=pairs, data=data | results)
 

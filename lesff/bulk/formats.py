@@ -17,6 +17,9 @@ from lesff.bulk.frames import with_results
 from lesff.errors import MissingDependencyError, PropertyError
 from lesff.quantities import QUANTITIES
 
+INFO_SOURCE, INFO_INDEX = "source", "source_index"
+"""Keys of ``atoms.info`` that say where a structure came from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -71,10 +74,11 @@ class ExtXYZ(Format):
         """Write the rows of a chunk."""
         from ase.io.extxyz import write_xyz  # start-up: imports scipy, 0.7 s of CPU
 
-        frames = [
-            with_results(row.atoms, row.values, row.state, self.table.model, self.dropped)
-            for row in rows
-        ]
+        frames = []
+        for row in rows:
+            atoms = with_results(row.atoms, row.values, row.state, self.table.model, self.dropped)
+            atoms.info |= {INFO_SOURCE: row.item.source, INFO_INDEX: row.item.index}
+            frames.append(atoms)
         text = io.StringIO()
         write_xyz(text, frames)
         path.write_text(text.getvalue(), encoding="utf-8", newline="\n")

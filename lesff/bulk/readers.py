@@ -53,7 +53,7 @@ def frames_of(lines: Iterable[str], source: str) -> Iterator[Item]:
             yield faulty_item(
                 f"the first line must be the number of atoms, got {text!r}", source, index
             )
-            head = next((line for line in rest if _COUNT.fullmatch(line)), None)
+            head = _next_count(rest)
         else:
             item, head = _frame(head, int(count[1]), rest, source, index)
             yield item
@@ -78,8 +78,15 @@ def _frame(
     while behind is not None and behind.lstrip().startswith("VEC"):
         atoms.append(behind)
         behind = next(rest, None)
+    if behind is not None and behind.strip() and not _COUNT.fullmatch(behind):
+        fault = f"it claims {n_atoms} atoms, and another line follows: {behind.strip()[:40]!r}"
+        return faulty_item(fault, source, index), _next_count(rest)
     text = "".join(_ended(part) for part in (head, comment, *atoms))
     return item_of_frame(text, source, index, n_atoms), behind
+
+
+def _next_count(lines: Iterator[str]) -> str | None:
+    return next((line for line in lines if _COUNT.fullmatch(line)), None)
 
 
 def _ended(line: str) -> str:
