@@ -44,7 +44,7 @@ def test_frames_of_an_xyz_file_are_those_that_ase_reads(tmp_path: Path) -> None:
     ("damage", "faults"),
     [
         (WATER.replace("3\n", "4\n"), ["it claims 4 atoms and has 3"]),
-        (WATER.replace("3\n", "2\n"), ["it claims 2 atoms, and another line follows: 'H -0.76"]),
+        (WATER.replace("3\n", "2\n"), ["it claims 2 atoms, and another atom follows: 'H -0.76"]),
         (WATER.replace("3\n", "three\n"), ["the first line must be the number of atoms"]),
         (WATER.replace("O 0 0 0", "O 0 0"), ["cannot be read: "]),
         (WATER.replace("O ", "Xq "), ["Xq"]),

@@ -81,7 +81,9 @@ class Processes:
     """
 
     def __init__(self, count: int) -> None:
-        self.count, self.threads = count, _threads_each(count)
+        self.count = count
+        self._share = _threads_each(count)
+        self.threads: int | None = self._share
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
@@ -90,7 +92,7 @@ class Processes:
             self.count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin,
-            initargs=(self.threads,),
+            initargs=(self._share,),
         )
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -167,7 +169,7 @@ def _dask(address: str) -> Workers:
             'dask.distributed is not installed; install it with `pip install "lesff[dask]"`'
         ) from error
     try:
-        client = Client(address, timeout="30s")
+        client: Any = Client(address, timeout="30s")
     except (OSError, ValueError, TimeoutError) as error:
         raise ConfigError(f"`executor` {address}: no Dask scheduler answers: {error}") from error
     return Owned(

@@ -24,6 +24,15 @@ _ATOMS_OF_A_CHARACTER = 2
 """Atoms that a character of SMILES stands for, hydrogens included, about."""
 
 
+LIST = "structure"
+"""Name of the source of structures that a program gives."""
+
+
+def name_of(source: str, index: int) -> str:
+    """What a structure of a source is called in messages."""
+    return f"{LIST} {index}" if source == LIST else f"{source}, frame {index}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """One structure, or the reason why there is none.
@@ -53,7 +62,7 @@ class Item:
     @property
     def name(self) -> str:
         """What it is called in messages."""
-        return f"{self.source}, frame {self.index}"
+        return name_of(self.source, self.index)
 
     def to_atoms(self) -> ase.Atoms:
         """The structure as ASE atoms, with all that was said about it in ``info``.
@@ -151,7 +160,7 @@ class Chunk:
         first, last = self.items[0], self.items[-1]
         if first is last:
             return first.name
-        end = f"{last.index}" if first.source == last.source else last.name
+        end = str(last.index) if first.source == last.source else last.name
         return f"{first.name} to {end}"
 
 
@@ -183,7 +192,8 @@ def _parsed(text: str) -> ase.Atoms:
     from ase.io.extxyz import read_extxyz  # start-up: imports scipy, 0.7 s of CPU
 
     try:
-        return next(iter(read_extxyz(io.StringIO(text), slice(0, 1))))
+        frames: Any = read_extxyz(io.StringIO(text), slice(0, 1))  # pyright: ignore[reportArgumentType]
+        return next(iter(frames))
     except LesffError:
         raise
     except KeyError as error:

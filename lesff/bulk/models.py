@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -106,8 +106,7 @@ def for_workers(reference: ModelReference, source: ResolvedModel) -> ModelRefere
         is_stored = False
     if is_stored:
         return reference
-    fields = {key: getattr(reference, key) for key in reference.__dataclass_fields__}
-    return ModelReference(**(fields | {"potential": potential}))
+    return replace(reference, potential=potential)
 
 
 def potential_digest(potential: Potential) -> str:

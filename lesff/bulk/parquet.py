@@ -39,7 +39,7 @@ class Parquet(Format):
         """Write all parts, in their order, into one file."""
         with pq.ParquetWriter(path, _schema(self.table), compression=_COMPRESSION) as writer:
             for part in parts:
-                writer.write_table(pq.read_table(part, partitioning=None))
+                writer.write_table(pq.ParquetFile(part).read())
 
 
 def _schema(table: Table) -> pa.Schema:

@@ -17,6 +17,8 @@ from lesff.errors import StructureError
 
 _COUNT = re.compile(r"\s*\+?([0-9]{1,18})\s*")
 """First line of a frame: the number of its atoms."""
+_ATOM = re.compile(r"\s*\S+(\s+[-+]?[0-9.][-+0-9.eEdD]*){3}(\s.*)?", re.DOTALL)
+"""Line of an atom: a symbol or number, and three coordinates."""
 _MAX_LINE = 2**20
 _MAX_ATOMS = 10**7
 """Atoms of a frame; a count above is taken for damage."""
@@ -78,8 +80,8 @@ def _frame(
     while behind is not None and behind.lstrip().startswith("VEC"):
         atoms.append(behind)
         behind = next(rest, None)
-    if behind is not None and behind.strip() and not _COUNT.fullmatch(behind):
-        fault = f"it claims {n_atoms} atoms, and another line follows: {behind.strip()[:40]!r}"
+    if behind is not None and _ATOM.fullmatch(behind):
+        fault = f"it claims {n_atoms} atoms, and another atom follows: {behind.strip()[:40]!r}"
         return faulty_item(fault, source, index), _next_count(rest)
     text = "".join(_ended(part) for part in (head, comment, *atoms))
     return item_of_frame(text, source, index, n_atoms), behind

@@ -16,7 +16,7 @@ from lesff.bulk.compute import ChunkResult, Settings, Task
 from lesff.bulk.engine import compute_all
 from lesff.bulk.executors import Workers
 from lesff.bulk.formats import Table, format_of
-from lesff.bulk.items import Chunk, Item, chunks_of
+from lesff.bulk.items import Chunk, Item, chunks_of, name_of
 from lesff.bulk.models import ModelReference
 from lesff.bulk.parts import Part, Parts, described
 from lesff.bulk.smiles import rdkit_version
@@ -280,7 +280,8 @@ def stop(source: str, index: int, reason: str, kept: Path | None = None) -> None
     """Raise StructureError for a structure without results."""
     also = "" if kept is None else f"; what is finished is kept in {kept}"
     raise StructureError(
-        f"{source}, frame {index}: {reason} (`--on-error skip` leaves it out and goes on{also})"
+        f"{name_of(source, index)}: {reason} (on_error='skip', `--on-error skip`, leaves it out "
+        f"and goes on{also})"
     )
 
 

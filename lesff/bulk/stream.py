@@ -13,15 +13,12 @@ from lesff.atoms.structure import as_atoms
 from lesff.bulk.compute import Settings, Task
 from lesff.bulk.engine import compute_all, in_order
 from lesff.bulk.executors import Workers, workers_of
-from lesff.bulk.items import Item, chunks_of, faulty_item, item_of_atoms
+from lesff.bulk.items import LIST, Item, chunks_of, faulty_item, item_of_atoms
 from lesff.bulk.models import ModelReference
 from lesff.bulk.run import MAX_ATOMS, RunOptions, Spoken, stop
 from lesff.bulk.sources import items_of, sources_of
 from lesff.errors import StructureError
 from lesff.prediction import Prediction
-
-_LIST = "structure"
-"""Name of the source of structures of a list."""
 
 
 def map_structures(
@@ -102,6 +99,6 @@ def _items(structures: Any) -> Iterator[Item]:
             yield from items_of(sources_of([str(source)]))
             continue
         try:
-            yield item_of_atoms(as_atoms(source, f"{_LIST} {index}"), _LIST, index)
+            yield item_of_atoms(as_atoms(source, f"{LIST} {index}"), LIST, index)
         except StructureError as error:
-            yield faulty_item(str(error), _LIST, index)
+            yield faulty_item(str(error), LIST, index)
