@@ -4,11 +4,11 @@
     python benchmarks/bulk.py resume --count 5000
     python benchmarks/bulk.py cost --smiles pool.tsv --count 400
 
-``throughput``: CPU seconds, in alternation in one process, of ``model.predict`` of a list of atoms,
-of the same list read from its file, and of what ``lesff predict FILE -o OUT`` does, for each format.
+``throughput``: CPU seconds, in alternation in one process, of ``model.predict`` of a list,
+of the same list from its file, and of what ``lesff predict FILE -o OUT`` does, for each format.
 ``resume``: a file of rattled G2 molecules, one frame in a hundred bad; the command is killed three
-times and resumed, and its table is compared with that of an uninterrupted run, and of two workers.
-``cost``: wall seconds of the command for SMILES, embedding and all, on one core, as hours a million.
+times and resumed; its table is compared with that of an uninterrupted run, and of two workers.
+``cost``: wall seconds of the command for SMILES, embedding and all, as core hours a million.
 """
 
 import argparse
@@ -115,6 +115,7 @@ def throughput(options: argparse.Namespace, folder: Path) -> None:
 
     actions: dict[str, Callable[[], object]] = {
         "model.predict(list)": lambda: model.predict(frames, progress=False),
+        "model.map(list)": lambda: list(model.map(frames)),
         "model.predict(file)": lambda: model.predict(source, progress=False),
     }
     for ending in (".parquet", ".extxyz", ".npz", ".jsonl"):

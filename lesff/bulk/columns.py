@@ -96,12 +96,15 @@ def record_of(row: Row) -> dict[str, Any]:
 
 def plain_record(record: dict[str, Any], columns: Sequence[Column]) -> dict[str, Any]:
     """A record as plain data, columns in order; NaN and infinity become None."""
-    return {
-        column.name: finite(
-            value.tolist() if isinstance(value := record[column.name], np.ndarray) else value
-        )
-        for column in columns
-    }
+    return {column.name: _plain(record[column.name]) for column in columns}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return finite(value)
+    plain = value.tolist()
+    # most arrays are finite, and looking at each number takes longer than all the rest
+    return plain if value.dtype.kind != "f" or np.isfinite(value).all() else finite(plain)
 
 
 def _info(row: Row) -> str | None:
