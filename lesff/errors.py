@@ -103,6 +103,10 @@ class DeviceError(LesffError, RuntimeError):
     """A device was asked for that is not there."""
 
 
+class ExecutorError(LesffError, RuntimeError):
+    """Workers of an executor are lost and cannot be replaced, or die whatever they are given."""
+
+
 class NotPositiveDefiniteError(LesffError, ArithmeticError):
     """Charges have no stable equilibrium: the energy is not convex in them."""
 

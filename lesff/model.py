@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from lesff.atoms.batching import plan_batches
-from lesff.atoms.contacts import ContactRule
-from lesff.atoms.graph import AtomGraph, build_graph, collate
-from lesff.atoms.structure import Structure, to_structures
+from lesff.atoms.structure import to_structures
 from lesff.autograd import plain_arithmetic
+from lesff.bulk.compute import Settings
+from lesff.bulk.models import ModelReference, reference_to
+from lesff.bulk.models import for_workers as worker_reference
+from lesff.bulk.run import CHUNK
+from lesff.bulk.stream import map_structures
 from lesff.calculator import LesffCalculator
 from lesff.errors import DeviceError, PropertyError
 from lesff.hub.resolve import ResolvedModel, resolve
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.plain_data import from_dict
+from lesff.potential.batches import predict_structures, property_names
 from lesff.potential.config import DTYPES, ModelConfig
-from lesff.potential.domain import (
-    DomainCheck,
-    OutOfDomain,
-    check_caveats,
-    check_domain,
-    warn_of_background,
-)
+from lesff.potential.domain import OutOfDomain
 from lesff.potential.edit import Redesign
 from lesff.potential.evaluator import Evaluator
 from lesff.potential.potential import Potential, RadialMode
-from lesff.potential.predict import predict_graph
-from lesff.potential.properties import properties_in_order
+from lesff.potential.properties import check_available
 from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
-from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, UNCERTAINTIES
+from lesff.quantities import DEFAULT_PROPERTIES
 
 if TYPE_CHECKING:
     from lesff.hub.manifest.entries import ModelEntry
     from lesff.train.data import Frame, Source
     from lesff.train.frame_stream import Frames
     from lesff.uncertainty.agreement import Calibration
-
-_PROGRESS_ATOMS = 20_000
-"""From this many atoms on, predict shows a progress bar unless told otherwise."""
 
 
 def load(
@@ -211,62 +204,84 @@ class Model:
             OutOfDomainError: with ``strict``, for a structure unlike those of the calibration.
             PropertyError: for an unknown property or one the model cannot give here.
         """
-        names = _property_names(properties)
-        if not names:
-            raise PropertyError(f"`properties` must name at least one of {', '.join(QUANTITIES)}")
+        names = property_names(properties)
         checked, is_single = to_structures(
             structures,
             total_charge=total_charge,
             spin_multiplicity=spin_multiplicity,
             external_field=external_field,
         )
-        domain = self._domain(checked, strict=strict, is_single=is_single)
-        warn_of_background(self.config, checked)
-        check_caveats(self.name, self.source.caveats, names, strict=strict)
-        sizes = np.array([len(structure) for structure in checked])
-        results: list[dict[str, np.ndarray]] = [{} for _ in checked]
-        # novelty needs what the energy needs, and next to nothing more
-        evaluated = names if domain is None else [*names, "novelty"]
-        show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
-        bar = tqdm(total=len(checked), disable=not show, unit="structure", desc="predict")
-        names_of = ["structure" if is_single else f"structure {i}" for i in range(len(checked))]
-        cutoff = self.potential.architecture.cutoff
-
-        def graph_of(i: int) -> AtomGraph:
-            rule = ContactRule(allow_close=allow_close)
-            return build_graph(checked[i], cutoff, contacts=rule, where=names_of[i])
-
-        for chosen in plan_batches(sizes, batch_size):
-            with plain_arithmetic(self.potential.device):
-                graph = collate([graph_of(i) for i in chosen])
-                found = predict_graph(self.potential, graph, evaluated, born)
-            for index, row in zip(chosen, found, strict=True):
-                results[index] = row
-            if domain is not None:
-                domain.add({i: np.asarray(results[i]["novelty"]) for i in chosen.tolist()})
-            bar.update(len(chosen))
-        bar.close()
-        columns = {
-            name: [_plain(row[name]) for row in results] for name in properties_in_order(names)
-        }
-        if domain is not None:
-            domain.warn()
-        reasons = None if domain is None else domain.reasons()
-        return Prediction(columns, is_single=is_single, model=self.name, reasons=reasons)
-
-    def _domain(
-        self, structures: Sequence[Structure], *, strict: bool, is_single: bool
-    ) -> DomainCheck | None:
-        """Refuse what is not covered; what looks at the rest, for a calibrated model."""
-        uncertainty = self.potential.uncertainty
-        check_domain(self.config, structures, strict=strict, quiet=uncertainty is not None)
-        if uncertainty is None:
-            return None
-        found = DomainCheck(
-            uncertainty, structures, model=self.name, strict=strict, is_single=is_single
+        return predict_structures(
+            self.potential,
+            checked,
+            names,
+            is_single=is_single,
+            model=self.name,
+            caveats=self.source.caveats,
+            born=born,
+            batch_size=batch_size,
+            strict=strict,
+            allow_close=allow_close,
+            progress=progress,
         )
-        found.check_states()
-        return found
+
+    def map(
+        self,
+        structures: Any,
+        properties: Sequence[str] | str = DEFAULT_PROPERTIES,
+        *,
+        executor: str | Executor | None = None,
+        chunk: int = CHUNK,
+        on_error: Literal["skip", "stop"] = "stop",
+        **options: Any,
+    ) -> Iterator[Prediction | None]:
+        """Predictions of any number of structures, one by one and in order, as they are made.
+
+        Results do not depend on the executor: each computes the same batches.
+
+        Args:
+            structures: An iterable of what :meth:`predict` takes, or of files, globs, folders and
+                SMILES, or one of these; taken as it is needed.
+            properties: As for :meth:`predict`.
+            executor: ``"processes:8"``, ``"threads:2"``, ``"dask:ADDRESS"``, ``"parsl:CONFIG.py"``
+                or an object with the interface of ``concurrent.futures``; in this process if None.
+            chunk: Structures that are computed together.
+            on_error: ``"stop"`` raises for a structure that cannot be computed, ``"skip"`` yields
+                None for it.
+            **options: ``total_charge``, ``spin_multiplicity``, ``external_field`` (one for all),
+                ``born``, ``strict`` and ``allow_close``, as for :meth:`predict`.
+
+        Raises:
+            StructureError: for the first structure that cannot be computed, with ``"stop"``.
+            PropertyError: for properties that the model does not have.
+            ConfigError: for a bad option.
+            ExecutorError: if workers are lost and cannot be replaced.
+        """
+        settings = from_dict(Settings, options | {"properties": ()}, "options")
+        settings = replace(settings, properties=tuple(property_names(properties)))
+        self.check_available(settings.properties)
+        return map_structures(
+            structures,
+            lambda for_workers: self.reference(for_workers=for_workers),
+            settings,
+            executor=executor,
+            chunk=chunk,
+            on_error=on_error,
+        )
+
+    def check_available(self, properties: Sequence[str]) -> None:
+        """Raise PropertyError for properties that the model has for no structure."""
+        check_available(properties, self.potential.traits)
+
+    def reference(self, *, for_workers: bool = False) -> ModelReference:
+        """What a worker needs to have the same model; see :mod:`lesff.bulk`.
+
+        Args:
+            for_workers: For other processes: a model that was changed after it was loaded travels
+                with it.
+        """
+        found = reference_to(self.potential, self.source, self.name)
+        return worker_reference(found, self.source) if for_workers else found
 
     def calculator(
         self,
@@ -468,27 +483,3 @@ class Model:
                 license_text=self.license_text,
             )
             return publish_folder(folder, repo, version=version, private=private, token=token)
-
-
-def _property_names(properties: Sequence[str] | str) -> list[str]:
-    """Names asked for, in order; ``"uncertainty"`` stands for all uncertainties.
-
-    Raises:
-        PropertyError: for something that is no text.
-    """
-    given = [properties] if isinstance(properties, str) else list(properties)
-    names: list[str] = []
-    for item in given:
-        if not isinstance(item, str):
-            raise PropertyError(f"`properties` must be names, got {item!r}")
-        parts = [part.strip() for part in item.split(",")]
-        names += [name for part in parts if part for name in _expanded(part)]
-    return names
-
-
-def _expanded(name: str) -> Sequence[str]:
-    return UNCERTAINTIES if name == "uncertainty" else (name,)
-
-
-def _plain(value: np.ndarray) -> Any:
-    return float(value) if value.ndim == 0 else value

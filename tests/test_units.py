@@ -7,6 +7,8 @@ from scipy import constants as c
 
 from lesff import units
 from lesff.nn import radial
+from lesff.quantities import QUANTITIES
+from lesff.units import Unit, find_unit
 
 # scipy >= 1.15 follows CODATA 2022; eps0 and the Bohr radius moved by 7e-10 relative since 2018
 RELATIVE = 1e-9
@@ -66,3 +68,39 @@ def test_units_of_dynamics():
     assert pytest.approx(mass, rel=2 * RELATIVE) == units.DALTON
     conductivity = c.e / (c.angstrom * fs)  # e^2 / (eV A fs), e / V per A and fs
     assert pytest.approx(conductivity, rel=RELATIVE) == units.CONDUCTIVITY_TO_S_PER_M
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "value"),
+    [
+        ("hartree", "eV", 1 / c.value("Hartree energy in eV")),
+        ("kJ/mol", "eV", c.e * c.N_A / 1e3),
+        ("rydberg", "eV", 1 / c.value("Rydberg constant times hc in eV")),
+        ("nN", "eV/A", c.e * 1e10 * 1e9),
+        ("kJ/mol/nm", "eV/A", c.e * c.N_A / 1e3 * 10),
+        ("N/m", "eV/A^2", c.e * 1e20),
+        ("GPa", "eV/A^3", c.e * 1e30 / 1e9),
+        ("bar", "eV/A^3", c.e * 1e30 / 1e5),
+        ("atm", "eV/A^3", c.e * 1e30 / c.atm),
+        ("debye", "e*A", c.e * 1e-10 * c.c * 1e21),
+        ("C*m", "e*A", c.e * 1e-10),
+        ("e*bohr", "e*A", 1e-10 / c.value("Bohr radius")),
+        ("A^3", "e*A^2/V", c.e * 1e-20 / (4 * math.pi * c.epsilon_0) * 1e30),
+        (
+            "bohr^3",
+            "e*A^2/V",
+            c.e * 1e-20 / c.value("atomic unit of electric polarizability"),
+        ),
+    ],
+)
+def test_units_of_results(name, base, value):
+    """Units that results can be given in, from the constants of CODATA."""
+    _, unit = find_unit(name)
+    assert unit.base == base
+    assert unit.factor == pytest.approx(value, rel=2e-9)
+
+
+def test_every_quantity_has_its_own_unit_in_the_table():
+    for row in QUANTITIES.values():
+        if row.unit != "1":
+            assert find_unit(row.unit)[1] == Unit(row.unit, 1.0)

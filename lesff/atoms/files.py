@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import math
 import os
@@ -17,7 +18,7 @@ import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import ase
 import numpy as np
@@ -178,6 +179,11 @@ def _unpacked_size(path: Path, opener: Callable[[Path], Any], *, packed: int, li
 
 def _opened(path: Path) -> BinaryIO:
     return _OPENERS.get(path.suffix, lambda p: p.open("rb"))(path)
+
+
+def open_text(path: Path) -> TextIO:
+    """A file, packed or not, as UTF-8 text; bytes that are none become replacement marks."""
+    return io.TextIOWrapper(_opened(path), encoding="utf-8", errors="replace", newline=None)
 
 
 def _check_xyz(path: Path) -> None:

@@ -81,7 +81,7 @@ def to_structure(
         ChargeSpinError: for values that are not integers, contradict each other or the number of
             electrons.
     """
-    atoms = _as_atoms(source, where)
+    atoms = as_atoms(source, where)
     if len(atoms) == 0:
         raise StructureError(f"{where} must have at least one atom, got none")
     positions = np.array(atoms.positions, dtype=np.float64)  # a copy: atoms may move later
@@ -114,6 +114,22 @@ def to_structure(
     )
 
 
+def with_state(atoms: ase.Atoms, structure: Structure) -> ase.Atoms:
+    """The atoms, labels and all, with the charge, spin and field that were used in ``info``.
+
+    Other keys for the same are removed, so that no two can contradict each other.
+    """
+    copy = atoms.copy()
+    copy.calc = atoms.calc
+    for key in (*INFO_CHARGE, *INFO_SPIN, INFO_FIELD):
+        copy.info.pop(key, None)
+    copy.info[INFO_CHARGE[0]] = structure.total_charge
+    copy.info[INFO_SPIN[0]] = structure.spin_multiplicity
+    if structure.external_field is not None:
+        copy.info[INFO_FIELD] = structure.external_field
+    return copy
+
+
 def _settle_field(field: Any, where: str) -> np.ndarray | None:
     """Three finite numbers in V/A; None where there is no field or it is zero."""
     if field is None:
@@ -129,14 +145,14 @@ def _settle_field(field: Any, where: str) -> np.ndarray | None:
     return values if values.any() else None
 
 
-def _as_atoms(source: Any, where: str) -> ase.Atoms:
-    """ASE atoms of any supported object; StructureError for others."""
+def as_atoms(source: Any, where: str) -> ase.Atoms:
+    """ASE atoms of any supported object; StructureError for others, naming ``where`` it stood."""
     if isinstance(source, ase.Atoms):
         return source
     convert = getattr(source, "to_ase_atoms", None)  # pymatgen structures and molecules
     if callable(convert):
         try:
-            return _as_atoms(convert(), where)
+            return as_atoms(convert(), where)
         except KeyError as error:  # ASE has no such symbol
             raise StructureError(f"{where}: {unknown_symbol(error)}") from error
     if callable(getattr(source, "GetConformer", None)):
@@ -277,24 +293,30 @@ def _database_rows(path: Path) -> list[ase.Atoms]:
     """Rows of an ASE database, key-value pairs and data beside each other in ``info``."""
     from ase.db import connect  # start-up: imports scipy
 
-    rows = []
     try:
         check_size(path)
         found = list(connect(path).select())
     except (sqlite3.Error, ValueError, KeyError, IndexError, OSError) as error:
         raise StructureError(f"structure file {path} cannot be read: {error}") from error
-    for row in found:
-        atoms = row.toatoms(add_additional_information=True)
-        for nested in ("key_value_pairs", "data"):
-            for key, value in dict(atoms.info.pop(nested, None) or {}).items():
-                other = atoms.info.setdefault(key, value)
-                if other is not value and not np.array_equal(other, value):
-                    raise StructureError(
-                        f"{path.name}, row {row.id}: `{key}` must have one value, got {other!r} "
-                        f"and {value!r}"
-                    )
-        rows.append(atoms)
-    return rows
+    return [database_atoms(row, path) for row in found]
+
+
+def database_atoms(row: Any, path: Path) -> ase.Atoms:
+    """Atoms of a row of an ASE database, key-value pairs and data beside each other in ``info``.
+
+    Raises:
+        StructureError: if a key has two values.
+    """
+    atoms = row.toatoms(add_additional_information=True)
+    for nested in ("key_value_pairs", "data"):
+        for key, value in dict(atoms.info.pop(nested, None) or {}).items():
+            other = atoms.info.setdefault(key, value)
+            if other is not value and not np.array_equal(other, value):
+                raise StructureError(
+                    f"{path.name}, row {row.id}: `{key}` must have one value, got {other!r} "
+                    f"and {value!r}"
+                )
+    return atoms
 
 
 def to_structures(

@@ -51,8 +51,18 @@ def read_simple_xyz(path: Path) -> list[ase.Atoms] | None:
     if path.suffix not in (".xyz", ".extxyz") or path.stat().st_size > _MAX_BYTES:
         return None
     try:
-        return list(_frames(path.read_bytes().decode("ascii").replace("\r\n", "\n")))
-    except (_LeaveItError, UnicodeDecodeError):
+        return frames_of_text(path.read_bytes().decode("ascii"))
+    except UnicodeDecodeError:
+        return None
+
+
+def frames_of_text(text: str) -> list[ase.Atoms] | None:
+    """All frames of the text of an xyz file; None for what ASE has to read, or to refuse."""
+    if not text.isascii():
+        return None
+    try:
+        return list(_frames(text.replace("\r\n", "\n")))
+    except _LeaveItError:
         return None
 
 
@@ -82,14 +92,13 @@ def _frame(info: dict[str, Any], lines: Sequence[str]) -> ase.Atoms:
     # a cell without pbc is periodic in all directions
     pbc = info.pop("pbc", [True, True, True] if "Lattice" in info else None)
     cell = info.pop("Lattice", None)
-    symbols, rows = [], []
-    for line in lines:
-        symbol, *numbers = line.split()[: 1 + n_numbers] or [""]
-        if symbol.capitalize() not in atomic_numbers or len(numbers) < n_numbers:
-            raise _LeaveItError
-        symbols.append(symbol.capitalize())
-        rows.append(_floats(numbers))
-    table = np.array(rows)
+    words = [line.split()[: 1 + n_numbers] for line in lines]
+    if any(len(row) <= n_numbers for row in words):
+        raise _LeaveItError
+    symbols = [row[0].capitalize() for row in words]
+    if not atomic_numbers.keys() >= set(symbols):
+        raise _LeaveItError
+    table = np.array([_floats(row[1:]) for row in words])
     results = {"forces": table[:, 3:].copy()} if n_numbers > 3 else {}
     results |= {key: info.pop(key) for key in list(info) if key in _ENERGIES}
     atoms = ase.Atoms(symbols, positions=table[:, :3], cell=cell, pbc=pbc, info=info)

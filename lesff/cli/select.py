@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from lesff.cli.frames import with_state
 from lesff.cli.options import accept_license_option
 from lesff.errors import PropertyError
 
@@ -39,7 +38,7 @@ def select_command(
     from ase.io import write
 
     from lesff.atoms.elements import elements_of
-    from lesff.atoms.structure import read_structures
+    from lesff.atoms.structure import read_structures, with_state
     from lesff.model import load
     from lesff.potential.domain import check_domain
     from lesff.train.data import unlabelled

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lesff.cli.frames import with_state
 from lesff.cli.options import HELD_OUT
 from lesff.errors import DataError
 from lesff.files import sha256_of
@@ -69,7 +68,7 @@ def _split_file(
     # start-up: help needs nothing that computes
     from ase.io import write
 
-    from lesff.atoms.structure import read_structures
+    from lesff.atoms.structure import read_structures, with_state
     from lesff.train.splits import split_by_molecule
 
     frames = [with_state(atoms, structure) for structure, atoms in read_structures(file)]

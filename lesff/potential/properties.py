@@ -480,6 +480,20 @@ def needs_gradients(wanted: Collection[str]) -> bool:
     return any(PROPERTIES[name].is_derivative for name in wanted)
 
 
+def check_available(wanted: Collection[str], model: Traits) -> None:
+    """Refuse quantities that the model has for no structure.
+
+    Raises:
+        PropertyError: naming the quantities and the reason.
+    """
+    unknown = sorted(set(wanted) - set(QUANTITIES))
+    if unknown:
+        raise PropertyError(
+            f"unknown property {', '.join(map(repr, unknown))}; known: {', '.join(QUANTITIES)}"
+        )
+    _refuse(wanted, [rule for rule in _MODEL_RULES if not rule.holds(model)], model)
+
+
 def check_properties(wanted: Collection[str], graph: AtomGraph, model: Traits) -> None:
     """Refuse quantities and fields that the model lacks or the boundaries leave undefined.
 
@@ -488,12 +502,7 @@ def check_properties(wanted: Collection[str], graph: AtomGraph, model: Traits) -
         UnsupportedInputError: for wires with long-range interactions, and for a field that has no
             defined effect or meets a model without charges.
     """
-    unknown = sorted(set(wanted) - set(QUANTITIES))
-    if unknown:
-        raise PropertyError(
-            f"unknown property {', '.join(map(repr, unknown))}; known: {', '.join(QUANTITIES)}"
-        )
-    _refuse(wanted, [rule for rule in _MODEL_RULES if not rule.holds(model)], model)
+    check_available(wanted, model)
     if model.has_charges or model.has_dispersion:
         check_boundaries(graph.pbc)
     _refuse(wanted, _broken(wanted, _BATCH_RULES, graph, model), model)

@@ -1,0 +1,1 @@
+"""Bulk prediction: structures from anywhere, in chunks, on any executor, into a table."""
