@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ase.data import chemical_symbols
-
 from lesff.disk import write_atomically
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 
@@ -55,7 +53,11 @@ def catalogue_html(models: Sequence[ModelEntry], note: str = "") -> str:
     rows = [row_of(model) for model in order]
     # "<" cannot end the script element early
     data = json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c")
-    periods = "".join(f"<div>{''.join(map(_element, row))}</div>" for row in TABLE_ROWS)
+    from ase.data import chemical_symbols  # start-up: imports numpy
+
+    periods = "".join(
+        f"<div>{''.join(_element(chemical_symbols[z]) for z in row)}</div>" for row in TABLE_ROWS
+    )
     cards = "\n".join(map(_card, rows))
     shown = f"<pre>{html.escape(note)}</pre>" if note else ""
     return (
@@ -77,6 +79,8 @@ def catalogue_html(models: Sequence[ModelEntry], note: str = "") -> str:
 
 def row_of(model: ModelEntry) -> dict[str, Any]:
     """What the page says of a model, as plain data."""
+    from ase.data import chemical_symbols  # start-up: imports numpy
+
     newest = model.newest()
     if newest is None:  # an entry has a version
         raise AssertionError(model.name)
@@ -127,8 +131,7 @@ def _size(version: VersionEntry) -> int | None:
     return sum(file.size for file in version.files)
 
 
-def _element(z: int) -> str:
-    symbol = chemical_symbols[z]
+def _element(symbol: str) -> str:
     return f'<label><input type="checkbox" name="element" value="{symbol}">{symbol}</label>'
 
 
