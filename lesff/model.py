@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 
 from lesff.atoms.structure import to_structures
 from lesff.autograd import plain_arithmetic
@@ -31,10 +32,11 @@ from lesff.potential.domain import OutOfDomain
 from lesff.potential.edit import Redesign
 from lesff.potential.evaluator import Evaluator
 from lesff.potential.potential import Potential, RadialMode
-from lesff.potential.properties import check_available
+from lesff.potential.properties import available_properties, check_available
 from lesff.potential.response import BornOptions
 from lesff.prediction import Prediction
 from lesff.quantities import DEFAULT_PROPERTIES
+from lesff.reports.tables import table
 
 if TYPE_CHECKING:
     from lesff.hub.manifest.entries import ModelEntry
@@ -159,6 +161,21 @@ class Model:
             f"charge {config.total_charge[0]:+d}..{config.total_charge[1]:+d}, "
             f"{config.level_of_theory})"
         )
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        config = self.config
+        low, high = config.total_charge
+        rows = [
+            ["model", self.name],
+            ["elements", " ".join(chemical_symbols[z] for z in config.elements)],
+            ["total charge", f"{low:+d} to {high:+d} e"],
+            ["multiplicity", "{} to {}".format(*config.spin_multiplicity)],
+            ["level of theory", config.level_of_theory],
+            ["energies relative to", config.energy_reference],
+            ["gives", ", ".join(available_properties(self.potential.traits))],
+        ]
+        return table(["", ""], rows)
 
     def predict(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -13,6 +14,10 @@ from lesff.units import find_unit
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_SHOWN = 12
+"""Numbers of a result that a notebook shows; of larger ones their shape."""
 
 
 class Values(list[Any]):
@@ -267,6 +272,25 @@ class Prediction(Mapping[str, np.ndarray]):
         names = list(self._values)
         columns = zip(*self._values.values(), strict=True)
         return [dict(zip(names, row, strict=True)) for row in columns]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a row a quantity."""
+        count = "1 structure" if self._is_single else f"{self.n_structures} structures"
+        rows = []
+        for name, column in self._values.items():
+            value = _shape_text(name)
+            if self._is_single and np.size(column[0]) <= _SHOWN:
+                value = np.array2string(np.asarray(column[0]), precision=4, suppress_small=True)
+            rows.append((name, value, self.units[name]))
+        for reason in (self._reasons or [()])[0] if self._is_single else ():
+            rows.append(("out of domain", reason, ""))
+        cells = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+        )
+        return (
+            f"<p>Prediction of {html.escape(self.model)} for {count}</p>"
+            f"<table><tr><th>quantity</th><th>value or shape</th><th>unit</th></tr>{cells}</table>"
+        )
 
     def __repr__(self) -> str:
         count = "1 structure" if self._is_single else f"{self.n_structures} structures"

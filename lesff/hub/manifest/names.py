@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,20 @@ def manifest_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "checkpoints_manifest"
 
 
-def list_models() -> tuple[ModelEntry, ...]:
+class ModelList(tuple[ModelEntry, ...]):
+    """Models by name, shown as a table in notebooks."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+            for cells in ((m.name, m.description, m.license) for m in self)
+        )
+        return f"<table><tr><th>name</th><th>for</th><th>licence</th></tr>{rows}</table>"
+
+
+def list_models() -> ModelList:
     """All models of the manifest and of the update that this user has pulled, by name.
 
     Caveats of earlier updates count, also where this one leaves them out.
@@ -38,7 +52,7 @@ def list_models() -> tuple[ModelEntry, ...]:
     """
     update = installed_update()
     models = merge(installed_models(), update)
-    return models if update is None else with_remembered_caveats(models)
+    return ModelList(models if update is None else with_remembered_caveats(models))
 
 
 def installed_models() -> tuple[ModelEntry, ...]:
