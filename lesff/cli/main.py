@@ -59,6 +59,9 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
             "Ionic conductivity and static dielectric constant of a trajectory.",
         ),
     },
+    "Workflows": {
+        "relax": Entry("relax", "relax_command", "Relax structures, many at a time."),
+    },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),
         "train": Entry(
