@@ -61,6 +61,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
     },
     "Workflows": {
         "relax": Entry("relax", "relax_command", "Relax structures, many at a time."),
+        "md": Entry("md", "md_command", "Molecular dynamics with checkpoints and a report."),
     },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),

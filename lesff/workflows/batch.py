@@ -16,7 +16,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.atoms.structure import Structure
-from lesff.errors import LesffError
+from lesff.errors import LesffError, PropertyError
 from lesff.potential.evaluator import Evaluator
 
 
@@ -28,7 +28,7 @@ class SharedCalculator(Calculator):
         place: Place of the structure in it.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
     def __init__(self, batch: Batch, place: int) -> None:
         super().__init__()
@@ -50,10 +50,9 @@ class SharedCalculator(Calculator):
         system_changes: list[str] = all_changes,
     ) -> None:
         """Compute atoms that no shared call has seen, alone."""
-        super().calculate(atoms, properties, system_changes)
-        asked = atoms if atoms is not None else self.atoms
-        assert asked is not None  # noqa: S101 - for the type checker: the base class has set it
-        self._batch.compute_one(self._place, asked, [*(properties or ())])
+        if atoms is None:
+            raise PropertyError("`atoms` must be given to a calculator of a batch, got None")
+        self._batch.compute_one(self._place, atoms, [*(properties or ())])
 
 
 @dataclass

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import ase
 import numpy as np
@@ -20,7 +20,7 @@ from lesff.disk import write_atomically
 from lesff.errors import ConfigError, LesffError
 from lesff.model import Model
 from lesff.units import EV_PER_A3_TO_GPA
-from lesff.workflows.batch import Batch
+from lesff.workflows.batch import Batch, SharedCalculator
 
 Method = Literal["fire", "lbfgs", "bfgs"]
 CellChange = Literal["fixed", "full", "shape", "volume"]
@@ -332,8 +332,7 @@ def _advanced(run: _Run, options: RelaxOptions, error: LesffError | None) -> Rel
 
 def _finished(run: _Run, converged: bool, largest: float) -> Relaxed:
     atoms, start = run.atoms, run.start
-    assert atoms.calc is not None  # noqa: S101 - for the type checker: put there by the batch
-    results = dict(atoms.calc.results)
+    results = dict(cast(SharedCalculator, atoms.calc).results)
     energy = results["energy"]
     final = start.copy()
     final.set_cell(atoms.cell)
