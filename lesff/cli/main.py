@@ -62,6 +62,9 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
     "Workflows": {
         "relax": Entry("relax", "relax_command", "Relax structures, many at a time."),
         "md": Entry("md", "md_command", "Molecular dynamics with checkpoints and a report."),
+        "vibrations": Entry(
+            "vibrations", "vibrations_command", "Frequencies, intensities and thermochemistry."
+        ),
     },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),
