@@ -65,6 +65,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "vibrations": Entry(
             "vibrations", "vibrations_command", "Frequencies, intensities and thermochemistry."
         ),
+        "phonons": Entry("phonons", "phonons_command", "Phonons of a crystal by phonopy."),
     },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),

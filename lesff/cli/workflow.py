@@ -27,6 +27,10 @@ output_option = click.option(
 )  # fmt: skip
 charge_option = click.option("--charge", type=int, help="Total charge of every structure, e.")
 spin_option = click.option("--spin", type=int, help="Spin multiplicity 2S+1 of every structure.")
+relax_crystal_option = click.option(
+    "--relax", "start", type=click.Choice(["cell", "atoms", "none"]), default="cell",
+    show_default=True, help="What is relaxed first, with the symmetry that there is.",
+)  # fmt: skip
 
 
 def input_argument(many: bool = False) -> Callable[[F], F]:

@@ -81,7 +81,8 @@ class WorkFolder:
         })  # fmt: skip
         path.mkdir(parents=True, exist_ok=True)
         claim = path / _CLAIM
-        if claim.is_file():
+        # a command that was refused has left nothing but its claim
+        if claim.is_file() and any(p != claim for p in path.iterdir()):
             self._compare(claim, settings)
         else:
             write_json(claim, settings)
