@@ -66,6 +66,8 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
             "vibrations", "vibrations_command", "Frequencies, intensities and thermochemistry."
         ),
         "phonons": Entry("phonons", "phonons_command", "Phonons of a crystal by phonopy."),
+        "eos": Entry("eos", "eos_command", "Equation of state of a crystal."),
+        "elastic": Entry("elastic", "elastic_command", "Elastic constants of a crystal."),
     },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),
