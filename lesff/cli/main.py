@@ -68,6 +68,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "phonons": Entry("phonons", "phonons_command", "Phonons of a crystal by phonopy."),
         "eos": Entry("eos", "eos_command", "Equation of state of a crystal."),
         "elastic": Entry("elastic", "elastic_command", "Elastic constants of a crystal."),
+        "neb": Entry("neb", "neb_command", "Minimum energy path between two structures."),
     },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),
