@@ -123,7 +123,8 @@ class Batch:
                 try:
                     (rows[number],) = self._rows([structure])
                 except LesffError as error:
-                    failed[number] = error
+                    # its place in this call of one means nothing
+                    failed[number] = type(error)(str(error).removeprefix("structure 0: "))
         for number, row in rows.items():
             self._places[number].calculator.take(self._places[number].atoms, row)
         return failed

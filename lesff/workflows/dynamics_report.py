@@ -12,7 +12,6 @@ from ase.io.trajectory import TrajectoryWriter
 
 from lesff.disk import written_atomically
 from lesff.reports.figures import new_figure
-from lesff.reports.spectrum import write_csv
 from lesff.workflows.dynamics import DynamicsResult
 from lesff.workflows.folder import WorkFolder
 
@@ -95,14 +94,14 @@ def report_dynamics(
     columns = {"time (fs)": result.time} | {
         title: getattr(result, name) for name, title in names.items()
     }
-    write_csv(folder.path / "md.csv", columns)
+    folder.write_csv("md", columns)
     drift, scatter = energy_drift(result)
     averages = {name: block_average(getattr(result, name)) for name in names}
     figures = {"md": _series_figure(result)}
     rdf = radial_distributions(result)
     if rdf is not None:
         figures["rdf"] = _rdf_figure(*rdf)
-        write_csv(folder.path / "rdf.csv", {"distance (A)": rdf[0], **rdf[1]})
+        folder.write_csv("rdf", {"distance (A)": rdf[0], **rdf[1]})
     report = {
         "n_frames": result.n_frames, "time_fs": float(result.time[-1]) if result.n_frames else 0.0,
         "stopped": result.stopped, "drift_mev_per_atom_ps": drift,

@@ -20,6 +20,7 @@ from lesff.model import Model
 from lesff.plain_data import finite, read_json, write_json
 from lesff.reports.figures import image
 from lesff.reports.page import document
+from lesff.reports.spectrum import write_csv
 from lesff.reports.tables import table
 from lesff.spectra.series import float64_digest
 from lesff.train.shards import write_npz
@@ -73,7 +74,7 @@ class WorkFolder:
     ) -> None:
         self.path = path
         self.command = command
-        self._start = time.perf_counter()
+        self._start = time.perf_counter(), time.process_time()
         settings = finite({
             "command": command, "model": model.name, "weights": float64_digest(model.potential),
             "dtype": str(model.potential.dtype).removeprefix("torch."),
@@ -117,6 +118,11 @@ class WorkFolder:
         with written_atomically(self.path / f"{name}.png") as new:
             figure.savefig(new, format="png", dpi=150)
 
+    def write_csv(self, name: str, columns: dict[str, np.ndarray]) -> None:
+        """Write columns as ``NAME.csv``; their names carry units."""
+        with written_atomically(self.path / f"{name}.csv") as new:
+            write_csv(new, columns)
+
     def write_atoms(self, name: str, frames: Sequence[ase.Atoms] | ase.Atoms) -> None:
         """Write structures; the format is that of the ending of the name."""
         from ase.io import write  # start-up: imports scipy, 0.7 s of CPU
@@ -145,8 +151,11 @@ class WorkFolder:
             figures: Figures of matplotlib by name of the file.
             command_line: The command as it was given, for the page.
         """
-        seconds = time.perf_counter() - self._start
-        content = {"settings": self.settings, **report, "seconds": seconds}
+        cost = {
+            "seconds": time.perf_counter() - self._start[0],
+            "cpu_seconds": time.process_time() - self._start[1],
+        }
+        content = {"settings": self.settings, **report, **cost}
         write_json(self.path / f"{self.command}.json", finite(content))
         for name, figure in figures.items():
             self.write_figure(name, figure)

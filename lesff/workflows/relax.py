@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from lesff.disk import write_atomically
 from lesff.errors import ConfigError, LesffError
 from lesff.model import Model
 from lesff.units import EV_PER_A3_TO_GPA
 from lesff.workflows.batch import Batch, SharedCalculator
+from lesff.workflows.relax_journal import Journal, Relaxed, Run, from_row, to_row
 
 Method = Literal["fire", "lbfgs", "bfgs"]
 CellChange = Literal["fixed", "full", "shape", "volume"]
@@ -77,36 +76,6 @@ class RelaxOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relaxed:
-    """One structure at the end.
-
-    Attributes:
-        index: Its place in the input.
-        atoms: At the end, energy and forces attached (as far as known); constraints as given.
-        converged: Whether the forces are small enough.
-        steps: Steps taken.
-        energy: At the end, eV.
-        energy_change: From the start, eV.
-        fmax: Largest force at the end (with the cell: of the generalised ones), eV/A.
-        displacement: Root mean square of the way of the atoms, A; with the cell, of the way beside
-            the strain.
-        volume_change: Relative; 0 with a fixed cell.
-        error: Why the structure could not be relaxed, or None.
-    """
-
-    index: int
-    atoms: ase.Atoms
-    converged: bool
-    steps: int
-    energy: float
-    energy_change: float
-    fmax: float
-    displacement: float
-    volume_change: float
-    error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class RelaxResult:
     """All structures at the end.
 
@@ -122,69 +91,6 @@ class RelaxResult:
     def n_converged(self) -> int:
         """How many have small forces."""
         return sum(row.converged for row in self.relaxed)
-
-
-@dataclass
-class _Run:
-    """A structure on its way."""
-
-    index: int
-    start: ase.Atoms
-    atoms: ase.Atoms
-    optimizer: Any
-    steps: int  # before this start
-    energy_start: float | None
-
-
-class _Journal:
-    """What is done and what is unfinished, in a folder."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._done = None if folder is None else folder / "finished.jsonl"
-        self._open = None if folder is None else folder / "unfinished.json"
-
-    def finished(self) -> dict[int, dict[str, Any]]:
-        """Rows by index; a last line that was cut off is left out."""
-        if self._done is None or not self._done.is_file():
-            return {}
-        rows = {}
-        whole = []
-        for line in self._done.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                row = json.loads(line)
-                rows[row["index"]] = row
-                whole.append(line)
-        # a line that is appended must begin a line
-        write_atomically(self._done, "".join(whole))
-        return rows
-
-    def unfinished(self) -> dict[int, dict[str, Any]]:
-        """Positions, cell, steps and first energy by index."""
-        if self._open is None or not self._open.is_file():
-            return {}
-        rows = json.loads(self._open.read_text(encoding="utf-8"))
-        return {row["index"]: row for row in rows}
-
-    def add(self, row: dict[str, Any]) -> None:
-        if self._done is not None:
-            with self._done.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
-
-    def keep(self, runs: Sequence[_Run]) -> None:
-        """Write where unfinished structures are."""
-        if self._open is None:
-            return
-        rows = [
-            {
-                "index": run.index,
-                "positions": run.atoms.positions.tolist(),
-                "cell": run.atoms.cell.array.tolist(),
-                "steps": run.steps + run.optimizer.nsteps,
-                "energy_start": run.energy_start,
-            }
-            for run in runs
-        ]
-        write_atomically(self._open, json.dumps(rows))
 
 
 def relax(
@@ -212,10 +118,10 @@ def relax(
         on_done: Called with each structure that is done.
     """
     options = options or RelaxOptions()
-    journal = _Journal(folder)
+    journal = Journal(folder)
     done = journal.finished()
     results = {
-        index: _from_row(row, structures[index])
+        index: from_row(row, structures[index])
         for index, row in done.items()
         if index < len(structures)
     }
@@ -225,11 +131,11 @@ def relax(
         paths.mkdir(exist_ok=True)
     batch = Batch(model.evaluator(), stress=options.cell != "fixed")
     queue = [index for index in range(len(structures)) if index not in results]
-    active: dict[int, _Run] = {}
+    active: dict[int, Run] = {}
 
     def finish(result: Relaxed) -> None:
         results[result.index] = result
-        journal.add(_to_row(result))
+        journal.add(to_row(result))
         if on_done is not None:
             on_done(result)
 
@@ -268,7 +174,7 @@ def _started(
     options: RelaxOptions,
     state: dict[str, Any] | None,
     paths: Path | None,
-) -> _Run:
+) -> Run:
     """A structure with its optimiser, at its place."""
     atoms = start.copy()
     if state is not None:
@@ -283,7 +189,7 @@ def _started(
         append_trajectory=state is not None,
     )
     optimizer.fmax = options.fmax
-    return _Run(
+    return Run(
         index=index,
         start=start,
         atoms=atoms,
@@ -310,7 +216,7 @@ def _filtered(atoms: ase.Atoms, options: RelaxOptions) -> Any:
     )
 
 
-def _advanced(run: _Run, options: RelaxOptions, error: LesffError | None) -> Relaxed | None:
+def _advanced(run: Run, options: RelaxOptions, error: LesffError | None) -> Relaxed | None:
     """Take one step; the result if there is none to take."""
     if error is not None:
         return _failed(run.index, run.start, str(error))
@@ -330,7 +236,7 @@ def _advanced(run: _Run, options: RelaxOptions, error: LesffError | None) -> Rel
     return None
 
 
-def _finished(run: _Run, converged: bool, largest: float) -> Relaxed:
+def _finished(run: Run, converged: bool, largest: float) -> Relaxed:
     atoms, start = run.atoms, run.start
     results = dict(cast(SharedCalculator, atoms.calc).results)
     energy = results["energy"]
@@ -369,28 +275,6 @@ def _failed(index: int, start: ase.Atoms, error: str) -> Relaxed:
         index=index, atoms=start.copy(), converged=False, steps=0, energy=np.nan,
         energy_change=np.nan, fmax=np.nan, displacement=np.nan, volume_change=np.nan, error=error,
     )  # fmt: skip
-
-
-def _to_row(result: Relaxed) -> dict[str, Any]:
-    row = {key: value for key, value in vars(result).items() if key != "atoms"}
-    row["positions"] = result.atoms.positions.tolist()
-    row["cell"] = result.atoms.cell.array.tolist()
-    calculator = result.atoms.calc
-    found = {} if result.error is not None or calculator is None else calculator.results
-    row["results"] = {key: np.asarray(value).tolist() for key, value in found.items()}
-    return row
-
-
-def _from_row(row: dict[str, Any], start: ase.Atoms) -> Relaxed:
-    """A row that was written, with the atoms it came from."""
-    atoms = start.copy()
-    atoms.set_cell(row["cell"])
-    atoms.positions = row["positions"]
-    if row["results"]:
-        results = {k: v if np.ndim(v) == 0 else np.array(v) for k, v in row["results"].items()}
-        atoms.calc = SinglePointCalculator(atoms, **results)
-    values = {key: row[key] for key in row if key not in ("positions", "cell", "results")}
-    return Relaxed(atoms=atoms, **values)
 
 
 def summary_row(result: Relaxed) -> dict[str, Any]:

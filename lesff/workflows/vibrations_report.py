@@ -9,7 +9,6 @@ import numpy as np
 
 from lesff.disk import written_atomically
 from lesff.reports.figures import new_figure
-from lesff.reports.spectrum import write_csv
 from lesff.workflows.folder import WorkFolder
 from lesff.workflows.vibrations import VibrationsResult, animated_modes
 
@@ -36,7 +35,7 @@ def report_vibrations(
     none = np.full(len(result.frequencies), np.nan)
     intensities = none if result.intensities is None else result.intensities
     columns = {"frequency (1/cm)": result.frequencies, "intensity (km/mol)": intensities}
-    write_csv(folder.path / "vibrations.csv", columns)
+    folder.write_csv("vibrations", columns)
     with written_atomically(folder.path / "modes.extxyz") as new:
         result.data.write_jmol(str(new), ir_intensities=intensities)
     (folder.path / "modes").mkdir(exist_ok=True)
