@@ -55,7 +55,8 @@ def elastic_command(
     result = elastic_constants(model, atoms, options, folder=folder)
     report_elastic(folder, result, command_line=command_line())
     for row in result.constants:
-        click.echo(" ".join(f"{value:8.2f}" for value in row))
+        # no negative zeros
+        click.echo(" ".join(f"{round(value, 2) + 0.0:8.2f}" for value in row))
     for title, values_of in (("bulk", result.bulk), ("shear", result.shear)):
         voigt, reuss, hill = values_of
         click.echo(

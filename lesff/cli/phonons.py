@@ -81,10 +81,12 @@ def phonons_command(
     folder = WorkFolder(output, "phonons", model, [atoms], settings)
     result = phonons(model, atoms, options, folder=folder)
     report_phonons(folder, result, command_line=command_line())
-    click.echo("zone centre (1/cm): " + " ".join(f"{THZ_TO_PER_CM * f:.1f}" for f in result.gamma))
-    if result.longitudinal is not None:
-        text = " ".join(f"{THZ_TO_PER_CM * f:.1f}" for f in result.longitudinal)
-        click.echo(f"with the field (1/cm): {text}")
+    lines = {"zone centre": result.gamma, "with the field": result.longitudinal}
+    for title, values in lines.items():
+        if values is not None:
+            # no negative zeros
+            text = " ".join(f"{round(THZ_TO_PER_CM * f, 1) + 0.0:.1f}" for f in values)
+            click.echo(f"{title} (1/cm): {text}")
     click.echo(f"smallest frequency on the mesh: {result.minimum_frequency:.3f} THz")
     click.echo(f"written to {output / 'phonons'}.json, .html and {output / 'bands.png'}")
 
