@@ -131,5 +131,7 @@ def test_what_cannot_be_is_refused(model):
     last.positions[0] = last.positions[1]
     with pytest.raises(ConvergenceError, match="the last end must have a minimum, but"):
         nudged_elastic_band(model, [first, last])
+    with pytest.raises(ConvergenceError, match="must be two minima, but they are one"):
+        nudged_elastic_band(model, [first, first])
     with pytest.raises(ConfigError, match="`images` and `steps` must be at least 1, got 0, 500"):
         NebOptions(images=0)

@@ -124,6 +124,16 @@ def test_command(tmp_path: Path):
     assert "another fmax" in other.output
 
 
+def test_command_fails_if_nothing_can_be_computed(tmp_path: Path):
+    write(tmp_path / "in.extxyz", ase.Atoms("H2", positions=np.zeros((2, 3))))
+    line = ["relax", str(tmp_path / "in.extxyz"), "-m", "off-small", "-o", str(tmp_path / "out")]
+    found = CliRunner().invoke(main, line)
+    assert found.exit_code == 1
+    assert "no structure could be computed" in found.output
+    report = json.loads((tmp_path / "out" / "relax.json").read_text())
+    assert "overlap" in report["structures"][0]["error"]
+
+
 def test_bad_options_are_refused():
     with pytest.raises(ConfigError, match="`fmax` must be positive, got -1"):
         RelaxOptions(fmax=-1.0)

@@ -89,6 +89,15 @@ def test_rigid_modes():
     assert rigid_modes(crystal(SOLIDS["MgO"])) == 3
 
 
+def test_slab_has_modes_but_no_intensities():
+    slab = crystal(SOLIDS["MgO"], conventional=True)
+    slab.center(vacuum=4.0, axis=2)
+    slab.pbc = [True, True, False]
+    found = vibrations(lesff.load("mat-small", dtype="float64"), slab, relaxes=False)
+    assert found.intensities is None
+    assert len(found.frequencies) == 24
+
+
 @pytest.mark.filterwarnings("ignore:born_effective_charges of mat-small")
 def test_crystal_has_three_rigid_modes():
     model = lesff.load("mat-small", dtype="float64")

@@ -91,7 +91,8 @@ def md_command(
     if drift == drift:
         click.echo(f"conserved energy: drift {drift:.3g} meV/atom/ps")
     mean = report["averages"]["temperature"]
-    click.echo(f"temperature: {mean['mean']:.1f} +- {mean['error']:.2g} K after the first fifth")
+    error = f" +- {mean['error']:.2g}" if mean["error"] == mean["error"] else ""
+    click.echo(f"temperature: {mean['mean']:.1f}{error} K after the first fifth")
     click.echo(f"written to {output / 'md'}.json, .html, .csv and {output / 'trajectory.traj'}")
     if result.stopped is not None:
         raise OutOfDomainError(result.stopped)

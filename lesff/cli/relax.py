@@ -17,6 +17,7 @@ from lesff.cli.workflow import (
     read_input,
     spin_option,
 )
+from lesff.errors import StructureError
 
 if TYPE_CHECKING:
     from lesff.workflows.relax import Relaxed
@@ -93,3 +94,5 @@ def relax_command(
         f"{result.n_converged} of {len(result.relaxed)} converged; {result.n_calls} batched calls; "
         f"written to {output / 'relax'}.json, .html and {output / 'relaxed.extxyz'}"
     )
+    if all(row.error is not None for row in result.relaxed):
+        raise StructureError(f"no structure could be computed; {output / 'relax'}.json says why")

@@ -23,6 +23,8 @@ from lesff.workflows.relax import OPTIMIZERS, RelaxOptions, relax
 
 Interpolation = Literal["idpp", "linear"]
 Tangent = Literal["improvedtangent", "aseneb", "eb"]
+_SAME = 1e-2
+"""Ends whose atoms all lie nearer than this, in A, are one."""
 _CHECKPOINT = 10
 """Steps between checkpoints."""
 
@@ -202,6 +204,10 @@ def _first_path(model: Model, path: Sequence[ase.Atoms], options: NebOptions) ->
     periodic = bool(images[0].pbc.any())
     if not periodic and not images[0].constraints:
         minimize_rotation_and_translation(images[0], images[-1])
+    if np.abs(images[-1].positions - images[0].positions).max() < _SAME:
+        raise ConvergenceError(
+            "the two ends must be two minima, but they are one: start nearer to each of them"
+        )
     if len(images) == 2:
         ends = images
         images = [_image(ends[0], ends[0].positions) for _ in range(options.images + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,7 +212,10 @@ def _displaced(phonopy: Any, crystal: ase.Atoms, options: PhononOptions) -> Any:
         scaled_positions=crystal.get_scaled_positions(),
         masses=crystal.get_masses(),
     )
-    phonon = phonopy.Phonopy(cell, np.diag(repeats), primitive_matrix="auto")
+    with warnings.catch_warnings():
+        # phonopy 4 says that it does what it is asked for here
+        warnings.filterwarnings("ignore", message="primitive_matrix defaulted")
+        phonon = phonopy.Phonopy(cell, np.diag(repeats), primitive_matrix="auto")
     phonon.generate_displacements(distance=options.displacement)
     return phonon
 

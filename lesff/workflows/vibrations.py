@@ -63,7 +63,7 @@ class VibrationsResult:
         energy: Potential energy, eV.
         fmax: Largest force left, eV/A.
         frequencies: (n_modes,) in 1/cm, imaginary ones negative, translations and rotations too.
-        intensities: (n_modes,) in km/mol, or None for a model without Born charges.
+        intensities: (n_modes,) in km/mol, or None for models and slabs without Born charges.
         thermochemistry: At the temperature that was asked for.
     """
 
@@ -190,6 +190,7 @@ def _minimum(model: Model, atoms: ase.Atoms, fmax: float) -> np.ndarray:
 def _second_derivatives(model: Model, atoms: ase.Atoms) -> dict[str, np.ndarray]:
     names = ["energy", "forces", "hessian"]
     has_born = "born_effective_charges" in model.potential.available_properties()
+    has_born &= bool(atoms.pbc.all() or not atoms.pbc.any())  # slabs have no such charges
     found = model.predict(atoms, [*names, *(["born_effective_charges"] if has_born else [])])
     arrays = {name: np.asarray(found[name]) for name in names}
     if has_born:

@@ -84,7 +84,9 @@ def _figure(frequencies: np.ndarray, intensities: np.ndarray) -> Any:
     figure = new_figure(6.4, 3.4)
     panel = figure.subplots()
     panel.vlines(frequencies, 0.0, heights, color="#c0392b", lw=1.0)
-    grid = np.linspace(min(0.0, frequencies.min(initial=0.0)), 1.1 * frequencies.max(), 2000)
+    grid = np.linspace(
+        min(0.0, frequencies.min(initial=0.0)), 1.1 * frequencies.max(initial=1.0), 2000
+    )
     half = 0.5 * _WIDTH
     # Lorentzians of the height of their line
     lines = half**2 / ((grid[:, None] - frequencies) ** 2 + half**2)
