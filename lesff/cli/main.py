@@ -59,6 +59,17 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
             "Ionic conductivity and static dielectric constant of a trajectory.",
         ),
     },
+    "Workflows": {
+        "relax": Entry("relax", "relax_command", "Relax structures, many at a time."),
+        "md": Entry("md", "md_command", "Molecular dynamics with checkpoints and a report."),
+        "vibrations": Entry(
+            "vibrations", "vibrations_command", "Frequencies, intensities and thermochemistry."
+        ),
+        "phonons": Entry("phonons", "phonons_command", "Phonons of a crystal by phonopy."),
+        "eos": Entry("eos", "eos_command", "Equation of state of a crystal."),
+        "elastic": Entry("elastic", "elastic_command", "Elastic constants of a crystal."),
+        "neb": Entry("neb", "neb_command", "Minimum energy path between two structures."),
+    },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),
         "train": Entry(

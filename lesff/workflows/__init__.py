@@ -1,0 +1,1 @@
+"""From structures to properties with ASE, phonopy and pymatgen, batched where it pays."""
