@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lesff.cli.frames import with_state
 from lesff.cli.options import accept_license_option
 from lesff.errors import DataError
 
@@ -77,7 +76,7 @@ def read_input(
 ) -> list[ase.Atoms]:
     """Structures of files, each with its charge and spin in ``info``; labels are left out."""
     # start-up: help needs nothing that computes
-    from lesff.atoms.structure import read_atoms, to_structure
+    from lesff.atoms.structure import read_atoms, to_structure, with_state
 
     found: list[ase.Atoms] = []
     told: set[str] = set()
