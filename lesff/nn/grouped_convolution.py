@@ -122,9 +122,7 @@ class GroupedConvolution(nn.Module):
             topology: Index tables.
         """
         found = []
-        for group, convolution, weights in zip(
-            self.groups, self.convolutions, radial, strict=True
-        ):
+        for group, convolution, weights in zip(self.groups, self.convolutions, radial, strict=True):
             # h[j, (l, m), c] of the group's channels, then A[i, m, (path, c)] per order
             own = [x[:, :, group.start : group.stop] for x in blocks[: group.feature_l + 1]]
             found.append(convolution(join_orders(own), harmonics, weights, topology))

@@ -96,3 +96,8 @@ class NequIPConfig:
                 f"'128x0e+64x1o+32x2e+32x3o'; got {self.hidden_irreps!r}"
             )
         return found
+
+    @property
+    def channels(self) -> int:
+        """Channels of the invariants."""
+        return self.hidden_channels[0]

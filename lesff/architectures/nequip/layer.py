@@ -72,9 +72,7 @@ class NequIPLayer(nn.Module):
         )
         self.tabulator = RadialTabulator(blocks=self.convolution.radial_blocks)
         self.linear_up = OrderLinear(channels_in=channels_in, channels_out=channels_in)
-        self.linear = OrderLinear(
-            channels_in=self.convolution.message_channels, channels_out=gated
-        )
+        self.linear = OrderLinear(channels_in=self.convolution.message_channels, channels_out=gated)
         self.self_connection = OrderLinear(channels_in=channels_in, channels_out=gated)
         self.norm = (
             EquivariantRMSNorm(channels=gated, epsilon=config.norm_epsilon)

@@ -126,5 +126,7 @@ class NequIP(Architecture):
         distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
         basis = self.radial_basis
         source = TableSource.of(distance, basis, self.cutoff) if tabulated else None
-        neighbours = ClosePairs(distance=distance, first=first, second=second, z=graph.atomic_numbers)
+        neighbours = ClosePairs(
+            distance=distance, first=first, second=second, z=graph.atomic_numbers
+        )
         return neighbours, PairFeatures(harmonics, basis(distance, distance), source)

@@ -9,8 +9,6 @@ and normalisation (tests/test_convert_nequix.py).
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -40,9 +38,9 @@ def convert_nequix(file: NqxFile, *, provenance: dict[str, str] | None = None) -
     """
     options = NequixOptions.of(file.config)
     architecture, n_elements = options.architecture, len(options.elements)
-    tensors = Tensors(_named(file.arrays, _names(architecture)))
-    reference = tensors.take("atom_energies", n_elements).double() + options.shift
-    state = {"architecture.readouts.layers.0.weight": tensors.take(_READOUT, -1, 1)}
+    tensors = Tensors(_named(file.arrays, _shapes(architecture, n_elements)))
+    reference = tensors.take("atom_energies").double() + options.shift
+    state = {"architecture.readouts.layers.0.weight": tensors.take(_READOUT)}
     for index in range(architecture.n_layers):
         channels = architecture.hidden_channels if index else (n_elements,)
         state |= _layer(tensors, architecture, channels, index)
@@ -62,7 +60,6 @@ def convert_nequix(file: NqxFile, *, provenance: dict[str, str] | None = None) -
     )
     potential = Potential(config)
     potential.cast_parameters(DTYPES[config.dtype])
-    _check_shapes(state, potential)
     potential.load_state_dict(state)
     return potential.requires_grad_(requires_grad=False).eval()
 
@@ -70,38 +67,51 @@ def convert_nequix(file: NqxFile, *, provenance: dict[str, str] | None = None) -
 _READOUT = "readout.0"
 
 
-def _names(config: NequIPConfig) -> list[str]:
-    """Names of the arrays of a file in their order."""
-    names = ["atom_energies"]
+def _shapes(config: NequIPConfig, n_elements: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the arrays of a file in their order."""
+    hidden, sizes = config.hidden_channels, (config.n_radial, *config.radial_mlp)
+    shapes: dict[str, tuple[int, ...]] = {"atom_energies": (n_elements,)}
     for index in range(config.n_layers):
-        orders = range(len(config.hidden_channels))
-        inputs = orders if index else orders[:1]
-        outputs = orders[:1] if index == config.n_layers - 1 else orders
-        parts: dict[str, Any] = {
-            "radial": range(len(config.radial_mlp) + 1),
-            "linear_1": inputs,
-            "linear_2": outputs,
-            "skip": inputs[: len(outputs)],
+        channels = hidden if index else (n_elements,)
+        outputs = hidden[:1] if index == config.n_layers - 1 else hidden
+        # one more scalar for each channel above is its gate
+        gated = (sum(outputs), *outputs[1:])
+        paths = convolution_paths(len(channels) - 1, config.max_ell, len(outputs) - 1)
+        messages = [
+            sum(channels[path.l1] for path in paths if path.l3 == order)
+            for order in range(len(outputs))
+        ]
+        widths = zip(sizes, (*sizes[1:], sum(messages)), strict=True)
+        parts: dict[str, list[tuple[int, ...]]] = {
+            "radial": list(widths),
+            "linear_1": [(n, n) for n in channels],
+            "linear_2": list(zip(messages, gated, strict=True)),
+            "skip": list(zip(channels, gated, strict=False)),
+            "norm": [(n,) for n in gated] if config.layer_norm else [],
         }
-        if config.layer_norm:
-            parts["norm"] = outputs
-        names += [f"layers.{index}.{part}.{k}" for part, rows in parts.items() for k in rows]
-    return [*names, _READOUT]
+        for part, rows in parts.items():
+            shapes |= {f"layers.{index}.{part}.{k}": shape for k, shape in enumerate(rows)}
+    return shapes | {_READOUT: (hidden[0], 1)}
 
 
-def _named(arrays: tuple[Tensor, ...], names: list[str]) -> dict[str, Tensor]:
-    if len(arrays) < len(names):
-        raise UnsupportedInputError(f"the file lacks the array {names[len(arrays)]}")
-    if len(arrays) > len(names):
-        shapes = ", ".join(str(tuple(x.shape)) for x in arrays[len(names) :][:4])
+def _named(arrays: tuple[Tensor, ...], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    if len(arrays) < len(shapes):
+        raise UnsupportedInputError(f"the file lacks the array {list(shapes)[len(arrays)]}")
+    if len(arrays) > len(shapes):
+        found = ", ".join(str(tuple(x.shape)) for x in arrays[len(shapes) :][:4])
         raise UnsupportedInputError(
-            f"the file has {len(arrays) - len(names)} arrays beyond those of a Nequix model of "
-            f"its configuration, of shapes {shapes}"
+            f"the file has {len(arrays) - len(shapes)} arrays beyond those of a Nequix model of "
+            f"its configuration, of shapes {found}"
         )
+    for array, (name, shape) in zip(arrays, shapes.items(), strict=True):
+        if tuple(array.shape) != shape:
+            raise UnsupportedInputError(
+                f"the array {name} must have shape {shape}, got {tuple(array.shape)}"
+            )
     kinds = {x.dtype for x in arrays}
     if len(kinds) != 1:
         raise UnsupportedInputError(f"all arrays must have one type, got {sorted(map(str, kinds))}")
-    return dict(zip(names, arrays, strict=True))
+    return dict(zip(shapes, arrays, strict=True))
 
 
 def _layer(tensors: Tensors, config: NequIPConfig, channels: tuple[int, ...], index: int) -> State:
@@ -114,13 +124,12 @@ def _layer(tensors: Tensors, config: NequIPConfig, channels: tuple[int, ...], in
     for k in range(depth + 1):
         state[f"{target}.radial.weights.{k}"] = tensors.take(f"{source}.radial.{k}")
     last = f"{target}.radial.weights.{depth}"
-    state[last] = _picked(state[last], columns, dim=1, name=f"{source}.radial.{depth}")
+    state[last] = state[last][:, columns]
     for order in range(len(channels)):
         state[f"{target}.linear_up.weights.{order}"] = tensors.take(f"{source}.linear_1.{order}")
     for order in range(n_orders):
-        name = f"{source}.linear_2.{order}"
-        mixed = _picked(tensors.take(name), rows[order], dim=0, name=name)
-        state[f"{target}.linear.weights.{order}"] = mixed
+        mixed = tensors.take(f"{source}.linear_2.{order}")
+        state[f"{target}.linear.weights.{order}"] = mixed[rows[order]]
         if config.layer_norm:
             state[f"{target}.norm.weights.{order}"] = tensors.take(f"{source}.norm.{order}")
     for order in range(min(n_orders, len(channels))):
@@ -154,22 +163,3 @@ def _places(
         own = [place for l3, place in ours if l3 == order]
         rows.append([place - min(own) for place in own])
     return columns, rows
-
-
-def _picked(tensor: Tensor, places: list[int], *, dim: int, name: str) -> Tensor:
-    if tensor.dim() != 2 or tensor.shape[dim] != len(places):
-        raise UnsupportedInputError(
-            f"array {name} must have {len(places)} values along axis {dim}, "
-            f"got shape {tuple(tensor.shape)}"
-        )
-    return tensor.index_select(dim, torch.tensor(places))
-
-
-def _check_shapes(state: State, potential: Potential) -> None:
-    """Shapes as the configuration says, so that the message names the array."""
-    for name, own in potential.state_dict().items():
-        if state[name].shape != own.shape:
-            raise UnsupportedInputError(
-                f"the array for {name} must have shape {tuple(own.shape)}, "
-                f"got {tuple(state[name].shape)}"
-            )

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lesff.architectures.nequip.config import NequIPConfig
 from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.nn.activations import QUANTILE_SILU_NORM
@@ -16,6 +18,9 @@ _TRAINING = re.compile(
     r"readout_initialization|kernel|checkpoint_grad_energy|seed|atom_energies|sigma_.*|p_clean"
 )
 """Entries that say how a model was trained, or repeat an array of the file."""
+
+_WAVES = tuple((np.arange(1, 65, dtype=np.float32) * np.float32(np.pi)).tolist())
+"""n pi of the Bessel functions in single precision, as Nequix computes them."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,15 @@ class NequixOptions:
         power = left.number("radial_polynomial_p")
         if power != int(power):
             raise _unsupported("radial_polynomial_p", "a whole number", power)
+        cutoff, n_radial = left.number("cutoff"), left.take("radial_basis_size", int)
         try:
             architecture = NequIPConfig(
-                cutoff=left.number("cutoff"),
+                cutoff=cutoff,
                 hidden_irreps=left.take("hidden_irreps", str).replace(" ", ""),
                 n_layers=left.take("n_layers", int),
                 max_ell=left.take("lmax", int),
-                n_radial=left.take("radial_basis_size", int),
+                n_radial=n_radial,
+                radial_frequencies=tuple(w / cutoff for w in _WAVES[:n_radial]),
                 cutoff_power=int(power),
                 radial_mlp=(left.take("radial_mlp_size", int),)
                 * min(left.take("radial_mlp_layers", int), 9),
@@ -104,7 +111,9 @@ class _Entries:
     def finish(self) -> None:
         """Fail if an entry is left that may change the model."""
         # what is switched off changes nothing
-        left = [k for k, v in self._left.items() if not (_TRAINING.fullmatch(k) or v in (False, None))]
+        left = [
+            k for k, v in self._left.items() if not (_TRAINING.fullmatch(k) or v in (False, None))
+        ]
         if left:
             raise UnsupportedInputError(
                 "the configuration of the file has entries that this version does not know: "
