@@ -88,7 +88,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "convert": Entry(
             "convert",
             "convert_command",
-            "Convert a MACE, MACELES or Nequix file to a model folder.",
+            "Convert a published model (MACE, Nequix) to a model folder.",
         ),
         "publish": Entry("publish", "publish_command", "Check a model folder and upload it."),
         "hub": Entry("hub", "hub_group", "Lock, mirror and serve models; update the manifest."),

@@ -9,6 +9,7 @@ and normalisation (tests/test_convert_nequix.py).
 from __future__ import annotations
 
 from dataclasses import asdict
+
 import torch
 from torch import Tensor
 
