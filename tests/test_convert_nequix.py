@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from references.synthetic import strained_oxide
 
 import lesff
 from lesff.atoms.graph import build_graph
@@ -21,6 +22,7 @@ from lesff.convert.nequix.model import convert_nequix
 from lesff.convert.nequix.reader import NqxFile, is_nqx, read_nqx
 from lesff.errors import IntegrityError, ModelNotFoundError, UnsupportedInputError
 
+REFERENCES = Path(__file__).parent / "references"
 UPSTREAM = Path(__file__).parents[2] / "shared" / "upstream"
 NAME = "nequix-oam-1-pft"
 needs_upstream = pytest.mark.skipif(
@@ -63,6 +65,19 @@ def as_read(atoms):
     atoms.positions[:] = atoms.positions.astype(np.float32)
     atoms.cell[:] = atoms.cell[:].astype(np.float32)
     return atoms
+
+
+@pytest.mark.parametrize("name", ["nequix_l3", "nequix_l1"])
+def test_a_plain_implementation_gives_the_same(name):
+    """``references/make_nequix_references.py``: e3nn, one tensor product per edge."""
+    potential = convert_nequix(read_nqx(REFERENCES / f"{name}.nqx"))
+    potential.cast_parameters(torch.float64)
+    graph = build_graph(to_structure(strained_oxide()), potential.architecture.cutoff)
+    out = potential(graph, ["energy", "forces", "stress"])
+    with np.load(REFERENCES / f"{name}.npz") as reference:
+        assert np.abs(reference["forces"]).max() > 0.01  # the weights matter
+        for key in ("energy", "forces", "stress"):
+            assert np.abs(out[key].squeeze().numpy() - reference[key]).max() < 1e-10, key
 
 
 @needs_upstream
