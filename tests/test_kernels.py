@@ -122,12 +122,15 @@ def convolution_inputs(graph, conv, dtype, *, directed=False):
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("channels", [1, 3, 17, 64])
-@pytest.mark.parametrize("feature_l", [0, 1, 2])
+@pytest.mark.parametrize("feature_l", [0, 1, 2, 3])
 def test_convolution(feature_l, channels, dtype, monkeypatch):
     graph = mixed_batch()
     topology = topology_of(graph)
-    for max_ell in range(feature_l, 4):
-        conv = Convolution(channels=channels, feature_l=feature_l, max_ell=max_ell)
+    # messages up to the order of the harmonics, and scalars only
+    for max_ell, message_l in [*((l, l) for l in range(feature_l, 4)), (3, 0)]:
+        conv = Convolution(
+            channels=channels, feature_l=feature_l, max_ell=max_ell, message_l=message_l
+        )
         for directed in (False, True):
             inputs = convolution_inputs(graph, conv, dtype, directed=directed)
             compare(lambda h, y, r, c=conv: tuple(c(h, y, r, topology)), inputs, monkeypatch)
