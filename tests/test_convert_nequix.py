@@ -4,14 +4,13 @@ The file (MIT) and the reference values, computed in float64 with the original c
 lesff; tests of them skip where they are absent.
 """
 
-import io
-import json
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 import torch
+from nequix_files import nequix_file
 from references.synthetic import strained_oxide
 
 import lesff
@@ -29,34 +28,12 @@ needs_upstream = pytest.mark.skipif(
     not (UPSTREAM / f"{NAME}.nqx").exists(), reason="the published model is not here"
 )
 
-CONFIG = {
-    "cutoff": 3.5, "atomic_numbers": [1, 8], "atom_energies": {"1": -1.0, "8": -2.0},
-    "avg_n_neighbors": 6.5, "scale": 0.8, "shift": -1.5, "hidden_irreps": "4x0e + 3x1o + 2x2e",
-    "lmax": 3, "n_layers": 2, "radial_basis_size": 4, "radial_mlp_size": 5,
-    "radial_mlp_layers": 1, "radial_polynomial_p": 6.0, "mlp_init_scale": 4.0,
-    "index_weights": False, "layer_norm": True, "kernel": True, "batch_size": 4,
-}  # fmt: skip
-# rows and columns as the irreps say: 2 layers of (radial, linear_1, linear_2, skip, norm)
-SHAPES = [
-    (2,), (4, 5), (5, 6), (2, 2), (2, 9), (2, 3), (2, 2), (2, 9), (9,), (3,), (2,),
-    (4, 5), (5, 9), (4, 4), (3, 3), (2, 2), (9, 4), (4, 4), (4,), (4, 1),
-]  # fmt: skip
-
-
-def written(config=CONFIG, shapes=SHAPES, dtype=np.float32):
-    """A file with pseudo-random weights, as Nequix writes it."""
-    handle, random = io.BytesIO(), np.random.default_rng(0)
-    handle.write(json.dumps(config).encode() + b"\n")
-    for shape in shapes:
-        np.save(handle, random.standard_normal(shape).astype(dtype))
-    return handle.getvalue()
-
 
 @pytest.fixture
 def file(tmp_path):
     """A small file."""
     path = tmp_path / "small.nqx"
-    path.write_bytes(written())
+    path.write_bytes(nequix_file())
     return path
 
 
@@ -142,7 +119,7 @@ def test_a_file_of_other_sizes_is_converted_and_round_trips(file, tmp_path):
 
 def test_files_in_double_precision_stay_so(tmp_path):
     path = tmp_path / "double.nqx"
-    path.write_bytes(written(dtype=np.float64))
+    path.write_bytes(nequix_file(dtype=np.float64))
     assert convert_nequix(read_nqx(path)).config.dtype == "float64"
 
 
@@ -233,6 +210,6 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(file):
 
 
 def test_values_that_are_not_finite_are_refused(file):
-    file.write_bytes(written()[:-4] + np.float32(np.nan).tobytes())
+    file.write_bytes(nequix_file()[:-4] + np.float32(np.nan).tobytes())
     with pytest.raises(IntegrityError, match="not finite"):
         read_nqx(file)
