@@ -185,13 +185,13 @@ class MACEConfig:
         except ValueError as error:
             raise ConfigError(f"`architecture.hidden_irreps` {error}") from None
         # one multiplicity, orders 0, 1, .. L
-        if found is None or len(set(found)) != 1 or len(found) > 3 or not 0 < max(found) <= 4096:
+        if not found or len(found) > 3 or len(set(found)) != 1 or not 0 < max(found) <= 4096:
             raise ConfigError(
                 "`architecture.hidden_irreps` must list orders 0..L (L <= 2) once each, natural "
                 "parity, with one multiplicity of at most 4096, like '64x0e+64x1o'; "
                 f"got {self.hidden_irreps!r}"
             )
-        return found[0], len(found) - 1
+        return max(found), len(found) - 1
 
     @property
     def channels(self) -> int:

@@ -85,7 +85,7 @@ class NequIPConfig:
         except ValueError as error:
             raise ConfigError(f"`architecture.hidden_irreps` {error}") from None
         if (
-            found is None
+            not found
             or len(found) > 4
             or list(found) != sorted(found, reverse=True)
             or not 0 < min(found) <= max(found) <= 4096
