@@ -59,6 +59,7 @@ def test_mace_keeps_the_contract(hidden):
 def test_nequip_keeps_the_contract(hidden, layer_norm):
     options = {"cutoff": 3.2, "n_layers": 2, "max_ell": 2, "n_radial": 4, "radial_mlp": (8,)}
     options |= {"hidden_irreps": hidden, "layer_norm": layer_norm, "avg_num_neighbors": 4.0}
+    options |= {"inner_cutoff": None if layer_norm else 0.75}
     found = check_architecture(NequIPConfig, NequIP, options)
     checked = {f.promise for f in found}
     assert ("equivariant features" in checked) is ("1o" in hidden)

@@ -10,12 +10,14 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from nequix_files import nequix_file
 from references.synthetic import strained_oxide
 
 import lesff
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
+from lesff.cli import main
 from lesff.convert.checkpoint import checkpoint_heads, convert_checkpoint
 from lesff.convert.nequix.model import convert_nequix
 from lesff.convert.nequix.reader import NqxFile, is_nqx, read_nqx
@@ -115,6 +117,15 @@ def test_a_file_of_other_sizes_is_converted_and_round_trips(file, tmp_path):
     found = model.predict(ase.Atoms("H2O", np.eye(3)), ["energy", "forces"])
     assert found.energy == pytest.approx(expected["energy"].item(), abs=1e-12)
     assert np.abs(found.forces - expected["forces"].numpy()).max() < 1e-12
+
+
+@pytest.mark.parametrize("options", [[], ["--all-heads"]])
+def test_the_command_converts_a_file(file, tmp_path, options):
+    result = CliRunner().invoke(main, ["convert", str(file), str(tmp_path / "model"), *options])
+    assert result.exit_code == 0, result.output
+    assert lesff.load(tmp_path / "model").potential.config.architecture["type"] == "nequip"
+    result = CliRunner().invoke(main, ["convert", str(file), str(tmp_path / "x"), "--head", "a"])
+    assert "a Nequix file has no heads, got head 'a'" in result.output
 
 
 def test_files_in_double_precision_stay_so(tmp_path):

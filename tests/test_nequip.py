@@ -7,10 +7,12 @@ import ase.calculators.fd
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from references.synthetic import strained_oxide
 
 import lesff
+from lesff.architectures import NequIP
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
 from lesff.convert.checkpoint import convert_checkpoint
@@ -105,6 +107,22 @@ def test_born_charges_follow_from_a_charge_head(potential, tmp_path):
     found = again.predict(strained_oxide(), ["energy", "born_effective_charges"])
     error = found.born_effective_charges - out["born_effective_charges"].numpy()
     assert np.abs(error).max() < 1e-5  # weights are stored in float32
+
+
+def test_born_charges_layer_by_layer_are_the_same(potential, monkeypatch):
+    """Images that take their features from home atoms, and a cluster of the whole reach."""
+    torch.manual_seed(1)
+    new = with_head(potential, "latent")
+    for parameter in new.charge_head.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    atoms = bulk("MgO", "rocksalt", a=4.2)
+    atoms.rattle(0.05, seed=2)
+    graph = build_graph(to_structure(atoms), new.architecture.cutoff)
+    fast = new(graph, ["born_effective_charges"])["born_effective_charges"]
+    monkeypatch.setattr(NequIP, "has_layer_features", False)
+    slow = new(graph, ["born_effective_charges"])["born_effective_charges"]
+    assert float(fast.abs().max()) > 0.01
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
 
 @pytest.mark.slow

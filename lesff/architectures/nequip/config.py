@@ -28,6 +28,8 @@ class NequIPConfig:
         norm_epsilon: Constant of the layer norm.
         gate_norm: Factor of silu in the gates (unit second moment).
         avg_num_neighbors: Summed messages are divided by its square root.
+        inner_cutoff: Share of the sum of covalent radii below which radial functions level off
+            (:class:`lesff.nn.contacts.InnerCutoff`), or None.
     """
 
     cutoff: float
@@ -43,6 +45,7 @@ class NequIPConfig:
     norm_epsilon: float = 1e-12
     gate_norm: float = SILU_NORM
     avg_num_neighbors: float = 1.0
+    inner_cutoff: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -70,6 +73,10 @@ class NequIPConfig:
             "norm_epsilon": (0.0 < self.norm_epsilon <= 1.0, "in (0, 1]"),
             "gate_norm": (0.0 < self.gate_norm <= 10.0, "in (0, 10]"),
             "avg_num_neighbors": (self.avg_num_neighbors > 0, "positive"),
+            "inner_cutoff": (
+                self.inner_cutoff is None or 0.2 <= self.inner_cutoff <= 1.0,
+                "null or from 0.2 to 1",
+            ),
         }
         for name, (is_good, expected) in checks.items():
             if not is_good:

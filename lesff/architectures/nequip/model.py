@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,7 +15,7 @@ from lesff.architectures.nequip.config import NequIPConfig
 from lesff.architectures.nequip.layer import NequIPLayer, PairFeatures
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, vectors_between
-from lesff.nn.contacts import ClosePairs
+from lesff.nn.contacts import ClosePairs, InnerCutoff
 from lesff.nn.edge_tables import Topology, build_topology
 from lesff.nn.harmonics import pair_harmonics
 from lesff.nn.radial import BesselBasis
@@ -28,6 +31,8 @@ class NequIP(Architecture):
         config: Hyper-parameters.
         elements: Atomic numbers covered, ascending; their position is the one-hot channel.
     """
+
+    has_layer_features = True
 
     def __init__(self, config: NequIPConfig, elements: tuple[int, ...]) -> None:
         super().__init__()
@@ -49,6 +54,8 @@ class NequIP(Architecture):
             frequencies=config.radial_frequencies,
             prefactor=config.radial_prefactor or 2.0 / config.cutoff,
         )
+        inner = config.inner_cutoff
+        self.inner_cutoff = None if inner is None else InnerCutoff(inner)
         self.layers = nn.ModuleList(
             NequIPLayer(
                 config,
@@ -76,10 +83,15 @@ class NequIP(Architecture):
         topology: Topology | None = None,
         max_order: int = 0,
         first_layer_state: FirstLayerState | None = None,
+        layer_features: Callable[[Tensor], Tensor] | None = None,
     ) -> ArchitectureOutput:
-        """See :class:`Architecture`; ``node_state`` enters with the first self-connection."""
+        """See :class:`Architecture`; ``node_state`` enters with the first self-connection.
+
+        ``layer_features`` is called with the features of all atoms after every layer, (n_atoms,
+        n_features) in the order of the graph; what it gives takes their place.
+        """
         topology = topology or self.topology(graph)
-        neighbours, pairs = self._pairs(graph, topology, tabulated=tabulated)
+        neighbours, learned, pairs = self._pairs(graph, topology, tabulated=tabulated)
         # one-hot elements x[i, 1, z]; rows in element order from here on
         one_hot = functional.one_hot(topology.node_element, self.n_elements)
         blocks = [one_hot.to(graph.positions.dtype)[:, None]]
@@ -87,6 +99,8 @@ class NequIP(Architecture):
         invariants, inner = [], []
         for index, layer in enumerate(self.layers):
             blocks = layer(blocks, pairs, topology, increment=None if index else increment)
+            if layer_features is not None:
+                blocks = _replaced(blocks, topology, layer_features)
             invariants.append(blocks[0][:, 0].index_select(0, topology.node_rank))
             inner.append(blocks)
             # charge and spin that the atoms' own environment says; of scalars, for the next layer
@@ -102,7 +116,7 @@ class NequIP(Architecture):
                 [x[order].index_select(0, topology.node_rank) for x in inner[:-1]]
                 for order in range(1, max_order + 1)
             ],
-            pairs=neighbours,
+            pairs=learned,
             exact_pairs=neighbours,
         )
 
@@ -117,15 +131,33 @@ class NequIP(Architecture):
 
     def _pairs(
         self, graph: AtomGraph, topology: Topology, *, tabulated: bool
-    ) -> tuple[ClosePairs, PairFeatures]:
-        """Pairs of neighbours and their functions, once for both directions."""
+    ) -> tuple[ClosePairs, ClosePairs, PairFeatures]:
+        """Pairs as they are and as the layers learn of them, and their functions.
+
+        Once for both directions of a pair.
+        """
         first, second = topology.pair_sender, topology.pair_receiver
         vectors = vectors_between(graph, first, second, topology.pair_shift)
         # |r|, Y[p, (l, m)], radial basis[p, k]
         distance, harmonics = pair_harmonics(vectors, self.config.max_ell)
+        z = graph.atomic_numbers
+        neighbours = ClosePairs(distance=distance, first=first, second=second, z=z)
+        learned = neighbours
+        if self.inner_cutoff is not None:
+            distance = self.inner_cutoff(neighbours)
+            learned = replace(neighbours, distance=distance)
         basis = self.radial_basis
         source = TableSource.of(distance, basis, self.cutoff) if tabulated else None
-        neighbours = ClosePairs(
-            distance=distance, first=first, second=second, z=graph.atomic_numbers
-        )
-        return neighbours, PairFeatures(harmonics, basis(distance, distance), source)
+        features = PairFeatures(harmonics, basis(distance, distance), source)
+        return neighbours, learned, features
+
+
+def _replaced(
+    blocks: list[Tensor], topology: Topology, function: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """What a function of the features in the order of the graph gives, block by block."""
+    # x[n, m, c] of all orders -> [n, (l, m, c)], and back
+    flat = [block.flatten(1) for block in blocks]
+    given = function(torch.cat(flat, dim=1).index_select(0, topology.node_rank))
+    parts = torch.split(given[topology.node_order], [part.shape[1] for part in flat], dim=1)
+    return [part.reshape(block.shape) for part, block in zip(parts, blocks, strict=True)]
