@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from references.synthetic import strained_oxide
 
 import lesff
-from lesff.architectures import NequIP
+from lesff.architectures import NequIP, NequIPConfig
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
 from lesff.convert.checkpoint import convert_checkpoint
@@ -53,6 +53,26 @@ def test_channels_with_the_same_orders_form_groups():
     )  # fmt: skip
     with pytest.raises(ValueError, match="must not grow"):
         channel_groups((4, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_irreps": "4x0e+4x2e"}, "must list orders 0..L"),
+        ({"hidden_irreps": "4x0e+8x1o"}, "do not grow with the order"),
+        ({"hidden_irreps": "4x0e+3x1o+2x2e+1x3o+1x4e"}, "must list orders 0..L"),
+        ({"hidden_irreps": "4xe"}, "must be e3nn irreps, got '4xe'"),
+        ({"hidden_irreps": "4x0e+2x1o", "max_ell": 0}, "`architecture.max_ell` must be from 1"),
+        ({"cutoff": 0.0}, "`architecture.cutoff` must be in"),
+        ({"radial_frequencies": (1.0,)}, "`architecture.radial_frequencies` must be null or 8"),
+        ({"radial_mlp": ()}, "`architecture.radial_mlp` must be 1 to 8 sizes"),
+        ({"norm_epsilon": 0.0}, "`architecture.norm_epsilon` must be in"),
+        ({"avg_num_neighbors": -1.0}, "`architecture.avg_num_neighbors` must be positive"),
+    ],
+)
+def test_bad_options_are_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        NequIPConfig(**({"cutoff": 4.0, "hidden_irreps": "4x0e"} | change))
 
 
 def test_the_calculator_gives_derivatives_of_its_energy(folder):
