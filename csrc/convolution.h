@@ -259,7 +259,8 @@ void with_shape(const LesffPath& path, F&& f) {
   switch (path.rows) {
     case 1: return with_cols<1>(path.cols, f);
     case 3: return with_cols<3>(path.cols, f);
-    default: return with_cols<5>(path.cols, f);
+    case 5: return with_cols<5>(path.cols, f);
+    default: return with_cols<7>(path.cols, f);
   }
 }
 

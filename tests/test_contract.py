@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from lesff.architectures import ARCHITECTURES, MACE, Architecture, ArchitectureOutput, MACEConfig
+from lesff.architectures import (
+    ARCHITECTURES,
+    MACE,
+    Architecture,
+    ArchitectureOutput,
+    MACEConfig,
+    NequIP,
+    NequIPConfig,
+)
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import edge_vectors
 from lesff.atoms.segments import segment_sum, shift_to_total
@@ -42,6 +50,19 @@ def test_mace_keeps_the_contract(hidden):
     vectors = set() if "1o" in hidden else {"equivariant features"}
     assert checked == set(PROMISES) - heads_only - never_found - vectors
     # far below the tolerances: a failure is not a matter of rounding
+    assert all(f.error < 0.2 * f.tolerance for f in found)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "layer_norm"), [("4x0e", True), ("4x0e+3x1o+2x2e", True), ("4x0e+3x1o", False)]
+)
+def test_nequip_keeps_the_contract(hidden, layer_norm):
+    options = {"cutoff": 3.2, "n_layers": 2, "max_ell": 2, "n_radial": 4, "radial_mlp": (8,)}
+    options |= {"hidden_irreps": hidden, "layer_norm": layer_norm, "avg_num_neighbors": 4.0}
+    options |= {"inner_cutoff": None if layer_norm else 0.75}
+    found = check_architecture(NequIPConfig, NequIP, options)
+    checked = {f.promise for f in found}
+    assert ("equivariant features" in checked) is ("1o" in hidden)
     assert all(f.error < 0.2 * f.tolerance for f in found)
 
 

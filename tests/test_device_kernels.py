@@ -68,6 +68,7 @@ def compare(module, run, inputs, monkeypatch):
         (0, 3, 33, torch.float64, False),
         (1, 2, 3, torch.float32, True),
         pytest.param(2, 2, 2, torch.float64, False, marks=pytest.mark.slow),
+        pytest.param(3, 3, 2, torch.float64, False, marks=pytest.mark.slow),
     ],
 )
 def test_convolution(feature_l, max_ell, channels, dtype, directed, monkeypatch):

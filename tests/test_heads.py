@@ -325,7 +325,7 @@ def test_the_original_is_not_modified():
 @pytest.mark.parametrize(
     ("source", "name", "message"),
     [
-        (None, "qeq", "`head` must not be given for a model without `long_range`, got 'qeq'"),
+        (None, "qeq", "must be one of latent, shifted for a model without `long_range`, got 'qeq'"),
         ("latent", "qe", "`head` must be one of latent, shifted, qeq"),
         ("qeq", "fukui", "cannot change from 'qeq' to 'fukui': its charges minimise an energy"),
     ],

@@ -122,12 +122,15 @@ def convolution_inputs(graph, conv, dtype, *, directed=False):
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("channels", [1, 3, 17, 64])
-@pytest.mark.parametrize("feature_l", [0, 1, 2])
+@pytest.mark.parametrize("feature_l", [0, 1, 2, 3])
 def test_convolution(feature_l, channels, dtype, monkeypatch):
     graph = mixed_batch()
     topology = topology_of(graph)
-    for max_ell in range(feature_l, 4):
-        conv = Convolution(channels=channels, feature_l=feature_l, max_ell=max_ell)
+    # messages up to the order of the harmonics, and scalars only
+    for max_ell, message_l in [*((l, l) for l in range(feature_l, 4)), (3, 0)]:
+        conv = Convolution(
+            channels=channels, feature_l=feature_l, max_ell=max_ell, message_l=message_l
+        )
         for directed in (False, True):
             inputs = convolution_inputs(graph, conv, dtype, directed=directed)
             compare(lambda h, y, r, c=conv: tuple(c(h, y, r, topology)), inputs, monkeypatch)
@@ -249,7 +252,7 @@ def tabulated(channels=5, dtype=torch.float64):
     conv = Convolution(channels=channels, feature_l=1, max_ell=2)
     basis = BesselBasis(cutoff=4.5, n_basis=8, p=5)
     network = RadialNetwork(sizes=(8, 32, conv.n_paths * channels)).to(dtype).requires_grad_(False)
-    return conv, basis, network, RadialTabulator(n_paths=conv.n_paths, channels=channels)
+    return conv, basis, network, RadialTabulator(blocks=((conv.n_paths, channels),))
 
 
 @needs_kernels
@@ -263,7 +266,7 @@ def test_table_against_exact_weights(channels):
     r[0], r[1], r[2] = 0.4, 4.5, 6.0  # both ends of the table, and beyond the cutoff
     r.requires_grad_()
     source = TableSource.of(r, basis, 4.5)
-    lookup = tabulator.weights(source, network)
+    lookup = tabulator.weights(source, network)[0]
     fast = tuple(conv(h, y, lookup, topology))
     slow = tuple(conv(h, y, source.exact(network, r), topology))
     inputs = [h, y, r]
@@ -281,7 +284,7 @@ def test_force_of_the_table_is_the_derivative_of_its_energy():
     r.requires_grad_()
 
     def energy(distance):
-        lookup = tabulator.weights(TableSource.of(distance, basis, 4.5), network)
+        lookup = tabulator.weights(TableSource.of(distance, basis, 4.5), network)[0]
         return sum(block.square().sum() for block in conv(h, y, lookup, topology))
 
     (grad,) = torch.autograd.grad(energy(r), r)
@@ -298,17 +301,17 @@ def test_force_of_the_table_is_the_derivative_of_its_energy():
 def test_table_follows_the_network():
     conv, basis, network, tabulator = tabulated()
     source = TableSource.of(torch.ones(3, dtype=torch.float64), basis, 4.5)
-    first = tabulator.weights(source, network).table
-    assert tabulator.weights(source, network).table is first
+    first = tabulator.weights(source, network)[0].table
+    assert tabulator.weights(source, network)[0].table is first
     with torch.no_grad():
         network.weights[0].mul_(1.1)
-    second = tabulator.weights(source, network).table
+    second = tabulator.weights(source, network)[0].table
     assert not torch.equal(second.knots, first.knots)
     network.float()
     single = TableSource.of(torch.ones(3), basis, 4.5)
-    assert tabulator.weights(single, network).table.knots.dtype == torch.float32
+    assert tabulator.weights(single, network)[0].table.knots.dtype == torch.float32
     network.requires_grad_(True)  # being trained
-    assert isinstance(tabulator.weights(single, network), torch.Tensor)
+    assert isinstance(tabulator.weights(single, network)[0], torch.Tensor)
 
 
 @needs_kernels

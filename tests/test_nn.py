@@ -143,7 +143,7 @@ def e3nn_convolution(graph, features, radial, channels, feature_l, max_ell):
 
 
 @pytest.mark.parametrize("chunk_edges", [1024, 12])
-@pytest.mark.parametrize("feature_l", [0, 1, 2])
+@pytest.mark.parametrize("feature_l", [0, 1, 2, 3])
 @pytest.mark.parametrize("make", [two_waters, triclinic_ice])
 def test_convolution_against_e3nn(make, feature_l, chunk_edges, monkeypatch):
     monkeypatch.setattr(topology_module, "_CHUNK_EDGES", chunk_edges)

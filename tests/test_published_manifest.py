@@ -8,14 +8,16 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.build import bulk
 from checkpoints import UPSTREAM
 from click.testing import CliRunner
 from file_server import running_server
+from nequix_files import nequix_file
 from published_site import EXAMPLE, checkpoint, digest_of
 
 import lesff
 from lesff.cli import main
-from lesff.errors import LicenseError
+from lesff.errors import IntegrityError, LicenseError
 from lesff.files import Digest
 from lesff.hub.manifest.citations import bibtex, read_citations
 from lesff.hub.manifest.names import list_models, manifest_folder
@@ -137,7 +139,11 @@ def served(name, data, tmp_path, monkeypatch):
     with running_server() as server:
         server.files["file"] = data
         text = text.replace(source_of(name).url, server.url("file"))
-        text = text.replace(source_of(name).git_blob, digest_of(data).git_blob)
+        source, digest = source_of(name), digest_of(data)
+        for known, served in ((source.git_blob, digest.git_blob), (source.sha256, digest.sha256)):
+            text = text if known is None else text.replace(known, served)
+        if source.size is not None:
+            text = text.replace(f'"size": {source.size}', f'"size": {digest.size}')
         manifest = tmp_path / "manifest"
         manifest.mkdir()
         (manifest / f"{name}.json").write_text(text, encoding="utf-8")
@@ -160,6 +166,36 @@ def test_maceles_off_by_name(tmp_path, monkeypatch):
     assert np.isfinite(out.energy)
     assert np.isfinite(out.forces).all()
     assert lesff.load(name, offline=True).source.origin == "cache"
+
+
+def test_nequix_by_name(tmp_path, monkeypatch):
+    """A file of the format and the elements of the published one, with other weights."""
+    name = "nequix-oam-1-pft"
+    data = nequix_file(ENTRIES[name].elements)
+    with served(name, data, tmp_path, monkeypatch) as server:
+        # bytes of another file are refused, an interrupted download goes on
+        server.files["file"] = data[:-1] + b"!"
+        with pytest.raises(IntegrityError, match="its sha256 must be"):
+            lesff.load(name, offline=False)
+        server.files["file"], server.faults = data, [20_000]
+        del server.requests[:]
+        model = lesff.load(name, offline=False)
+        assert [r.get("range") for r in server.requests] == [None, "bytes=20000-"]
+    assert (model.name, model.source.origin) == (f"{name}@1.0.0", "published")
+    assert "PBE+U" in model.card
+    assert np.isfinite(model.predict(bulk("Si"), ["energy", "forces", "stress"]).stress).all()
+    assert lesff.load("nequix", offline=True).source.origin == "cache"
+
+
+def test_the_published_nequix_passes_through_its_entry(tmp_path, monkeypatch):
+    path = UPSTREAM / "nequix-oam-1-pft.nqx"
+    if not path.is_file():
+        pytest.skip("needs the published file")
+    monkeypatch.setenv("LESFF_CACHE", str(tmp_path))
+    result = CliRunner().invoke(main, ["pull", "nequix-oam-1-pft", "--from", str(path)])
+    assert result.exit_code == 0, result.output
+    out = lesff.load("nequix", dtype="float64").predict(bulk("Si"), ["energy"])
+    assert -6.0 < out.energy / 2 < -5.0  # eV/atom; PBE of the Materials Project: -5.4
 
 
 def test_a_published_file_comes_over_the_network(tmp_path, monkeypatch):

@@ -50,6 +50,8 @@ MP_RELEASES = "https://github.com/ACEsuit/mace-mp/releases/download"
 RELEASES = "https://github.com/ACEsuit/mace-foundations/releases/download"
 IN_CODE = "mace_mp_urls in mace/calculators/foundations_models.py of ACEsuit/mace"
 IN_README = "README of ACEsuit/mace-foundations"
+NEQUIX = "https://github.com/atomicarchitects/nequix/raw"
+IN_CALCULATOR = "NequixCalculator.URLS in nequix/calculator.py of atomicarchitects/nequix"
 PINNED = "path and commit in the repository"
 
 
@@ -68,6 +70,7 @@ class Model:
     home: str
     url_from: str = PINNED
     git_blob: str | None = None
+    sha256: str | None = None
     size: int | None = None
     head: str | None = None
     aliases: tuple[str, ...] = ()
@@ -83,6 +86,7 @@ class Model:
             "url_from": self.url_from,
             "size": self.size,
             "git_blob": self.git_blob,
+            "sha256": self.sha256,
             "head": self.head,
         }
         return {
@@ -382,9 +386,67 @@ def les_fit_models() -> list[Model]:
     return models
 
 
+def nequix_models() -> list[Model]:
+    """Nequix: NequIP models of materials; the digest is that of the file that the tests read."""
+    base = Model(
+        name="nequix-oam-1-pft",
+        url=f"{NEQUIX}/9c852a9c4cce69ae5e75bc5a2cf670be21ff8c28/models/nequix-oam-1-pft.nqx",
+        description="Nequix OAM: NequIP for materials, 89 elements, OMat24, sAlex and MPtrj data, "
+        "finetuned on phonons.",
+        level_of_theory="PBE+U (OMat24, sAlex, MPtrj and MDR phonons)",
+        elements=INORGANIC,
+        terms=MIT,
+        bibtex=(
+            "Koker2025Nequix", "Koker2026PFT", "Batzner2022NequIP", "BarrosoLuque2024OMat24",
+            "Deng2023CHGNet",
+        ),
+        citation="Koker, Kotak, Smidt, arXiv 2508.16067 (2025); phonon finetuning: Koker et al., "
+        "arXiv 2601.07742 (2026)",
+        home="https://github.com/atomicarchitects/nequix",
+        url_from=IN_CALCULATOR,
+        sha256="4ce693d68886512aab50c84ea2400efd68163e11155f7c7babe98e695177e809",
+        size=2842066,
+        aliases=("nequix",),
+    )  # fmt: skip
+    later, earlier = (
+        f"{NEQUIX}/{commit}/models"
+        for commit in (
+            "9c852a9c4cce69ae5e75bc5a2cf670be21ff8c28", "7c2854de8e754b1a60274c7d9d2e014989ed632e",
+        )
+    )  # fmt: skip
+    rows = [
+        ("nequix-oam-1", later, "OAM", "OMat24, sAlex and MPtrj data",
+         "PBE+U (OMat24, sAlex and MPtrj)"),
+        ("nequix-omat-1", later, "OMat", "OMat24 data", "PBE+U, VASP 54 (OMat24)"),
+        ("nequix-mp-1", earlier, "MP", "MPtrj data", "PBE+U (MPtrj)"),
+        ("nequix-mp-1-pft", earlier, "MP", "MPtrj data, finetuned on phonons",
+         "PBE+U (MPtrj and MDR phonons)"),
+    ]  # fmt: skip
+    others = []
+    for name, place, family, data, level in rows:
+        keys = ["Koker2025Nequix", "Batzner2022NequIP"]
+        keys += ["Koker2026PFT"] if name != "nequix-mp-1" else []
+        keys += ["BarrosoLuque2024OMat24"] if "OMat24" in data else []
+        keys += ["Deng2023CHGNet"] if "MPtrj" in data else []
+        others.append(
+            replace(
+                base,
+                name=name,
+                url=f"{place}/{name}.nqx",
+                description=f"Nequix {family}: NequIP for materials, 89 elements, {data}.",
+                level_of_theory=level,
+                bibtex=tuple(keys),
+                sha256=None,
+                size=None,
+                aliases=(),
+            )
+        )
+    return [base, *others]
+
+
 def manifest_files() -> dict[str, str]:
     """File name -> content of every manifest file of a published model."""
-    models = [*off_models(), *materials_models(), *les_fit_models()]
+    models = [*off_models(), *materials_models(), *nequix_models(), *les_fit_models()]
     return {
         f"{model.name}.json": json.dumps(model.to_manifest(), indent=1, ensure_ascii=False) + "\n"
         for model in models

@@ -1,10 +1,17 @@
 """Short-range architectures: one file each, listed by name in ``ARCHITECTURES``."""
 
+from typing import Any
+
 from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState
 from lesff.architectures.mace.config import MACEConfig
 from lesff.architectures.mace.model import MACE
+from lesff.architectures.nequip.config import NequIPConfig
+from lesff.architectures.nequip.model import NequIP
 
-ARCHITECTURES: dict[str, tuple[type[MACEConfig], type[MACE]]] = {"mace": (MACEConfig, MACE)}
+ARCHITECTURES: dict[str, tuple[type[Any], type[Any]]] = {
+    "mace": (MACEConfig, MACE),
+    "nequip": (NequIPConfig, NequIP),
+}
 """Name in ``config.json`` -> (configuration class, module class)."""
 
 __all__ = [
@@ -14,4 +21,6 @@ __all__ = [
     "ArchitectureOutput",
     "FirstLayerState",
     "MACEConfig",
+    "NequIP",
+    "NequIPConfig",
 ]

@@ -27,7 +27,7 @@ class ArchitectureOutput:
         state_energy: (n_atoms,) energy of the embedding of element, charge and spin in eV, not
             scaled like ``node_energy``; None for models without.
         equivariants: features of orders l = 1.. in e3nn's real basis, natural parity: one list per
-            order asked for, of one (n_atoms, 2 l + 1, channels) tensor per layer that has it;
+            order asked for, of one (n_atoms, 2 l + 1, c_l) tensor per layer that has it;
             dipole and quadrupole readouts read them.
         pairs: pairs of neighbours at the distances that the architecture learns of, none left out
             that is closer than the cutoff; None: not handed out.
@@ -48,9 +48,11 @@ class Architecture(nn.Module, ABC):
     Attributes:
         cutoff: Edge cutoff in A.
         n_layers: Message-passing layers; the receptive field is ``n_layers * cutoff``.
-        channels: Channels of each layer's invariants, and of each order above.
+        channels: Channels of each layer's invariants.
         equivariant_layers: Layers that hand out features of order l = 1, 2, ...: one number per
             order, empty for a model of invariants only.
+        equivariant_channels: Channels of these features, one number per order; as many as of the
+            invariants if not given.
         has_layer_features: Whether ``forward`` takes ``layer_features``.
     """
 
@@ -58,6 +60,7 @@ class Architecture(nn.Module, ABC):
     n_layers: int
     channels: int
     equivariant_layers: tuple[int, ...] = ()
+    equivariant_channels: tuple[int, ...] | None = None
     has_layer_features: bool = False
 
     @abstractmethod

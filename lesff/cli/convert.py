@@ -16,13 +16,14 @@ import click
 def convert_command(
     source: Path, folder: Path, head: str | None, *, all_heads: bool, overwrite: bool
 ) -> None:
-    """Convert a MACE or MACELES checkpoint to a model folder; nothing in it is executed."""
+    """Convert a MACE, MACELES or Nequix file to a model folder; nothing in it is executed."""
     if head is not None and all_heads:
         raise click.UsageError("--head and --all-heads exclude each other")
     # start-up: help needs nothing that computes
     from lesff.convert.checkpoint import checkpoint_heads, convert_checkpoint, head_folder
 
-    heads = checkpoint_heads(source) if all_heads else [head]
+    # files without heads have one model
+    heads = (checkpoint_heads(source) or [None]) if all_heads else [head]
     for name in heads:
         target = folder / head_folder(name) if all_heads and name else folder
         convert_checkpoint(source, target, head=name, overwrite=overwrite)

@@ -97,7 +97,9 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
     },
     "Distribution": {
         "convert": Entry(
-            "convert", "convert_command", "Convert a MACE or MACELES checkpoint to a model folder."
+            "convert",
+            "convert_command",
+            "Convert a published model (MACE, Nequix) to a model folder.",
         ),
         "publish": Entry("publish", "publish_command", "Check a model folder and upload it."),
         "hub": Entry("hub", "hub_group", "Lock, mirror and serve models; update the manifest."),

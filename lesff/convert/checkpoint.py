@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lesff.convert.mace.model import convert_mace, mace_heads
+from lesff.convert.nequix.model import convert_nequix
+from lesff.convert.nequix.reader import is_nqx, read_nqx
 from lesff.convert.reader import read_checkpoint
 from lesff.errors import ModelNotFoundError, UnsupportedInputError
 from lesff.model_folder.folder import save_model
 from lesff.potential.config import ModelConfig
+from lesff.potential.potential import Potential
 
 _CARD = """# {title}
 
@@ -83,10 +86,10 @@ def convert_checkpoint(
     head: str | None = None,
     attribution: Attribution | None = None,
 ) -> ModelConfig:
-    """Convert a published MACE, ScaleShiftMACE or MACELES checkpoint to a model folder.
+    """Convert a published MACE, ScaleShiftMACE, MACELES or Nequix model to a model folder.
 
     Args:
-        source: The ``.model`` file.
+        source: The ``.model`` file of MACE, or the ``.nqx`` file of Nequix.
         folder: Model folder to write.
         overwrite: Replace a model folder that is already there.
         head: Which output head to convert, for files with several.
@@ -102,7 +105,6 @@ def convert_checkpoint(
     """
     if not source.is_file():
         raise ModelNotFoundError(f"checkpoint {source} does not exist; check the path")
-    root = read_checkpoint(source)
     with source.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     filename = source.name if attribution is None else attribution.filename
@@ -110,11 +112,11 @@ def convert_checkpoint(
     provenance = {"source": f"{origin} sha256:{digest}"}
     if attribution is not None:
         provenance["level_of_theory"] = attribution.level_of_theory
-    potential = convert_mace(root, head=head, provenance=provenance)
+    potential, kind = _converted(source, head, provenance)
     card = _CARD.format(
         title=filename if attribution is None else attribution.title,
         filename=filename,
-        kind=root.path,
+        kind=kind,
         size=source.stat().st_size,
         digest=digest,
         facts=_UNKNOWN_FACTS if attribution is None else attribution.facts(),
@@ -126,13 +128,25 @@ def convert_checkpoint(
     return potential.config
 
 
+def _converted(source: Path, head: str | None, provenance: dict[str, str]) -> tuple[Potential, str]:
+    """The potential of a file, and the class that the file is of."""
+    if is_nqx(source):
+        if head is not None:
+            raise UnsupportedInputError(f"a Nequix file has no heads, got head {head!r}")
+        return convert_nequix(read_nqx(source), provenance=provenance), "Nequix"
+    root = read_checkpoint(source)
+    return convert_mace(root, head=head, provenance=provenance), root.path
+
+
 def checkpoint_heads(source: Path) -> list[str]:
-    """Names of the output heads of a checkpoint.
+    """Names of the output heads of a checkpoint; none for a kind of file without heads.
 
     Raises:
         ModelNotFoundError: if there is no such file.
         IntegrityError: if the file is not a checkpoint or damaged.
     """
+    if source.is_file() and is_nqx(source):
+        return []
     return mace_heads(read_checkpoint(source))
 
 

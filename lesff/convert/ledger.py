@@ -17,11 +17,12 @@ class Tensors:
     """Tensors of a file, each to be taken once.
 
     Args:
-        root: The checkpoint.
+        source: The checkpoint, or its tensors by name.
     """
 
-    def __init__(self, root: Record) -> None:
-        self._left = root.parameters_and_buffers()
+    def __init__(self, source: Record | dict[str, Tensor]) -> None:
+        is_record = isinstance(source, Record)
+        self._left = source.parameters_and_buffers() if is_record else dict(source)
 
     def __contains__(self, name: str) -> bool:
         return name in self._left

@@ -56,6 +56,8 @@ class HeadSizes:
         n_elements: Rows of element tables.
         cutoff: Edge cutoff in A.
         equivariant_layers: Layers with features of order 1, 2, ...
+        equivariant_channels: Channels of these features, one number per order; as many as of the
+            invariants if not given.
     """
 
     channels: int
@@ -63,6 +65,13 @@ class HeadSizes:
     n_elements: int
     cutoff: float
     equivariant_layers: tuple[int, ...] = ()
+    equivariant_channels: tuple[int, ...] | None = None
+
+    def channels_of(self, order: int) -> int:
+        """Channels of the features of an order, 0 for invariants."""
+        if order == 0 or self.equivariant_channels is None:
+            return self.channels
+        return self.equivariant_channels[order - 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +86,7 @@ class HeadInput:
         site_potential: (n_atoms,) external potential in V, ``-E.r`` of a uniform field and that of
             point charges, or None.
         surroundings: Potential of the graph's point charges, or None.
-        equivariants: Per order from 1, one (n_atoms, 2 l + 1, channels) tensor per layer with it.
+        equivariants: Per order from 1, one (n_atoms, 2 l + 1, c_l) tensor per layer with it.
         pairs: Pairs of neighbours at the distances that the architecture learns of; found again
             from the graph if not given.
         limits: (n_atoms,) largest latent charges in e, or None for charges without limit.

@@ -190,21 +190,22 @@ class OrderReadout(nn.Module):
 
     def __init__(self, sizes: HeadSizes, *, order: int) -> None:
         super().__init__()
-        n_layers, channels = sizes.equivariant_layers[order - 1], sizes.channels
+        n_layers, channels = sizes.equivariant_layers[order - 1], sizes.channels_of(order)
         self.order = order
         self.weight = nn.Parameter(torch.zeros(n_layers, channels))
-        self.mix = nn.Parameter(torch.zeros(n_layers, channels, channels))
+        self.mix = nn.Parameter(torch.zeros(n_layers, sizes.channels, channels))
 
     def forward(self, x: HeadInput) -> Tensor:
         """(n_atoms, 2 l + 1), in e3nn's basis: x, y, z for l = 1."""
-        norm = self.weight.shape[1] ** -0.5
+        # the means over the channels of invariants and of this order
+        n_invariants, channels = self.mix.shape[1:]
         parts = []
         for weight, mix, v in zip(
             self.weight, self.mix, x.equivariants[self.order - 1], strict=True
         ):
             # w_c + sum_d W[d, c] x[n, d] of one layer, then y[n, m] = sum_c factor[n, c] v[n, m, c]
-            factor = weight + x.invariants[-1] @ (mix * norm)  # (n_atoms, channels)
-            parts.append((v * (factor * norm)[:, None]).sum(2))
+            factor = weight + x.invariants[-1] @ (mix * n_invariants**-0.5)
+            parts.append((v * (factor * channels**-0.5)[:, None]).sum(2))
         return torch.stack(parts).sum(0)
 
 

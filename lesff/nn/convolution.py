@@ -31,21 +31,25 @@ class Convolution(nn.Module):
     Args:
         channels: Channels of the sender features.
         feature_l: Highest order of the sender features.
-        max_ell: Highest order of the harmonics and of the message.
+        max_ell: Highest order of the harmonics.
+        message_l: Highest order of the message, that of the harmonics if not given.
     """
 
-    def __init__(self, *, channels: int, feature_l: int, max_ell: int) -> None:
+    def __init__(
+        self, *, channels: int, feature_l: int, max_ell: int, message_l: int | None = None
+    ) -> None:
         super().__init__()
+        message_l = max_ell if message_l is None else message_l
         self.channels = channels
         self.feature_l = feature_l
         self.max_ell = max_ell
         # index letters below: a = m1, b = m2, m = m3; k counts the (a, m) columns of all paths
-        paths = convolution_paths(feature_l, max_ell)
+        paths = convolution_paths(feature_l, max_ell, message_l)
         self.n_paths = len(paths)
         self.blocks_per_order = tuple(
-            sum(path.l3 == order for path in paths) for order in range(max_ell + 1)
+            sum(path.l3 == order for path in paths) for order in range(message_l + 1)
         )
-        rows_of_paths, start, seen = [], 0, [0] * (max_ell + 1)
+        rows_of_paths, start, seen = [], 0, [0] * (message_l + 1)
         n_kernel = sum((2 * p.l1 + 1) * (2 * p.l3 + 1) for p in paths)
         coupling = torch.zeros((max_ell + 1) ** 2, n_kernel, dtype=torch.float64)
         changes_sign = torch.zeros(n_kernel, dtype=torch.bool)
@@ -71,7 +75,8 @@ class Convolution(nn.Module):
             paths=tuple(rows_of_paths),
             message_cols=tuple(n * channels for n in self.blocks_per_order),
         )
-        self.is_trivial = feature_l == 0  # the kernel is then the harmonics themselves
+        # scalars and messages of every order: the kernel is the harmonics themselves
+        self.is_trivial = feature_l == 0 and message_l == max_ell
         self.register_buffer("coupling", coupling, persistent=False)
         self.register_buffer("changes_sign", changes_sign, persistent=False)
         self.coupling: Tensor

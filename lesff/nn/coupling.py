@@ -206,18 +206,26 @@ class Path:
 
 
 @cache
-def convolution_paths(feature_l: int, max_ell: int) -> tuple[Path, ...]:
+def convolution_paths(
+    feature_l: int, max_ell: int, message_l: int | None = None
+) -> tuple[Path, ...]:
     """Paths of the depthwise product (features up to feature_l) x (harmonics up to max_ell).
 
     Natural parity everywhere, so l1 + l2 + l3 is even. Sorted by l3, then in the order e3nn
     meets them (l1, then l2): the layout of published radial weights.
+
+    Args:
+        feature_l: Highest order of the sender features.
+        max_ell: Highest order of the harmonics.
+        message_l: Highest order of the message, that of the harmonics if not given.
     """
+    highest = max_ell if message_l is None else message_l
     # triangle rule |l1 - l2| <= l3 <= l1 + l2, and even parity of the sum
     paths = [
         Path(l1, l2, l3)
         for l1 in range(feature_l + 1)
         for l2 in range(max_ell + 1)
-        for l3 in range(abs(l1 - l2), min(l1 + l2, max_ell) + 1)
+        for l3 in range(abs(l1 - l2), min(l1 + l2, highest) + 1)
         if (l1 + l2 + l3) % 2 == 0
     ]
     return tuple(sorted(paths, key=lambda path: path.l3))

@@ -217,18 +217,29 @@ class RadialNetwork(nn.Module):
     """Bias-free perceptron, e3nn ``FullyConnectedNet``: ``1.679 silu(x @ W / sqrt(n_in))``.
 
     The parameter ``weights[k]`` has shape (n_in, n_out); the last layer is linear.
+
+    Args:
+        sizes: Inputs, hidden sizes, outputs.
+        is_scaled: Whether the factors 1.679 and 1 / sqrt(n_in) are there; if not, weights start
+            smaller instead, ``silu(x @ W)``.
     """
 
-    def __init__(self, *, sizes: tuple[int, ...]) -> None:
+    def __init__(self, *, sizes: tuple[int, ...], is_scaled: bool = True) -> None:
         super().__init__()
+        self.is_scaled = is_scaled
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(a, b)) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Parameter(torch.randn(a, b) * (1.0 if is_scaled else a**-0.5))
+            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, sizes[0]) to (n, sizes[-1])."""
-        # 1/sqrt(n_in) keeps the second moment at one from layer to layer; the last layer is linear
         *hidden, last = self.weights
+        if not self.is_scaled:
+            for weight in hidden:
+                x = functional.silu(x @ weight)
+            return x @ last
+        # 1/sqrt(n_in) keeps the second moment at one from layer to layer; the last layer is linear
         for weight in hidden:
             x = normalised_silu(x @ (weight * weight.shape[0] ** -0.5))
         return x @ (last * last.shape[0] ** -0.5)

@@ -7,7 +7,7 @@ is that of the polynomial, so that forces are exact derivatives of the tabulated
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,6 +72,17 @@ class TableSource:
         return weights if self.basis.has_envelope else weights * self.basis.envelope(distance)
 
 
+def split_weights(weights: Tensor, blocks: tuple[tuple[int, int], ...]) -> list[Tensor]:
+    """(..., all weights) as (..., n_paths * channels) of each convolution.
+
+    Args:
+        weights: Of all convolutions, one after the other.
+        blocks: Paths and channels of each.
+    """
+    sizes = [n_paths * channels for n_paths, channels in blocks]
+    return [part.contiguous() for part in torch.split(weights, sizes, dim=-1)]
+
+
 class RadialTabulator:
     """Keeps the table of one radial network; builds it again when the network changed.
 
@@ -79,37 +90,50 @@ class RadialTabulator:
     ``parameter.data`` escapes the version counter, so does not count as a change.
 
     Args:
-        n_paths: Paths of the convolution.
-        channels: Channels of the convolution.
+        blocks: Paths and channels of each convolution that the weights are for, in their order.
     """
 
-    def __init__(self, *, n_paths: int, channels: int) -> None:
-        self.n_paths = n_paths
-        self.channels = channels
+    def __init__(self, *, blocks: tuple[tuple[int, int], ...]) -> None:
+        self.blocks = blocks
         self._key: tuple[object, ...] = ()
         self._held: list[Tensor] = []
-        self._table: RadialTable | None = None
+        self._tables: tuple[RadialTable, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the table, which is built again when it is needed."""
-        return {**self.__dict__, "_key": (), "_held": [], "_table": None}
+        return {**self.__dict__, "_key": (), "_held": [], "_tables": ()}
 
-    def weights(self, source: TableSource, network: nn.Module) -> TabulatedWeights | Tensor:
-        """The table looked up at the pairs; exact weights if the network is being trained."""
+    def weights(
+        self, source: TableSource, network: nn.Module
+    ) -> Sequence[TabulatedWeights | Tensor]:
+        """Of each convolution, the table looked up at the pairs.
+
+        Exact weights, (n_pairs, n_paths * channels), if the network is being trained.
+        """
         parameters = [*network.parameters(), *source.basis.parameters()]
         if any(p.requires_grad for p in parameters):
-            return source.exact(network, source.distance)
+            return split_weights(source.exact(network, source.distance), self.blocks)
         dtype = source.distance.dtype
         # whatever a table depends on, apart from values written past the version counter
         key = (dtype, source.cutoff, *((p.data_ptr(), p.dtype, p._version) for p in parameters))
-        if self._table is None or key != self._key:
-            self._table = self._build(source, network, dtype)
+        if key != self._key:
+            self._tables = self._build(source, network, dtype)
             self._key = key
             # an address stays taken as long as its memory is held
             self._held = [p.detach() for p in parameters]
-        return TabulatedWeights(source.distance, self._table, partial(source.exact, network))
+        return [
+            TabulatedWeights(source.distance, table, partial(self._exact, source, network, index))
+            for index, table in enumerate(self._tables)
+        ]
 
-    def _build(self, source: TableSource, network: nn.Module, dtype: torch.dtype) -> RadialTable:
+    def _exact(
+        self, source: TableSource, network: nn.Module, index: int, distance: Tensor
+    ) -> Tensor:
+        return split_weights(source.exact(network, distance), self.blocks)[index]
+
+    def _build(
+        self, source: TableSource, network: nn.Module, dtype: torch.dtype
+    ) -> tuple[RadialTable, ...]:
         # n intervals from TABLE_START to the cutoff, n + 1 knots
         n = max(round((source.cutoff - TABLE_START) * KNOTS_PER_ANGSTROM), 1)
         step = (source.cutoff - TABLE_START) / n
@@ -123,14 +147,16 @@ class RadialTabulator:
         values = _with_derivatives(function, knots)
         # value, slope and curvature in units of the step: v[i, k, (path, c)]
         scaled = torch.stack([v * step**k for k, v in enumerate(values)], dim=1)
-        split = scaled.view(n + 1, 3, self.n_paths, self.channels)
-        # channels up to whole blocks of 16, and two more knots of zeros beyond the cutoff
-        padded = nn.functional.pad(split, (0, -self.channels % TABLE_BLOCK, 0, 0, 0, 0, 0, 2))
-        # v[i, k, path, (block, lane)] -> [path, block, i, k, lane], as kernels read it
-        blocks = padded.view(n + 3, 3, self.n_paths, -1, TABLE_BLOCK).permute(2, 3, 0, 1, 4)
-        return RadialTable(
-            knots=blocks.to(dtype).contiguous(), start=TABLE_START, inverse_step=1.0 / step
-        )
+        tables, parts = [], split_weights(scaled, self.blocks)
+        for (n_paths, channels), part in zip(self.blocks, parts, strict=True):
+            split = part.view(n + 1, 3, n_paths, channels)
+            # channels up to whole blocks of 16, and two more knots of zeros beyond the cutoff
+            padded = nn.functional.pad(split, (0, -channels % TABLE_BLOCK, 0, 0, 0, 0, 0, 2))
+            # v[i, k, path, (block, lane)] -> [path, block, i, k, lane], as kernels read it
+            knots = padded.view(n + 3, 3, n_paths, -1, TABLE_BLOCK).permute(2, 3, 0, 1, 4)
+            knots = knots.to(dtype).contiguous()
+            tables.append(RadialTable(knots=knots, start=TABLE_START, inverse_step=1.0 / step))
+        return tuple(tables)
 
 
 def _with_derivatives(function: Callable[[Tensor], Tensor], r: Tensor) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from lesff.electrostatics.dispersion import Dispersion, DispersionConfig
 from lesff.errors import ConfigError
-from lesff.heads import HeadName, MultipoleConfig
+from lesff.heads import HeadName, LongRangeConfig, MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.potential.potential import Potential
 
@@ -25,6 +25,10 @@ INNER_CUTOFF = 0.75
 """Share of the sum of covalent radii: no bond of a stable molecule is shorter than N2's, 0.77."""
 
 _FREE = ("latent", "shifted")
+_FIRST_CHARGE = 1e-6
+"""e, size of the first charges of a potential without."""
+_LAST_MAPS = (".weight", ".weight_2")
+"""Parameters of readouts that the charges are linear in."""
 _BASELESS = (
     *((old, new) for old in _FREE for new in ("qeq", "qeq-local", "fukui")),
     ("latent", "edge"),
@@ -40,25 +44,27 @@ def with_head(potential: Potential, name: str, *, fresh: bool = False) -> Potent
     Everything but the head is copied, and the head keeps the charge readouts; what is new starts
     such that energies agree to rounding. See :mod:`lesff.heads.base` for how charges start.
 
+    A potential without charges gets latent electrostatics: charges of 1e-6 e, whose energy is
+    below rounding. They are not zero because the Coulomb energy is quadratic in them: from zero,
+    training on energies and forces would never leave.
+
     Args:
-        potential: A potential with any head but ``"qeq"``; not modified.
-        name: The new head.
+        potential: A potential with any head but ``"qeq"``, or without charges; not modified.
+        name: The new head; ``"latent"`` or ``"shifted"`` for a potential without charges.
         fresh: Whether the new head forgets the old one: with initial weights of its own, other
             energies, and nothing below it. The copy must be trained.
 
     Raises:
-        ConfigError: if there is no head to start from, from ``"qeq"`` unless ``fresh``, for
-            ``"qeq"`` with further moments, and for more than ``MAX_BASES`` changes in a row.
+        ConfigError: for another head than a free one without charges to start from, from ``"qeq"``
+            unless ``fresh``, for ``"qeq"`` with further moments, and for more than ``MAX_BASES``
+            changes in a row.
     """
     if name not in get_args(HeadName):
         raise ConfigError(f"`head` must be one of {', '.join(get_args(HeadName))}, got {name!r}")
     long_range = potential.config.long_range
-    if long_range is None or potential.charge_head is None:
-        raise ConfigError(
-            f"`head` must not be given for a model without `long_range`, got {name!r}: there are "
-            "no charges to start from"
-        )
     head: HeadName = name  # pyright: ignore[reportAssignmentType]
+    if long_range is None or potential.charge_head is None:
+        return _with_first_head(potential, head)
     if fresh:
         return _with_fresh_head(potential, head)
     if long_range.head == head:
@@ -87,6 +93,27 @@ def with_head(potential: Potential, name: str, *, fresh: bool = False) -> Potent
             own["anchored.anchor"] = torch.zeros_like(own["anchored.anchor"])
         result.charge_head.load_state_dict(own, strict=True)
     _adopt(result, result.charge_head, potential)
+    return result
+
+
+def _with_first_head(potential: Potential, head: HeadName) -> Potential:
+    """A copy of a potential without charges that has a free head."""
+    if head not in _FREE:
+        raise ConfigError(
+            f"`head` must be one of {', '.join(_FREE)} for a model without `long_range`, got "
+            f"{head!r}: there are no charges to start from; change to it afterwards"
+        )
+    long_range = LongRangeConfig(head=head, cutoff="smooth")
+    result = Potential(replace(potential.config, long_range=long_range))
+    result.load_state_dict(potential.state_dict(), strict=False)
+    result.radial = potential.radial
+    # the last linear map of every readout, the same numbers at every call
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in result.charge_head.named_parameters():  # pyright: ignore[reportOptionalMemberAccess]
+        if name.endswith(_LAST_MAPS):
+            start = torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(_FIRST_CHARGE * start)
+    _adopt(result, result, potential)
     return result
 
 

@@ -174,6 +174,7 @@ class Potential(nn.Module):
             n_elements=len(self.config.elements),
             cutoff=self.architecture.cutoff,
             equivariant_layers=self.architecture.equivariant_layers,
+            equivariant_channels=self.architecture.equivariant_channels,
         )
 
     @property

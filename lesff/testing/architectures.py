@@ -126,6 +126,7 @@ def _check_shapes(
     contract: Contract, architecture: Architecture, out: ArchitectureOutput, n_atoms: int
 ) -> None:
     orders, channels = architecture.equivariant_layers, architecture.channels
+    above = architecture.equivariant_channels or (channels,) * len(orders)
     counts = {
         "layers of invariants": (len(out.invariants), architecture.n_layers),
         "orders of equivariants": (len(out.equivariants), len(orders)),
@@ -144,7 +145,7 @@ def _check_shapes(
         shapes[f"invariants[{k}]"] = x, (n_atoms, channels)
     for l, layers in enumerate(out.equivariants, start=1):
         for k, x in enumerate(layers):
-            shapes[f"equivariants[{l - 1}][{k}]"] = x, (n_atoms, 2 * l + 1, channels)
+            shapes[f"equivariants[{l - 1}][{k}]"] = x, (n_atoms, 2 * l + 1, above[l - 1])
     for what, (value, shape) in shapes.items():
         contract.require_tensor("shapes and types", what, value, shape, torch.float64)
 

@@ -72,6 +72,7 @@ def random_potential(
                 n_elements=len(config.elements),
                 cutoff=architecture.cutoff,
                 equivariant_layers=architecture.equivariant_layers,
+                equivariant_channels=architecture.equivariant_channels,
             )
             potential.charge_head = head_factory(config.long_range, sizes)
         potential = potential.to(torch.float64)

@@ -48,3 +48,13 @@ def structures(elements: list[int], *, has_state: bool) -> list[ase.Atoms]:
     ion.info.update(total_charge=-1, total_spin=2)
     dimer.info.update(total_charge=0, total_spin=1)
     return [dimer, ion]
+
+
+def strained_oxide() -> ase.Atoms:
+    """A strained and rattled cell of four elements, so that nothing is symmetric."""
+    atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    atoms.symbols[0], atoms.symbols[2] = "Sr", "Ti"
+    strain = np.array([[0, 0.03, 0], [0, 0, 0.02], [0.01, 0, 0.04]])
+    atoms.set_cell(atoms.cell[:] @ (np.eye(3) + strain), scale_atoms=True)
+    atoms.rattle(0.1, seed=1)
+    return atoms

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from lesff.errors import ConfigError
 from lesff.nn.activations import SIGMOID_NORM, SILU_NORM
+from lesff.nn.irreps import multiplicities
 from lesff.nn.readout import ReadoutConfig
-
-_IRREP = re.compile(
-    r"(?:(?P<multiplicity>[0-9]{1,9})\s*x\s*)?(?P<order>[0-9]{1,3})(?P<parity>[eo])"
-)
-"""One irrep in e3nn's notation, such as ``64x1o``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,24 +180,18 @@ class MACEConfig:
         )
 
     def _parsed(self) -> tuple[int, int]:
-        # e3nn's notation: multiplicity x order, "e" for parity +1 and "o" for -1, joined by +
-        parts = [_IRREP.fullmatch(part.strip()) for part in self.hidden_irreps.split("+")]
-        known = [part for part in parts if part is not None]
-        if len(known) != len(parts):
-            raise ConfigError(
-                f"`architecture.hidden_irreps` must be e3nn irreps, got {self.hidden_irreps!r}"
-            )
-        # one multiplicity, orders 0, 1, .. L, parity (-1)^l
-        muls = {int(part["multiplicity"] or 1) for part in known}
-        orders = [(int(part["order"]), part["parity"]) for part in known]
-        natural = [(order, "eo"[order % 2]) for order in range(len(orders))]
-        if len(muls) != 1 or orders != natural or len(orders) > 3 or not 0 < max(muls) <= 4096:
+        try:
+            found = multiplicities(self.hidden_irreps)
+        except ValueError as error:
+            raise ConfigError(f"`architecture.hidden_irreps` {error}") from None
+        # one multiplicity, orders 0, 1, .. L
+        if not found or len(found) > 3 or len(set(found)) != 1 or not 0 < max(found) <= 4096:
             raise ConfigError(
                 "`architecture.hidden_irreps` must list orders 0..L (L <= 2) once each, natural "
                 "parity, with one multiplicity of at most 4096, like '64x0e+64x1o'; "
                 f"got {self.hidden_irreps!r}"
             )
-        return muls.pop(), len(orders) - 1
+        return max(found), len(found) - 1
 
     @property
     def channels(self) -> int:

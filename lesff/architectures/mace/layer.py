@@ -153,9 +153,7 @@ class LinearLayer(MACELayer):
         self.is_residual = config.first_residual or index > 0
         self.scale = 1.0 / config.avg_num_neighbors
         self.radial = RadialNetwork(sizes=(config.n_radial, *config.radial_mlp, self.n_weights))
-        self.tabulator = RadialTabulator(
-            n_paths=self.convolution.n_paths, channels=self.edge_channels
-        )
+        self.tabulator = RadialTabulator(blocks=((self.convolution.n_paths, self.edge_channels),))
         self.density = (
             RadialNetwork(sizes=(config.n_radial, 1))
             if config.message_normalization == "density"
@@ -176,7 +174,7 @@ class LinearLayer(MACELayer):
         # A[i, l m, (path, c)] from weights R[p, (path, c)], looked up or computed
         up = self.linear_up(split_orders(features, self.l_in))
         if pairs.source is not None:
-            weights = self.tabulator.weights(pairs.source, self.radial)
+            (weights,) = self.tabulator.weights(pairs.source, self.radial)
         else:
             weights = pairs.enveloped(self.radial(pairs.basis))
         messages = self.convolution(up, harmonics, weights, topology)

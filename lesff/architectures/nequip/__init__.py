@@ -1,0 +1,1 @@
+"""NequIP: configuration, layers, model."""

@@ -1,0 +1,1 @@
+"""Nequix files (``.nqx``): reader and conversion."""
