@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lesff.convert.aimnet2 import convert_aimnet2, is_aimnet2
 from lesff.convert.mace.model import convert_mace, mace_heads
 from lesff.convert.reader import read_checkpoint
 from lesff.errors import ModelNotFoundError, UnsupportedInputError
@@ -83,10 +84,10 @@ def convert_checkpoint(
     head: str | None = None,
     attribution: Attribution | None = None,
 ) -> ModelConfig:
-    """Convert a published MACE, ScaleShiftMACE or MACELES checkpoint to a model folder.
+    """Convert a published MACE, ScaleShiftMACE, MACELES or AIMNet2 file to a model folder.
 
     Args:
-        source: The ``.model`` file.
+        source: The file: ``.model`` of MACE, ``.jpt`` of AIMNet2.
         folder: Model folder to write.
         overwrite: Replace a model folder that is already there.
         head: Which output head to convert, for files with several.
@@ -110,7 +111,14 @@ def convert_checkpoint(
     provenance = {"source": f"{origin} sha256:{digest}"}
     if attribution is not None:
         provenance["level_of_theory"] = attribution.level_of_theory
-    potential = convert_mace(root, head=head, provenance=provenance)
+    if is_aimnet2(root):
+        if head is not None:
+            raise UnsupportedInputError(
+                f"`head` must be left out for an AIMNet2 archive, which has one, got {head!r}"
+            )
+        potential = convert_aimnet2(root, provenance=provenance)
+    else:
+        potential = convert_mace(root, head=head, provenance=provenance)
     card = _CARD.format(
         title=filename if attribution is None else attribution.title,
         filename=filename,
@@ -133,7 +141,8 @@ def checkpoint_heads(source: Path) -> list[str]:
         ModelNotFoundError: if there is no such file.
         IntegrityError: if the file is not a checkpoint or damaged.
     """
-    return mace_heads(read_checkpoint(source))
+    root = read_checkpoint(source)
+    return ["default"] if is_aimnet2(root) else mace_heads(root)
 
 
 def head_folder(head: str) -> str:

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from lesff.atoms.graph import AtomGraph, edge_vectors, first_edges
 from lesff.atoms.segments import shift_to_total
+from lesff.electrostatics.charges.sharing import CarriedCharges
 from lesff.electrostatics.moments.multipoles import Multipoles
 from lesff.electrostatics.moments.point_charges import SitePotential
 from lesff.electrostatics.sums.settings import EwaldSettings
@@ -56,6 +57,7 @@ class HeadSizes:
         n_elements: Rows of element tables.
         cutoff: Edge cutoff in A.
         equivariant_layers: Layers with features of order 1, 2, ...
+        carries_charges: Whether the architecture makes charges itself.
     """
 
     channels: int
@@ -63,6 +65,7 @@ class HeadSizes:
     n_elements: int
     cutoff: float
     equivariant_layers: tuple[int, ...] = ()
+    carries_charges: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,7 @@ class HeadInput:
         limits: (n_atoms,) largest latent charges in e, or None for charges without limit.
         state_charges: (n_atoms,) charges of the local state in e, which sum to the total charge and
             which every head but ``"qeq"`` starts from; None for a model without.
+        carried: Charges that the architecture makes itself, if it does.
     """
 
     invariants: list[Tensor]
@@ -95,6 +99,7 @@ class HeadInput:
     limits: Tensor | None = None
     state_charges: Tensor | None = None
     surroundings: SitePotential | None = None
+    carried: CarriedCharges | None = None
 
     def neighbours(self) -> ClosePairs:
         """Pairs of neighbours, in the order of their first edges where they are the graph's."""
