@@ -19,10 +19,12 @@ from lesff.electrostatics.coulomb import WaveSum, latent_energy
 from lesff.electrostatics.sums.direct import DirectTransform
 from lesff.electrostatics.sums.ewald import periodic_energy
 from lesff.electrostatics.sums.settings import EwaldSettings
-from lesff.heads import LongRangeConfig
+from lesff.heads import HEAD_NAMES, LongRangeConfig
 from lesff.potential.config import ModelConfig
 from lesff.potential.potential import Potential
 
+ANY_HEADS = tuple(name for name in HEAD_NAMES if name != "carried")
+"""Heads for any architecture, one that carries no charges itself among them."""
 CUTOFF = 3.2
 """Edge cutoff of the tiny potentials in A."""
 

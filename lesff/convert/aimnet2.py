@@ -23,9 +23,9 @@ from lesff.heads import LongRangeConfig
 from lesff.potential.config import ModelConfig
 from lesff.potential.potential import Potential
 
-SIGMA, DL = 0.9, 1.0
+SIGMA, DL = 0.9, 0.9
 """A. Gaussian charges of the sums under :mod:`lesff.electrostatics.onset`: at a cutoff of 5 A their
-interaction is that of point charges to 3e-8, and what is left out beyond 2 pi / dl is 1e-7."""
+interaction is that of point charges to 3e-8; the smooth cutoff of waves leaves out as little."""
 _CHARGES = (-10, 10)
 """Total charges that a network without a table is taken to cover."""
 _COULOMB = 2.0 * 7.1998226
@@ -66,6 +66,7 @@ def convert_aimnet2(root: Record, *, provenance: dict[str, str] | None = None) -
             head="carried",
             sigma=SIGMA,
             dl=DL,
+            cutoff="smooth",
             prefactor=2.0 * math.pi * _COULOMB,
             onset=float(tensors.take("outputs.lrcoulomb.rc")),
         ),

@@ -72,6 +72,7 @@ def random_potential(
                 n_elements=len(config.elements),
                 cutoff=architecture.cutoff,
                 equivariant_layers=architecture.equivariant_layers,
+                carries_charges=architecture.n_potentials > 0,
             )
             potential.charge_head = head_factory(config.long_range, sizes)
         potential = potential.to(torch.float64)

@@ -157,9 +157,9 @@ class AIMNet2(Architecture):
 
     @staticmethod
     def _vectors(sums: Tensor) -> Tensor:
-        """Vectors of the messages in e3nn's order y, z, x, (n, 3, A G)."""
-        # [n, g, (1, x, y, z), a] -> [n, (y, z, x), (a, g)]
-        return sums[:, :, [2, 3, 1]].permute(0, 2, 3, 1).flatten(2)
+        """Vectors of the messages in e3nn's order x, y, z, (n, 3, A G)."""
+        # [n, g, (1, x, y, z), a] -> [n, (x, y, z), (a, g)]
+        return sums[:, :, 1:].permute(0, 2, 3, 1).flatten(2)
 
     @property
     def n_features(self) -> int:
