@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ase
 import ase.build
@@ -189,6 +191,14 @@ def tiny_potential(
             for parameter in potential.local_state.parameters():
                 torch.nn.init.normal_(parameter, std=0.5)
     return potential.requires_grad_(False).eval()
+
+
+def tiny_aimnet2(folder: Path) -> Path:
+    """Archive of a small AIMNet2 model, see ``references/make_aimnet2_references.py``."""
+    packed = Path(__file__).parent / "references" / "aimnet2.jpt.xz"
+    path = folder / "tiny.jpt"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    return path
 
 
 def latent_sum(

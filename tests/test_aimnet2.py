@@ -1,7 +1,6 @@
 """AIMNet2's own parts: charges of layers, the onset of the Coulomb interaction, D3(BJ)."""
 
 import copy
-import lzma
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from helpers import make_graph, nacl
+from helpers import make_graph, nacl, tiny_aimnet2, triclinic_ice, two_waters, water
+from labelled_frames import labelled
 
+import lesff
 from lesff.architectures import AIMNet2Config
 from lesff.convert.aimnet2 import convert_aimnet2
 from lesff.convert.reader import read_checkpoint
@@ -24,6 +25,7 @@ from lesff.electrostatics.onset import onset, onset_energy
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
+from lesff.model_folder.folder import save_model
 from lesff.plain_data import from_dict
 from lesff.potential.config import ModelConfig
 from lesff.potential.edit import with_head
@@ -38,10 +40,7 @@ CUTOFF = 5.0
 @pytest.fixture(scope="module")
 def potential(tmp_path_factory) -> Potential:
     """The small model of ``references/make_aimnet2_references.py`` in float64."""
-    path = tmp_path_factory.mktemp("aimnet2") / "tiny.jpt"
-    packed = Path(__file__).parent / "references" / "aimnet2.jpt.xz"
-    path.write_bytes(lzma.decompress(packed.read_bytes()))
-    result = convert_aimnet2(read_checkpoint(path))
+    result = convert_aimnet2(read_checkpoint(tiny_aimnet2(tmp_path_factory.mktemp("aimnet2"))))
     result.cast_parameters(torch.float64)
     return result
 
@@ -141,6 +140,42 @@ def test_options_without_meaning_are_refused(options, match):
 def test_sizes_without_meaning_are_refused(options, match):
     with pytest.raises(ConfigError, match=match):
         AIMNet2Config(**options)
+
+
+# --- a model like any other ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(potential, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("aimnet2") / "model"
+    save_model(potential, path, card="# Tiny\n", license_text="Yours.\n")
+    return path
+
+
+def test_finetuning_moves_every_part(folder, tmp_path):
+    model = lesff.load(folder)
+    frames = [labelled(water() if k % 2 else two_waters(), k) for k in range(8)]
+    better = model.finetune(
+        frames, tmp_path / "run", max_atoms=9, checks_units=False, returns="trained",
+        progress=False, optimizer={"max_steps": 4, "validate_every": 4, "warmup_steps": 1},
+    )  # fmt: skip
+    before, after = model.potential.state_dict(), better.potential.state_dict()
+    moved = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    parts = {"embedding", "feature_mixing", "charge_mixing", "passes", "energy"}
+    assert moved == parts  # tables of D3 stay as they are
+    assert better.predict(water(), ["charges"]).charges.sum() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_calculator_gives_what_predict_gives(folder):
+    model = lesff.load(folder, dtype="float64")
+    atoms = triclinic_ice()
+    atoms.calc = model.calculator()
+    expected = model.predict(atoms, ["energy", "forces", "stress"])
+    assert atoms.get_potential_energy() == pytest.approx(float(expected.energy), abs=1e-9)
+    assert atoms.get_forces() == pytest.approx(expected.forces, abs=1e-9)
+    assert atoms.get_stress(voigt=False) == pytest.approx(expected.stress, abs=1e-9)
+    atoms.rattle(0.05, seed=1)
+    assert atoms.get_forces() == pytest.approx(model.predict(atoms).forces, abs=1e-9)
 
 
 # --- onset of the Coulomb interaction ----------------------------------------------------------

@@ -5,7 +5,6 @@ The references of small models with pseudo-random weights were computed in float
 in ``shared/upstream``, with positions rounded to float32 by that code.
 """
 
-import lzma
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers import tiny_aimnet2
 from references.make_aimnet2_references import ELEMENTS, MOLECULES
 
 from lesff.atoms.graph import build_graph, collate
@@ -38,9 +38,7 @@ RESULTS = ("energy", "forces", "charges")
 
 @pytest.fixture(scope="module")
 def tiny_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("aimnet2") / "tiny.jpt"
-    path.write_bytes(lzma.decompress((HERE / "aimnet2.jpt.xz").read_bytes()))
-    return path
+    return tiny_aimnet2(tmp_path_factory.mktemp("aimnet2"))
 
 
 @pytest.fixture

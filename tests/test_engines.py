@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from ase.calculators.socketio import SocketClient, SocketIOCalculator
 from engine_adapters import ENGINES, is_installed
-from helpers import left_handed, triclinic_ice, two_waters, water
+from helpers import left_handed, tiny_aimnet2, triclinic_ice, two_waters, water
 
 import lesff
+from lesff.convert.checkpoint import convert_checkpoint
 from lesff.engines.cells import lower_triangular, reduced
 
 RELATIVE = 1e-6
@@ -27,9 +28,16 @@ STRAIN = 1e-4
 SOCKET_EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "ase_socket.py"
 
 
-@pytest.fixture(scope="module")
-def model():
-    return lesff.load("off-small", dtype="float64")
+@pytest.fixture(
+    scope="module", params=["off-small", pytest.param("aimnet2", marks=pytest.mark.slow)]
+)
+def model(request, tmp_path_factory):
+    if request.param == "off-small":
+        return lesff.load("off-small", dtype="float64")
+    # charges between the layers, D3, and nothing that steps can be planned with
+    folder = tmp_path_factory.mktemp("aimnet2")
+    convert_checkpoint(tiny_aimnet2(folder), folder / "model")
+    return lesff.load(folder / "model", dtype="float64")
 
 
 @pytest.fixture(params=ENGINES)

@@ -30,27 +30,66 @@ _CHARGES = (-10, 10)
 """Total charges that a network without a table is taken to cover."""
 _COULOMB = 2.0 * 7.1998226
 """eV A / e^2, the constant of the published models: half of it stands in front of their sums."""
+_MANY = 1000.0
+"""More neighbours than any atom has."""
 _OUTPUTS = ("energy_mlp", "atomic_shift", "atomic_sum", "lrcoulomb", "d3bj")
 
 State = dict[str, Tensor]
 
 
 def is_aimnet2(root: Record) -> bool:
-    """Whether a file holds an AIMNet2 model."""
-    return root.path.startswith(SCRIPT) and root.path.rsplit(".", 1)[-1] == "AIMNet2"
+    """Whether a file holds an AIMNet2 model, or an ensemble of such."""
+    return _kind(root) == "AIMNet2" or bool(_members(root))
 
 
-def convert_aimnet2(root: Record, *, provenance: dict[str, str] | None = None) -> Potential:
+def aimnet2_heads(root: Record) -> list[str]:
+    """Names of the members of an ensemble, ``"0"``, ``"1"``, ...; ``"default"`` for one model."""
+    return list(_members(root)) or ["default"]
+
+
+def _kind(root: Record) -> str:
+    """Name of a scripted class without its module."""
+    return root.path.rsplit(".", 1)[-1] if root.path.startswith(SCRIPT) else ""
+
+
+def _members(root: Record) -> dict[str, Record]:
+    """Models of an ensemble by their names, none for other files."""
+    if _kind(root) != "EnsembledModel":
+        return {}
+    # each inside a module that makes forces of its energy, which we have no use for
+    found = {name: dict(_children(part)) for name, part in _children(root.module("models"))}
+    members = {name: parts["module"] for name, parts in found.items() if list(parts) == ["module"]}
+    is_known = len(members) == len(found) and all(_kind(m) == "AIMNet2" for m in members.values())
+    return members if is_known else {}
+
+
+def _chosen(root: Record, head: str | None) -> Record:
+    """The model to convert."""
+    members = _members(root) or {"default": root}
+    if head is None and len(members) == 1:
+        return next(iter(members.values()))
+    if head not in members:
+        raise UnsupportedInputError(
+            f"`head` must be one of the members of the archive, {', '.join(members)}, got {head!r}"
+        )
+    return members[head]
+
+
+def convert_aimnet2(
+    root: Record, *, head: str | None = None, provenance: dict[str, str] | None = None
+) -> Potential:
     """Rebuild an archive as a :class:`Potential`, weights and constants from the file.
 
     Args:
         root: The archive, from :func:`lesff.convert.reader.read_checkpoint`.
+        head: Which member of an ensemble to take; needed where there are several.
         provenance: Level of theory, training data and software to write into the configuration
             (keys ``level_of_theory``, ``training_data``, ``source``).
 
     Raises:
         UnsupportedInputError: naming what this version cannot represent.
     """
+    path, root = root.path, _chosen(root, head)
     tensors = Tensors(root)
     _check_parts(root)
     shifts = tensors.take("outputs.atomic_shift.shifts.weight").double().reshape(-1)
@@ -75,7 +114,7 @@ def convert_aimnet2(root: Record, *, provenance: dict[str, str] | None = None) -
         energy_reference="total energy of the published model",
         level_of_theory=known.get("level_of_theory", "see the publication of the model"),
         training_data=known.get("training_data", "see the publication of the model"),
-        software={"source": known.get("source", root.path)},
+        software={"source": known.get("source", path)},
     )
     tensors.finish()
     potential = Potential(config)
@@ -207,6 +246,10 @@ def _dispersion(
         )
     state = {"d3.c6": c6, "d3.counts": counts[:, 0, :, 0]}
     for ours, theirs in {"radius": "rcov", "size": "r4r2", "most": "cnmax"}.items():
-        state[f"d3.{ours}"] = tensors.take(f"outputs.d3bj.{theirs}").double()[rows]
+        name = f"outputs.d3bj.{theirs}"
+        if ours == "most" and name not in tensors:  # some archives count without limit
+            state["d3.most"] = torch.full((len(rows),), _MANY, dtype=torch.float64)
+        else:
+            state[f"d3.{ours}"] = tensors.take(name).double()[rows]
     constants = {key: float(module.attribute(key)) for key in ("s6", "s8", "a1", "a2")}
     return D3Config(**constants, n_references=c6.shape[-1]), state

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lesff.convert.aimnet2 import convert_aimnet2, is_aimnet2
+from lesff.convert.aimnet2 import aimnet2_heads, convert_aimnet2, is_aimnet2
 from lesff.convert.mace.model import convert_mace, mace_heads
 from lesff.convert.reader import read_checkpoint
 from lesff.errors import ModelNotFoundError, UnsupportedInputError
@@ -112,11 +112,7 @@ def convert_checkpoint(
     if attribution is not None:
         provenance["level_of_theory"] = attribution.level_of_theory
     if is_aimnet2(root):
-        if head is not None:
-            raise UnsupportedInputError(
-                f"`head` must be left out for an AIMNet2 archive, which has one, got {head!r}"
-            )
-        potential = convert_aimnet2(root, provenance=provenance)
+        potential = convert_aimnet2(root, head=head, provenance=provenance)
     else:
         potential = convert_mace(root, head=head, provenance=provenance)
     card = _CARD.format(
@@ -142,7 +138,7 @@ def checkpoint_heads(source: Path) -> list[str]:
         IntegrityError: if the file is not a checkpoint or damaged.
     """
     root = read_checkpoint(source)
-    return ["default"] if is_aimnet2(root) else mace_heads(root)
+    return aimnet2_heads(root) if is_aimnet2(root) else mace_heads(root)
 
 
 def head_folder(head: str) -> str:

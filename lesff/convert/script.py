@@ -92,7 +92,7 @@ def _tensors(name: str, value: Any, budget: _Budget) -> Iterator[tuple[str, Tens
             yield key, part
         elif isinstance(part, Record) and part.args is not None:
             raise RefusedError(f"its member {key[:80]!r} is {shown(part)} in a list")
-        elif type(part) in (list, tuple):
+        elif isinstance(part, (list, tuple)):
             stack.extend((f"{key}[{index}]", inner) for index, inner in enumerate(part))
         elif type(part) is dict:
             stack.extend((f"{key}[{inner_key!r}]", inner) for inner_key, inner in part.items())
