@@ -194,7 +194,7 @@ def test_the_example_of_a_socket_runs(model, tmp_path):
         [sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=True
     )
     relaxed = float(done.stdout.split()[-2])
-    start = lesff.load("off-small").predict(two_waters()).energy
+    start = lesff.load(model.source.folder).predict(two_waters()).energy
     # downhill, and not far: three steps
     assert start - 1.0 < relaxed < start
 

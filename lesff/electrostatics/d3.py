@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from lesff.atoms.graph import AtomGraph, vectors_between
-from lesff.atoms.neighbors import find_neighbors
+from lesff.atoms.neighbors import find_pairs
 from lesff.atoms.segments import segment_sum
 from lesff.errors import ConfigError
 from lesff.units import BOHR, HARTREE
@@ -207,12 +207,14 @@ def _images(
     exact = graph.exact
     positions = graph.positions if exact is None else exact.positions
     cell = graph.cell if exact is None else exact.cell
-    found = find_neighbors(
+    first, second, shifts, _ = find_pairs(
         positions[start : start + count].detach().cpu().numpy().astype(np.float64),
         cell[system].detach().cpu().numpy().astype(np.float64),
         graph.pbc[system].cpu().numpy(),
         cutoff,
     )
-    once = np.flatnonzero(np.arange(len(found.reverse_edge)) < found.reverse_edge)
-    first, second = (torch.from_numpy(row[once]) + start for row in found.edge_index)
-    return first, second, torch.from_numpy(found.cell_shifts[once])
+    return (
+        torch.from_numpy(first) + start,
+        torch.from_numpy(second) + start,
+        torch.from_numpy(shifts),
+    )

@@ -7,15 +7,18 @@ function, h vector, d one of (1, x, y, z).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lesff.architectures.aimnet2.config import AIMNet2Config
-from lesff.nn.edge_tables import Topology
+from lesff.nn.double_backward import recorded_gradients
+from lesff.nn.edge_tables import Chunk, Slots, Topology
 
 
 class GaussianShells(nn.Module):
@@ -74,17 +77,72 @@ class Messages:
         """``sum_m f_g(r_nm) (1, u_nm) x_m``, (n_atoms, G, 4, A) in element order.
 
         Args:
-            features: (n_atoms, G, A) in element order, or (n_atoms, 1, A) for the same of all g.
+            features: (n_atoms, G, A) in element order.
         """
+        return _Sums.apply(features, self.topology.slots, *self.factors)  # pyright: ignore[reportReturnType]
+
+    def sums_of_charges(self, charges: Tensor) -> Tensor:
+        """The same of charges (n_atoms,), which all of g see alike, (n_atoms, G, 4, 1)."""
         slots = self.topology.slots
+        sizes = [chunk.edge_stop - chunk.edge_start for chunk in slots.chunks]
+        sent = torch.split(charges.index_select(0, slots.sender), sizes)
         out = []
-        for chunk, factor in zip(slots.chunks, self.factors, strict=True):
-            rows = slice(chunk.edge_start, chunk.edge_stop)
-            sent = features.index_select(0, slots.sender[rows])
-            # [n, w, g, a] -> [n, g, w, a]; then sum over w of [g, d, w] [g, w, a]
-            shape = chunk.node_stop - chunk.node_start, chunk.width, *features.shape[1:]
-            out.append(factor @ sent.view(shape).transpose(1, 2))
+        for part, factor in zip(sent, self.factors, strict=True):
+            n, g, d, w = factor.shape
+            # sum over w of [(g, d), w] [w]
+            out.append((factor.view(n, g * d, w) @ part.view(n, w, 1)).view(n, g, d, 1))
         return torch.cat(out).index_select(0, slots.chunk_rank)
+
+
+def _sent(features: Tensor, slots: Slots, chunk: Chunk) -> Tensor:
+    """Features of the neighbours of a chunk's receivers, (n, G, w, A)."""
+    rows = slice(chunk.edge_start, chunk.edge_stop)
+    shape = chunk.node_stop - chunk.node_start, chunk.width, *features.shape[1:]
+    return features.index_select(0, slots.sender[rows]).view(shape).transpose(1, 2)
+
+
+def plain_sums(features: Tensor, slots: Slots, factors: Sequence[Tensor]) -> Tensor:
+    """See :meth:`Messages.sums`; differentiable to any order."""
+    # sum over w of [g, d, w] [g, w, a]
+    parts = zip(slots.chunks, factors, strict=True)
+    out = [factor @ _sent(features, slots, chunk) for chunk, factor in parts]
+    return torch.cat(out).index_select(0, slots.chunk_rank)
+
+
+class _Sums(torch.autograd.Function):
+    """:func:`plain_sums` that keeps no features of neighbours for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, slots: Slots, *factors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(features, *factors)
+        ctx.slots = slots
+        return plain_sums(features, slots, factors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, *factors = ctx.saved_tensors
+        slots: Slots = ctx.slots
+        needed = ctx.needs_input_grad[0]
+        if torch.is_grad_enabled():
+            need = (needed, *ctx.needs_input_grad[2:])
+            inputs = (features, *factors)
+            found = recorded_gradients(lambda x, *f: plain_sums(x, slots, f), inputs, need, (grad,))
+            return found[0], None, *found[1:]
+        # rows in chunk order
+        ordered = torch.empty_like(grad).index_copy_(0, slots.chunk_rank, grad)
+        of_features = torch.zeros_like(features) if needed else None
+        of_factors = []
+        for chunk, factor in zip(slots.chunks, factors, strict=True):
+            part = ordered[chunk.node_start : chunk.node_stop]
+            # dE/df[g, d, w] = sum_a dE/dS[g, d, a] x[g, w, a]
+            of_factors.append(part @ _sent(features, slots, chunk).transpose(2, 3))
+            if of_features is None:
+                continue
+            # dE/dx[w, g, a] = sum_d f[g, d, w] dE/dS[g, d, a], added up at the senders
+            back = (factor.transpose(2, 3) @ part).transpose(1, 2).flatten(0, 1)
+            rows = slice(chunk.edge_start, chunk.edge_stop)
+            of_features.index_add_(0, slots.sender[rows], back)
+        return of_features, None, *of_factors
 
 
 class Mixing(nn.Module):

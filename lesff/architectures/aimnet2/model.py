@@ -151,7 +151,7 @@ class AIMNet2(Architecture):
         sums = messages.sums(table.contiguous())
         parts = [features, self.feature_mixing(sums)]
         if charges is not None:
-            of_charges = messages.sums(charges[:, None, None].expand(-1, config.n_radial, 1))
+            of_charges = messages.sums_of_charges(charges)
             parts += [charges[:, None], self.charge_mixing(of_charges)]
         return torch.cat(parts, dim=1), sums
 
