@@ -22,7 +22,7 @@ its states. No three-body term. Tables are part of a model's weights, in atomic 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from lesff.atoms.graph import AtomGraph, vectors_between
 from lesff.atoms.neighbors import find_pairs
 from lesff.atoms.segments import segment_sum
+from lesff.autograd import recomputed
 from lesff.errors import ConfigError
 from lesff.units import BOHR, HARTREE
 
@@ -40,6 +41,8 @@ _STEEPNESS, _WIDTH = 16.0, 4.0
 _FADE = 0.8
 """Share of the cutoff from which pairs of crystals fade out."""
 _MAX_REFERENCES = 100
+_BLOCK_PAIRS = 2**18
+"""Pairs whose tables are in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,13 @@ class D3Pairs:
     shifts: Tensor
     fades: Tensor
 
+    def split(self, size: int) -> list[D3Pairs]:
+        """Blocks of at most so many pairs."""
+        fields = (self.first, self.second, self.shifts, self.fades)
+        return [
+            D3Pairs(*parts) for parts in zip(*(torch.split(x, size) for x in fields), strict=True)
+        ]
+
 
 class D3(nn.Module):
     """D3(BJ) of a model; its tables are weights that nothing trains.
@@ -130,47 +140,74 @@ class D3(nn.Module):
             element: (n_atoms,) row of each atom's element in the tables.
         """
         pairs = d3_pairs(graph, self.config.cutoff)
-        first, second = pairs.first, pairs.second
-        vectors = vectors_between(graph, first, second, pairs.shifts).to(torch.float64)
-        square = vectors.square().sum(1)
-        r = square.sqrt() / BOHR
-        fade = self._fade(square.sqrt(), pairs.fades)
-        z1, z2 = element[first], element[second]
-        # p[i, A]
-        share = self.shares(self.count(r, fade, pairs, element), element)
-        # u[i, z', B] = sum_A p[i, A] C6[z_i, z', A, B], then C6 of pairs
+        vectors = vectors_between(graph, pairs.first, pairs.second, pairs.shifts)
+        blocks = torch.split(vectors.to(torch.float64), _BLOCK_PAIRS)
+        parts = pairs.split(_BLOCK_PAIRS)
+        # N[i], p[i, A], then u[i, z', B] = sum_A p[i, A] C6[z_i, z', A, B]
+        bonds = [
+            _kept(lambda v, p=part: self._bonds(v, p, element), block)
+            for block, part in zip(blocks, parts, strict=True)
+        ]
+        share = self.shares(_to_atoms(bonds, pairs, graph.n_atoms), element)
         mixed = torch.einsum("ia,izab->izb", share, self.c6[element])
-        n_elements = len(self.size)
-        rows = mixed.flatten(0, 1).index_select(0, first * n_elements + z2)
+        halves = [
+            _kept(lambda v, m, s, p=part: self._halves(v, m, s, p, element), block, mixed, share)
+            for block, part in zip(blocks, parts, strict=True)
+        ]
+        return _to_atoms(halves, pairs, graph.n_atoms)
+
+    def shares(self, count: Tensor, element: Tensor) -> Tensor:
+        """Shares of the references of every atom, (n_atoms, n_references), which sum to one.
+
+        Args:
+            count: (n_atoms,) neighbours.
+            element: (n_atoms,) rows of the tables.
+        """
+        count = torch.minimum(count, self.most[element])
+        distance = count[:, None] - self.counts[element]
+        return torch.softmax(-_WIDTH * distance.square(), dim=1)
+
+    def _bonds(self, vectors: Tensor, pairs: D3Pairs, element: Tensor) -> Tensor:
+        """Share of a pair in the neighbours of its atoms, (n_pairs,); vectors in A."""
+        distance = vectors.square().sum(1).sqrt()
+        reach = self.radius[element[pairs.first]] + self.radius[element[pairs.second]]
+        bond = torch.sigmoid(_STEEPNESS * (reach * BOHR / distance - 1.0))
+        return bond * self._fade(distance, pairs.fades)
+
+    def _halves(
+        self, vectors: Tensor, mixed: Tensor, share: Tensor, pairs: D3Pairs, element: Tensor
+    ) -> Tensor:
+        """Half of the energy of a pair, (n_pairs,) in eV; vectors in A."""
+        first, second = pairs.first, pairs.second
+        z1, z2 = element[first], element[second]
+        square = vectors.square().sum(1)
+        # C6[p] = sum_B u[i, z_j, B] p[j, B]
+        rows = mixed.flatten(0, 1).index_select(0, first * len(self.size) + z2)
         c6 = (rows * share.index_select(0, second)).sum(1)
         # rho = 3 Q Q', R = a1 sqrt(rho) + a2
         rho = 3.0 * self.size[z1] * self.size[z2]
-        radius = self.config.a1 * rho.sqrt() + self.config.a2
-        r2, radius2 = r.square(), radius.square()
+        radius2 = (self.config.a1 * rho.sqrt() + self.config.a2).square()
+        r2 = square / BOHR**2
         six = self.config.s6 / (r2**3 + radius2**3)
         eight = self.config.s8 * rho / (r2**4 + radius2**4)
-        half = -0.5 * HARTREE * c6 * (six + eight) * fade
-        return segment_sum(half, first, graph.n_atoms) + segment_sum(half, second, graph.n_atoms)
-
-    def count(self, r: Tensor, fade: Tensor, pairs: D3Pairs, element: Tensor) -> Tensor:
-        """Neighbours of every atom, (n_atoms,); r (n_pairs,) in Bohr."""
-        first, second = pairs.first, pairs.second
-        reach = self.radius[element[first]] + self.radius[element[second]]
-        bond = fade * torch.sigmoid(_STEEPNESS * (reach / r - 1.0))
-        n_atoms = len(element)
-        total = segment_sum(bond, first, n_atoms) + segment_sum(bond, second, n_atoms)
-        return torch.minimum(total, self.most[element])
-
-    def shares(self, count: Tensor, element: Tensor) -> Tensor:
-        """Shares of the references of every atom, (n_atoms, n_references), which sum to one."""
-        distance = count[:, None] - self.counts[element]
-        return torch.softmax(-_WIDTH * distance.square(), dim=1)
+        return -0.5 * HARTREE * c6 * (six + eight) * self._fade(square.sqrt(), pairs.fades)
 
     def _fade(self, distance: Tensor, fades: Tensor) -> Tensor:
         """One, and for pairs of crystals (1 + cos) / 2 over the last part up to the cutoff."""
         end = self.config.cutoff
         x = ((distance - _FADE * end) / ((1.0 - _FADE) * end)).clamp(0.0, 1.0)
         return torch.where(fades, 0.5 + 0.5 * torch.cos(math.pi * x), 1.0)
+
+
+def _kept(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """``function(*inputs)``; for a full block its tables are not kept but computed again."""
+    return function(*inputs) if len(inputs[0]) < _BLOCK_PAIRS else recomputed(function, *inputs)
+
+
+def _to_atoms(values: list[Tensor], pairs: D3Pairs, n_atoms: int) -> Tensor:
+    """Values of pairs, each added to both of its atoms, (n_atoms,)."""
+    joined = torch.cat(values)
+    return segment_sum(joined, pairs.first, n_atoms) + segment_sum(joined, pairs.second, n_atoms)
 
 
 def d3_pairs(graph: AtomGraph, cutoff: float) -> D3Pairs:

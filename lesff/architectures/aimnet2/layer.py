@@ -48,10 +48,12 @@ class Messages:
         topology: Index tables.
         factors: Of each chunk of receivers, (n, G, 4, w): radial function times (1, x, y, z) of the
             unit vector from receiver to sender.
+        rows: Of each chunk, (n G w,): where its neighbours stand in a table of (n_atoms G) rows.
     """
 
     topology: Topology
     factors: list[Tensor]
+    rows: list[Tensor]
 
     @classmethod
     def of(cls, shells: Tensor, directions: Tensor, topology: Topology) -> Messages:
@@ -71,7 +73,8 @@ class Messages:
             shape = chunk.node_stop - chunk.node_start, chunk.width, *value.shape[1:]
             # [n, w, g, d] -> [n, g, d, w]
             factors.append(value.view(shape).permute(0, 2, 3, 1).contiguous())
-        return cls(topology, factors)
+        rows = [_rows(slots, chunk, shells.shape[1]) for chunk in slots.chunks]
+        return cls(topology, factors, rows)
 
     def sums(self, features: Tensor) -> Tensor:
         """``sum_m f_g(r_nm) (1, u_nm) x_m``, (n_atoms, G, 4, A) in element order.
@@ -79,7 +82,7 @@ class Messages:
         Args:
             features: (n_atoms, G, A) in element order.
         """
-        return _Sums.apply(features, self.topology.slots, *self.factors)  # pyright: ignore[reportReturnType]
+        return _Sums.apply(features, self.topology.slots, self.rows, *self.factors)  # pyright: ignore[reportReturnType]
 
     def sums_of_charges(self, charges: Tensor) -> Tensor:
         """The same of charges (n_atoms,), which all of g see alike, (n_atoms, G, 4, 1)."""
@@ -94,18 +97,28 @@ class Messages:
         return torch.cat(out).index_select(0, slots.chunk_rank)
 
 
-def _sent(features: Tensor, slots: Slots, chunk: Chunk) -> Tensor:
+def _rows(slots: Slots, chunk: Chunk, n_radial: int) -> Tensor:
+    """Rows (m, g) of the neighbours of a chunk's receivers in a flat table, (n G w,)."""
+    sender = slots.sender[chunk.edge_start : chunk.edge_stop]
+    sender = sender.view(chunk.node_stop - chunk.node_start, 1, chunk.width)
+    shell = torch.arange(n_radial, device=sender.device)
+    return (sender * n_radial + shell[:, None]).view(-1)
+
+
+def _sent(features: Tensor, chunk: Chunk, rows: Tensor) -> Tensor:
     """Features of the neighbours of a chunk's receivers, (n, G, w, A)."""
-    rows = slice(chunk.edge_start, chunk.edge_stop)
-    shape = chunk.node_stop - chunk.node_start, chunk.width, *features.shape[1:]
-    return features.index_select(0, slots.sender[rows]).view(shape).transpose(1, 2)
+    n_radial, n_features = features.shape[1:]
+    shape = chunk.node_stop - chunk.node_start, n_radial, chunk.width, n_features
+    return features.view(-1, n_features).index_select(0, rows).view(shape)
 
 
-def plain_sums(features: Tensor, slots: Slots, factors: Sequence[Tensor]) -> Tensor:
+def plain_sums(
+    features: Tensor, slots: Slots, rows: Sequence[Tensor], factors: Sequence[Tensor]
+) -> Tensor:
     """See :meth:`Messages.sums`; differentiable to any order."""
     # sum over w of [g, d, w] [g, w, a]
-    parts = zip(slots.chunks, factors, strict=True)
-    out = [factor @ _sent(features, slots, chunk) for chunk, factor in parts]
+    parts = zip(slots.chunks, rows, factors, strict=True)
+    out = [factor @ _sent(features, chunk, row) for chunk, row, factor in parts]
     return torch.cat(out).index_select(0, slots.chunk_rank)
 
 
@@ -113,36 +126,39 @@ class _Sums(torch.autograd.Function):
     """:func:`plain_sums` that keeps no features of neighbours for its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, slots: Slots, *factors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, features: Tensor, slots: Slots, rows: list[Tensor], *factors: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(features, *factors)
-        ctx.slots = slots
-        return plain_sums(features, slots, factors)
+        ctx.tables = slots, rows
+        return plain_sums(features, slots, rows, factors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, *factors = ctx.saved_tensors
-        slots: Slots = ctx.slots
+        slots, rows = ctx.tables
         needed = ctx.needs_input_grad[0]
         if torch.is_grad_enabled():
-            need = (needed, *ctx.needs_input_grad[2:])
+            need = (needed, *ctx.needs_input_grad[3:])
             inputs = (features, *factors)
-            found = recorded_gradients(lambda x, *f: plain_sums(x, slots, f), inputs, need, (grad,))
-            return found[0], None, *found[1:]
+            found = recorded_gradients(
+                lambda x, *f: plain_sums(x, slots, rows, f), inputs, need, (grad,)
+            )
+            return found[0], None, None, *found[1:]
         # rows in chunk order
         ordered = torch.empty_like(grad).index_copy_(0, slots.chunk_rank, grad)
         of_features = torch.zeros_like(features) if needed else None
         of_factors = []
-        for chunk, factor in zip(slots.chunks, factors, strict=True):
+        for chunk, row, factor in zip(slots.chunks, rows, factors, strict=True):
             part = ordered[chunk.node_start : chunk.node_stop]
             # dE/df[g, d, w] = sum_a dE/dS[g, d, a] x[g, w, a]
-            of_factors.append(part @ _sent(features, slots, chunk).transpose(2, 3))
+            of_factors.append(part @ _sent(features, chunk, row).transpose(2, 3))
             if of_features is None:
                 continue
-            # dE/dx[w, g, a] = sum_d f[g, d, w] dE/dS[g, d, a], added up at the senders
-            back = (factor.transpose(2, 3) @ part).transpose(1, 2).flatten(0, 1)
-            rows = slice(chunk.edge_start, chunk.edge_stop)
-            of_features.index_add_(0, slots.sender[rows], back)
-        return of_features, None, *of_factors
+            # dE/dx[g, w, a] = sum_d f[g, d, w] dE/dS[g, d, a], added up at the senders
+            back = (factor.transpose(2, 3) @ part).flatten(0, 2)
+            of_features.view(len(of_features) * of_features.shape[1], -1).index_add_(0, row, back)
+        return of_features, None, None, *of_factors
 
 
 class Mixing(nn.Module):
