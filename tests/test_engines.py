@@ -186,7 +186,8 @@ def test_the_calculator_serves_the_socket_protocol(model):
 
 
 @pytest.mark.slow
-def test_the_example_of_a_socket_runs(model, tmp_path):
+def test_the_example_of_a_socket_runs(tmp_path):
+    model = lesff.load("off-small")
     path = tmp_path / "two_waters.xyz"
     ase.io.write(path, two_waters())
     arguments = [str(SOCKET_EXAMPLE), str(model.source.folder), str(path), "--steps", "3"]
@@ -194,7 +195,7 @@ def test_the_example_of_a_socket_runs(model, tmp_path):
         [sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=True
     )
     relaxed = float(done.stdout.split()[-2])
-    start = lesff.load(model.source.folder).predict(two_waters()).energy
+    start = model.predict(two_waters()).energy
     # downhill, and not far: three steps
     assert start - 1.0 < relaxed < start
 
