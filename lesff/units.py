@@ -28,6 +28,12 @@ EV_PER_A3_TO_GPA = 160.2176634
 EV_TO_KCAL_PER_MOL = 23.060547830619026
 """1 eV in kcal / mol."""
 
+BOHR = 0.529177210903
+"""Bohr radius in A."""
+
+HARTREE = 27.211386245988
+"""In eV."""
+
 BOLTZMANN = 8.617333262145179e-5
 """k_B in eV / K."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ase
 import ase.build
@@ -19,10 +21,12 @@ from lesff.electrostatics.coulomb import WaveSum, latent_energy
 from lesff.electrostatics.sums.direct import DirectTransform
 from lesff.electrostatics.sums.ewald import periodic_energy
 from lesff.electrostatics.sums.settings import EwaldSettings
-from lesff.heads import LongRangeConfig
+from lesff.heads import HEAD_NAMES, LongRangeConfig
 from lesff.potential.config import ModelConfig
 from lesff.potential.potential import Potential
 
+ANY_HEADS = tuple(name for name in HEAD_NAMES if name != "carried")
+"""Heads for any architecture, one that carries no charges itself among them."""
 CUTOFF = 3.2
 """Edge cutoff of the tiny potentials in A."""
 
@@ -187,6 +191,14 @@ def tiny_potential(
             for parameter in potential.local_state.parameters():
                 torch.nn.init.normal_(parameter, std=0.5)
     return potential.requires_grad_(False).eval()
+
+
+def tiny_aimnet2(folder: Path) -> Path:
+    """Archive of a small AIMNet2 model, see ``references/make_aimnet2_references.py``."""
+    packed = Path(__file__).parent / "references" / "aimnet2.jpt.xz"
+    path = folder / "tiny.jpt"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    return path
 
 
 def latent_sum(

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from ase.calculators.socketio import SocketClient, SocketIOCalculator
 from engine_adapters import ENGINES, is_installed
-from helpers import left_handed, triclinic_ice, two_waters, water
+from helpers import left_handed, tiny_aimnet2, triclinic_ice, two_waters, water
 
 import lesff
+from lesff.convert.checkpoint import convert_checkpoint
 from lesff.engines.cells import lower_triangular, reduced
 
 RELATIVE = 1e-6
@@ -27,9 +28,16 @@ STRAIN = 1e-4
 SOCKET_EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "ase_socket.py"
 
 
-@pytest.fixture(scope="module")
-def model():
-    return lesff.load("off-small", dtype="float64")
+@pytest.fixture(
+    scope="module", params=["off-small", pytest.param("aimnet2", marks=pytest.mark.slow)]
+)
+def model(request, tmp_path_factory):
+    if request.param == "off-small":
+        return lesff.load("off-small", dtype="float64")
+    # charges between the layers, D3, and nothing that steps can be planned with
+    folder = tmp_path_factory.mktemp("aimnet2")
+    convert_checkpoint(tiny_aimnet2(folder), folder / "model")
+    return lesff.load(folder / "model", dtype="float64")
 
 
 @pytest.fixture(params=ENGINES)
@@ -178,7 +186,8 @@ def test_the_calculator_serves_the_socket_protocol(model):
 
 
 @pytest.mark.slow
-def test_the_example_of_a_socket_runs(model, tmp_path):
+def test_the_example_of_a_socket_runs(tmp_path):
+    model = lesff.load("off-small")
     path = tmp_path / "two_waters.xyz"
     ase.io.write(path, two_waters())
     arguments = [str(SOCKET_EXAMPLE), str(model.source.folder), str(path), "--steps", "3"]
@@ -186,7 +195,7 @@ def test_the_example_of_a_socket_runs(model, tmp_path):
         [sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=True
     )
     relaxed = float(done.stdout.split()[-2])
-    start = lesff.load("off-small").predict(two_waters()).energy
+    start = model.predict(two_waters()).energy
     # downhill, and not far: three steps
     assert start - 1.0 < relaxed < start
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from helpers import (
+    ANY_HEADS,
     make_graph,
     random_rotation,
     tiny_potential,
@@ -21,7 +22,7 @@ from lesff.atoms.graph import build_graph, collate
 from lesff.atoms.structure import to_structure
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
-from lesff.heads import HEAD_NAMES, HeadInput, LongRangeConfig
+from lesff.heads import HeadInput, LongRangeConfig
 from lesff.heads.edge import transfer_polarization
 from lesff.heads.fukui import fukui_potentials
 from lesff.model_folder.folder import load_model, save_model
@@ -229,8 +230,8 @@ def test_a_new_head_learns_from_energies_at_once(name):
         assert slopes["weights.0.layers.1.weight_2"] > 1e-6
 
 
-@pytest.mark.parametrize("name", HEAD_NAMES)
-@pytest.mark.parametrize("source", [name for name in HEAD_NAMES if name != "qeq"])
+@pytest.mark.parametrize("name", ANY_HEADS)
+@pytest.mark.parametrize("source", [name for name in ANY_HEADS if name != "qeq"])
 @pytest.mark.parametrize("charge", [0, 1])
 def test_every_head_is_reached_from_every_other(source, name, charge):
     """Same energies, forces, stress and dipoles; also with trained weights of the old head."""
@@ -293,7 +294,7 @@ def test_bases_without_meaning_raise(changes, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["off-small", "off-medium", "mat-small", "mat-medium"])
-@pytest.mark.parametrize("name", HEAD_NAMES)
+@pytest.mark.parametrize("name", ANY_HEADS)
 def test_every_head_is_reached_from_every_shipped_model(model, name):
     """Issue: unchanged energies, to 1e-6 eV/atom; here to the rounding of float64."""
     old = lesff.load(model, dtype="float64").potential

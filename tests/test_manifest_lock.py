@@ -25,7 +25,8 @@ def identity(version: VersionEntry) -> dict[str, str | None]:
     source = version.sources.published
     if source is None:
         return {file.path: file.sha256 for file in version.files}
-    pairs = {"url": source.url, "git_blob": source.git_blob, "sha256": source.sha256}
+    names = ("url", "git_blob", "sha256", "member")
+    pairs = {name: getattr(source, name) for name in names}
     return {key: value for key, value in pairs.items() if value is not None}
 
 

@@ -1,10 +1,14 @@
 """The manifest's models of others: consistent, cited, pinned; real files pass through it."""
 
+import io
+import json
 import re
 import runpy
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import ase.build
 import ase.io
 import numpy as np
 import pytest
@@ -12,12 +16,13 @@ from ase.build import bulk
 from checkpoints import UPSTREAM
 from click.testing import CliRunner
 from file_server import running_server
+from helpers import tiny_aimnet2
 from nequix_files import nequix_file
 from published_site import EXAMPLE, checkpoint, digest_of
 
 import lesff
 from lesff.cli import main
-from lesff.errors import IntegrityError, LicenseError
+from lesff.errors import IntegrityError, LicenseError, UnsupportedInputError
 from lesff.files import Digest
 from lesff.hub.manifest.citations import bibtex, read_citations
 from lesff.hub.manifest.names import list_models, manifest_folder
@@ -129,7 +134,7 @@ def test_a_published_file_passes_through_its_entry(tmp_path, monkeypatch):
 
 
 @contextmanager
-def served(name, data, tmp_path, monkeypatch):
+def served(name, data, tmp_path, monkeypatch, elements=None):
     """The real entry of a model, but for the address and hash of the file."""
     monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -140,10 +145,12 @@ def served(name, data, tmp_path, monkeypatch):
         server.files["file"] = data
         text = text.replace(source_of(name).url, server.url("file"))
         source, digest = source_of(name), digest_of(data)
-        for known, served in ((source.git_blob, digest.git_blob), (source.sha256, digest.sha256)):
-            text = text if known is None else text.replace(known, served)
+        for known, ours in ((source.git_blob, digest.git_blob), (source.sha256, digest.sha256)):
+            text = text if known is None else text.replace(known, ours)
         if source.size is not None:
-            text = text.replace(f'"size": {source.size}', f'"size": {digest.size}')
+            text = text.replace(f'"size": {source.size}', f'"size": {len(data)}')
+        entry = json.loads(text) | {"elements": list(elements or ENTRIES[name].elements)}
+        text = json.dumps(entry)
         manifest = tmp_path / "manifest"
         manifest.mkdir()
         (manifest / f"{name}.json").write_text(text, encoding="utf-8")
@@ -208,3 +215,81 @@ def test_a_published_file_comes_over_the_network(tmp_path, monkeypatch):
         assert [r.get("range") for r in server.requests] == [None, *["bytes=300000-"] * 2]
     assert model.source.origin == "published"
     check_frame(model, "dipeptides_val.xyz", reference)
+
+
+TINY = (1, 6, 8, 17)
+"""Elements of the small AIMNet2 model."""
+
+
+def wheel(tmp_path, member="Auto3D/models/aimnet2_wb97m_ens_f.jpt", head=b"0"):
+    """A zip archive with an ensemble of one small model where the published wheel has it."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("Auto3D/auto3D.py", "raise SystemExit")
+        archive.writestr(member, ensemble(tiny_aimnet2(tmp_path).read_bytes(), head))
+    return out.getvalue()
+
+
+def ensemble(data, head):
+    """The archive of an ensemble whose only member is the model of another archive."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        for info in old.infolist():
+            content = old.read(info)
+            if info.filename.endswith("/data.pkl"):
+                # protocol 2, one object, stop: the object goes into three others
+                def inside(name, key, value):
+                    path = b"c__torch__.m\n" + name + b"\n)\x81}"
+                    return path + b"X" + len(key).to_bytes(4, "little") + key + value + b"sb"
+
+                assert content[:2] == b"\x80\2"
+                forces = inside(b"Forces", b"module", content[2:-1])
+                members = inside(b"ModuleList", head, forces)
+                content = b"\x80\2" + inside(b"EnsembledModel", b"models", members) + b"."
+            new.writestr(info.filename, content)
+    return out.getvalue()
+
+
+def test_aimnet2_by_name(tmp_path, monkeypatch):
+    """A wheel with a file of the format of the published one, and other weights."""
+    data = wheel(tmp_path)
+    with served("aimnet2-wb97m-d3", data, tmp_path, monkeypatch, TINY) as server:
+        server.faults = [9_000]
+        model = lesff.load("aimnet2-wb97m-d3", offline=False)
+        assert [r.get("range") for r in server.requests] == [None, "bytes=9000-"]
+    assert model.source.origin == "published"
+    assert "Auto3D/models/aimnet2_wb97m_ens_f.jpt" in model.card
+    assert "- Licence: MIT (https://opensource.org/license/mit)" in model.card
+    atoms = ase.build.molecule("CH3OH")
+    out = model.predict(atoms, ["energy", "forces", "charges", "dipole"])
+    assert np.isfinite(out.forces).all()
+    assert lesff.load("aimnet2-wb97m-d3", offline=True).source.origin == "cache"
+
+
+def test_another_wheel_is_refused(tmp_path, monkeypatch):
+    data = wheel(tmp_path)
+    with served("aimnet2-wb97m-d3", data, tmp_path, monkeypatch, TINY) as server:
+        server.files["file"] = data[:-1] + bytes([data[-1] ^ 1])
+        with pytest.raises(IntegrityError, match="is not the published file: its sha256 must be"):
+            lesff.load("aimnet2-wb97m-d3", offline=False)
+        assert not (tmp_path / "cache" / "models").exists() or not any(
+            (tmp_path / "cache" / "models").rglob("config.json")
+        )
+
+
+def test_a_wheel_without_the_file_or_the_member_is_refused(tmp_path, monkeypatch):
+    data = wheel(tmp_path, member="Auto3D/other.jpt")
+    with (
+        served("aimnet2-wb97m-d3", data, tmp_path, monkeypatch, TINY),
+        pytest.raises(IntegrityError, match=r"has no member Auto3D/models/aimnet2_wb97m_ens_f"),
+    ):
+        lesff.load("aimnet2-wb97m-d3", offline=False)
+
+
+def test_a_missing_member_of_the_ensemble_is_named(tmp_path, monkeypatch):
+    data = wheel(tmp_path, head=b"7")
+    with (
+        served("aimnet2-wb97m-d3", data, tmp_path, monkeypatch, TINY),
+        pytest.raises(UnsupportedInputError, match="members of the archive, 7, got '0'"),
+    ):
+        lesff.load("aimnet2-wb97m-d3", offline=False)

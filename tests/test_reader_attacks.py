@@ -345,13 +345,6 @@ def test_other_files_are_refused(tmp_path):
         read_checkpoint(tmp_path)
 
 
-def test_torchscript_is_refused(tmp_path):
-    path = archive(
-        tmp_path / "m.pt", stream(b"}"), **{"code/__torch__.py": b"", "constants.pkl": b""}
-    )
-    refused(path, "TorchScript")
-
-
 def test_trailing_bytes_and_prefixes_are_refused(tmp_path):
     path = archive(tmp_path / "m.model", stream(b"}"))
     good = path.read_bytes()

@@ -29,6 +29,7 @@ PATTERNS = {
     "successor": manifest._SUCCESSOR,
     "bibtex": manifest._CITATION_KEY,
     "path": files.PATH,
+    "member": files.PATH,
     "sha256": files.SHA256,
     "git_blob": files.GIT_ID,
     "commit": files.GIT_ID,

@@ -72,6 +72,7 @@ class Model:
     git_blob: str | None = None
     sha256: str | None = None
     size: int | None = None
+    member: str | None = None
     head: str | None = None
     aliases: tuple[str, ...] = ()
     total_charge: tuple[int, int] = (0, 0)
@@ -88,6 +89,7 @@ class Model:
             "git_blob": self.git_blob,
             "sha256": self.sha256,
             "head": self.head,
+            "member": self.member,
         }
         return {
             "name": self.name,
@@ -444,9 +446,50 @@ def nequix_models() -> list[Model]:
     return [base, *others]
 
 
+AUTO3D = (
+    "https://files.pythonhosted.org/packages/93/f9/"
+    "a7e766a53069085f7c0945631fbb0172939107b3913724b16547ec4088fe/Auto3D-2.3.1-py3-none-any.whl"
+)
+"""The wheel, by a group of the same authors, that the archives of AIMNet2 come in."""
+
+
+def aimnet2_models() -> list[Model]:
+    """The four members of AIMNet2 with wB97M-D3, which are one file."""
+    base = Model(
+        name="aimnet2-wb97m-d3",
+        url=AUTO3D,
+        description="AIMNet2, first of four: neutral and charged molecules of 14 elements.",
+        level_of_theory="wB97M-D3(BJ)/def2-TZVPP",
+        elements=(1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53),
+        terms=MIT,
+        bibtex=("Anstine2025AIMNet2", "Grimme2010D3", "Grimme2011BJ", "Liu2022Auto3D"),
+        citation="Anstine et al., Chem. Sci. 16, 10228 (2025)",
+        home="https://github.com/isayevlab/AIMNet2",
+        url_from="PyPI, Auto3D 2.3.1",
+        sha256="bff5fbdd0d57b5a9d3d0d40ac4f6c10634cbc685c692a926c41e2e73f82a72f1",
+        size=49968311,
+        member="Auto3D/models/aimnet2_wb97m_ens_f.jpt",
+        head="0",
+        total_charge=(-10, 10),
+    )
+    others = [
+        replace(
+            base,
+            name=f"aimnet2-wb97m-d3-{head}",
+            head=str(head),
+            description=f"AIMNet2, {place} of four: neutral and charged molecules of 14 elements.",
+        )
+        for head, place in enumerate(("second", "third", "fourth"), start=1)
+    ]
+    return [base, *others]
+
+
 def manifest_files() -> dict[str, str]:
     """File name -> content of every manifest file of a published model."""
-    models = [*off_models(), *materials_models(), *nequix_models(), *les_fit_models()]
+    models = [
+        *off_models(), *materials_models(), *nequix_models(), *les_fit_models(),
+        *aimnet2_models(),
+    ]  # fmt: skip
     return {
         f"{model.name}.json": json.dumps(model.to_manifest(), indent=1, ensure_ascii=False) + "\n"
         for model in models

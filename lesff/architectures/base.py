@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from lesff.atoms.graph import AtomGraph
+from lesff.electrostatics.charges.sharing import CarriedCharges
 from lesff.nn.contacts import ClosePairs
 from lesff.nn.edge_tables import Topology
 
@@ -32,6 +33,7 @@ class ArchitectureOutput:
         pairs: pairs of neighbours at the distances that the architecture learns of, none left out
             that is closer than the cutoff; None: not handed out.
         exact_pairs: the same at their distances, where those level off; None: they do not.
+        carried: charges that the layers pass on; None for an architecture without.
     """
 
     node_energy: Tensor
@@ -40,10 +42,16 @@ class ArchitectureOutput:
     equivariants: list[list[Tensor]] = field(default_factory=list)
     pairs: ClosePairs | None = None
     exact_pairs: ClosePairs | None = None
+    carried: CarriedCharges | None = None
 
 
 class Architecture(nn.Module, ABC):
-    """A short-range model. Knows nothing of charges, reference energies or derivatives.
+    """A short-range model. Knows nothing of electrostatics, reference energies or derivatives.
+
+    Most know nothing of charges either. One that carries charges from layer to layer, which sum to
+    the total charge, hands them out (:class:`CarriedCharges`); the head ``"carried"`` makes them
+    those of the potential. All its results are then functions of the receptive field at given
+    ``potentials``.
 
     Attributes:
         cutoff: Edge cutoff in A.
@@ -54,6 +62,8 @@ class Architecture(nn.Module, ABC):
         equivariant_channels: Channels of these features, one number per order; as many as of the
             invariants if not given.
         has_layer_features: Whether ``forward`` takes ``layer_features``.
+        n_potentials: Numbers per system by which carried charges depend on their whole system; 0
+            for an architecture without, whose ``forward`` takes no ``potentials``.
     """
 
     cutoff: float
@@ -62,6 +72,7 @@ class Architecture(nn.Module, ABC):
     equivariant_layers: tuple[int, ...] = ()
     equivariant_channels: tuple[int, ...] | None = None
     has_layer_features: bool = False
+    n_potentials: int = 0
 
     @abstractmethod
     def topology(self, graph: AtomGraph) -> Topology:
@@ -96,6 +107,9 @@ class Architecture(nn.Module, ABC):
                 ``len(equivariant_layers)``.
             first_layer_state: Called once, between the first layer and the second; what it gives is
                 added to what the second one reads, and to nothing else.
+
+        An architecture that carries charges takes ``potentials``, (n_systems, n_potentials), too:
+        those that are given instead of the ones that the total charges ask for.
         """
 
     @abstractmethod

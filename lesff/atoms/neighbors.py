@@ -75,7 +75,7 @@ def find_neighbors(
             distances, a cell without volume, images of an atom that overlap, and more neighbours
             than a structure of atoms can have.
     """
-    first, second, shifts, distances = _half_of_pairs(positions, cell, pbc, cutoff)
+    first, second, shifts, distances = find_pairs(positions, cell, pbc, cutoff)
     return _both_ways(
         first,
         second,
@@ -85,10 +85,24 @@ def find_neighbors(
     )
 
 
-def _half_of_pairs(
+def find_pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Each pair once: both atoms, shifts (n_pairs, 3) and lengths; as :func:`find_neighbors`."""
+    """Each pair of :func:`find_neighbors` once, in any order.
+
+    Args:
+        positions: (n_atoms, 3) in A.
+        cell: (3, 3) in A.
+        pbc: (3,) bool.
+        cutoff: in A.
+
+    Returns:
+        Both atoms, (n_pairs,) each, cell shifts from the first to the second, (n_pairs, 3), and
+        lengths in A.
+
+    Raises:
+        StructureError: as :func:`find_neighbors`.
+    """
     if not np.isfinite(cell[pbc]).all():
         raise StructureError(f"the cell must be finite, got {cell.tolist()}")
     box = _complete_cell(cell, pbc) if pbc.any() else np.zeros((3, 3))
@@ -204,7 +218,7 @@ class VerletList:
         kept = self._kept
         if kept is None or not self._is_valid(positions, cell, pbc):
             # a new search; the edge with the lower index of the two stands for the pair
-            pairs = _half_of_pairs(positions, cell, pbc, self.cutoff + self.skin)
+            pairs = find_pairs(positions, cell, pbc, self.cutoff + self.skin)
             kept = self._kept = _both_ways(*pairs, _canonical)
             self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
             pairs = np.flatnonzero(np.arange(len(kept.reverse_edge)) < kept.reverse_edge)

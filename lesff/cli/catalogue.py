@@ -96,6 +96,7 @@ def show_unfetched(entry: ModelEntry, version: VersionEntry, *, as_json: bool) -
         "file": source.url,
         "size": _size(version),
         "hash": ", ".join(known) or "none known: the first fetch records it",
+        "inside": source.member or "",
         "head": source.head or "",
         "citation": entry.citation,
     }

@@ -16,7 +16,7 @@ import click
 def convert_command(
     source: Path, folder: Path, head: str | None, *, all_heads: bool, overwrite: bool
 ) -> None:
-    """Convert a MACE, MACELES or Nequix file to a model folder; nothing in it is executed."""
+    """Convert a MACE, MACELES, AIMNet2 or Nequix file to a model folder; nothing is executed."""
     if head is not None and all_heads:
         raise click.UsageError("--head and --all-heads exclude each other")
     # start-up: help needs nothing that computes

@@ -25,8 +25,12 @@ _MAX_REPEATED = 2**24
 _MAX_SMALL_MEMBER = 64
 _MEMBER = re.compile(
     r"[^/\\\x00-\x1f]{1,255}/(data\.pkl|byteorder|version|data/[0-9]{1,9}"
-    r"|\.data/serialization_id|\.format_version|\.storage_alignment)"
+    r"|\.data/(?:serialization_id|version)|\.format_version|\.storage_alignment"
+    r"|constants\.pkl|constants/[0-9]{1,9})"
 )
+_UNREAD = re.compile(r"[^/\\\x00-\x1f]{1,255}/((?:code|extra)/[^\\\x00-\x1f]{1,1024})")
+"""Members of a TorchScript archive that are never read: code, its debug data, notes of its author.
+"""
 _STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
@@ -88,28 +92,33 @@ def check_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if name in members:
             raise RefusedError(f"it has two members {info.filename!r}")
         members[name] = info
-        total += info.file_size
+        total += info.compress_size if is_unread(info) else info.file_size
     if archive.fp is None or total > archive.fp.seek(0, 2):
         raise RefusedError("its members are together larger than the file")
     if "data.pkl" not in members or len(folders) != 1:
         raise RefusedError("it has no single folder with data.pkl, so it is no torch checkpoint")
-    if members["data.pkl"].file_size > MAX_PICKLE_BYTES:
-        raise RefusedError(f"its data.pkl has more than {MAX_PICKLE_BYTES} bytes")
+    for name in ("data.pkl", "constants.pkl"):
+        if name in members and members[name].file_size > MAX_PICKLE_BYTES:
+            raise RefusedError(f"its {name} has more than {MAX_PICKLE_BYTES} bytes")
     return members
+
+
+def is_unread(info: zipfile.ZipInfo) -> bool:
+    """Whether a member is code or a note of a TorchScript archive, which is never read."""
+    return _UNREAD.fullmatch(info.filename) is not None
 
 
 def _check_member(info: zipfile.ZipInfo) -> str:
     shown = repr(info.orig_filename[:80])
-    match = _MEMBER.fullmatch(info.filename)
-    if "/code/" in info.filename or info.filename.endswith("/constants.pkl"):
-        raise RefusedError("it is a TorchScript archive", "use the eager model's file")
+    match = _MEMBER.fullmatch(info.filename) or _UNREAD.fullmatch(info.filename)
     if (
         match is None
         or info.orig_filename != info.filename
         or info.filename.startswith(("./", "../"))
     ):
         raise RefusedError(f"its member {shown} is not one of a torch checkpoint")
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+    is_stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+    if not (is_stored or is_unread(info)):
         raise RefusedError(f"its member {shown} is compressed", RESAVE)
     if info.flag_bits & 0x1:
         raise RefusedError(f"its member {shown} is encrypted", RESAVE)
@@ -140,11 +149,23 @@ class Storage:
 
 
 class Storages:
-    """Storages of one archive, each read once, so that views keep sharing memory."""
+    """Storages of one archive, each read once, so that views keep sharing memory.
 
-    def __init__(self, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> None:
+    Args:
+        archive: The archive.
+        members: Its members by their names below its one folder.
+        folder: Folder of the storages: ``"data"``, or ``"constants"`` of a TorchScript archive.
+    """
+
+    def __init__(
+        self,
+        archive: zipfile.ZipFile,
+        members: dict[str, zipfile.ZipInfo],
+        folder: str = "data",
+    ) -> None:
         self.archive = archive
         self.members = members
+        self.folder = folder
         self.loaded: dict[str, Storage] = {}
         self.written_out = 0
 
@@ -166,7 +187,7 @@ class Storages:
         return storage
 
     def _read(self, key: str, dtype: torch.dtype, count: int) -> Tensor:
-        info = self.members.get(f"data/{key}")
+        info = self.members.get(f"{self.folder}/{key}")
         if info is None or info.file_size != count * dtype.itemsize:
             raise RefusedError(f"its storage {key[:20]!r} is missing or not of {count} elements")
         if count == 0:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lesff.convert.aimnet2 import aimnet2_heads, convert_aimnet2, is_aimnet2
 from lesff.convert.mace.model import convert_mace, mace_heads
 from lesff.convert.nequix.model import convert_nequix
 from lesff.convert.nequix.reader import is_nqx, read_nqx
@@ -86,10 +87,10 @@ def convert_checkpoint(
     head: str | None = None,
     attribution: Attribution | None = None,
 ) -> ModelConfig:
-    """Convert a published MACE, ScaleShiftMACE, MACELES or Nequix model to a model folder.
+    """Convert a published MACE, ScaleShiftMACE, MACELES, AIMNet2 or Nequix file to a model folder.
 
     Args:
-        source: The ``.model`` file of MACE, or the ``.nqx`` file of Nequix.
+        source: The file: ``.model`` of MACE, ``.jpt`` of AIMNet2, ``.nqx`` of Nequix.
         folder: Model folder to write.
         overwrite: Replace a model folder that is already there.
         head: Which output head to convert, for files with several.
@@ -135,7 +136,8 @@ def _converted(source: Path, head: str | None, provenance: dict[str, str]) -> tu
             raise UnsupportedInputError(f"a Nequix file has no heads, got head {head!r}")
         return convert_nequix(read_nqx(source), provenance=provenance), "Nequix"
     root = read_checkpoint(source)
-    return convert_mace(root, head=head, provenance=provenance), root.path
+    convert = convert_aimnet2 if is_aimnet2(root) else convert_mace
+    return convert(root, head=head, provenance=provenance), root.path
 
 
 def checkpoint_heads(source: Path) -> list[str]:
@@ -147,7 +149,8 @@ def checkpoint_heads(source: Path) -> list[str]:
     """
     if source.is_file() and is_nqx(source):
         return []
-    return mace_heads(read_checkpoint(source))
+    root = read_checkpoint(source)
+    return aimnet2_heads(root) if is_aimnet2(root) else mace_heads(root)
 
 
 def head_folder(head: str) -> str:

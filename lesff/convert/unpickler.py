@@ -271,6 +271,18 @@ class InertUnpickler:
         """Value of `OrderedDict()`."""
         return {}
 
+    def make_list(self, values: Any) -> list[Any]:
+        """Value of `build_intlist(list)` and its kin, how TorchScript writes typed lists."""
+        if type(values) is not list:
+            raise TypeError
+        return values
+
+    def make_tagged(self, value: Any, tag: Any) -> Any:
+        """Value of `restore_type_tag(value, type)`: the value, the type is dropped."""
+        if type(tag) is not str:
+            raise TypeError
+        return value
+
     def make_bytes(self, text: Any = "", encoding: Any = "latin1") -> bytes:
         """Value of `codecs.encode(text, "latin1")`, how protocol 2 writes bytes."""
         if type(text) is not str or encoding not in ("latin1", "latin-1"):
@@ -323,6 +335,11 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch.Size": InertUnpickler.make_size,
     "torch._utils._rebuild_tensor_v2": InertUnpickler.make_tensor,
     "torch._utils._rebuild_parameter": InertUnpickler.make_parameter,
+    **{
+        f"torch.jit._pickle.build_{kind}list": InertUnpickler.make_list
+        for kind in ("int", "double", "bool", "tensor")
+    },
+    "torch.jit._pickle.restore_type_tag": InertUnpickler.make_tagged,
 }
 """Globals whose call gives a value instead of a record; each is computed here, not imported."""
 

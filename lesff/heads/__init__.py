@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes
+from lesff.heads.carried import CarriedHead
 from lesff.heads.config import HEAD_NAMES, HeadName, LongRangeConfig, MultipoleConfig
 from lesff.heads.edge import EdgeHead
 from lesff.heads.free import FreeHead
@@ -17,6 +18,7 @@ HEADS: dict[HeadName, Callable[[LongRangeConfig, HeadSizes], ChargeModel]] = {
     "qeq-local": LocalQEqHead,
     "edge": EdgeHead,
     "fukui": FukuiHead,
+    "carried": CarriedHead,
 }
 """Name in ``config.json`` -> class."""
 

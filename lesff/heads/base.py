@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from lesff.atoms.graph import AtomGraph, edge_vectors, first_edges
 from lesff.atoms.segments import shift_to_total
+from lesff.electrostatics.charges.sharing import CarriedCharges
 from lesff.electrostatics.moments.multipoles import Multipoles
 from lesff.electrostatics.moments.point_charges import SitePotential
 from lesff.electrostatics.sums.settings import EwaldSettings
@@ -58,6 +59,7 @@ class HeadSizes:
         equivariant_layers: Layers with features of order 1, 2, ...
         equivariant_channels: Channels of these features, one number per order; as many as of the
             invariants if not given.
+        carries_charges: Whether the architecture makes charges itself.
     """
 
     channels: int
@@ -65,6 +67,7 @@ class HeadSizes:
     n_elements: int
     cutoff: float
     equivariant_layers: tuple[int, ...] = ()
+    carries_charges: bool = False
     equivariant_channels: tuple[int, ...] | None = None
 
     def channels_of(self, order: int) -> int:
@@ -92,6 +95,7 @@ class HeadInput:
         limits: (n_atoms,) largest latent charges in e, or None for charges without limit.
         state_charges: (n_atoms,) charges of the local state in e, which sum to the total charge and
             which every head but ``"qeq"`` starts from; None for a model without.
+        carried: Charges that the architecture makes itself, if it does.
     """
 
     invariants: list[Tensor]
@@ -104,6 +108,7 @@ class HeadInput:
     limits: Tensor | None = None
     state_charges: Tensor | None = None
     surroundings: SitePotential | None = None
+    carried: CarriedCharges | None = None
 
     def neighbours(self) -> ClosePairs:
         """Pairs of neighbours, in the order of their first edges where they are the graph's."""

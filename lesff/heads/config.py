@@ -11,7 +11,7 @@ from lesff.errors import ConfigError
 from lesff.nn.readout import ReadoutConfig
 from lesff.units import EWALD_PREFACTOR
 
-HeadName = Literal["latent", "shifted", "qeq", "qeq-local", "edge", "fukui"]
+HeadName = Literal["latent", "shifted", "qeq", "qeq-local", "edge", "fukui", "carried"]
 HEAD_NAMES: tuple[HeadName, ...] = get_args(HeadName)
 
 
@@ -151,6 +151,8 @@ class LongRangeConfig:
         multipoles: Moments beyond charges, or None.
         charge_limits: Largest latent charge of each element in e, in the order of ``elements``, or
             None for charges without limit; :func:`charge_limits_of` gives those of our recipes.
+        onset: Distance in A up to which the interaction of a pair of point charges fades in, or
+            None for Gaussian charges; see :mod:`lesff.electrostatics.onset`.
     """
 
     head: HeadName = "latent"
@@ -168,6 +170,7 @@ class LongRangeConfig:
     reference_charges: tuple[float, ...] | None = None
     multipoles: MultipoleConfig | None = None
     charge_limits: tuple[float, ...] | None = None
+    onset: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError for options without meaning."""
@@ -197,6 +200,7 @@ class LongRangeConfig:
                 "`long_range.reference_charges` must be finite numbers in e, got "
                 f"{self.reference_charges}"
             )
+        self._check_onset()
         # the field of dipoles would have to enter the equations of the charges
         if self.multipoles is not None and self.head == "qeq":
             raise ConfigError(
@@ -230,6 +234,25 @@ class LongRangeConfig:
             if not is_good:
                 got = getattr(self, name)
                 raise ConfigError(f"`long_range.{name}` must be {expected}, got {str(got)[:80]}")
+
+    def _check_onset(self) -> None:
+        """Raise ConfigError for charges whose interaction does not fade in."""
+        if self.head == "carried" and (self.residual or self.charge_limits is not None):
+            raise ConfigError(
+                "`long_range.residual` and `long_range.charge_limits` must be left out for the "
+                "head 'carried', whose charges are those of the architecture"
+            )
+        if self.onset is None:
+            return
+        if not 0.0 < self.onset < 1000.0:
+            raise ConfigError(
+                f"`long_range.onset` must be null or in (0, 1000) A, got {self.onset!r}"
+            )
+        if self.head == "qeq" or self.multipoles is not None:
+            raise ConfigError(
+                "`long_range.onset` must be null for the head 'qeq' and for multipoles, whose "
+                "equations have the interaction of Gaussian charges"
+            )
 
     def _check_bases(self) -> None:
         """Raise ConfigError for heads that cannot lie below this one."""

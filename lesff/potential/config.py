@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from lesff.architectures import ARCHITECTURES
+from lesff.electrostatics.d3 import D3Config
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
@@ -40,6 +41,7 @@ class ModelConfig:
         energy_scale: Factor of the interaction energy, eV.
         long_range: Latent electrostatics, or None for a short-range model.
         dispersion: Dispersion between all atoms, or None for a model without.
+        d3: Dispersion D3(BJ) instead, with tables among the weights.
         total_charge: Lowest and highest trained total charge in e.
         spin_multiplicity: Lowest and highest trained multiplicity.
         state_embedding: Whether total charge and spin enter the node features.
@@ -65,6 +67,7 @@ class ModelConfig:
     energy_scale: float = 1.0
     long_range: LongRangeConfig | None = None
     dispersion: DispersionConfig | None = None
+    d3: D3Config | None = None
     total_charge: tuple[int, int] = (0, 0)
     spin_multiplicity: tuple[int, int] = (1, 1)
     state_embedding: bool = False
@@ -119,6 +122,10 @@ class ModelConfig:
                 f"`{given[0]}` and `{given[1]}` exclude each other, got both: a model has one "
                 "input for total charge and spin"
             )
+        if self.dispersion is not None and self.d3 is not None:
+            raise ConfigError(
+                "`dispersion` and `d3` exclude each other, got both: each is all of the dispersion"
+            )
         if self.wall not in (None, "zbl"):
             raise ConfigError(f"`wall` must be null or 'zbl', got {self.wall!r}")
         if self.energy_floor is not None and not 0.0 < self.energy_floor <= MAX_FLOOR:
@@ -157,10 +164,10 @@ class ModelConfig:
         data = asdict(self)
         # what most models lack is left out: an earlier lesff reads such a folder, too
         if self.long_range is not None:
-            for name in ("bases", "charge_limits"):
+            for name in ("bases", "charge_limits", "onset"):
                 if not data["long_range"][name]:
                     del data["long_range"][name]
-        for name in ("local_state", "wall", "energy_floor"):
+        for name in ("local_state", "wall", "energy_floor", "d3"):
             if not data[name]:
                 del data[name]
         data["architecture"] = {

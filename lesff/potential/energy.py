@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lesff.autograd import gradients
+from lesff.electrostatics.charges.sharing import CarriedCharges
 from lesff.electrostatics.moments.point_charges import SitePotential
 from lesff.heads import HeadOutput
 from lesff.nn.local_state import LocalStates
@@ -27,9 +28,11 @@ class EnergyTerms:
         coulomb_energy: (n_systems,) Coulomb energy of the permanent moments in eV, if any.
         dispersion_energy: (n_systems,) part of ``energy_lr`` in eV, or None without dispersion.
         dispersion_coefficients: (n_atoms,) ``sqrt(C6)`` of the model's dispersion, if any.
+        dispersion_shares: (n_atoms,) shares of the atoms in eV, float64, where they are known.
         invariants: One (n_atoms, channels) tensor per layer.
         states: Charges and spins of a local state, if the model has one.
         surroundings: Potential of the graph's point charges at the atoms, if it has any.
+        carried: Charges that the architecture makes itself, if it does.
     """
 
     node_energy: Tensor
@@ -41,21 +44,21 @@ class EnergyTerms:
     coulomb_energy: Tensor | None = None
     dispersion_energy: Tensor | None = None
     dispersion_coefficients: Tensor | None = None
+    dispersion_shares: Tensor | None = None
     invariants: list[Tensor] = field(default_factory=list)
     states: LocalStates | None = None
     surroundings: SitePotential | None = None
+    carried: CarriedCharges | None = None
 
     @property
     def potentials(self) -> Tensor | None:
         """(n_systems, k) numbers by which charges depend on their whole system, or None.
 
-        Those of the local state, then those of the charge head.
+        Those of the architecture, those of the local state, then those of the charge head.
         """
-        head = None if self.head is None else self.head.potentials
-        if self.states is None:
-            return head
-        own = self.states.potentials
-        return own if head is None else torch.cat([own, head], dim=1)
+        sources = (self.carried, self.states, self.head)
+        found = [x.potentials for x in sources if x is not None and x.potentials is not None]
+        return torch.cat(found, dim=1) if found else None
 
     def parts(self) -> dict[str, Tensor]:
         """Parts of the energy by the names of :data:`lesff.quantities.QUANTITIES`."""
@@ -87,6 +90,8 @@ def atomic_energies(terms: EnergyTerms, *, create_graph: bool, keep_graph: bool)
         keep_graph: Keep the graph of the Coulomb energy.
     """
     energy = terms.node_energy
+    if terms.dispersion_shares is not None:
+        energy = energy + terms.dispersion_shares
     if terms.dispersion_energy is not None and terms.dispersion_coefficients is not None:
         c = terms.dispersion_coefficients
         (slope,) = gradients(

@@ -17,11 +17,13 @@ from lesff.atoms.graph import AtomGraph, ExactGeometry, lattice_offset, strained
 from lesff.atoms.segments import segment_sum
 from lesff.autograd import plain_arithmetic
 from lesff.electrostatics.coulomb import latent_energy
+from lesff.electrostatics.d3 import D3
 from lesff.electrostatics.dispersion import Dispersion
 from lesff.electrostatics.moments.born import CHUNK_ATOMS, BornMode
 from lesff.electrostatics.moments.field import site_potential, with_field_leaf
 from lesff.electrostatics.moments.point_charges import SitePotential, potential_of
 from lesff.electrostatics.moments.totals import neutralised
+from lesff.electrostatics.onset import onset_energy
 from lesff.electrostatics.sums.plan import SLAB, plan_coulomb
 from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
@@ -98,6 +100,7 @@ class Potential(nn.Module):
         self.dispersion = (
             None if config.dispersion is None else Dispersion(config.dispersion, config.elements)
         )
+        self.d3 = None if config.d3 is None else D3(config.d3, config.elements)
         self.state_embedding = (
             StateEmbedding(n_elements=n_elements, channels=channels)
             if config.state_embedding
@@ -175,6 +178,7 @@ class Potential(nn.Module):
             cutoff=self.architecture.cutoff,
             equivariant_layers=self.architecture.equivariant_layers,
             equivariant_channels=self.architecture.equivariant_channels,
+            carries_charges=self.architecture.n_potentials > 0,
         )
 
     @property
@@ -202,7 +206,7 @@ class Potential(nn.Module):
         dipoles_respond = chosen is not None and chosen.induces_dipoles
         return Traits(
             has_charges=head is not None,
-            has_dispersion=self.dispersion is not None,
+            has_dispersion=self.dispersion is not None or self.d3 is not None,
             has_uncertainty=self.uncertainty is not None,
             has_atomic_dipoles=chosen is not None and chosen.has_dipoles,
             has_atomic_quadrupoles=chosen is not None and chosen.quadrupoles,
@@ -280,8 +284,8 @@ class Potential(nn.Module):
         """
         if not self.can_plan:
             raise PropertyError(
-                "steps of a model with charge equilibration, multipoles or the joint embedding of "
-                "published models cannot be planned: leave out `plan`"
+                "steps of a model with charge equilibration, multipoles, D3 or the joint embedding "
+                "of published models cannot be planned: leave out `plan`"
             )
         self._check_elements(graph)
         check_properties({"energy", "forces"}, graph, self.traits)
@@ -307,7 +311,8 @@ class Potential(nn.Module):
     def can_plan(self) -> bool:
         """Whether steps run without a look at the numbers, so that :meth:`plan` is possible."""
         asks = self.charge_head is not None and self.charge_head.asks_host
-        return self.joint_embedding is None and self.multipole_head is None and not asks
+        has_tables = self.joint_embedding is not None or self.d3 is not None
+        return not has_tables and self.multipole_head is None and not asks
 
     def born_effective_charges(
         self,
@@ -393,17 +398,20 @@ class Potential(nn.Module):
             node_energy = node_energy + contacts.wall.to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         # dispersion depends on elements and positions only
-        coefficients, attraction = None, None
+        coefficients, attraction, shares = None, None, None
         if dispersion and self.dispersion is not None:
             groups = None if plan is None else plan.dispersion
             coefficients, attraction = self.dispersion(graph, element, groups)
+        if dispersion and self.d3 is not None:
+            shares = self.d3(graph, element)
+            attraction = segment_sum(shares, graph.batch, graph.n_systems)
         # charges, and the energy of their interaction
         head, coulomb, energy_lr = None, None, torch.zeros_like(energy_sr)
         surroundings = self._surroundings(graph)
         if self.charge_head is not None and self.ewald is not None:
             states = None if local is None else local.states
             head = self._charges(graph, output, element, states, surroundings)
-            coulomb, energy_lr = self._electrostatics(graph, head, plan)
+            coulomb, energy_lr = self._electrostatics(graph, head, output, plan)
         if attraction is not None:
             energy_lr = energy_lr + attraction
         return EnergyTerms(
@@ -416,9 +424,11 @@ class Potential(nn.Module):
             coulomb_energy=coulomb,
             dispersion_energy=attraction,
             dispersion_coefficients=coefficients,
+            dispersion_shares=shares,
             invariants=output.invariants,
             states=None if local is None else local.states,
             surroundings=surroundings,
+            carried=output.carried,
         )
 
     def _surroundings(self, graph: AtomGraph) -> SitePotential | None:
@@ -476,6 +486,7 @@ class Potential(nn.Module):
             pairs=output.pairs,
             limits=self._limits(element, graph.positions.dtype),
             state_charges=None if states is None else states.charges,
+            carried=output.carried,
         )
         head = charge_head(inputs)
         if self.multipole_head is not None:
@@ -486,7 +497,7 @@ class Potential(nn.Module):
         return head
 
     def _electrostatics(
-        self, graph: AtomGraph, head: HeadOutput, plan: StepPlan | None
+        self, graph: AtomGraph, head: HeadOutput, output: ArchitectureOutput, plan: StepPlan | None
     ) -> tuple[Tensor | None, Tensor]:
         """Coulomb energy of the permanent moments, if any, and the whole electrostatic energy.
 
@@ -497,11 +508,33 @@ class Potential(nn.Module):
             groups = None if plan is None else plan.coulomb
             _, settings = self._electrostatic_parts()
             coulomb = latent_energy(head.coulomb, graph, settings, plan=groups)
+            if self.onset is not None:
+                coulomb = coulomb + self._onset_energy(head.coulomb, graph, output)
         energy = graph.positions.new_zeros(graph.n_systems) if coulomb is None else coulomb
         # what it costs to charge and polarise the atoms
         if head.response_energy is not None:
             energy = energy + head.response_energy
         return coulomb, energy.to(torch.float64)
+
+    @property
+    def onset(self) -> float | None:
+        """Distance in A up to which the interaction of charges fades in, or None."""
+        return None if self.config.long_range is None else self.config.long_range.onset
+
+    def _onset_energy(
+        self, charges: Tensor, graph: AtomGraph, output: ArchitectureOutput
+    ) -> Tensor:
+        """Coulomb energy of close pairs beyond that of Gaussian charges, (n_systems,) in eV."""
+        _, settings = self._electrostatic_parts()
+        pairs = output.pairs if output.exact_pairs is None else output.exact_pairs
+        if self.onset is None or pairs is None:
+            raise ConfigError(
+                "`long_range.onset` must be null for an architecture that does not hand out its "
+                "pairs"
+            )
+        return onset_energy(
+            charges, pairs.distance, pairs.first, pairs.second, graph, settings, self.onset
+        )
 
     def _limits(self, element: Tensor, dtype: torch.dtype) -> Tensor | None:
         """Largest latent charges, (n_atoms,) in e, or None for charges without limit."""
@@ -536,19 +569,17 @@ class Potential(nn.Module):
 
         ``layer_features`` may take part, see :attr:`Architecture.has_layer_features`.
 
-        At given (n_systems, k) ``potentials``, those of a local state if the model has one and then
-        of :class:`lesff.heads.base.HeadOutput`, or before any constraint. Raises PropertyError for
-        a model without charges.
+        At given (n_systems, k) ``potentials``, those of the architecture and of a local state if
+        the model has such and then of :class:`lesff.heads.base.HeadOutput`, or before any
+        constraint. Raises PropertyError for a model without charges.
         """
         charge_head, settings = self._electrostatic_parts()
         element = self.element_row[graph.atomic_numbers]
-        own, rest = None, potentials
-        if self.local_state is not None:
-            n_own = LocalState.N_POTENTIALS
-            own = graph.positions.new_zeros(graph.n_systems, n_own)
-            if potentials is not None:
-                own = potentials[:, :n_own]
-                rest = potentials[:, n_own:] if potentials.shape[1] > n_own else None
+        n_carried = self.architecture.n_potentials
+        n_own = 0 if self.local_state is None else LocalState.N_POTENTIALS
+        if potentials is None:
+            potentials = graph.positions.new_zeros(graph.n_systems, n_carried + n_own)
+        carried, own, rest = torch.tensor_split(potentials, [n_carried, n_carried + n_own], dim=1)
         local = self._first_layer_state(graph, element, own)
         output = self.architecture(
             graph,
@@ -556,6 +587,7 @@ class Potential(nn.Module):
             tabulated=self.radial == "table",
             **({} if local is None else {"first_layer_state": local}),
             **({} if layer_features is None else {"layer_features": layer_features}),
+            **({"potentials": carried} if n_carried else {}),
         )
         x = HeadInput(
             invariants=output.invariants,
@@ -565,8 +597,9 @@ class Potential(nn.Module):
             pairs=output.pairs,
             limits=self._limits(element, graph.positions.dtype),
             state_charges=None if local is None else local.states.charges,
+            carried=output.carried,
         )
-        return charge_head.at_potentials(x, rest)
+        return charge_head.at_potentials(x, rest if rest.shape[1] else None)
 
     def reference_charges(self, graph: AtomGraph) -> Tensor | None:
         """``long_range.reference_charges`` of the atoms, (n_atoms,) in e, or None without them."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture, ArchitectureOutput
-from lesff.atoms.graph import build_graph
+from lesff.atoms.graph import AtomGraph, build_graph
 from lesff.atoms.structure import to_structure
 from lesff.nn.coupling import lm_slice
 from lesff.nn.harmonics import solid_harmonics
@@ -158,12 +158,21 @@ def _wigner(l: int, matrix: Tensor) -> Tensor:
 
 
 def _check_receptive_field(contract: Contract, potential: Potential) -> None:
+    """An atom sees so many edges far, at given potentials of charges that layers pass on."""
     architecture = potential.architecture
     before, after = (
-        {"node_energy": architecture(graph_of(potential, atoms), None).node_energy[:1]}
+        {"node_energy": _at_potentials(architecture, graph_of(potential, atoms)).node_energy[:1]}
         for atoms in chains(potential, architecture.n_layers)
     )
     contract.same("receptive field", "chain of atoms", after, before)
+
+
+def _at_potentials(architecture: Architecture, graph: AtomGraph) -> ArchitectureOutput:
+    """Output at potentials of 0.1 e, or as it is for an architecture without."""
+    if not architecture.n_potentials:
+        return architecture(graph, None)
+    given = torch.full_like(graph.positions[: graph.n_systems, :1], 0.1)
+    return architecture(graph, None, potentials=given.expand(-1, architecture.n_potentials))  # pyright: ignore[reportCallIssue]
 
 
 def _check_long_edges(contract: Contract, potential: Potential) -> None:

@@ -113,17 +113,16 @@ def _check_local_charges(
         return
     for name, atoms in structures.items():
         graph = graph_of(potential, atoms, total_charge=1)
-        out = potential.energy_terms(graph).head
-        if out is not None:
-            rest = out.charges - potential.local_charges(graph, None, out.potentials)
+        terms = potential.energy_terms(graph)
+        if terms.charges is not None:
+            rest = terms.charges - potential.local_charges(graph, None, terms.potentials)
             error = float((rest - rest.mean()).abs().max())
             contract.require("receptive field", f"charges of the {name}", error, EXACT, "e")
     pair = [
         graph_of(potential, atoms)
         for atoms in chains(potential, potential.architecture.n_layers + head.extra_hops)
     ]
-    first = potential.energy_terms(pair[0]).head
-    potentials = None if first is None else first.potentials  # those of one, for both
+    potentials = potential.energy_terms(pair[0]).potentials  # those of one, for both
     before, after = (
         {"charges": potential.local_charges(graph, None, potentials)[:1]} for graph in pair
     )

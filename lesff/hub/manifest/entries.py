@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lesff.errors import ManifestError
-from lesff.files import GIT_ID, SHA256, FileEntry, check_portable, require_match
+from lesff.files import GIT_ID, PATH, SHA256, FileEntry, check_portable, require_match
 from lesff.hub.spdx import PERMISSIVE_LICENSES as PERMISSIVE_LICENSES
 from lesff.hub.spdx import is_permissive_license
 from lesff.hub.spec import NAME, REPOSITORY, VERSION, is_safe_url
@@ -55,6 +55,7 @@ class PublishedSource:
         git_blob: Git's id of the file, if known: sha1 of "blob", its size, a zero byte, its bytes.
         sha256: Lower-case hexadecimal digest, if known.
         head: Which output head to convert, for files with several.
+        member: Name of the checkpoint inside of the file, for zip archives such as wheels.
     """
 
     url: str
@@ -65,6 +66,7 @@ class PublishedSource:
     git_blob: str | None = None
     sha256: str | None = None
     head: str | None = None
+    member: str | None = None
 
     def __post_init__(self) -> None:
         """Check the fields; raises ManifestError."""
@@ -83,6 +85,13 @@ class PublishedSource:
             require_match(SHA256, self.sha256, "sha256", "64 lower-case hexadecimal digits")
         if self.head is not None and not self.head:
             raise ManifestError("`head` must be the name of a head or null, got ''")
+        if self.member is not None:
+            require_match(PATH, self.member, "member", "a path of plain names")
+
+    @property
+    def checkpoint(self) -> str:
+        """What the authors call the checkpoint, inside of an archive or not."""
+        return self.filename if self.member is None else self.member.rsplit("/", 1)[-1]
 
     @property
     def has_hash(self) -> bool:

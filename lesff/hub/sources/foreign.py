@@ -18,6 +18,7 @@ from lesff.hub.cache import check_no_links, find_difference, locked, read_record
 from lesff.hub.manifest.entries import ModelEntry, PublishedSource, VersionEntry
 from lesff.hub.sources.download import Download
 from lesff.hub.sources.first_use import Pin, place_key
+from lesff.hub.sources.inside import take_member
 from lesff.hub.time_limit import TimeLimit
 from lesff.model_folder.layout import MODEL_FILES, model_files
 from lesff.plain_data import write_json
@@ -181,8 +182,8 @@ def attribution_of(entry: ModelEntry, version: VersionEntry) -> Attribution:
     source = _source(version)
     return Attribution(
         title=entry.name,
-        filename=source.filename,
-        url=source.url,
+        filename=source.checkpoint,
+        url=source.url if source.member is None else f"{source.url} ({source.member})",
         home=source.home,
         level_of_theory=version.level_of_theory,
         license=entry.license,
@@ -347,7 +348,11 @@ def _convert(
     from lesff.convert.checkpoint import convert_checkpoint
 
     source, attribution = _source(version), attribution_of(entry, version)
-    config = convert_checkpoint(original, new, head=source.head, attribution=attribution)
+    checkpoint = original
+    if source.member is not None:
+        checkpoint = original.with_name("member")
+        take_member(original, source.member, checkpoint)
+    config = convert_checkpoint(checkpoint, new, head=source.head, attribution=attribution)
     if sorted(config.elements) != list(entry.elements):
         raise IntegrityError(
             f"{source.filename} must cover the elements {list(entry.elements)} of "

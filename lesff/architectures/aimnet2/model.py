@@ -1,0 +1,179 @@
+r"""AIMNet2: features of atoms, messages of scalars and vectors, charges that all passes share.
+
+Before each pass ``t`` an atom has features ``a_i`` (A rows, G columns) and, from the second pass
+on, a charge ``q_i``. Both send messages through the radial functions, and a network of all of them
+gives increments. Charges are brought to the total charge after every pass but the last (neural
+charge equilibration):
+
+.. math::
+    q_i = \tilde q_i + f_i^2 \lambda, \qquad
+    \lambda = \frac{Q - \sum_j \tilde q_j}{\sum_j f_j^2 + \epsilon}
+
+with ``\tilde q_i`` the charge before plus its increment. The last pass gives the features that the
+energy is read off. Anstine, Zubatyuk, Isayev, Chem. Sci. 2025.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from lesff.architectures.aimnet2.config import AIMNet2Config
+from lesff.architectures.aimnet2.layer import GaussianShells, Messages, Mixing, Network
+from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState
+from lesff.atoms.element_rows import element_rows
+from lesff.atoms.graph import AtomGraph, vectors_between
+from lesff.electrostatics.charges.sharing import CarriedCharges, shared
+from lesff.nn.contacts import ClosePairs
+from lesff.nn.edge_tables import Topology, build_topology
+
+
+@final
+class AIMNet2(Architecture):
+    """Embedding of elements, message passes with charges, a network of the last features.
+
+    Args:
+        config: Hyper-parameters.
+        elements: Atomic numbers covered, ascending; their position is the element table row.
+    """
+
+    def __init__(self, config: AIMNet2Config, elements: tuple[int, ...]) -> None:
+        super().__init__()
+        self.config = config
+        self.cutoff = config.cutoff
+        self.n_layers = len(config.hidden)
+        self.channels = config.channels
+        # every pass has vectors of its own
+        self.equivariant_layers = (self.n_layers,)
+        self.n_potentials = self.n_layers - 1
+        self.register_buffer("element_row", element_rows(elements), persistent=False)
+        self.element_row: Tensor
+        self.embedding = nn.Parameter(torch.randn(len(elements), config.channels))
+        self.shells = GaussianShells(config)
+        self.feature_mixing = Mixing(config.n_features, config)
+        self.charge_mixing = Mixing(1, config)
+        self.passes = nn.ModuleList(
+            Network((config.inputs(k), *hidden, config.outputs(k)), is_active=is_active)
+            for k, (hidden, is_active) in enumerate(
+                zip(config.hidden, config.active_outputs, strict=True)
+            )
+        )
+        self.energy = Network((config.channels, *config.energy_hidden, 1))
+
+    def topology(self, graph: AtomGraph) -> Topology:
+        """See :class:`Architecture`."""
+        return build_topology(graph, self.element_row)
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        node_state: Tensor | None,
+        *,
+        tabulated: bool = False,
+        topology: Topology | None = None,
+        max_order: int = 0,
+        first_layer_state: FirstLayerState | None = None,
+        potentials: Tensor | None = None,
+    ) -> ArchitectureOutput:
+        """See :class:`Architecture`; radial functions are exact, ``tabulated`` or not."""
+        topology = topology or self.topology(graph)
+        vectors, distance = _pair_vectors(graph, topology)
+        neighbours = ClosePairs(
+            distance=distance,
+            first=topology.pair_sender,
+            second=topology.pair_receiver,
+            z=graph.atomic_numbers,
+        )
+        directions = vectors / distance[:, None]
+        messages = Messages.of(self.shells(distance), directions, topology)
+
+        # a[i, (a, g)] = W[z_i], rows in element order from here on
+        features = self.embedding.index_select(0, topology.node_element)
+        if node_state is not None:
+            features = features + node_state[topology.node_order]
+        batch = graph.batch[topology.node_order]
+        read, charges, raw = features, None, None
+        invariants, sums, found = [], [], []
+        for index, network in enumerate(self.passes):
+            inputs, summed = self._inputs(read, charges, messages)
+            if max_order:
+                sums.append(summed)
+            out = network(inputs)
+            if index == self.n_layers - 1:
+                invariants.append(out)
+                break
+            # increments of the charge, of the features, and the weight f
+            own, weight, change = out[:, 0], out[:, 1], out[:, 2:]
+            raw = own if charges is None else charges + own
+            given = None if potentials is None else potentials[:, index]
+            charges, potential = shared(
+                raw, weight.square(), graph.total_charge, batch, given, self.config.share_floor
+            )
+            found.append(potential)
+            read = features = features + change
+            invariants.append(features)
+            # charge and spin that the atoms' own environment says, for the next pass only
+            if index == 0 and first_layer_state is not None:
+                first = features.index_select(0, topology.node_rank)
+                increment = first_layer_state(first, neighbours)
+                if increment is not None:
+                    read = features + increment[topology.node_order]
+        # everything back in the order of the graph
+        order = topology.node_rank
+        invariants = [x.index_select(0, order) for x in invariants]
+        carried = None
+        if charges is not None and raw is not None:
+            carried = CarriedCharges(
+                local=raw.index_select(0, order),
+                charges=charges.index_select(0, order),
+                potentials=torch.stack(found, dim=1),
+            )
+        return ArchitectureOutput(
+            node_energy=self.energy(invariants[-1]).squeeze(1),
+            invariants=invariants,
+            equivariants=[[self._vectors(x).index_select(0, order) for x in sums]]
+            if max_order
+            else [],
+            pairs=neighbours,
+            exact_pairs=neighbours,
+            carried=carried,
+        )
+
+    def _inputs(
+        self, features: Tensor, charges: Tensor | None, messages: Messages
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs of a network, and the messages of the features, (n, G, 4, A)."""
+        config = self.config
+        # [n, (a, g)] -> [n, g, a]
+        table = features.view(-1, config.n_features, config.n_radial).transpose(1, 2)
+        sums = messages.sums(table.contiguous())
+        parts = [features, self.feature_mixing(sums)]
+        if charges is not None:
+            of_charges = messages.sums_of_charges(charges)
+            parts += [charges[:, None], self.charge_mixing(of_charges)]
+        return torch.cat(parts, dim=1), sums
+
+    @staticmethod
+    def _vectors(sums: Tensor) -> Tensor:
+        """Vectors of the messages in e3nn's order x, y, z, (n, 3, A G)."""
+        # [n, g, (1, x, y, z), a] -> [n, (x, y, z), (a, g)]
+        return sums[:, :, 1:].permute(0, 2, 3, 1).flatten(2)
+
+    @property
+    def n_features(self) -> int:
+        """See :class:`Architecture`."""
+        return self.config.energy_hidden[-1]
+
+    def last_layer_features(self, invariants: list[Tensor]) -> Tensor:
+        """See :class:`Architecture`; the last hidden layer of the network of the energy."""
+        return self.energy.hidden(invariants[-1])
+
+
+def _pair_vectors(graph: AtomGraph, topology: Topology) -> tuple[Tensor, Tensor]:
+    """Vectors of pairs, sender to receiver, (n_pairs, 3), and lengths (n_pairs,), in A."""
+    vectors = vectors_between(
+        graph, topology.pair_sender, topology.pair_receiver, topology.pair_shift
+    )
+    return vectors, vectors.square().sum(1).sqrt()
