@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import json
+import re
 from pathlib import Path
 
 import ase
@@ -530,6 +532,15 @@ def test_kernels_that_are_not_built(choice, choose, monkeypatch):
     else:
         with pytest.raises(KernelError, match="asks for compiled kernels.*not built"):
             kernels.kernel_status()
+
+
+@pytest.mark.slow
+def test_doctor_measures_steps():
+    result = CliRunner().invoke(main, ["doctor", "--benchmark", "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.output)
+    times = [float(re.findall(r"1: ([0-9.]+) ms", rows[f"{n} atoms"])[0]) for n in (3, 24, 1536)]
+    assert times[0] < times[1] < times[2]  # by factors of two and of sixty
 
 
 def test_doctor():

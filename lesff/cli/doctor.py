@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, version
 
 import click
@@ -63,11 +64,60 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def measured_steps(name: str = "off-medium", steps: int = 3) -> dict[str, str]:
+    """Time of a step of water with one thread and with more; a line of text per size.
+
+    Real time, as users see it: on a busy machine threads wait for each other, and fewer are faster.
+
+    Args:
+        name: A model that knows water.
+        steps: Steps of which the fastest counts.
+    """
+    # start-up: help needs nothing that computes
+    import numpy as np
+    import torch
+    from ase.build import molecule
+
+    from lesff.model import load
+
+    model, before = load(name), torch.get_num_threads()
+    choices = sorted({1, max(before // 2, 1), before})
+    rng, rows = np.random.default_rng(0), {}
+    water = molecule("H2O")
+    water.set_cell([3.105] * 3)  # 1 g/cm3
+    water.pbc = True
+    try:
+        for side in (1, 2, 4, 8):
+            atoms = water.repeat((side,) * 3) if side > 1 else molecule("H2O")
+            found = {}
+            for threads in choices:
+                torch.set_num_threads(threads)
+                atoms.calc = model.calculator()
+                times = []
+                for _ in range(steps + 1):  # the first one makes tables
+                    atoms.positions += 1e-3 * rng.standard_normal(atoms.positions.shape)
+                    start = time.perf_counter()
+                    atoms.get_forces()
+                    times.append(time.perf_counter() - start)
+                found[threads] = 1e3 * min(times[1:])
+            best = min(found, key=lambda n: found[n])
+            texts = ", ".join(f"{n}: {ms:.1f} ms" for n, ms in found.items())
+            rows[f"{len(atoms)} atoms"] = f"{texts}; best with {best}" if len(found) > 1 else texts
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor_command(*, as_json: bool) -> None:
+@click.option(
+    "--benchmark", is_flag=True, help="Measure steps of water by threads, OMP_NUM_THREADS: seconds."
+)
+def doctor_command(*, as_json: bool, benchmark: bool) -> None:
     """Show versions, compiled kernels, threads, device, cache and offline state."""
     rows = diagnosis()
+    if benchmark:
+        rows |= measured_steps()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
