@@ -74,23 +74,26 @@ def open_model(name: str, device: str, dtype: Any, accept_license: bool) -> Mode
 def read_input(
     paths: Sequence[Path], charge: int | None = None, spin: int | None = None
 ) -> list[ase.Atoms]:
-    """Structures of files, each with its charge and spin in ``info``; labels are left out."""
+    """Structures of all that `lesff predict` reads, each with charge and spin in ``info``.
+
+    Labels are left out.
+    """
     # start-up: help needs nothing that computes
-    from lesff.atoms.structure import read_atoms, to_structure, with_state
+    from lesff.atoms.structure import to_structure, with_state
+    from lesff.bulk.sources import items_of, sources_of
 
     found: list[ase.Atoms] = []
     told: set[str] = set()
-    for path in paths:
-        for index, atoms in enumerate(read_atoms(path)):
-            state = to_structure(
-                atoms, total_charge=charge, spin_multiplicity=spin,
-                where=f"{path.name}, frame {index}", told=told,
-            )  # fmt: skip
-            copy = with_state(atoms, state)
-            copy.calc = None
-            copy.set_initial_magnetic_moments(None)  # the state says it
-            copy.set_initial_charges(None)
-            found.append(copy)
+    for item in items_of(sources_of([str(path) for path in paths], stdin=sys.stdin)):
+        atoms = item.to_atoms()
+        state = to_structure(
+            atoms, total_charge=charge, spin_multiplicity=spin, where=item.name, told=told
+        )
+        copy = with_state(atoms, state)
+        copy.calc = None
+        copy.set_initial_magnetic_moments(None)  # the state says it
+        copy.set_initial_charges(None)
+        found.append(copy)
     return found
 
 
