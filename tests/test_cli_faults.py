@@ -40,6 +40,13 @@ ARGUMENTS: dict[str, list[str]] = {
     "cite": ["mace-mp-0-medium"],
     "pull": ["mace-mp-0-medium", "--from", "FILE"],
     "predict": ["FRAMES", "-m", "MODEL", "-o", "OUT/o.xyz"],
+    "relax": ["FRAMES", *COMMON, "--steps", "1"],
+    "md": ["FRAMES", *COMMON, "--steps", "1"],
+    "vibrations": ["FRAMES", *COMMON],
+    "phonons": ["FRAMES", *COMMON],
+    "eos": ["FRAMES", *COMMON],
+    "elastic": ["FRAMES", *COMMON],
+    "neb": ["FRAMES", *COMMON],
     "spectrum": ["FRAMES", *COMMON, "--dt", "1", "--kind", "vdos"],
     "transport": ["FRAMES", *COMMON, "--dt", "1"],
     "split": ["FRAMES", "-o", "OUT/o"],
@@ -60,6 +67,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "ipi": ["OUT/missing", "-m", "MODEL"],
     "hub lock": ["off-small", "-o", "OUT/o.lock"],
     "hub mirror": ["OUT/o", "off-small"],
+    "hub site": ["OUT/o"],
     "hub serve": ["FILE", "--host", "256.0.0.1", "--port", "0"],
     "hub update": ["FILE", "--key", "KEY"],
     "hub sign": ["DATA", "-o", "OUT/o.json", "--serial", "1", "--key", "KEY"],
@@ -69,7 +77,7 @@ ARGUMENTS: dict[str, list[str]] = {
 }  # fmt: skip
 """Arguments by command; words in capital letters stand for files."""
 
-ALWAYS_DONE = {"list", "cite", "doctor", "cache list", "cache prune"}
+ALWAYS_DONE = {"list", "cite", "doctor", "hub site", "cache list", "cache prune"}
 """Commands that need none of the files."""
 
 
