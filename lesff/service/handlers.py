@@ -1,0 +1,234 @@
+"""Predict, relax, vibrations: requests in, answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import ase
+
+from lesff.model import Model
+from lesff.potential.batches import property_names
+from lesff.service.answers import encoded, extxyz, modes_record, record
+from lesff.service.batcher import Batcher, Job, Outcome
+from lesff.service.faults import ServiceError, timed_out, too_busy
+from lesff.service.limits import Limits
+from lesff.service.meters import Meters
+from lesff.service.reading import read
+from lesff.service.requests import (
+    PredictRequest,
+    RelaxRequest,
+    StructureRequest,
+    VibrationsRequest,
+)
+from lesff.service.tasks import Deadline, Desk, relax, vibrations
+
+T = TypeVar("T")
+
+FINAL = ("energy", "forces", "charges", "dipole")
+"""What a relaxation gives at its end, where the model and the structure have it."""
+
+
+class Handlers:
+    """Answers of a service.
+
+    Args:
+        models: Models by the names that clients use; the first is the default.
+        limits: What one client may ask.
+        meters: What is counted.
+    """
+
+    def __init__(self, models: Mapping[str, Model], limits: Limits, meters: Meters) -> None:
+        self.models, self.limits, self.meters = models, limits, meters
+        self.batcher = Batcher(models, limits, meters)
+        self._rooms = {
+            kind: threading.BoundedSemaphore(limits.max_tasks) for kind in ("relax", "smiles")
+        }
+        # reading takes milliseconds; tasks wait for the batcher most of their time
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="lesff-reader")
+        self._slow = ThreadPoolExecutor(2 * limits.max_tasks, thread_name_prefix="lesff-task")
+
+    def close(self) -> None:
+        """End the threads."""
+        self.batcher.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._slow.shutdown(wait=False, cancel_futures=True)
+
+    async def predict(self, request: PredictRequest) -> bytes:
+        """Properties of one or many structures."""
+        deadline = Deadline.after(self.limits.timeout)
+        desk = self._desk(request, deadline)
+        names = tuple(property_names(request.properties))
+        self._check_hessian(names, None)
+
+        def prepare() -> list[Job]:
+            frames = read(request, self.limits)
+            for atoms in frames:
+                self._check_hessian(names, atoms)
+            return [desk.job(atoms, names) for atoms in frames]
+
+        jobs = await self._read(request, prepare, deadline)
+        self.batcher.submit(jobs)
+        try:
+            async with asyncio.timeout(deadline.left):
+                outcomes = [await asyncio.wrap_future(job.future) for job in jobs]
+        except TimeoutError:
+            raise timed_out(deadline.seconds) from None
+        finally:
+            for job in jobs:  # clients that have gone need no results
+                job.future.cancel()
+        return self._answer(request, outcomes)
+
+    async def relax(self, request: RelaxRequest) -> bytes:
+        """A local minimum."""
+        deadline = Deadline.after(self.limits.timeout)
+        desk = self._desk(request, deadline)
+        atoms = await self._one(request, deadline)
+        names = self._final(request, atoms)
+        done = await self._task(
+            lambda: relax(atoms, desk, fmax=request.fmax, steps=request.steps, properties=names),
+            deadline,
+        )
+        more = {"n_steps": done.n_steps, "is_converged": done.is_converged}
+        return self._answer(request, [done.outcome], **more)
+
+    async def vibrations(self, request: VibrationsRequest) -> bytes:
+        """Normal modes with infrared intensities."""
+        deadline = Deadline.after(self.limits.timeout)
+        desk = self._desk(request, deadline)
+        atoms = await self._one(request, deadline)
+        if len(atoms) > self.limits.max_hessian_atoms:
+            self._check_hessian(("hessian",), atoms)
+
+        def work() -> tuple[Any, Outcome, dict[str, Any]]:
+            at, more = atoms, {}
+            if request.relax:
+                done = relax(
+                    atoms, desk, fmax=request.fmax, steps=request.steps, properties=("energy",)
+                )
+                at = done.atoms
+                more = {"n_steps": done.n_steps, "is_converged": done.is_converged}
+            modes, outcome = vibrations(at, desk, self.limits)
+            return modes, outcome, more
+
+        modes, outcome, more = await self._task(work, deadline)
+        values = {k: v for k, v in outcome.values.items() if k != "hessian"}
+        outcome = Outcome(
+            state=outcome.state,
+            values=values,
+            warnings=outcome.warnings,
+            out_of_domain=outcome.out_of_domain,
+        )
+        return self._answer(request, [outcome], modes=modes_record(modes), **more)
+
+    def info(self) -> dict[str, Any]:
+        """Models and limits, for clients and the page."""
+        rows = []
+        for name, model in self.models.items():
+            config = model.config
+            rows.append(
+                {
+                    "name": name,
+                    "model": model.name,
+                    "elements": list(config.elements),
+                    "total_charge": list(config.total_charge),
+                    "spin_multiplicity": list(config.spin_multiplicity),
+                    "level_of_theory": config.level_of_theory,
+                    "caveats": dict(model.source.caveats),
+                    "is_calibrated": model.potential.uncertainty is not None,
+                }
+            )
+        limits = self.limits
+        return {
+            "models": rows,
+            "limits": {
+                "max_body": limits.max_body,
+                "max_atoms": limits.max_atoms,
+                "max_hessian_atoms": limits.max_hessian_atoms,
+                "max_structures": limits.max_structures,
+                "timeout": limits.timeout,
+            },
+        }
+
+    def _desk(self, request: StructureRequest, deadline: Deadline) -> Desk:
+        name = next(iter(self.models)) if request.model is None else request.model
+        if name not in self.models:
+            raise ServiceError(
+                404, "model", f"this service has {', '.join(self.models)}, got {name!r}"
+            )
+        return Desk(self.batcher, self.models, name, deadline)
+
+    def _check_hessian(self, names: tuple[str, ...], atoms: ase.Atoms | None) -> None:
+        if "hessian" not in names or atoms is None:
+            return
+        most = self.limits.max_hessian_atoms
+        if len(atoms) > most:
+            raise ServiceError(
+                413, "atoms", f"second derivatives of at most {most} atoms, got {len(atoms)}"
+            )
+
+    def _final(self, request: StructureRequest, atoms: ase.Atoms) -> tuple[str, ...]:
+        del request
+        return tuple(name for name in FINAL if name != "dipole" or not atoms.pbc.all())
+
+    async def _one(self, request: StructureRequest, deadline: Deadline) -> ase.Atoms:
+        frames = await self._read(request, lambda: read(request, self.limits), deadline)
+        if len(frames) != 1:
+            raise ServiceError(
+                422, "StructureError", f"one structure must be given, got {len(frames)}"
+            )
+        return frames[0]
+
+    async def _read(
+        self, request: StructureRequest, work: Callable[[], T], deadline: Deadline
+    ) -> T:
+        """Read in a thread; SMILES, which may take seconds, have threads of their own."""
+        if request.smiles is None:
+            return await self._in_thread(self._readers, work, deadline)
+        with self._room("smiles") as leave:
+            return await self._in_thread(self._slow, work, deadline, leave)
+
+    async def _task(self, work: Callable[[], T], deadline: Deadline) -> T:
+        with self._room("relax") as leave:
+            return await self._in_thread(self._slow, work, deadline, leave)
+
+    @contextmanager
+    def _room(self, kind: str) -> Iterator[Callable[[], None]]:
+        """Room for a task; taken until its thread has ended, not only its request."""
+        if not self._rooms[kind].acquire(blocking=False):
+            raise too_busy(f"{self.limits.max_tasks} requests of this kind are under way")
+        gauge = self.meters.tasks.labels(kind)
+        gauge.inc()
+
+        def leave() -> None:
+            gauge.dec()
+            self._rooms[kind].release()
+
+        yield leave
+
+    async def _in_thread(
+        self,
+        pool: ThreadPoolExecutor,
+        work: Callable[[], T],
+        deadline: Deadline,
+        leave: Callable[[], None] | None = None,
+    ) -> T:
+        future = pool.submit(work)
+        if leave is not None:
+            future.add_done_callback(lambda _: leave())
+        try:
+            async with asyncio.timeout(deadline.left):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise timed_out(deadline.seconds) from None
+
+    def _answer(self, request: StructureRequest, outcomes: list[Outcome], **more: Any) -> bytes:
+        name = next(iter(self.models)) if request.model is None else request.model
+        resolved = self.models[name].name
+        if request.format == "extxyz":
+            return extxyz(outcomes, resolved)
+        return encoded({"model": resolved, "results": [record(row) for row in outcomes], **more})
