@@ -6,13 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import ase
 
+from lesff.errors import PropertyError
 from lesff.model import Model
 from lesff.potential.batches import property_names
+from lesff.quantities import QUANTITIES
 from lesff.service.answers import encoded, extxyz, modes_record, record
 from lesff.service.batcher import Batcher, Job, Outcome
 from lesff.service.faults import ServiceError, timed_out, too_busy
@@ -45,6 +47,7 @@ class Handlers:
     def __init__(self, models: Mapping[str, Model], limits: Limits, meters: Meters) -> None:
         self.models, self.limits, self.meters = models, limits, meters
         self.batcher = Batcher(models, limits, meters)
+        self.available = {name: _available(model) for name, model in models.items()}
         self._rooms = {
             kind: threading.BoundedSemaphore(limits.max_tasks) for kind in ("relax", "smiles")
         }
@@ -63,12 +66,12 @@ class Handlers:
         deadline = Deadline.after(self.limits.timeout)
         desk = self._desk(request, deadline)
         names = tuple(property_names(request.properties))
-        self._check_hessian(names, None)
 
         def prepare() -> list[Job]:
             frames = read(request, self.limits)
-            for atoms in frames:
-                self._check_hessian(names, atoms)
+            if "hessian" in names:
+                for atoms in frames:
+                    self._check_hessian(atoms)
             return [desk.job(atoms, names) for atoms in frames]
 
         jobs = await self._read(request, prepare, deadline)
@@ -101,8 +104,7 @@ class Handlers:
         deadline = Deadline.after(self.limits.timeout)
         desk = self._desk(request, deadline)
         atoms = await self._one(request, deadline)
-        if len(atoms) > self.limits.max_hessian_atoms:
-            self._check_hessian(("hessian",), atoms)
+        self._check_hessian(atoms)
 
         def work() -> tuple[Any, Outcome, dict[str, Any]]:
             at, more = atoms, {}
@@ -112,7 +114,7 @@ class Handlers:
                 )
                 at = done.atoms
                 more = {"n_steps": done.n_steps, "is_converged": done.is_converged}
-            modes, outcome = vibrations(at, desk, self.limits)
+            modes, outcome = vibrations(at, desk, self.available[self._name(request)])
             return modes, outcome, more
 
         modes, outcome, more = await self._task(work, deadline)
@@ -138,6 +140,7 @@ class Handlers:
                     "total_charge": list(config.total_charge),
                     "spin_multiplicity": list(config.spin_multiplicity),
                     "level_of_theory": config.level_of_theory,
+                    "properties": self.available[name],
                     "caveats": dict(model.source.caveats),
                     "is_calibrated": model.potential.uncertainty is not None,
                 }
@@ -155,16 +158,17 @@ class Handlers:
         }
 
     def _desk(self, request: StructureRequest, deadline: Deadline) -> Desk:
+        return Desk(self.batcher, self.models, self._name(request), deadline)
+
+    def _name(self, request: StructureRequest) -> str:
         name = next(iter(self.models)) if request.model is None else request.model
         if name not in self.models:
             raise ServiceError(
                 404, "model", f"this service has {', '.join(self.models)}, got {name!r}"
             )
-        return Desk(self.batcher, self.models, name, deadline)
+        return name
 
-    def _check_hessian(self, names: tuple[str, ...], atoms: ase.Atoms | None) -> None:
-        if "hessian" not in names or atoms is None:
-            return
+    def _check_hessian(self, atoms: ase.Atoms) -> None:
         most = self.limits.max_hessian_atoms
         if len(atoms) > most:
             raise ServiceError(
@@ -172,8 +176,10 @@ class Handlers:
             )
 
     def _final(self, request: StructureRequest, atoms: ase.Atoms) -> tuple[str, ...]:
-        del request
-        return tuple(name for name in FINAL if name != "dipole" or not atoms.pbc.all())
+        has = self.available[self._name(request)]
+        return tuple(
+            name for name in FINAL if name in has and (name != "dipole" or not atoms.pbc.all())
+        )
 
     async def _one(self, request: StructureRequest, deadline: Deadline) -> ase.Atoms:
         frames = await self._read(request, lambda: read(request, self.limits), deadline)
@@ -227,8 +233,17 @@ class Handlers:
             raise timed_out(deadline.seconds) from None
 
     def _answer(self, request: StructureRequest, outcomes: list[Outcome], **more: Any) -> bytes:
-        name = next(iter(self.models)) if request.model is None else request.model
-        resolved = self.models[name].name
+        resolved = self.models[self._name(request)].name
         if request.format == "extxyz":
             return extxyz(outcomes, resolved)
         return encoded({"model": resolved, "results": [record(row) for row in outcomes], **more})
+
+
+def _available(model: Model) -> list[str]:
+    """Properties that a model has for some structure."""
+    found = []
+    for name in QUANTITIES:
+        with suppress(PropertyError):
+            model.check_available([name])
+            found.append(name)
+    return found

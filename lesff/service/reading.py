@@ -98,7 +98,7 @@ def read_xyz_text(text: str, limits: Limits) -> list[ase.Atoms]:
     from ase.io.extxyz import read_xyz  # start-up: imports scipy
 
     try:
-        return list(read_xyz(io.StringIO(text), slice(None)))
+        return list(read_xyz(io.StringIO(text), slice(None)))  # pyright: ignore[reportArgumentType]
     except Exception as error:  # noqa: BLE001 - readers of what strangers send raise anything
         raise StructureError(f"the xyz text cannot be read: {_why(error)}") from error
 
@@ -144,18 +144,18 @@ def read_cif_text(text: str, limits: Limits) -> ase.Atoms:
         for line in text.splitlines()
     )
     check_atoms(max(n_sites - 300, 0), limits)  # lists of symmetry operations look like sites
-    from ase.io.cif import read_cif  # start-up: imports scipy
+    from ase.io.cif import parse_cif  # start-up: imports scipy
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = read_cif(io.StringIO(text), slice(0, 1))
-            images = found if isinstance(found, list) else list(found)
+            images = list(parse_cif(io.StringIO(text)))
+            first = images[0].get_atoms() if images else None
     except Exception as error:  # noqa: BLE001 - readers of what strangers send raise anything
         raise StructureError(f"the CIF text cannot be read: {_why(error)}") from error
-    if not images:
+    if first is None:
         raise StructureError("the CIF text holds no structure")
-    return images[0]
+    return first
 
 
 def _why(error: Exception) -> str:

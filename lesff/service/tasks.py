@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import ase
 import numpy as np
@@ -21,7 +21,6 @@ from ase.optimize import BFGS
 from lesff.atoms.structure import Structure, to_structure
 from lesff.service.batcher import Batcher, Job, Outcome, check
 from lesff.service.faults import ServiceError, timed_out
-from lesff.service.limits import Limits
 from lesff.service.notices import heard
 from lesff.spectra.normal_modes import NormalModes, normal_modes
 
@@ -112,10 +111,9 @@ class Desk:
 class _DeskCalculator(Calculator):
     """Energy and forces from the batcher."""
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
-
     def __init__(self, desk: Desk, info: dict[str, Any]) -> None:
         super().__init__()
+        self.implemented_properties = ["energy", "forces"]
         self._desk, self._info = desk, info
 
     def calculate(
@@ -126,6 +124,7 @@ class _DeskCalculator(Calculator):
     ) -> None:
         """Ask the batcher."""
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None  # noqa: S101 - by the line above
         copy = self.atoms.copy()
         copy.info = dict(self._info)
         values = self._desk.ask(copy, ("energy", "forces")).values
@@ -162,26 +161,27 @@ def relax(
     )
 
 
-def vibrations(atoms: ase.Atoms, desk: Desk, limits: Limits) -> tuple[NormalModes, Outcome]:
+def vibrations(
+    atoms: ase.Atoms, desk: Desk, available: Sequence[str]
+) -> tuple[NormalModes, Outcome]:
     """Normal modes at a structure, and what they were made of.
 
+    Args:
+        atoms: The structure.
+        desk: Where to ask.
+        available: Properties that the model has; intensities need Born effective charges.
+
     Raises:
-        ServiceError: for more atoms than are allowed, or if the time is over.
+        ServiceError: if the time is over.
     """
-    if len(atoms) > limits.max_hessian_atoms:
-        raise ServiceError(
-            413,
-            "atoms",
-            f"vibrations need a structure of at most {limits.max_hessian_atoms} atoms, got "
-            f"{len(atoms)}",
-        )
     names = ("energy", "forces", "charges", "hessian", "born_effective_charges")
-    found = desk.ask(atoms, names)
+    found = desk.ask(atoms, [name for name in names if name in available])
+    born = found.values.get("born_effective_charges")
     modes = normal_modes(
         np.asarray(found.values["hessian"]),
         atoms.get_masses(),
         found.state.positions,
-        born=np.asarray(found.values["born_effective_charges"]),
+        born=None if born is None else np.asarray(born),
         is_periodic=bool(found.state.pbc.any()),
     )
     return modes, found

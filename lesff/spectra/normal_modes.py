@@ -101,7 +101,8 @@ def _free_motions(masses: np.ndarray, positions: np.ndarray, *, is_periodic: boo
     columns = [np.broadcast_to(axes[:, None], (3, len(masses), 3))]
     if not is_periodic:
         centre = (masses[:, None] * positions).sum(0) / masses.sum()
-        columns.append(np.cross(axes[:, None], positions - centre))
+        arms = positions - centre
+        columns.append(np.stack([np.cross(axis, arms) for axis in axes]))
     motions = np.concatenate(columns).transpose(1, 2, 0) * root
     flat = motions.reshape(3 * len(masses), -1)
     vectors, sizes, _ = np.linalg.svd(flat, full_matrices=False)
