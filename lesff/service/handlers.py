@@ -31,6 +31,8 @@ from lesff.service.tasks import Deadline, Desk, relax, vibrations
 
 T = TypeVar("T")
 
+_AT_ONCE = 100
+"""Atoms that are read at once."""
 FINAL = ("energy", "forces", "charges", "dipole")
 """What a relaxation gives at its end, where the model and the structure have it."""
 
@@ -192,7 +194,12 @@ class Handlers:
     async def _read(
         self, request: StructureRequest, work: Callable[[], T], deadline: Deadline
     ) -> T:
-        """Read in a thread; SMILES, which may take seconds, have threads of their own."""
+        """Read in a thread; SMILES, which may take seconds, have threads of their own.
+
+        A few atoms in lists take less time than a thread.
+        """
+        if request.positions is not None and len(request.positions) <= _AT_ONCE:
+            return work()
         if request.smiles is None:
             return await self._in_thread(self._readers, work, deadline)
         with self._room("smiles") as leave:

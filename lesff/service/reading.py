@@ -66,7 +66,7 @@ def _frames(request: StructureRequest, limits: Limits) -> list[ase.Atoms]:
     check_atoms(len(names), limits)
     positions = np.array(request.positions, dtype=np.float64).reshape(-1, 3)
     try:
-        return [ase.Atoms(list(names), positions)]
+        return [ase.Atoms(np.array(names) if request.numbers else list(names), positions)]
     except KeyError as error:
         raise StructureError(unknown_symbol(error)) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from typing import Any
 
@@ -43,4 +44,13 @@ def serve(app: Any, listener: socket.socket) -> None:
         timeout_graceful_shutdown=10,
         ws="none",
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    # uvicorn raises the signals that ended it once more when all is closed: they have done their
+    # work
+    before = {
+        name: signal.signal(name, lambda *_: None) for name in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

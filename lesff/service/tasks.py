@@ -20,7 +20,7 @@ from ase.optimize import BFGS
 
 from lesff.atoms.structure import Structure, to_structure
 from lesff.service.batcher import Batcher, Job, Outcome, check
-from lesff.service.faults import ServiceError, timed_out
+from lesff.service.faults import timed_out
 from lesff.service.notices import heard
 from lesff.spectra.normal_modes import NormalModes, normal_modes
 
