@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -217,14 +217,23 @@ class Batcher:
         ]
 
 
-def check(model: Model, state: Structure, properties: Sequence[str]) -> tuple[str, ...]:
+def check(
+    model: Model, state: Structure, properties: Sequence[str], known: Set[str] = frozenset()
+) -> tuple[str, ...]:
     """Refuse what a model does not cover before it waits in line; what it warns of.
+
+    Args:
+        model: The model.
+        state: The structure.
+        properties: What to compute.
+        known: Properties that the model is known to have.
 
     Raises:
         UnsupportedInputError: for elements that the model does not know.
         PropertyError: for properties that it does not have.
     """
-    model.check_available(properties)
+    if not set(properties) <= known:
+        model.check_available(properties)
     with heard() as texts:
         check_domain(model.config, [state], strict=False)
         warn_of_background(model.config, [state])

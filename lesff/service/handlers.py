@@ -50,6 +50,7 @@ class Handlers:
         self.models, self.limits, self.meters = models, limits, meters
         self.batcher = Batcher(models, limits, meters)
         self.available = {name: _available(model) for name, model in models.items()}
+        self._known = {name: frozenset(found) for name, found in self.available.items()}
         self._rooms = {
             kind: threading.BoundedSemaphore(limits.max_tasks) for kind in ("relax", "smiles")
         }
@@ -116,7 +117,7 @@ class Handlers:
                 )
                 at = done.atoms
                 more = {"n_steps": done.n_steps, "is_converged": done.is_converged}
-            modes, outcome = vibrations(at, desk, self.available[self._name(request)])
+            modes, outcome = vibrations(at, desk)
             return modes, outcome, more
 
         modes, outcome, more = await self._task(work, deadline)
@@ -160,7 +161,8 @@ class Handlers:
         }
 
     def _desk(self, request: StructureRequest, deadline: Deadline) -> Desk:
-        return Desk(self.batcher, self.models, self._name(request), deadline)
+        name = self._name(request)
+        return Desk(self.batcher, self.models, name, self._known[name], deadline)
 
     def _name(self, request: StructureRequest) -> str:
         name = next(iter(self.models)) if request.model is None else request.model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize import BFGS
 
 from lesff.atoms.structure import Structure, to_structure
+from lesff.model import Model
 from lesff.service.batcher import Batcher, Job, Outcome, check
 from lesff.service.faults import timed_out
 from lesff.service.notices import heard
@@ -72,18 +73,26 @@ class Desk:
         batcher: The batcher.
         models: Models by name.
         model: Which one.
+        available: Properties that it has.
         deadline: When to give up.
     """
 
-    def __init__(self, batcher: Batcher, models: Any, model: str, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        models: Mapping[str, Model],
+        model: str,
+        available: Set[str],
+        deadline: Deadline,
+    ) -> None:
         self._batcher, self._model, self.deadline = batcher, model, deadline
-        self._loaded = models[model]
+        self._loaded, self.available = models[model], available
 
     def job(self, atoms: ase.Atoms, properties: Sequence[str]) -> Job:
         """A checked job; raises what is wrong with the structure."""
         with heard() as texts:
             state = to_structure(atoms)
-        said = check(self._loaded, state, properties)
+        said = check(self._loaded, state, properties, self.available)
         return Job(
             model=self._model,
             state=state,
@@ -161,21 +170,18 @@ def relax(
     )
 
 
-def vibrations(
-    atoms: ase.Atoms, desk: Desk, available: Sequence[str]
-) -> tuple[NormalModes, Outcome]:
+def vibrations(atoms: ase.Atoms, desk: Desk) -> tuple[NormalModes, Outcome]:
     """Normal modes at a structure, and what they were made of.
 
     Args:
         atoms: The structure.
-        desk: Where to ask.
-        available: Properties that the model has; intensities need Born effective charges.
+        desk: Where to ask; intensities need Born effective charges.
 
     Raises:
         ServiceError: if the time is over.
     """
     names = ("energy", "forces", "charges", "hessian", "born_effective_charges")
-    found = desk.ask(atoms, [name for name in names if name in available])
+    found = desk.ask(atoms, [name for name in names if name in desk.available])
     born = found.values.get("born_effective_charges")
     modes = normal_modes(
         np.asarray(found.values["hessian"]),

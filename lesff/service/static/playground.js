@@ -123,7 +123,7 @@ function vibrate() {
 
 let timer = 0;
 function fieldMoved() {
-  $("field-value").textContent = `${Number($("field").value).toFixed(2)} V/Å`;
+  $("field-value").textContent = `${Number($("field").value).toFixed(2)}`;
   clearTimeout(timer);
   if (state.answer && !state.isDirty) timer = setTimeout(predict, 150);
 }
@@ -170,18 +170,19 @@ function showAnswer(answer, other, { modes, keep = false }) {
   if (all.some((r) => r.values.dipole)) {
     const dipole = (r) => r.values.dipole;
     lines.push(["Dipole (D)", ...all.map((r) => dipole(r) ? (Math.hypot(...dipole(r)) * DEBYE).toFixed(3) : "none")]);
-    lines.push(["Dipole x y z (D)", ...all.map((r) => dipole(r) ? vector(dipole(r).map((x) => x * DEBYE), 2) : "none")]);
+    lines.push(["x y z", ...all.map((r) => dipole(r) ? vector(dipole(r).map((x) => x * DEBYE), 2) : "none")]);
   }
-  lines.push(["Largest force (eV/Å)", ...all.map((r) => Math.max(...r.values.forces.map((f) => Math.hypot(...f))).toFixed(3))]);
-  lines.push(["Charge, spin 2S+1", ...all.map((r) => `${minus(String(r.charge))}, ${r.spin_multiplicity}`)]);
-  if (other) lines.push(["Forces differ by (eV/Å)", "", rms(all[0].values.forces, all[1].values.forces).toFixed(3)]);
+  lines.push(["Max. force (eV/Å)", ...all.map((r) => Math.max(...r.values.forces.map((f) => Math.hypot(...f))).toFixed(3))]);
+  lines.push(["Charge, 2S+1", ...all.map((r) => `${minus(String(r.charge))}, ${r.spin_multiplicity}`)]);
+  if (other) lines.push(["Forces differ (eV/Å)", "", rms(all[0].values.forces, all[1].values.forces).toFixed(3)]);
   fill($("summary"), ["", answer.model, ...others.map((one) => one.model)], lines);
   $("summary").caption.textContent = other ? "Results; zeros of energies differ between models" : "Results";
   const hasCharges = all.some((r) => r.values.charges);
-  fill($("atoms"), ["Atom", ...(hasCharges ? [answer, ...others].map((one) => `charge (e), ${one.model}`) : []), "x y z (Å)"],
+  fill($("atoms"), ["Atom", ...(hasCharges ? [answer, ...others].map((one) => `charge (e)${other ? `, ${one.model}` : ""}`) : []),
+    ...(other ? [] : ["x y z (Å)"])],
     row.symbols.map((symbol, i) => [`${symbol} ${i + 1}`,
       ...(hasCharges ? all.map((r) => (r.values.charges ? signed(r.values.charges[i]) : "none")) : []),
-      vector(row.positions[i], 2)]));
+      ...(other ? [] : [vector(row.positions[i], 2)])]));
   showWarnings(answer, other);
   showFieldEffect(answer.model, row);
   showModes();
@@ -222,7 +223,8 @@ function showFieldEffect(model, row) {
   let text = `Energy ${minus((row.values.energy - free.values.energy).toFixed(4))} eV`;
   if (row.values.dipole && free.values.dipole) {
     const change = row.values.dipole.map((x, i) => (x - free.values.dipole[i]) * DEBYE);
-    text += `, dipole ${vector(change, 3)} D`;
+    text += change.some((x) => Math.abs(x) >= 5e-4) ? `, dipole ${vector(change, 3)} D`
+      : ", dipole unchanged: charges of this model do not respond while atoms stay";
   }
   $("field-effect").textContent = `${text} against no field.`;
 }

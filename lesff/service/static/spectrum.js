@@ -62,5 +62,5 @@ export function markMode(svg, i) {
 export function modeText(modes, i) {
   const w = modes.wavenumbers[i];
   const name = w < 0 ? `${Math.round(-w)}i` : `${Math.round(w)}`;
-  return modes.intensities ? `${name} 1/cm, ${modes.intensities[i].toFixed(1)} km/mol` : `${name} 1/cm`;
+  return modes.intensities ? `${name} 1/cm, ${modes.intensities[i].toFixed(0)} km/mol` : `${name} 1/cm`;
 }

@@ -6,6 +6,7 @@ const ARROW = 0.8; // A per Debye
 const MOST_LABELS = 60;
 const AMPLITUDE = 0.45; // A, of the atom that moves most
 const PERIOD = 900; // ms
+const FRAME = 40; // ms
 
 /** Colour of a charge: red is negative, blue positive, as in maps of potentials. */
 export function colourOf(charge, most) {
@@ -56,7 +57,7 @@ export class View {
     const lines = row.symbols.map((symbol, i) => `${symbol} ${row.positions[i].join(" ")}`);
     this.model = this.viewer.addModel(`${lines.length}\n\n${lines.join("\n")}`, "xyz");
     this.draw();
-    if (!isSame) { this.viewer.zoomTo(); this.viewer.zoom(0.85); }
+    if (!isSame) { this.viewer.zoomTo(); this.viewer.zoom(row.cell ? 0.9 : 1.25); }
     this.viewer.render();
     this.element.setAttribute("aria-label", this.description());
   }
@@ -130,7 +131,7 @@ export class View {
     const n = this.row.positions.length;
     const mid = [0, 1, 2].map((k) => this.row.positions.reduce((sum, r) => sum + r[k], 0) / n);
     const point = (f) => ({ x: mid[0] + f * mu[0], y: mid[1] + f * mu[1], z: mid[2] + f * mu[2] });
-    const color = this.isDark ? "#f0b429" : "#b56a00";
+    const color = this.isDark ? "#f0b429" : "#7a4400";
     const half = ARROW * Math.max(1, 1.2 / size) / 2 * Math.min(1, 8 / size);
     this.viewer.addArrow({ start: point(-half), end: point(half), radius: 0.07, radiusRatio: 2.4, mid: 0.8, color });
     if (!this.options.labels) return;
@@ -147,10 +148,13 @@ export class View {
     this.mode = displacements;
     this.draw();
     const start = performance.now();
+    let last = 0;
     const step = (now) => {
+      this.frame = requestAnimationFrame(step);
+      if (now - last < FRAME) return;
+      last = now;
       const f = AMPLITUDE / most * Math.sin(2 * Math.PI * (now - start) / PERIOD);
       this.#place(f);
-      this.frame = requestAnimationFrame(step);
     };
     this.frame = requestAnimationFrame(step);
   }
