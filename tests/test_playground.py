@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import os
 import shutil
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,6 @@ pytest.importorskip("fastapi")
 pytest.importorskip("rdkit")
 playwright = pytest.importorskip("playwright.sync_api")
 
-import uvicorn  # noqa: E402 - after what may be missing
-
-import lesff  # noqa: E402
-from lesff.service.app import create_app  # noqa: E402
-from lesff.service.server import listening_socket  # noqa: E402
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
@@ -34,25 +29,23 @@ MINUTE = 60_000
 WATER = "O 0 0 0.12\nH 0 0.76 -0.48\nH 0 -0.76 -0.48"
 
 
-@contextmanager
-def served(models: dict[str, lesff.Model]) -> Iterator[str]:
-    listener = listening_socket("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(models), log_level="warning", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with served({name: lesff.load(name) for name in ("off-small", "mat-small")}) as address:
-        yield address
+    """The command in a process of its own, with two models."""
+    words = ["serve", "-m", "off-small", "-m", "mat-small", "--port", "0"]
+    process = subprocess.Popen(  # noqa: S603 - ours
+        [sys.executable, "-m", "lesff", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 @pytest.fixture
@@ -169,7 +162,7 @@ def test_a_crystal_of_a_cif_and_two_models(page, tmp_path):
 
     ase.io.write(tmp_path / "a.cif", bulk("NaCl", "rocksalt", a=5.64, cubic=True))
     page.set_input_files("#file", tmp_path / "a.cif")
-    assert page.inner_text("#kind") == "read as CIF"
+    page.wait_for_selector('#kind:has-text("CIF")')
     page.select_option("#model", "mat-small")
     press(page, "#predict")
     assert page.locator("#atoms tbody tr").count() == 8

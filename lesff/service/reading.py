@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from collections.abc import Sequence
 
 import ase
@@ -17,6 +16,7 @@ from lesff.errors import LesffError, StructureError
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
 from lesff.service.faults import ServiceError
 from lesff.service.limits import Limits
+from lesff.service.notices import heard
 from lesff.service.requests import StructureRequest
 
 _COLUMNS = re.compile(r"Properties\s*=\s*\"?([^\s\"]+)", re.IGNORECASE)
@@ -147,8 +147,7 @@ def read_cif_text(text: str, limits: Limits) -> ase.Atoms:
     from ase.io.cif import parse_cif  # start-up: imports scipy
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with heard():
             images = list(parse_cif(io.StringIO(text)))
             first = images[0].get_atoms() if images else None
     except Exception as error:  # noqa: BLE001 - readers of what strangers send raise anything
