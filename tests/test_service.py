@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import httpx
@@ -57,6 +58,11 @@ def client(model: lesff.Model) -> Iterator[TestClient]:
 
 def limited(model: lesff.Model, **limits: float) -> TestClient:
     return TestClient(create_app({"off-small": model}, limits=Limits(**limits)))
+
+
+def handlers_of(client: TestClient) -> Any:
+    app: Any = client.app
+    return app.state.handlers
 
 
 def kind(response) -> tuple[int, str]:
@@ -236,7 +242,7 @@ def test_concurrent_requests_share_batches(client, model):
     for body, answer in zip(bodies, answers, strict=True):
         alone = model.predict(ase.Atoms(body["numbers"], body["positions"])).energy
         assert answer["results"][0]["values"]["energy"] == pytest.approx(alone, abs=2e-5)
-    meters = client.app.state.handlers.meters.registry
+    meters = handlers_of(client).meters.registry
     assert meters.get_sample_value("lesff_batches_total") < len(bodies)
 
 
@@ -302,7 +308,7 @@ class Slow:
 
 def test_a_full_line_is_said_to_be_full(model, monkeypatch):
     with limited(model, max_queue=2) as client, ThreadPoolExecutor(4) as pool:
-        batcher = client.app.state.handlers.batcher
+        batcher = handlers_of(client).batcher
         slow = Slow(batcher, monkeypatch)
         waiting = [pool.submit(client.post, "/predict", json=WATER)]
         assert slow.begun.wait(60)
@@ -319,7 +325,7 @@ def test_a_full_line_is_said_to_be_full(model, monkeypatch):
 
 def test_what_takes_too_long_is_given_up(model, monkeypatch):
     with limited(model, timeout=0.3) as client:
-        slow = Slow(client.app.state.handlers.batcher, monkeypatch)
+        slow = Slow(handlers_of(client).batcher, monkeypatch)
         for path in ("/predict", "/relax", "/vibrations"):
             assert kind(client.post(path, json=WATER)) == (504, "timeout")
         slow.may_end.set()
@@ -347,7 +353,7 @@ def test_a_slow_sender_is_given_up(model):
 
 def test_tasks_have_a_limit_too(model, monkeypatch):
     with limited(model, max_tasks=1) as client, ThreadPoolExecutor(1) as pool:
-        slow = Slow(client.app.state.handlers.batcher, monkeypatch)
+        slow = Slow(handlers_of(client).batcher, monkeypatch)
         first = pool.submit(client.post, "/relax", json=WATER)
         assert slow.begun.wait(60)
         assert kind(client.post("/relax", json=WATER)) == (503, "busy")
@@ -445,7 +451,7 @@ def test_errors_of_the_service_say_nothing_of_its_inside(client, monkeypatch):
     def broken(_):
         raise RuntimeError("/home/someone/secret")
 
-    monkeypatch.setattr(client.app.state.handlers.batcher, "_predict", broken)
+    monkeypatch.setattr(handlers_of(client).batcher, "_predict", broken)
     answer = client.post("/predict", json=WATER)
     assert kind(answer) == (500, "internal")
     assert "secret" not in answer.text

@@ -98,7 +98,7 @@ def _free_motions(masses: np.ndarray, positions: np.ndarray, *, is_periodic: boo
     """Orthonormal mass-weighted translations and rotations, (3 n_atoms, n_free)."""
     root = np.sqrt(masses)[:, None, None]
     axes = np.eye(3)
-    columns = [np.broadcast_to(axes[:, None], (3, len(masses), 3))]
+    columns: list[np.ndarray] = [np.broadcast_to(axes[:, None], (3, len(masses), 3))]
     if not is_periodic:
         centre = (masses[:, None] * positions).sum(0) / masses.sum()
         arms = positions - centre
