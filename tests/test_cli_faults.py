@@ -67,6 +67,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "ipi": ["OUT/missing", "-m", "MODEL"],
     "hub lock": ["off-small", "-o", "OUT/o.lock"],
     "hub mirror": ["OUT/o", "off-small"],
+    "serve": ["-m", "FILE"],
     "hub site": ["OUT/o"],
     "hub serve": ["FILE", "--host", "256.0.0.1", "--port", "0"],
     "hub update": ["FILE", "--key", "KEY"],

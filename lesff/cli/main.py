@@ -46,6 +46,9 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "predict": Entry(
             "predict", "predict_command", "Predict properties of every structure in a file."
         ),
+        "serve": Entry(
+            "serve", "serve_command", "Serve models over HTTP, with a page for a browser."
+        ),
         "ipi": Entry("ipi", "ipi_command", "Give forces of a model to i-PI through a socket."),
         "lammps": Entry("lammps", "lammps_command", "Run an input script of LAMMPS with a model."),
         "spectrum": Entry(
