@@ -69,6 +69,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "eos": Entry("eos", "eos_command", "Equation of state of a crystal."),
         "elastic": Entry("elastic", "elastic_command", "Elastic constants of a crystal."),
         "neb": Entry("neb", "neb_command", "Minimum energy path between two structures."),
+        "screen": Entry("screen", "screen_group", "Rank crystals as conductors of an ion."),
     },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),
