@@ -58,6 +58,11 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
             "transport_command",
             "Ionic conductivity and static dielectric constant of a trajectory.",
         ),
+        "diffusion": Entry(
+            "diffusion",
+            "diffusion_command",
+            "Diffusion of species, Haven ratio, Arrhenius fit of trajectories.",
+        ),
     },
     "Workflows": {
         "relax": Entry("relax", "relax_command", "Relax structures, many at a time."),

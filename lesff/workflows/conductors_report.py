@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -188,8 +189,14 @@ def _projection(panel: Any, found: Conductor, axis: int, ceiling: float) -> Any:
     )  # fmt: skip
     for path, color in reversed(list(zip(found.paths, _COLORS, strict=False))):
         points, cells = _from_lowest(found, path)
-        way = (found.grid.fractional(points) + cells)[:, [first, second]] @ plane
-        panel.plot(way[:, 0], way[:, 1], color=color, lw=1.6)
+        way = (found.grid.fractional(points) + cells)[:, [first, second]]
+        # its images that cross the cell
+        for image_of in itertools.product(range(-2, 3), repeat=2):
+            moved = (way - np.floor(way[0]) + image_of) @ plane
+            panel.plot(moved[:, 0], moved[:, 1], color=color, lw=1.6)
+    edges = corners.reshape(-1, 2)
+    panel.set(xlim=(edges[:, 0].min(), edges[:, 0].max()),
+              ylim=(edges[:, 1].min(), edges[:, 1].max()))  # fmt: skip
     panel.set_aspect("equal")
     panel.set_title(f"along {'abc'[axis]}", fontsize=8)
     panel.tick_params(labelsize=6)

@@ -8,6 +8,7 @@ whole numbers; those that do are a group, and one point of each of its orbits ha
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,7 +135,10 @@ def _symmetry(framework: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (n, 3, 3) and translations (n, 3) of the space group in lattice vectors."""
     spglib: Any = require("spglib", "spglib")
     crystal = (np.array(framework.cell), framework.get_scaled_positions(), framework.numbers)
-    found = spglib.get_symmetry(crystal, symprec=SYMMETRY_TOLERANCE)
+    with warnings.catch_warnings():
+        # about errors that will be raised one day
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = spglib.get_symmetry(crystal, symprec=SYMMETRY_TOLERANCE)
     if found is None:
         return np.eye(3, dtype=int)[None], np.zeros((1, 3))
     return found["rotations"].astype(int), found["translations"]
