@@ -114,15 +114,13 @@ def _wanted(guess: np.ndarray, exact: np.ndarray, margin: float, neighbours: int
     if not exact[near].all():
         return near[~exact[near]]
     wanted: list[np.ndarray] = []
-    found = percolation(guess, neighbours=neighbours)
+    found = percolation(guess, neighbours=neighbours, up_to=flat[bottom] + REFINED_UP_TO)
     for level, point, network in zip(found.energies, found.points, found.networks, strict=False):
-        if level - flat[bottom] > REFINED_UP_TO:
-            break
-        if not exact[point]:
-            near = _cube(int(point), guess.shape)
-            wanted.append(near[~exact[near]])
         unsure = network[~exact[network]]
-        wanted.append(unsure[flat[unsure] + 2.0 * margin > level])
+        unsure = unsure[flat[unsure] + 2.0 * margin > level]
+        if not exact[point] or len(unsure):
+            near = np.concatenate([_cube(int(p), guess.shape) for p in (point, *unsure)])
+            wanted.append(near[~exact[near] & (flat[near] <= level + margin)])
     return np.unique(np.concatenate(wanted)) if wanted else np.empty(0, int)
 
 

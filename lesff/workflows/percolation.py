@@ -75,30 +75,39 @@ class Percolation:
     networks: tuple[np.ndarray, ...]
 
 
-def percolation(energies: np.ndarray, *, neighbours: int = 26) -> Percolation:
+def percolation(
+    energies: np.ndarray, *, neighbours: int = 26, up_to: float = np.inf
+) -> Percolation:
     """Percolation energies of a landscape, and ways that percolate.
 
     Args:
         energies: (n_a, n_b, n_c) on a periodic grid without repeated end points; points that are
             not finite are closed.
         neighbours: Of each point: 6, 18 or 26.
+        up_to: Energies above are not looked at.
 
     Raises:
         ConfigError: for another number of neighbours.
     """
     steps = _steps(neighbours)
+    shape, strides = np.array(energies.shape), np.array([energies[0].size, energies.shape[2], 1])
     flat = energies.ravel()
     order = np.argsort(flat, kind="stable")
-    order = order[np.isfinite(flat[order])]
+    order = order[np.isfinite(flat[order]) & (flat[order] <= up_to)]
     forest = _Forest(flat.size)
-    seen = bytearray(flat.size)
+    seen = np.zeros(flat.size, bool)
     levels, points = np.full(3, np.inf), np.full(3, -1)
     paths: list[GridPath] = []
     networks: list[np.ndarray] = []
     for i in order.tolist():
         seen[i] = True
-        for j, wrap in _around(i, energies.shape, steps):
-            loops = forest.join(i, j, wrap) if seen[j] else ()
+        # neighbours that are open by now, each with the cell that it lies in
+        around = np.array(np.unravel_index(i, energies.shape)) + steps
+        wraps = around // shape
+        near = (around - wraps * shape) @ strides
+        is_open = seen[near]
+        for j, wrap in zip(near[is_open].tolist(), wraps[is_open].tolist(), strict=True):
+            loops = forest.join(i, j, (wrap[0], wrap[1], wrap[2]))
             while len(paths) < len(loops):
                 rank = len(paths)
                 levels[rank], points[rank] = flat[i], i
@@ -215,22 +224,8 @@ def _sum(a: Vector, b: Vector) -> Vector:
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
 
 
-def _steps(neighbours: int) -> list[Vector]:
+def _steps(neighbours: int) -> np.ndarray:
     if neighbours not in NEIGHBOURS:
         raise ConfigError(f"`neighbours` must be 6, 18 or 26, got {neighbours!r}")
     every = itertools.product((-1, 0, 1), repeat=3)
-    return [s for s in every if 0 < sum(map(abs, s)) <= NEIGHBOURS[neighbours]]
-
-
-def _around(i: int, shape: tuple[int, ...], steps: list[Vector]) -> list[tuple[int, Vector]]:
-    """Neighbours of a point, each with the cell that it lies in."""
-    n_a, n_b, n_c = shape
-    rest, c = divmod(i, n_c)
-    a, b = divmod(rest, n_b)
-    found = []
-    for da, db, dc in steps:
-        wrap_a, x = divmod(a + da, n_a)
-        wrap_b, y = divmod(b + db, n_b)
-        wrap_c, z = divmod(c + dc, n_c)
-        found.append(((x * n_b + y) * n_c + z, (wrap_a, wrap_b, wrap_c)))
-    return found
+    return np.array([s for s in every if 0 < sum(map(abs, s)) <= NEIGHBOURS[neighbours]])
