@@ -167,19 +167,19 @@ def wavy(grid: Grid, points: np.ndarray) -> np.ndarray:
 def test_refinement_finds_what_the_whole_fine_grid_has(neighbours):
     # no symmetry, sites off the points: nothing but the refinement helps
     grid = Grid(
-        cell=np.eye(3) * 4.0, shape=(5, 5, 5), origin=np.array([0.03, 0.02, 0.05]),
+        cell=np.eye(3) * 4.0, shape=(6, 6, 6), origin=np.array([0.03, 0.02, 0.05]),
         rotations=np.eye(3, dtype=int)[None], shifts=np.zeros((1, 3)), n_symmetry=1,
     )  # fmt: skip
     coarse = Landscape.computed(grid, wavy)
     how = {"neighbours": neighbours, "margin": 0.05}
-    fine = refined(refined(coarse, wavy, **how), wavy, **how)
-    whole = Landscape.computed(grid.finer().finer(), wavy)
+    fine = refined(coarse, wavy, **how)
+    whole = Landscape.computed(grid.finer(), wavy)
     found = percolation(fine.energies, neighbours=neighbours).energies - fine.energies.min()
     exact = percolation(whole.energies, neighbours=neighbours).energies - whole.energies.min()
     np.testing.assert_allclose(found, exact, atol=1e-9)
     before = percolation(coarse.energies, neighbours=neighbours).energies - coarse.energies.min()
     assert np.abs(before - exact).max() > 0.01
-    assert fine.n_computed < 0.4 * whole.n_computed
+    assert fine.n_computed < 0.5 * whole.n_computed
 
 
 def test_symmetry_changes_nothing(model):
@@ -201,8 +201,10 @@ def test_lithium_sulfide(model):
     """An isotropic conductor, sites on grid points."""
     options = ConductorOptions(start="none", min_length=0.0, neighbours=6, step=0.8)
     sulfide = conductor(model, SULFIDE, options)
-    # 0.237 eV: the whole grid of 0.4 A without symmetry, by another program, mat-small
+    # 0.237 eV: the whole grid of 0.4 A without symmetry, by another program, mat-small;
+    # 0.293 eV is what 0.5 A gives there, and what the first grid must give here
     assert sulfide.barriers == pytest.approx([0.237] * 3, abs=0.01)
+    assert sulfide.coarse[0] == pytest.approx([0.293] * 3, abs=0.01)
     assert sulfide.closest == pytest.approx(5.71 * np.sqrt(3) / 4, abs=0.01)
     assert not sulfide.next_to_closed
     way, energy = path_profile(sulfide, sulfide.paths[0])
@@ -240,6 +242,7 @@ def test_what_cannot_be_scanned_is_said(model):
             ConductorOptions(**bad)
 
 
+@pytest.mark.slow
 def test_command_ranks_resumes_and_draws(tmp_path: Path, model):
     write(tmp_path / "sulfide.extxyz", SULFIDE)
     fluoride = crystal(["Li", "F"], [(0, 0, 0), (0.5, 0.5, 0.5)], spacegroup=225,
@@ -257,6 +260,7 @@ def test_command_ranks_resumes_and_draws(tmp_path: Path, model):
     # lithium fluoride is the poor conductor
     assert [row["name"] for row in report["structures"]] == ["sulfide", "fluoride"]
     assert list(report["errors"]) == ["salt"]
+    assert all(row["relative_volume"] == pytest.approx(1.0) for row in report["structures"])
     assert {p.name for p in out.glob("*.png")} == {
         "levels.png",
         "01-landscape.png",

@@ -47,7 +47,7 @@ def screen_group() -> None:
     "--refine", default=1, show_default=True,
     help="How often the step is halved around minimum and saddles.",
 )  # fmt: skip
-@click.option("--margin", default=0.1, show_default=True,
+@click.option("--margin", default=0.3, show_default=True,
               help="By how much interpolation may be too high, eV.")  # fmt: skip
 @click.option("--r-min", default=1.0, show_default=True,
               help="Points nearer to the framework are closed, A.")  # fmt: skip

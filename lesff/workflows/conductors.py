@@ -62,7 +62,7 @@ class ConductorOptions:
     r_min: float = 1.0
     min_length: float = 8.0
     refine: int = 1
-    margin: float = 0.1
+    margin: float = 0.3
     neighbours: int = 26
     level: float = 0.5
     dimension: int = 1
@@ -108,6 +108,7 @@ class Conductor:
         closest: Distance of the lowest point to the framework, A.
         next_to_closed: Whether a neighbour of the lowest point is closed: the minimum then is a
             hole of the model, or ``r_min`` is too large.
+        relative_volume: After the relaxation over before: far from 1 the model is not to be trusted.
         n_computed: Energies that were computed.
     """
 
@@ -123,6 +124,7 @@ class Conductor:
     free_fraction: float
     closest: float
     next_to_closed: bool
+    relative_volume: float
     n_computed: int
 
     def volume_below(self, levels: np.ndarray) -> np.ndarray:
@@ -257,7 +259,8 @@ def conductor(
     land = kept("landscape", computed)
     for _ in range(int(options.refine)):
         grid = grid.finer()
-    return _described(name, scanned, framework, grid, land, options)
+    relative = crystal.get_volume() / atoms.get_volume()
+    return _described(name, scanned, framework, grid, land, options, relative)
 
 
 def _emptied(
@@ -312,6 +315,7 @@ def _described(
     grid: Grid,
     land: dict[str, np.ndarray],
     options: ConductorOptions,
+    relative_volume: float,
 ) -> Conductor:
     energies = land["energies"] - land["energies"].min()
     found = percolation(energies, neighbours=options.neighbours)
@@ -333,5 +337,6 @@ def _described(
         free_fraction=fraction,
         closest=float(distances_to(framework, grid.positions(np.array([lowest])))[0]),
         next_to_closed=bool(np.isinf(energies[near]).any()),
+        relative_volume=float(relative_volume),
         n_computed=int(land["n_computed"]),
     )

@@ -16,6 +16,8 @@ from lesff.workflows.percolation import GridPath
 
 _DRAWN = 12
 """Structures with a picture."""
+_FAR = 0.1
+"""Relative change of the volume that is remarked on."""
 _COLORS = ("#1f6fb2", "#2e8b57", "#d08a2e")
 """Of ways in 1, 2 and 3 dimensions."""
 
@@ -53,9 +55,9 @@ def report_screening(
     tables = {
         "Ranking": (
             ["structure", "rank", "1D eV", "2D eV", "3D eV", f"free A^3 per {settings['mobile']}",
-             "free fraction", "lowest point to framework A", "grid", "computed", "remark"],
+             "free fraction", "lowest point to framework A", "volume relaxed/given", "grid", "computed", "remark"],
             [[r["name"], r["rank"], *map(_text, r["barriers_ev"]), r["free_volume_a3_per_ion"],
-              r["free_fraction"], r["closest_a"], "x".join(map(str, r["grid"])), r["n_computed"],
+              r["free_fraction"], r["closest_a"], r["relative_volume"], "x".join(map(str, r["grid"])), r["n_computed"],
               r["remark"]] for r in rows],
         ),
         "Percolation energies on each grid, eV": (
@@ -84,7 +86,10 @@ def report_screening(
 def _row(rank: int, found: Conductor) -> dict[str, Any]:
     n_levels = len(found.coarse)
     steps = [found.grid.step * 2 ** (n_levels - 1 - k) for k in range(n_levels)]
-    remark = "lowest point beside closed ones" if found.next_to_closed else ""
+    remarks = ["lowest point beside closed ones"] if found.next_to_closed else []
+    if abs(found.relative_volume - 1.0) > _FAR:
+        remarks.append("volume changed much")
+    remark = ", ".join(remarks)
     return {
         "rank": rank, "name": found.name, "formula": found.atoms.get_chemical_formula(),
         "barriers_ev": [float(x) for x in found.barriers],
@@ -92,7 +97,7 @@ def _row(rank: int, found: Conductor) -> dict[str, Any]:
         "closest_a": found.closest, "grid": list(found.grid.shape), "steps_a": steps,
         "by_step_ev": [[float(x) for x in level] for level in found.coarse],
         "symmetry_operations": [len(found.grid.rotations), found.grid.n_symmetry],
-        "n_computed": found.n_computed, "remark": remark,
+        "n_computed": found.n_computed, "relative_volume": found.relative_volume, "remark": remark,
         "cell_a_deg": found.atoms.cell.cellpar().tolist(),
         "paths": [
             {"vector": list(path.vector), "length_a": length.tolist(), "energy_ev": energy.tolist()}
@@ -191,7 +196,7 @@ def _projection(panel: Any, found: Conductor, axis: int, ceiling: float) -> Any:
         points, cells = _from_lowest(found, path)
         way = (found.grid.fractional(points) + cells)[:, [first, second]]
         # its images that cross the cell
-        for image_of in itertools.product(range(-2, 3), repeat=2):
+        for image_of in itertools.product(range(-1, 2), repeat=2):
             moved = (way - np.floor(way[0]) + image_of) @ plane
             panel.plot(moved[:, 0], moved[:, 1], color=color, lw=1.6)
     edges = corners.reshape(-1, 2)

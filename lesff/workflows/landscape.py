@@ -14,7 +14,7 @@ from lesff.workflows.percolation import percolation
 
 Energy = Callable[[Grid, np.ndarray], np.ndarray]
 """Energies (n,) in eV of flat indices (n,) of a grid; infinite where closed."""
-REFINED_UP_TO = 1.5
+REFINED_UP_TO = 2.0
 """eV above the minimum: saddles that are higher are left on the grid that there is."""
 _CEILING = 10.0
 """eV above the minimum: closed points count as this in interpolations."""
@@ -57,7 +57,7 @@ class Landscape:
 
 
 def refined(
-    coarse: Landscape, energy: Energy, *, margin: float = 0.1, neighbours: int = 26
+    coarse: Landscape, energy: Energy, *, margin: float = 0.3, neighbours: int = 26
 ) -> Landscape:
     """The landscape on a grid of half the step, computed where its percolation needs it.
 
