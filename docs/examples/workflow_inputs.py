@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.collections import g2
 from ase.io import write
+from ase.spacegroup import crystal
 
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
@@ -31,4 +33,25 @@ first = molecule("NH3")
 last = first.copy()
 last.positions[0, 2] = 2.0 * first.positions[1:, 2].mean() - first.positions[0, 2]
 write(folder / "ammonia.extxyz", [first, last])
-print(f"{len(shaken[:64])} molecules and 6 other files in {folder}")
+
+
+# crystals with lithium, measured lattice constants
+def write_crystal(name, symbols, sites, group, cell):
+    """Write a crystal of a space group, without what ASE notes about it."""
+    atoms = crystal(symbols, sites, spacegroup=group, cellpar=cell)
+    write(folder / name, Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True))
+
+
+cube = [90, 90, 90]
+sites = [(0, 0, 0), (0.25, 0.25, 0.25)]
+write_crystal("li2s.extxyz", ["S", "Li"], sites, 225, [5.71] * 3 + cube)
+sites = [(0, 0, 0), (0.5, 0.5, 0.5)]
+write_crystal("lif.extxyz", ["Li", "F"], sites, 225, [4.02] * 3 + cube)
+nitride = [[3.648, 0, 0], [-1.824, 3.159, 0], [0, 0, 3.875]]
+sites = [(1 / 3, 2 / 3, 0), (2 / 3, 1 / 3, 0), (0, 0, 0.5), (0, 0, 0)]
+write(folder / "li3n.extxyz", Atoms("Li3N", scaled_positions=sites, cell=nitride, pbc=True))
+sites = [(0, 0, 0), (0.2822, 0.25, 0.9747), (0.0948, 0.25, 0.4182),
+         (0.0968, 0.25, 0.7428), (0.4571, 0.25, 0.2060), (0.1656, 0.0465, 0.2848)]  # fmt: skip
+symbols = ["Li", "Fe", "P", "O", "O", "O"]
+write_crystal("lifepo4.extxyz", symbols, sites, 62, [10.332, 6.010, 4.692] + cube)
+print(f"{len(shaken[:64])} molecules and 10 other files in {folder}")

@@ -61,6 +61,11 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
             "transport_command",
             "Ionic conductivity and static dielectric constant of a trajectory.",
         ),
+        "diffusion": Entry(
+            "diffusion",
+            "diffusion_command",
+            "Diffusion of species, Haven ratio, Arrhenius fit of trajectories.",
+        ),
     },
     "Workflows": {
         "relax": Entry("relax", "relax_command", "Relax structures, many at a time."),
@@ -72,6 +77,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "eos": Entry("eos", "eos_command", "Equation of state of a crystal."),
         "elastic": Entry("elastic", "elastic_command", "Elastic constants of a crystal."),
         "neb": Entry("neb", "neb_command", "Minimum energy path between two structures."),
+        "screen": Entry("screen", "screen_group", "Rank crystals as conductors of an ion."),
     },
     "Training": {
         "split": Entry("split", "split_command", "Divide labelled frames by molecule."),

@@ -105,7 +105,7 @@ def spectrum_command(
         lines = raman(values, dt, temperature=temperature, **options)
         curves = {"VV": lines.parallel, "VH": lines.perpendicular}
     else:
-        current = _current(run, model, output, every, born)
+        current = born_current(run, model, output, every, born)
         curves = {
             "absorption": infrared(
                 current, dt, temperature=temperature, volume=run.volume, **options
@@ -120,7 +120,10 @@ def spectrum_command(
     })  # fmt: skip
 
 
-def _current(run: Trajectory, model: Model, output: Path, every: int, mode: BornMode) -> np.ndarray:
+def born_current(
+    run: Trajectory, model: Model, output: Path, every: int, mode: BornMode
+) -> np.ndarray:
+    """Current of Born effective charges in e A / fs, (n_frames, 3); they are kept in a folder."""
     # start-up: help needs nothing that computes
     from lesff.atoms.structure import to_structure
     from lesff.potential.response import BornOptions
@@ -216,7 +219,7 @@ def transport_command(
     lower = 0.25 * upper if lower is None else lower
     output.mkdir(parents=True, exist_ok=True)
     model = load(name, accept_license=accept_license)
-    current = _current(run, model, output, every, born)
+    current = born_current(run, model, output, every, born)
     moved = integrated(current, dt)
     common = {"temperature": temperature, "volume": run.volume, "n_blocks": blocks}
     kubo = green_kubo(current, dt, upper=upper, **common)

@@ -92,10 +92,7 @@ def helfand(
     """
     factor = _factor(temperature, volume) / 6.0
     blocks = split(displacement, n_blocks)
-    last = _lags(upper, time_step, len(blocks[0]))
-    first = round(lower / time_step)
-    if not 0 <= first < last - 1:
-        raise DataError(f"`lower` must be 0 to less than {upper:g} fs, got {lower:g}")
+    first, last = fit_range(lower, upper, time_step, len(blocks[0]))
     lags = np.arange(last + 1)
     squared = np.array([mean_squared_displacement(block, last + 1) for block in blocks])
     slopes = np.polyfit(lags[first:] * time_step, squared[:, first:].T, 1)[0]
@@ -108,6 +105,25 @@ def helfand(
         conductivity=float(value),
         error=float(value_error),
     )
+
+
+def fit_range(lower: float, upper: float, time_step: float, length: int) -> tuple[int, int]:
+    """First and last lag of a straight part.
+
+    Args:
+        lower: Its start, fs.
+        upper: Its end, fs.
+        time_step: fs.
+        length: Frames of a block.
+
+    Raises:
+        DataError: if a block is too short for it, or it has fewer than three points.
+    """
+    last = _lags(upper, time_step, length)
+    first = round(lower / time_step)
+    if not 0 <= first < last - 1:
+        raise DataError(f"`lower` must be 0 to less than {upper:g} fs, got {lower:g}")
+    return first, last
 
 
 def mean_squared_displacement(series: np.ndarray, n_lags: int) -> np.ndarray:
