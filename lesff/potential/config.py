@@ -160,6 +160,8 @@ class ModelConfig:
             for name in ("bases", "charge_limits"):
                 if not data["long_range"][name]:
                     del data["long_range"][name]
+            if self.long_range.in_energy:
+                del data["long_range"]["in_energy"]
         for name in ("local_state", "wall", "energy_floor"):
             if not data[name]:
                 del data[name]
