@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -104,18 +105,15 @@ def columns_of(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
         (n, 2) atom and direction, and (n,) the number of the 3 n_atoms columns each stands for.
     """
     cell = np.asarray(atoms.cell)
-    found = spglib.get_symmetry(
-        (cell, atoms.get_scaled_positions(), atoms.numbers), symprec=SYMMETRY
-    )
+    scaled = atoms.get_scaled_positions()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of how spglib reports errors
+        found = spglib.get_symmetry((cell, scaled, atoms.numbers), symprec=SYMMETRY)
     if found is None:
         n = len(atoms)
         return np.stack(np.divmod(np.arange(3 * n), 3), axis=1), np.ones(3 * n)
-    rotations, shifts, kinds = (
-        found["rotations"],
-        found["translations"],
-        found["equivalent_atoms"],
-    )
-    scaled = atoms.get_scaled_positions()
+    rotations, shifts = found["rotations"], found["translations"]
+    kinds = found["equivalent_atoms"]
     columns, weights = [], []
     for atom in np.unique(kinds):
         # operations that leave the atom in its place, as Cartesian matrices
