@@ -29,13 +29,12 @@ from born_features import digest, read_crystals
 from torch import Tensor
 
 import lesff
-from lesff.atoms.graph import AtomGraph, build_graph, collate, edge_vectors, first_edges
+from lesff.atoms.graph import build_graph, edge_vectors, first_edges
 from lesff.atoms.structure import to_structure
-from lesff.heads import HeadInput, LongRangeConfig, MultipoleConfig
-from lesff.heads.config import charge_limits_of
-from lesff.heads.edge import EdgeHead, limited_transfers
+from lesff.heads import LongRangeConfig, MultipoleConfig
+from lesff.heads.edge import EdgeTransfers
+from lesff.heads.multipoles import OrderReadout
 from lesff.model_folder.folder import save_model
-from lesff.nn.contacts import ClosePairs
 from lesff.potential.potential import Potential
 
 SEED = 0
@@ -57,9 +56,15 @@ class Sample:
     """A crystal, ready for the head.
 
     Attributes:
-        graph: Atoms and edges.
-        features: (n_atoms, n).
-        slopes: (n_columns, n_atoms, n) in 1/A.
+        features: (n_atoms, channels) invariants of the last layer.
+        vectors: (n_atoms, n, 3) features of order 1 of all layers.
+        slopes: (n_columns, n_atoms, channels) in 1/A.
+        vector_slopes: (n_columns, n_atoms, n, 3) in 1/A.
+        references: (n_atoms,) charges that transfers start from, e.
+        ends: (2, n_pairs) atoms of every pair of neighbours.
+        along: (n_pairs, 3) from the first to the second, A.
+        basis: (n_pairs, n_radial) radial functions of the head.
+        basis_slopes: Their derivatives by the distance, 1/A.
         atoms: (n_columns,) displaced atom.
         directions: (n_columns,) Cartesian direction of its displacement.
         labels: (n_columns, 3), columns of Z* / sqrt(eps_inf) in e.
@@ -67,9 +72,15 @@ class Sample:
         scale: sqrt(eps_inf).
     """
 
-    graph: AtomGraph
     features: Tensor
+    vectors: Tensor
     slopes: Tensor
+    vector_slopes: Tensor
+    references: Tensor
+    ends: Tensor
+    along: Tensor
+    basis: Tensor
+    basis_slopes: Tensor
     atoms: Tensor
     directions: Tensor
     labels: Tensor
@@ -95,13 +106,13 @@ def main() -> None:
     for path in sorted(chosen.cache.glob("[0-9]*[0-9].npz")):
         index = int(path.stem)
         parts[part_of(crystals[index].info["formula"])].append(index)
+    charges = reference_charges([crystals[i] for i in parts["train"]], trunk.config.elements)
+    potential = with_born_head(trunk, charges, dipoles=chosen.dipoles)
     samples = {
-        name: [sample(trunk, crystals[i], chosen.cache / f"{i:04d}.npz") for i in rows]
+        name: [sample(potential, crystals[i], chosen.cache / f"{i:04d}.npz") for i in rows]
         for name, rows in parts.items()
         if name != "test" or chosen.test
     }
-    charges = reference_charges([crystals[i] for i in parts["train"]], trunk.config.elements)
-    potential = with_born_head(trunk, charges, dipoles=chosen.dipoles)
     print({name: len(rows) for name, rows in parts.items()})
     best = train(potential, samples, chosen.minutes, chosen.decay)
     if chosen.test:
@@ -125,17 +136,42 @@ def sqrt_epsilon(atoms: Atoms) -> float:
     return float(np.sqrt(np.trace(atoms.info["epsilon"]) / 3.0))
 
 
-def sample(trunk: Potential, atoms: Atoms, path: Path) -> Sample:
-    """A crystal with its features."""
+def sample(potential: Potential, atoms: Atoms, path: Path) -> Sample:
+    """A crystal with its features, for a potential with the head."""
     found = np.load(path)
     scale = sqrt_epsilon(atoms)
     displaced, direction = found["columns"].T
     labels = atoms.arrays["born"][displaced, :, direction] / scale
-    graph = build_graph(to_structure(atoms), trunk.architecture.cutoff)
+    architecture = potential.architecture
+    graph = build_graph(to_structure(atoms), architecture.cutoff)
+    first = first_edges(graph)
+    along = edge_vectors(graph)[first]
+    basis = potential.charge_head.transfers.basis
+    distance = along.norm(dim=1).requires_grad_()
+    radial = basis(distance, distance)
+    slopes = [
+        torch.autograd.grad(column.sum(), distance, retain_graph=True)[0]
+        for column in radial.unbind(1)
+    ]
+    references = potential.reference_charges(graph)
+    channels, n_layers = architecture.channels, architecture.n_layers
+    last, end = channels * (n_layers - 1), channels * n_layers
+
+    def split(name: str) -> tuple[Tensor, Tensor]:
+        values = torch.from_numpy(found[name])
+        return values[..., last:end].clone(), values[..., end:].unflatten(-1, (-1, 3)).clone()
+
+    (features, vectors), (by_atoms, vectors_by_atoms) = split("features"), split("slopes")
     return Sample(
-        graph=graph.to(dtype=torch.float32),
-        features=torch.from_numpy(found["features"]),
-        slopes=torch.from_numpy(found["slopes"]),
+        features=features,
+        vectors=vectors,
+        slopes=by_atoms,
+        vector_slopes=vectors_by_atoms,
+        references=(references - references.mean()).float(),
+        ends=graph.edge_index[:, first],
+        along=along.float(),
+        basis=radial.detach().float(),
+        basis_slopes=torch.stack(slopes, dim=1).float(),
         atoms=torch.from_numpy(displaced),
         directions=torch.from_numpy(direction),
         labels=torch.from_numpy(labels).float(),
@@ -168,7 +204,6 @@ def with_born_head(trunk: Potential, charges: tuple[float, ...], *, dipoles: boo
         head="edge",
         cutoff="smooth",
         reference_charges=charges,
-        charge_limits=charge_limits_of(trunk.config.elements),
         multipoles=MultipoleConfig(dipoles=True) if dipoles else None,
         in_energy=False,
     )
@@ -200,7 +235,7 @@ def train(
             batch = [rows[i] for i in group]
             labels = torch.cat([s.labels for s in batch])
             weights = torch.cat([s.weights for s in batch])
-            errors = born_columns(potential, batch, create_graph=True) - labels
+            errors = born_columns(potential, batch) - labels
             sizes = torch.nn.functional.huber_loss(
                 errors, torch.zeros_like(errors), delta=DELTA, reduction="none"
             )
@@ -239,12 +274,13 @@ def _set(parameters: list[torch.nn.Parameter], values: list[Tensor]) -> None:
             p.copy_(value)
 
 
+@torch.no_grad()
 def relative_error(potential: Potential, samples: list[Sample]) -> float:
     """``sqrt(sum |Z - Zref|^2 / sum |Zref|^2)`` in e, of all atoms and components."""
     wrong = total = 0.0
     for i in range(0, len(samples), BATCH):
         batch = samples[i : i + BATCH]
-        found = born_columns(potential, batch, create_graph=False)
+        found = born_columns(potential, batch)
         counts = [len(s.labels) for s in batch]
         for s, z in zip(batch, found.split(counts), strict=True):
             w = s.weights[:, None] * s.scale**2
@@ -253,72 +289,105 @@ def relative_error(potential: Potential, samples: list[Sample]) -> float:
     return (wrong / total) ** 0.5
 
 
-def born_columns(potential: Potential, batch: list[Sample], *, create_graph: bool) -> Tensor:
+def born_columns(potential: Potential, batch: list[Sample]) -> Tensor:
     """Columns of the Born charges of the model, (n_columns, 3) in e."""
-    graph = collate([s.graph for s in batch])
-    head = potential.charge_head
-    assert isinstance(head, EdgeHead)
-    features = torch.cat([s.features for s in batch]).requires_grad_()
-    along = first_edges(graph)
-    first, second = graph.edge_index[:, along]
-    vectors = edge_vectors(graph)[along].detach().requires_grad_()
-    distance = vectors.norm(dim=1)
-    pairs = ClosePairs(distance=distance, first=first, second=second, z=graph.atomic_numbers)
-    x = _input(potential, graph, features, pairs)
-    transfers = limited_transfers(
-        head.transfers.of_pairs(x, pairs), distance, pairs, head.limits(x), head.elements
+    counts = [len(s.features) for s in batch]
+    starts = np.cumsum([0, *counts[:-1]]).tolist()
+    features, vectors = (torch.cat([getattr(s, x) for s in batch]) for x in ("features", "vectors"))
+    first, second = (
+        torch.cat([s.ends[end] + start for s, start in zip(batch, starts, strict=True)])
+        for end in (0, 1)
     )
-    polarisation = (transfers[:, None] * vectors).sum(0)
+    along, basis, slopes = (
+        torch.cat([getattr(s, x) for s in batch]) for x in ("along", "basis", "basis_slopes")
+    )
+    # Z[n, i, j] of fixed features, and dP_i/dx[n, i, c] by the invariants of the last layer
+    fixed, by_features = _of_transfers(
+        potential.charge_head.transfers, features, (first, second), along, basis, slopes
+    )
+    born = torch.cat([s.references for s in batch])[:, None, None] * torch.eye(3) + fixed
+    factors = None
     if potential.multipole_head is not None:
-        dipoles = potential.multipole_head.latent_dipoles(x)
-        assert dipoles is not None
-        polarisation = polarisation + dipoles.sum(0)
-    # by vectors and features, for each component i of P; crystals do not see each other
-    by_vectors, by_features = [], []
-    for component in polarisation:
-        g_vectors, g_features = torch.autograd.grad(
-            component, [vectors, features], create_graph=create_graph, retain_graph=True
-        )
-        by_vectors.append(g_vectors)
-        by_features.append(g_features)
-    # Z[a, i, j] of fixed features: N_a, and what the pairs of the atom say
-    fixed = torch.stack(by_vectors, dim=1)
-    born = torch.zeros(graph.n_atoms, 3, 3).index_add(0, second, fixed)
-    born = born.index_add(0, first, fixed, alpha=-1)
-    born = born + head.references(x)[:, None, None] * torch.eye(3)
-    # and of features that change: sum_nf dP_i/dx_nf dx_nf/dr_aj
-    slopes = torch.stack(by_features, dim=1)
-    columns, start = [], 0
-    for s in batch:
-        atoms = slice(start, start + s.graph.n_atoms)
+        factors, more = _of_dipoles(potential.multipole_head.dipoles, features, vectors)
+        by_features = by_features + more
+    # and of features that change with the displacement: sum_nc dP_i/dx_nc dx_nc/dr_aj
+    columns = []
+    for s, start, count in zip(batch, starts, counts, strict=True):
+        atoms = slice(start, start + count)
         own = born[atoms][s.atoms, :, s.directions]
-        columns.append(own + torch.einsum("cnf,nif->ci", s.slopes, slopes[atoms]))
-        start += s.graph.n_atoms
+        own = own + torch.einsum("knc,nic->ki", s.slopes, by_features[atoms])
+        if factors is not None:
+            own = own + torch.einsum("knci,nc->ki", s.vector_slopes, factors[atoms])
+        columns.append(own)
     return torch.cat(columns)
 
 
-def _input(
-    potential: Potential, graph: AtomGraph, features: Tensor, pairs: ClosePairs
-) -> HeadInput:
-    """What the heads read, from features as ``born_features.py`` orders them."""
-    architecture = potential.architecture
-    channels, n_layers = architecture.channels, architecture.n_layers
-    split = channels * n_layers
-    invariants = list(features[:, :split].split(channels, dim=1))
-    n_vectors = architecture.equivariant_layers[0]
-    vectors = features[:, split:].reshape(len(features), n_vectors, -1, 3)
-    element = potential.element_row[graph.atomic_numbers]
-    assert potential.ewald is not None
-    assert potential.charge_limits is not None
-    return HeadInput(
-        invariants=invariants,
-        element=element,
-        graph=graph,
-        settings=potential.ewald,
-        equivariants=[[v.transpose(1, 2) for v in vectors.unbind(1)]],
-        pairs=pairs,
-        limits=potential.charge_limits.index_select(0, element).float(),
-    )
+def _of_transfers(
+    transfers: EdgeTransfers,
+    x: Tensor,
+    ends: tuple[Tensor, Tensor],
+    along: Tensor,
+    basis: Tensor,
+    basis_slopes: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of ``P = sum_p t_p d_p`` by positions and invariants.
+
+    Args:
+        transfers: ``t = g.[silu(a b) - silu(a' b)]``, see the class.
+        x: (n_atoms, channels) invariants.
+        ends: (n_pairs,) first and second atom of every pair.
+        along: (n_pairs, 3) d, from the first to the second, in A.
+        basis: (n_pairs, n_radial) radial functions.
+        basis_slopes: Their derivatives by the distance, 1/A.
+
+    Returns:
+        (n_atoms, 3, 3) with [n, i, j] = dP_i / dr_nj in e, and (n_atoms, 3, channels).
+    """
+    first, second = ends
+    n_atoms, width = len(x), len(transfers.out)
+    radial, radial_slope = transfers.radial(basis), transfers.radial(basis_slopes)
+    sender, receiver = transfers.sender(x), transfers.receiver(x)
+    ahead = sender[first] + receiver[second]
+    back = sender[second] + receiver[first]
+    g = transfers.out * width**-0.5
+    # silu(z) = z s(z), slope s (1 + z (1 - s))
+    z_ahead, z_back = ahead * radial, back * radial
+    s_ahead, s_back = torch.sigmoid(z_ahead), torch.sigmoid(z_back)
+    moved = (z_ahead * s_ahead - z_back * s_back) @ g
+    by_ahead = s_ahead * (1.0 + z_ahead * (1.0 - s_ahead)) * g
+    by_back = -s_back * (1.0 + z_back * (1.0 - s_back)) * g
+    # d(t d_i)/dd_j = t delta_ij + dt/dr d_i d_j / r
+    slope = ((by_ahead * ahead + by_back * back) * radial_slope).sum(1) / along.norm(dim=1)
+    by_pair = moved[:, None, None] * torch.eye(3)
+    by_pair = by_pair + slope[:, None, None] * along[:, :, None] * along[:, None, :]
+    fixed = along.new_zeros(n_atoms, 3, 3).index_add(0, second, by_pair)
+    fixed = fixed.index_add(0, first, by_pair, alpha=-1)
+    # by A x and B x of both ends, each for every component i of d; [p, i, (h of a, h of a')]
+    by_units = torch.cat([by_ahead * radial, by_back * radial], dim=1)
+    by_units = by_units[:, None] * along[:, :, None]
+    at_first = along.new_zeros(n_atoms, 3, 2 * width).index_add(0, first, by_units)
+    at_second = along.new_zeros(n_atoms, 3, 2 * width).index_add(0, second, by_units)
+    by_sender = at_first[..., :width] + at_second[..., width:]
+    by_receiver = at_second[..., :width] + at_first[..., width:]
+    return fixed, by_sender @ transfers.sender.weight + by_receiver @ transfers.receiver.weight
+
+
+def _of_dipoles(readout: OrderReadout, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of ``P = sum_nc f_nc(x_n) v_nc``, ``f`` linear in the invariants.
+
+    Args:
+        readout: The dipoles.
+        x: (n_atoms, channels) invariants.
+        v: (n_atoms, n, 3) features of order 1 of all layers.
+
+    Returns:
+        f, (n_atoms, n), and (n_atoms, 3, channels).
+    """
+    n_invariants, channels = readout.mix.shape[1:]
+    # [d, (layer, c)]
+    mix = readout.mix.transpose(0, 1).flatten(1) * (n_invariants * channels) ** -0.5
+    factors = readout.weight.flatten() * channels**-0.5 + x @ mix
+    return factors, torch.einsum("nci,dc->nid", v, mix)
 
 
 if __name__ == "__main__":
