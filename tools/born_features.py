@@ -22,6 +22,7 @@ import time
 import warnings
 from pathlib import Path
 
+import click
 import numpy as np
 import spglib
 import torch
@@ -67,7 +68,7 @@ def main() -> None:
         np.savez(part, **found)
         part.rename(path)
         done += 1
-    print(f"{done} crystals in {time.process_time() - start:.0f} s of CPU")
+    click.echo(f"{done} crystals in {time.process_time() - start:.0f} s of CPU")
 
 
 def digest(text: str) -> str:
@@ -152,8 +153,8 @@ def features_of(potential: Potential, atoms: Atoms) -> dict[str, np.ndarray]:
 
 def _slopes(potential: Potential, graph: AtomGraph, columns: np.ndarray) -> Tensor:
     """(n_columns, n_atoms, n) in 1/A, of both signs of all displacements in one batch."""
-    # copies with the edges of the crystal at rest: what comes nearer than the cutoff by a thousandth
-    # of an A counts nothing there
+    # copies with the edges of the crystal at rest: what comes nearer than the cutoff by a
+    # thousandth of an A counts nothing there
     copies = collate([graph] * (2 * len(columns)))
     moved = graph.positions.repeat(2 * len(columns), 1, 1)
     for row, (atom, direction) in enumerate(columns):

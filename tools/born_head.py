@@ -4,14 +4,14 @@
     python tools/born_head.py TRUNK born_charges.npz CACHE -o MODEL [--minutes 10]
 
 Polarisation is that of the model: reference charges of the elements, transfers along edges (head
-``"edge"``) and dipoles of the atoms, ``P = sum_i N_i r_i + sum_pairs t d + sum_i u_i``. All of it is
-a function of features and pair vectors, so ``Z* = dP/dr`` follows from the slopes of the features
-in CACHE, exactly and without the trunk. Labels are ``Z* / sqrt(eps_inf)``, eps_inf the mean of the
+``"edge"``) and dipoles of the atoms, ``P = sum_i N_i r_i + sum_pairs t d + sum_i u_i``. It is a
+function of features and pair vectors, so ``Z* = dP/dr`` follows from the slopes of the features in
+CACHE, exactly and without the trunk. Labels are ``Z* / sqrt(eps_inf)``, eps_inf the mean of the
 diagonal: charges of the model are screened as everywhere in lesff. Its charges do not interact
 (``in_energy = false``), since the energy of the trunk holds all of their interaction.
 
-A tenth of the compositions (reduced formulas, by sha256), NaCl and MgO are never trained on or looked
-at before the end; another twentieth chooses the step whose weights are kept.
+A tenth of the compositions (reduced formulas, by sha256), NaCl and MgO are never trained on or
+looked at before the end; another twentieth chooses the step whose weights are kept.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 from ase import Atoms
@@ -113,11 +114,11 @@ def main() -> None:
         for name, rows in parts.items()
         if name != "test" or chosen.test
     }
-    print({name: len(rows) for name, rows in parts.items()})
+    click.echo(str({name: len(rows) for name, rows in parts.items()}))
     best = train(potential, samples, chosen.minutes, chosen.decay)
     if chosen.test:
         best["test"] = relative_error(potential, samples["test"])
-    print(json.dumps(best))
+    click.echo(json.dumps(best))
     (chosen.output.parent / f"{chosen.output.name}.json").write_text(json.dumps(best))
     license_text = "The licence of the trunk applies.\n"
     save_model(potential, chosen.output, card="", license_text=license_text, overwrite=True)
@@ -260,9 +261,7 @@ def train(
                 best = {"epoch": epoch, "choice": found}
                 kept = [a.clone() for a in average]
             trained = relative_error(potential, rows[:200])
-            print(
-                f"epoch {epoch} share {done:.2f} train {trained:.3f} choice {found:.3f}", flush=True
-            )
+            click.echo(f"epoch {epoch} {done:.2f} train {trained:.3f} choice {found:.3f}")
             _set(parameters, now)
     _set(parameters, kept)
     return best | {"epochs": epoch, "train": relative_error(potential, rows)}
