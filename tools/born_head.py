@@ -1,7 +1,7 @@
 """Charge head on a frozen trunk, trained on Born effective charges of crystals.
 
     python tools/born_features.py TRUNK born_charges.npz CACHE
-    python tools/born_head.py TRUNK born_charges.npz CACHE -o MODEL [--minutes 10]
+    python tools/born_head.py TRUNK born_charges.npz CACHE -o MODEL [--epochs 60] [--test]
 
 Polarisation is that of the model: reference charges of the elements, transfers along edges (head
 ``"edge"``) and dipoles of the atoms, ``P = sum_i N_i r_i + sum_pairs t d + sum_i u_i``. It is a
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import torch
 from ase import Atoms
 from born_features import digest, read_crystals
 from torch import Tensor
+from torch.nn import functional
 
 import lesff
 from lesff.atoms.graph import build_graph, edge_vectors, first_edges
@@ -95,7 +95,9 @@ def main() -> None:
     for name in ("trunk", "data", "cache"):
         parser.add_argument(name, type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--card", type=Path, help="model card to put into the folder")
+    parser.add_argument("--license", type=Path, help="full text of the licence")
     parser.add_argument("--dipoles", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--decay", type=float, default=1e-3)
     parser.add_argument("--test", action="store_true")
@@ -115,13 +117,16 @@ def main() -> None:
         if name != "test" or chosen.test
     }
     click.echo(str({name: len(rows) for name, rows in parts.items()}))
-    best = train(potential, samples, chosen.minutes, chosen.decay)
+    best = train(potential, samples, chosen.epochs, chosen.decay)
     if chosen.test:
         best["test"] = relative_error(potential, samples["test"])
     click.echo(json.dumps(best))
     (chosen.output.parent / f"{chosen.output.name}.json").write_text(json.dumps(best))
-    license_text = "The licence of the trunk applies.\n"
-    save_model(potential, chosen.output, card="", license_text=license_text, overwrite=True)
+    card, license_text = (
+        "" if path is None else path.read_text(encoding="utf-8")
+        for path in (chosen.card, chosen.license)
+    )
+    save_model(potential, chosen.output, card=card, license_text=license_text, overwrite=True)
 
 
 def part_of(formula: str) -> str:
@@ -208,13 +213,20 @@ def with_born_head(trunk: Potential, charges: tuple[float, ...], *, dipoles: boo
         multipoles=MultipoleConfig(dipoles=True) if dipoles else None,
         in_energy=False,
     )
-    result = Potential(replace(trunk.config, long_range=long_range))
+    config = replace(
+        trunk.config,
+        long_range=long_range,
+        training_data=f"{trunk.config.training_data}; charges: Born effective charges of crystals",
+        software={**trunk.config.software, "charges": "lesff tools/born_head.py"},
+    )
+    result = Potential(config)
     result.load_state_dict(trunk.state_dict(), strict=False)
+    result.architecture.requires_grad_(requires_grad=False)
     return result
 
 
 def train(
-    potential: Potential, samples: dict[str, list[Sample]], minutes: float, decay: float
+    potential: Potential, samples: dict[str, list[Sample]], epochs: int, decay: float
 ) -> dict[str, float]:
     """Minimise the error; the weights that are kept are averages over the last steps."""
     parameters = [
@@ -225,19 +237,19 @@ def train(
     best: dict[str, float] = {"choice": float("inf")}
     kept = average
     generator = np.random.default_rng(SEED)
-    start, step, epoch = time.process_time(), 0, 0
-    rows = samples["train"]
-    while (done := (time.process_time() - start) / (60.0 * minutes)) < 1.0:
+    rows, step = samples["train"], 0
+    n_batches = -(-len(rows) // BATCH)
+    for epoch in range(1, epochs + 1):
         order = generator.permutation(len(rows))
-        for group in np.array_split(order, -(-len(rows) // BATCH)):
-            # 1 to 0, half a cosine over the time
-            rate = RATE * 0.5 * (1.0 + np.cos(np.pi * min(done, 1.0)))
+        for group in np.array_split(order, n_batches):
+            # 1 to 0, half a cosine over all steps
+            rate = RATE * 0.5 * (1.0 + np.cos(np.pi * step / (epochs * n_batches)))
             optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 50)
             batch = [rows[i] for i in group]
             labels = torch.cat([s.labels for s in batch])
             weights = torch.cat([s.weights for s in batch])
             errors = born_columns(potential, batch) - labels
-            sizes = torch.nn.functional.huber_loss(
+            sizes = functional.huber_loss(
                 errors, torch.zeros_like(errors), delta=DELTA, reduction="none"
             )
             loss = (weights[:, None] * sizes).sum() / weights.sum()
@@ -249,11 +261,7 @@ def train(
             share = min(AVERAGE, step / (step + 10.0))
             for a, p in zip(average, parameters, strict=True):
                 a.lerp_(p.detach(), 1.0 - share)
-            done = (time.process_time() - start) / (60.0 * minutes)
-            if done >= 1.0:
-                break
-        epoch += 1
-        if epoch % 5 == 0 or done >= 1.0:
+        if epoch % 5 == 0 or epoch == epochs:
             now = [p.detach().clone() for p in parameters]
             _set(parameters, average)
             found = relative_error(potential, samples["choice"])
@@ -261,10 +269,10 @@ def train(
                 best = {"epoch": epoch, "choice": found}
                 kept = [a.clone() for a in average]
             trained = relative_error(potential, rows[:200])
-            click.echo(f"epoch {epoch} {done:.2f} train {trained:.3f} choice {found:.3f}")
+            click.echo(f"epoch {epoch} train {trained:.3f} choice {found:.3f}")
             _set(parameters, now)
     _set(parameters, kept)
-    return best | {"epochs": epoch, "train": relative_error(potential, rows)}
+    return best | {"epochs": epochs, "train": relative_error(potential, rows)}
 
 
 def _set(parameters: list[torch.nn.Parameter], values: list[Tensor]) -> None:
