@@ -61,4 +61,6 @@ def _electrostatics(potential: Potential) -> str:
     """Charge head and the sum over wave vectors."""
     if potential.ewald is None or potential.config.long_range is None:
         return "none"
+    if not potential.config.long_range.in_energy:
+        return f"head {potential.config.long_range.head!r}, not in the energy"
     return f"head {potential.config.long_range.head!r}, {potential.ewald.in_words}"

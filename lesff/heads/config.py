@@ -153,6 +153,9 @@ class LongRangeConfig:
             None for charges without limit; :func:`charge_limits_of` gives those of our recipes.
         onset: Distance in A up to which the interaction of a pair of point charges fades in, or
             None for Gaussian charges; see :mod:`lesff.electrostatics.onset`.
+        in_energy: Whether the moments interact. False for a head on a trunk whose energy holds
+            their interaction already: energies and forces stay those of the trunk, and moments give
+            dipoles, Born charges and the coupling to fields and point charges.
     """
 
     head: HeadName = "latent"
@@ -171,6 +174,7 @@ class LongRangeConfig:
     multipoles: MultipoleConfig | None = None
     charge_limits: tuple[float, ...] | None = None
     onset: float | None = None
+    in_energy: bool = True
 
     def __post_init__(self) -> None:
         """Raise ConfigError for options without meaning."""
@@ -208,6 +212,16 @@ class LongRangeConfig:
                 "equilibrate among themselves only; use 'latent', 'shifted', 'edge', 'fukui' or "
                 "'qeq-local'"
             )
+        # what follows from an energy needs it
+        if not self.in_energy and (self.head == "qeq" or self._induces):
+            raise ConfigError(
+                "`long_range.in_energy` must be true for the head 'qeq' and for induced moments, "
+                "which minimise an energy, got false"
+            )
+
+    @property
+    def _induces(self) -> bool:
+        return self.multipoles is not None and self.multipoles.induced != "none"
 
     def _check_sizes(self) -> None:
         # name of the field -> whether it is right, and what it must be

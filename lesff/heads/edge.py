@@ -108,8 +108,16 @@ class EdgeHead(ChargeModel):
         altogether, ``B_i = sum_j |t_ij|``: no atom's charge changes by more than its limit, charge
         stays conserved, and nothing changes as long as all B_i are below 0.8 L_i.
         """
-        pairs = x.neighbours()
-        limits = TransferLimits(
+        pairs, limits = x.neighbours(), self.limits(x)
+        transfers = self.transfers.of_pairs(x, pairs)
+        fused = kernels.backend(transfers)
+        if fused is None or not fused.has_contacts:
+            return plain_moved(transfers, pairs.distance, pairs, limits, self.elements)
+        return _FusedMoved.apply(transfers, pairs.distance, pairs, limits, self.elements, fused)  # pyright: ignore[reportReturnType]
+
+    def limits(self, x: HeadInput) -> TransferLimits:
+        """What the charge of atoms may change by, as the kernels take it."""
+        return TransferLimits(
             radius=self.elements.radius,
             valence=self.elements.valence,
             atoms=x.limits,
@@ -119,11 +127,6 @@ class EdgeHead(ChargeModel):
             between=_BETWEEN,
             soft=_SOFT,
         )
-        transfers = self.transfers.of_pairs(x, pairs)
-        fused = kernels.backend(transfers)
-        if fused is None or not fused.has_contacts:
-            return plain_moved(transfers, pairs.distance, pairs, limits, self.elements)
-        return _FusedMoved.apply(transfers, pairs.distance, pairs, limits, self.elements, fused)  # pyright: ignore[reportReturnType]
 
     def forward(self, x: HeadInput) -> HeadOutput:
         """See :meth:`ChargeModel.forward`."""
@@ -155,6 +158,20 @@ def plain_moved(
     elements: Elements,
 ) -> Tensor:
     """What each atom takes within limits, (n_atoms,) in e, in plain PyTorch."""
+    transfers = limited_transfers(transfers, distance, pairs, limits, elements)
+    # what the second atom takes, the first one gives
+    taken = transfers.new_zeros(len(pairs.z)).index_add(0, pairs.second, transfers)
+    return taken.index_add(0, pairs.first, transfers, alpha=-1)
+
+
+def limited_transfers(
+    transfers: Tensor,
+    distance: Tensor,
+    pairs: ClosePairs,
+    limits: TransferLimits,
+    elements: Elements,
+) -> Tensor:
+    """Charge that the second atom of each pair takes within limits, (n_pairs,) in e."""
     first, second, n_atoms = pairs.first, pairs.second, len(pairs.z)
     if limits.has_bonds:
         bond = elements.bond(replace(pairs, distance=distance))
@@ -167,9 +184,7 @@ def plain_moved(
         factor = saturated(total, limits.atoms) / total.clamp(min=limits.soft)
         factor = torch.where(total > LINEAR_SHARE * limits.atoms, factor, 1.0)
         transfers = transfers * factor.index_select(0, first) * factor.index_select(0, second)
-    # what the second atom takes, the first one gives
-    taken = transfers.new_zeros(n_atoms).index_add(0, second, transfers)
-    return taken.index_add(0, first, transfers, alpha=-1)
+    return transfers
 
 
 class _FusedMoved(torch.autograd.Function):

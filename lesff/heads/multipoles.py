@@ -58,6 +58,7 @@ class MultipoleHead(nn.Module):
         if config.multipoles is None:
             raise ConfigError("`long_range.multipoles` must be given for a multipole head")
         self.config = chosen = config.multipoles
+        self.interacts = config.in_energy
         self.max_order = chosen.max_order
         self._check_orders(chosen, sizes)
         self.dipoles = OrderReadout(sizes, order=1) if chosen.dipoles else None
@@ -92,11 +93,13 @@ class MultipoleHead(nn.Module):
                 "`long_range.multipoles` must be null for a head whose energy is a response only"
             )
         # charges of the charge head, dipoles and quadrupoles of the features
-        permanent = Multipoles.of(head.coulomb, self._dipoles(x), self._quadrupoles(x))
+        permanent = Multipoles.of(head.coulomb, self.latent_dipoles(x), self._quadrupoles(x))
         dipoles = permanent.dipoles if self.config.has_dipoles else None
         result = replace(
             head, moments=permanent, dipoles=dipoles, quadrupoles=permanent.quadrupoles
         )
+        if not self.interacts:
+            return result
         if not self.induces:
             energy = multipole_energy(permanent, x.graph, x.settings)
             return replace(result, coulomb_energy=energy)
@@ -143,7 +146,8 @@ class MultipoleHead(nn.Module):
                 alpha = alpha[:, None, None] * (root @ root)
         return Response(softness=softness, shares=shares, polarizability=alpha)
 
-    def _dipoles(self, x: HeadInput) -> Tensor | None:
+    def latent_dipoles(self, x: HeadInput) -> Tensor | None:
+        """Latent dipoles within their limits, (n_atoms, 3) in e A, or None."""
         if self.dipoles is None:
             return None
         found = self.dipoles(x)

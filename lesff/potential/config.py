@@ -167,6 +167,8 @@ class ModelConfig:
             for name in ("bases", "charge_limits", "onset"):
                 if not data["long_range"][name]:
                     del data["long_range"][name]
+            if self.long_range.in_energy:
+                del data["long_range"]["in_energy"]
         for name in ("local_state", "wall", "energy_floor", "d3"):
             if not data[name]:
                 del data[name]

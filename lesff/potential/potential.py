@@ -300,7 +300,10 @@ class Potential(nn.Module):
             graph = graph.outside_inference()
             topology = self.architecture.topology(graph)
             topology.prepare(fused=kernels.backend(graph.positions) is not None)
-            coulomb = None if self.ewald is None else plan_coulomb(graph, self.ewald)[0]
+            interacts = self.config.long_range is not None and self.config.long_range.in_energy
+            coulomb = None
+            if self.ewald is not None and interacts:
+                coulomb = plan_coulomb(graph, self.ewald)[0]
             dispersion = None if chosen is None else plan_coulomb(graph, chosen)[0]
             known = None
             if self.uncertainty is not None:
@@ -503,6 +506,8 @@ class Potential(nn.Module):
 
         Both (n_systems,) in eV, the second in float64.
         """
+        if self.config.long_range is not None and not self.config.long_range.in_energy:
+            return None, torch.zeros_like(graph.total_charge, dtype=torch.float64)
         coulomb = head.coulomb_energy
         if coulomb is None and head.coulomb is not None:
             groups = None if plan is None else plan.coulomb

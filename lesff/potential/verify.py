@@ -95,7 +95,8 @@ def check_structures(potential: Potential) -> dict[str, ase.Atoms]:
 def _away_from_the_sphere(crystal: ase.Atoms, potential: Potential) -> ase.Atoms:
     """Scale a crystal slightly so that no wave vector is at the edge of the sharp k sphere."""
     settings = potential.ewald
-    if settings is None or settings.cutoff == "smooth":
+    chosen = potential.config.long_range
+    if settings is None or settings.cutoff == "smooth" or (chosen and not chosen.in_energy):
         return crystal
     for factor in np.linspace(1.0, 1.15, 151):
         scaled = crystal.copy()
