@@ -40,6 +40,8 @@ ARGUMENTS: dict[str, list[str]] = {
     "cite": ["mace-mp-0-medium"],
     "pull": ["mace-mp-0-medium", "--from", "FILE"],
     "predict": ["FRAMES", "-m", "MODEL", "-o", "OUT/o.xyz"],
+    "screen conductors": ["FRAMES", *COMMON, "--mobile", "H"],
+    "diffusion": ["FRAMES", "-o", "OUT/o", "--species", "H", "--dt", "1"],
     "relax": ["FRAMES", *COMMON, "--steps", "1"],
     "md": ["FRAMES", *COMMON, "--steps", "1"],
     "vibrations": ["FRAMES", *COMMON],

@@ -93,8 +93,8 @@ def test_born_charges_do_not_depend_on_it(trunk):
 def test_the_tool_trains_on_the_born_charges_of_the_model(trunk, tmp_path, monkeypatch):
     """``tools/born_head.py`` has them from features and their slopes, without the trunk."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    import born_features
-    import born_head
+    import born_features  # pyright: ignore[reportMissingImports]
+    import born_head  # pyright: ignore[reportMissingImports]
 
     atoms = strained_oxide()
     model = charged(trunk)
@@ -114,7 +114,7 @@ def test_the_tool_trains_on_the_born_charges_of_the_model(trunk, tmp_path, monke
 def test_symmetry_leaves_out_columns_that_others_give(monkeypatch):
     """In rock salt one direction of each element gives all, in a strained crystal none is given."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    import born_features
+    import born_features  # pyright: ignore[reportMissingImports]
 
     columns, weights = born_features.columns_of(bulk("MgO", "rocksalt", a=4.2, cubic=True))
     assert columns.tolist() == [[0, 0], [1, 0]]

@@ -28,7 +28,7 @@ from lesff.atoms.graph import AtomGraph, build_graph
 from lesff.atoms.structure import to_structure
 from lesff.electrostatics.charges.electrodes import constant_potential
 from lesff.electrostatics.sums.settings import EwaldSettings
-from lesff.errors import ConfigError, DataError
+from lesff.errors import ConfigError, DataError, StructureError
 from lesff.spectra.correlation import split
 from lesff.units import BOLTZMANN
 
@@ -108,6 +108,8 @@ class ElectrodeCalculator(Calculator):
     ) -> None:
         """Charges of the electrodes at their minimum, F and forces."""
         super().calculate(atoms, list(properties), list(system_changes))
+        if self.atoms is None:
+            raise StructureError("`atoms` must be given: there is nothing to compute")
         graph, fixed = self._prepared(self.atoms)
         positions = graph.positions.clone().requires_grad_(True)
         found = self._solved(graph.replace(positions=positions), fixed, self._voltage)
@@ -115,7 +117,7 @@ class ElectrodeCalculator(Calculator):
         (gradient,) = torch.autograd.grad(energy, positions)
         value, forces = float(energy.detach()), -gradient.numpy()
         if self._base is not None:
-            value += self._base.get_potential_energy(self.atoms)
+            value += float(np.asarray(self._base.get_potential_energy(self.atoms)))
             forces = forces + self._base.get_forces(self.atoms)
         self.results = {
             "energy": value, "free_energy": value, "forces": forces,
@@ -124,7 +126,7 @@ class ElectrodeCalculator(Calculator):
 
     def electrode_charges(self, atoms: ase.Atoms) -> tuple[float, float]:
         """Charge of the first and the second electrode, e."""
-        charges = self.get_property("charges", atoms)
+        charges = np.asarray(self.get_property("charges", atoms))
         return float(charges[self.first].sum()), float(charges[self.second].sum())
 
     def capacitance(self, atoms: ase.Atoms) -> float:
