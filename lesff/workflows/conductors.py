@@ -108,7 +108,8 @@ class Conductor:
         closest: Distance of the lowest point to the framework, A.
         next_to_closed: Whether a neighbour of the lowest point is closed: the minimum then is a
             hole of the model, or ``r_min`` is too large.
-        relative_volume: After the relaxation over before: far from 1 the model is not to be trusted.
+        relative_volume: After the relaxation over before; far from 1 the model is not to be
+            trusted.
         n_computed: Energies that were computed.
     """
 

@@ -49,16 +49,17 @@ def report_screening(
     for rank, found in enumerate(result.ranking[:_DRAWN]):
         figures[f"{rank + 1:02d}-landscape"] = _landscape_figure(found)
     dimension = settings["dimension"]
-    best = [f"{rank + 1}. {c.name}: {_text(c.barriers[dimension - 1])} eV"
+    best = [f"{rank + 1}. {c.name}: {_text(float(c.barriers[dimension - 1]))} eV"
             for rank, c in enumerate(result.ranking[:5])]  # fmt: skip
     report = {"structures": rows, "errors": result.errors}
     tables = {
         "Ranking": (
             ["structure", "rank", "1D eV", "2D eV", "3D eV", f"free A^3 per {settings['mobile']}",
-             "free fraction", "lowest point to framework A", "volume relaxed/given", "grid", "computed", "remark"],
+             "free fraction", "lowest point to framework A", "volume relaxed/given", "grid",
+             "computed", "remark"],
             [[r["name"], r["rank"], *map(_text, r["barriers_ev"]), r["free_volume_a3_per_ion"],
-              r["free_fraction"], r["closest_a"], r["relative_volume"], "x".join(map(str, r["grid"])), r["n_computed"],
-              r["remark"]] for r in rows],
+              r["free_fraction"], r["closest_a"], r["relative_volume"],
+              "x".join(map(str, r["grid"])), r["n_computed"], r["remark"]] for r in rows],
         ),
         "Percolation energies on each grid, eV": (
             ["structure", "step A", "1D", "2D", "3D"],

@@ -107,16 +107,19 @@ class ElectrodeCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Charges of the electrodes at their minimum, F and forces."""
+        if atoms is None:
+            raise DataError("the calculator must have atoms, got None")
         super().calculate(atoms, list(properties), list(system_changes))
-        graph, fixed = self._prepared(self.atoms)
+        graph, fixed = self._prepared(atoms)
         positions = graph.positions.clone().requires_grad_(True)
         found = self._solved(graph.replace(positions=positions), fixed, self._voltage)
         energy = found.energy.sum()
         (gradient,) = torch.autograd.grad(energy, positions)
         value, forces = float(energy.detach()), -gradient.numpy()
         if self._base is not None:
-            value += self._base.get_potential_energy(self.atoms)
-            forces = forces + self._base.get_forces(self.atoms)
+            energy_of_base: Any = self._base.get_property("energy", atoms)
+            value += float(energy_of_base)
+            forces = forces + self._base.get_property("forces", atoms)
         self.results = {
             "energy": value, "free_energy": value, "forces": forces,
             "charges": found.charges.detach().numpy(),
@@ -124,7 +127,7 @@ class ElectrodeCalculator(Calculator):
 
     def electrode_charges(self, atoms: ase.Atoms) -> tuple[float, float]:
         """Charge of the first and the second electrode, e."""
-        charges = self.get_property("charges", atoms)
+        charges = np.asarray(self.get_property("charges", atoms))
         return float(charges[self.first].sum()), float(charges[self.second].sum())
 
     def capacitance(self, atoms: ase.Atoms) -> float:
