@@ -136,7 +136,10 @@ def ion_conductivity(
     # sum z r, (n_frames, 3) in e A
     displaced = sum(charges[s] * r.sum(1) for s, r in positions.items())
     together = np.array([
-        helfand(block, time_step, **fit, **state).conductivity
+        helfand(
+            block, time_step, temperature=temperature, volume=volume, lower=lower, upper=upper,
+            n_blocks=1,
+        ).conductivity
         for block in split(np.asarray(displaced), n_blocks)
     ])  # fmt: skip
     factor = CONDUCTIVITY_TO_S_PER_M / (volume * BOLTZMANN * temperature * A2_PER_FS_TO_CM2_PER_S)
@@ -144,7 +147,8 @@ def ion_conductivity(
     for species, r in positions.items():
         weight = factor * charges[species] ** 2 * r.shape[1]
         for index, block in enumerate(split(r, n_blocks)):
-            alone[index] += weight * self_diffusion(block, time_step, **fit).coefficient
+            found = self_diffusion(block, time_step, lower=lower, upper=upper, n_blocks=1)
+            alone[index] += weight * found.coefficient
     first, first_error = mean_and_error(alone)
     second, second_error = mean_and_error(together)
     ratio_error = float("nan")

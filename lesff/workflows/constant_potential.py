@@ -107,6 +107,8 @@ class ElectrodeCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Charges of the electrodes at their minimum, F and forces."""
+        if atoms is None:
+            raise DataError("the calculator must have atoms, got None")
         super().calculate(atoms, list(properties), list(system_changes))
         if self.atoms is None:
             raise StructureError("`atoms` must be given: there is nothing to compute")
