@@ -57,7 +57,7 @@ export class View {
     const lines = row.symbols.map((symbol, i) => `${symbol} ${row.positions[i].join(" ")}`);
     this.model = this.viewer.addModel(`${lines.length}\n\n${lines.join("\n")}`, "xyz");
     this.draw();
-    if (!isSame) { this.viewer.zoomTo(); this.viewer.zoom(row.cell ? 0.9 : 1.25); }
+    if (!isSame) { this.viewer.zoomTo(); this.viewer.zoom(row.cell ? 1 : 1.25); }
     this.viewer.render();
     this.element.setAttribute("aria-label", this.description());
   }
