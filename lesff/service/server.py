@@ -12,9 +12,9 @@ MAX_CONNECTIONS = 512
 _BACKLOG = 512
 _KEEP_ALIVE_S = 30
 _SWITCH_S = 5e-4
-"""Python's switch interval. A thread that computes gives up the interpreter at every tensor operation
-and waits this long to have it back while requests are read; Python's own 5 ms cost two thirds of
-the throughput of small structures."""
+"""Python's switch interval. A thread that computes gives up the interpreter at every tensor
+operation and waits this long to have it back while requests are read; Python's own 5 ms cost two
+thirds of the throughput of small structures."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
