@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from typing import Any
 
 MAX_CONNECTIONS = 512
 """Further ones are answered with 503."""
 _BACKLOG = 512
 _KEEP_ALIVE_S = 30
+_SWITCH_S = 5e-4
+"""Python's switch interval. A thread that computes gives up the interpreter at every tensor
+operation and waits this long to have it back while requests are read; Python's own 5 ms cost two
+thirds of the throughput of small structures."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -49,8 +54,11 @@ def serve(app: Any, listener: socket.socket) -> None:
     before = {
         name: signal.signal(name, lambda *_: None) for name in (signal.SIGINT, signal.SIGTERM)
     }
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
+        sys.setswitchinterval(interval)
         for name, handler in before.items():
             signal.signal(name, handler)

@@ -57,7 +57,7 @@ export class View {
     const lines = row.symbols.map((symbol, i) => `${symbol} ${row.positions[i].join(" ")}`);
     this.model = this.viewer.addModel(`${lines.length}\n\n${lines.join("\n")}`, "xyz");
     this.draw();
-    if (!isSame) { this.viewer.zoomTo(); this.viewer.zoom(row.cell ? 0.9 : 1.25); }
+    if (!isSame) { this.viewer.zoomTo(); this.viewer.zoom(row.cell ? 1 : 1.25); }
     this.viewer.render();
     this.element.setAttribute("aria-label", this.description());
   }
@@ -136,7 +136,7 @@ export class View {
     this.viewer.addArrow({ start: point(-half), end: point(half), radius: 0.07, radiusRatio: 2.4, mid: 0.8, color });
     if (!this.options.labels) return;
     this.viewer.addLabel(`${size.toFixed(2)} D`, {
-      position: point(half * 1.25), fontSize: 13, fontColor: color, inFront: true, alignment: "center",
+      position: point(half * 1.25), fontSize: 13, fontColor: this.isDark ? "#ffffff" : "#000000", inFront: true, alignment: "center",
       backgroundColor: this.isDark ? "#14171a" : "#ffffff", backgroundOpacity: 0.75, borderThickness: 0,
     });
   }
