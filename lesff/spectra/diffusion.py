@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -131,8 +131,6 @@ def ion_conductivity(
     Raises:
         DataError: for bad values, see :func:`lesff.spectra.transport.helfand`.
     """
-    fit: dict[str, Any] = {"lower": lower, "upper": upper, "n_blocks": 1}
-    state: dict[str, Any] = {"temperature": temperature, "volume": volume}
     # sum z r, (n_frames, 3) in e A
     displaced = sum(charges[s] * r.sum(1) for s, r in positions.items())
     together = np.array([
