@@ -214,6 +214,13 @@ def test_lithium_sulfide(model):
     assert sulfide.volume_below(np.array([0.5]))[0] == sulfide.free_fraction
 
 
+def test_executor_changes_nothing(model):
+    options = ConductorOptions(start="none", step=1.5, refine=0, min_length=0.0)
+    here = conductor(model, SULFIDE, options)
+    there = conductor(model, SULFIDE, options, executor="threads:2")
+    np.testing.assert_array_equal(there.energies, here.energies)
+
+
 def test_vacancy_keeps_the_other_ions(model):
     options = ConductorOptions(
         start="none", framework="vacancy", step=1.5, refine=0, min_length=0.0
