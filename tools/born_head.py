@@ -1,7 +1,7 @@
 """Charge head on a frozen trunk, trained on Born effective charges of crystals.
 
     python tools/born_features.py TRUNK born_charges.npz CACHE
-    python tools/born_head.py TRUNK born_charges.npz CACHE -o MODEL [--epochs 60] [--test]
+    python tools/born_head.py TRUNK born_charges.npz CACHE -o MODEL [--epochs 55] [--test]
 
 Polarisation is that of the model: reference charges of the elements, transfers along edges (head
 ``"edge"``) and dipoles of the atoms, ``P = sum_i N_i r_i + sum_pairs t d + sum_i u_i``. It is a
@@ -95,7 +95,7 @@ def main() -> None:
     for name in ("trunk", "data", "cache"):
         parser.add_argument(name, type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=55)
     parser.add_argument("--card", type=Path, help="model card to put into the folder")
     parser.add_argument("--license", type=Path, help="full text of the licence")
     parser.add_argument("--dipoles", action=argparse.BooleanOptionalAction, default=True)
