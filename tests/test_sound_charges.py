@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.data import covalent_radii
-from helpers import ANY_HEADS, make_graph, tiny_potential
+from helpers import ANY_HEADS, make_graph, tiny_potential, triclinic_ice
 
 from lesff import kernels
 from lesff.errors import ConfigError
@@ -485,3 +485,21 @@ def test_pretrained_weights_of_the_trunk_survive_a_redesign():
     kept = [name for name in before if name.startswith("architecture.")]
     assert kept
     assert all(torch.equal(new[name], before[name]) for name in kept)
+
+
+@pytest.mark.parametrize("charge", [0, 1])
+def test_the_sum_rule_of_crystals_holds_within_limits(charge):
+    """Sum of Z* = Q (Pick, Cohen, Martin, PRB 1, 910 (1970)), where limits bind.
+
+    Within limits a transfer depends on what its neighbours take and give altogether.
+    """
+    limits = tuple(0.02 for _ in ELEMENTS)
+    potential = _scaled(_model(limits=limits, local_state=False), 3.0)
+    graph = make_graph(triclinic_ice(), total_charge=charge)
+    with torch.no_grad():
+        free = _scaled(_model(limits=None, local_state=False), 3.0).energy_terms(graph).charges
+        bound = potential.energy_terms(graph).charges
+    assert float((free - bound).abs().max()) > 0.01  # limits bind
+    born = potential(graph, ["born_effective_charges"])["born_effective_charges"]
+    eye = torch.eye(3, dtype=torch.float64)
+    torch.testing.assert_close(born.sum(0), charge * eye, rtol=0, atol=1e-10)

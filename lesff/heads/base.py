@@ -183,6 +183,7 @@ class ChargeModel(nn.Module, ABC):
             the receptive field at given ``potentials``: only then are Born effective charges of
             crystals defined.
         extra_hops: Edges by which charges reach further than the invariants.
+        limited_hops: Edges by which they reach further still where they have limits.
         asks_host: Whether the host has to see numbers of each step: whether a matrix is positive
             definite, an iteration converged.
     """
@@ -190,6 +191,7 @@ class ChargeModel(nn.Module, ABC):
     responds_to_field: ClassVar[bool] = False
     is_local: bool = False
     extra_hops: int = 0
+    limited_hops: int = 0
     asks_host: ClassVar[bool] = False
 
     def __init__(self, *, reference: Tensor | None = None) -> None:
@@ -224,6 +226,7 @@ class ChargeModel(nn.Module, ABC):
         # what the charges below depend on, those on top do, too
         self.is_local = self.is_local and base.is_local
         self.extra_hops = max(self.extra_hops, base.extra_hops)
+        self.limited_hops = max(self.limited_hops, base.limited_hops)
 
     def below(self, x: HeadInput) -> HeadOutput:
         """What the head below gives; ConfigError without one."""

@@ -58,6 +58,7 @@ class EdgeHead(ChargeModel):
 
     is_local = True
     extra_hops = 1  # a transfer reads the invariants of both ends
+    limited_hops = 1  # and, within limits, what its neighbours take and give altogether
 
     def __init__(self, config: LongRangeConfig, sizes: HeadSizes) -> None:
         given = config.reference_charges

@@ -613,10 +613,17 @@ class Potential(nn.Module):
         return self.charge_head.element_charges(self.element_row[graph.atomic_numbers])
 
     @property
+    def charge_hops(self) -> int:
+        """Edges by which a local charge reaches further than the invariants."""
+        head = self.charge_head
+        if head is None:
+            return 0
+        return head.extra_hops + (0 if self.charge_limits is None else head.limited_hops)
+
+    @property
     def charge_reach(self) -> float:
         """Receptive field of a local charge in A."""
-        extra = 0 if self.charge_head is None else self.charge_head.extra_hops
-        return (self.architecture.n_layers + extra) * self.architecture.cutoff
+        return (self.architecture.n_layers + self.charge_hops) * self.architecture.cutoff
 
     def _local(self, graph: AtomGraph, terms: EnergyTerms) -> LocalCharges:
         return LocalCharges(
@@ -627,7 +634,7 @@ class Potential(nn.Module):
             cutoff=self.architecture.cutoff,
             by_layers=self.architecture.has_layer_features
             and self.local_state is None
-            and (self.charge_head is None or self.charge_head.extra_hops <= 1),
+            and self.charge_hops <= 1,
         )
 
     def _check_graph_possible(self) -> None:

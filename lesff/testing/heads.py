@@ -120,7 +120,7 @@ def _check_local_charges(
             contract.require("receptive field", f"charges of the {name}", error, EXACT, "e")
     pair = [
         graph_of(potential, atoms)
-        for atoms in chains(potential, potential.architecture.n_layers + head.extra_hops)
+        for atoms in chains(potential, potential.architecture.n_layers + potential.charge_hops)
     ]
     potentials = potential.energy_terms(pair[0]).potentials  # those of one, for both
     before, after = (
