@@ -45,7 +45,6 @@ nitpicky = False
 
 html_theme = "furo"
 html_title = "lesff"
-html_static_path = ["_static"]
 html_show_sourcelink = False
 # nothing is fetched by a reader's browser but MathJax on pages with equations
 html_theme_options = {
