@@ -141,12 +141,24 @@ def check(block: Block, where: str) -> None:
                             importlib.import_module(f"{node.module}.{alias.name}")
         return
     for line in block.code.replace("\\\n", " ").splitlines():
-        for part in re.split(r"[|;&]", line.split(" #")[0]):
-            words = shlex.split(part)
-            while words and "=" in words[0]:
-                words.pop(0)
-            if words and words[0] == "lesff":
-                parse(words[1:], where)
+        check_line(line, where)
+
+
+def check_line(line: str, where: str) -> None:
+    """Commands of lesff in a line of a shell have the options that are given."""
+    found = shlex.shlex(line, posix=True, punctuation_chars="|;&")
+    found.commenters, found.whitespace_split = "#", True
+    try:
+        tokens = list(found)
+    except ValueError:  # a quotation that goes on in the next line
+        assert not line.lstrip().startswith("lesff"), f"{where}: {line}"
+        return
+    for is_end, group in itertools.groupby(tokens, lambda word: set(word) <= set("|;&")):
+        words = [] if is_end else list(group)
+        while words and "=" in words[0]:
+            words.pop(0)
+        if words and words[0] == "lesff":
+            parse(words[1:], where)
 
 
 def parse(words: list[str], where: str) -> None:

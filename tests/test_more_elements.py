@@ -19,7 +19,7 @@ def found(potential, atoms, **state):
     return potential(make_graph(atoms, potential.architecture.cutoff, **state), list(QUANTITIES))
 
 
-@pytest.mark.parametrize("head", HEAD_NAMES)
+@pytest.mark.parametrize("head", [head for head in HEAD_NAMES if head != "carried"])
 def test_structures_of_known_elements_keep_their_energies(head):
     potential = tiny_potential(
         head=head, elements=ELEMENTS, local_state=True, wall=True, limits=charge_limits_of(ELEMENTS)
