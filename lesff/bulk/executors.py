@@ -219,7 +219,6 @@ def _threads_each(count: int) -> int:
 
 def _begin(threads: int) -> None:
     """First thing in a process: its share of the cores."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch  # here, after the variable is set
+    import torch  # start-up: the commands that use this print help without it
 
     torch.set_num_threads(threads)
