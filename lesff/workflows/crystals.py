@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import ase
+import numpy as np
 from ase.constraints import FixSymmetry
 
 from lesff.errors import ConfigError, ConvergenceError
 from lesff.model import Model
 from lesff.workflows.extras import require
+from lesff.workflows.folder import WorkFolder, staged
 from lesff.workflows.relax import RelaxOptions, relax
 
 Start = Literal["cell", "atoms", "none"]
@@ -62,3 +64,20 @@ def minimum(model: Model, atoms: ase.Atoms, start: Start, *, fmax: float) -> ase
     found = row.atoms.copy()
     found.set_constraint()
     return found
+
+
+def kept_minimum(
+    model: Model, atoms: ase.Atoms, start: Start, *, fmax: float, folder: WorkFolder | None
+) -> ase.Atoms:
+    """As :func:`minimum`, a stage of the folder, if there is one; without constraints."""
+
+    def relaxed() -> dict[str, np.ndarray]:
+        found = minimum(model, atoms, start, fmax=fmax)
+        return {"positions": found.positions, "cell": found.cell.array}
+
+    known = staged(folder, "minimum", relaxed)
+    crystal = atoms.copy()
+    crystal.set_constraint()
+    crystal.set_cell(known["cell"])
+    crystal.positions = known["positions"]
+    return crystal

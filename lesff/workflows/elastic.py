@@ -12,9 +12,9 @@ from lesff.errors import ConfigError, ConvergenceError
 from lesff.model import Model
 from lesff.reports.figures import new_figure
 from lesff.units import EV_PER_A3_TO_GPA
-from lesff.workflows.crystals import SYMMETRY_TOLERANCE, Start, minimum
+from lesff.workflows.crystals import SYMMETRY_TOLERANCE, Start, kept_minimum
 from lesff.workflows.extras import require
-from lesff.workflows.folder import WorkFolder
+from lesff.workflows.folder import WorkFolder, staged
 from lesff.workflows.relax import RelaxOptions, relax
 
 _VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
@@ -105,18 +105,7 @@ def elastic_constants(
     core = require("pymatgen.core", "pymatgen")
     options = options or ElasticOptions()
 
-    def kept(name: str, compute: Any) -> dict[str, np.ndarray]:
-        return compute() if folder is None else folder.stage(name, compute)
-
-    def relaxed() -> dict[str, np.ndarray]:
-        found = minimum(model, atoms, options.start, fmax=options.fmax)
-        return {"positions": found.positions, "cell": found.cell.array}
-
-    start = kept("minimum", relaxed)
-    crystal = atoms.copy()
-    crystal.set_constraint()
-    crystal.set_cell(start["cell"])
-    crystal.positions = start["positions"]
+    crystal = kept_minimum(model, atoms, options.start, fmax=options.fmax, folder=folder)
     structure = core.Structure(
         crystal.cell.array, crystal.get_chemical_symbols(), crystal.get_scaled_positions()
     )
@@ -124,7 +113,7 @@ def elastic_constants(
     deformations = elasticity.strain.DeformedStructureSet(
         structure, norm_strains=amounts, shear_strains=amounts
     ).deformations
-    arrays = kept("stresses", lambda: _stresses(model, crystal, deformations, options))
+    arrays = staged(folder, "stresses", lambda: _stresses(model, crystal, deformations, options))
     strains = [elasticity.strain.Strain.from_deformation(d) for d in deformations]
     # Green's strain goes with the second Piola-Kirchhoff stress
     stresses = [

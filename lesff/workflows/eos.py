@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import ase
 import numpy as np
@@ -13,8 +13,8 @@ from lesff.errors import ConfigError, ConvergenceError
 from lesff.model import Model
 from lesff.reports.figures import new_figure
 from lesff.units import EV_PER_A3_TO_GPA
-from lesff.workflows.crystals import Start, minimum
-from lesff.workflows.folder import WorkFolder
+from lesff.workflows.crystals import Start, kept_minimum
+from lesff.workflows.folder import WorkFolder, staged
 from lesff.workflows.relax import RelaxOptions, relax
 
 Form = Literal["birchmurnaghan", "murnaghan", "vinet", "sj"]
@@ -111,19 +111,8 @@ def equation_of_state(
     """
     options = options or EosOptions()
 
-    def kept(name: str, compute: Any) -> dict[str, np.ndarray]:
-        return compute() if folder is None else folder.stage(name, compute)
-
-    def relaxed() -> dict[str, np.ndarray]:
-        found = minimum(model, atoms, options.start, fmax=options.fmax)
-        return {"positions": found.positions, "cell": found.cell.array}
-
-    start = kept("minimum", relaxed)
-    crystal = atoms.copy()
-    crystal.set_constraint()
-    crystal.set_cell(start["cell"])
-    crystal.positions = start["positions"]
-    points = kept("energies", lambda: _energies(model, crystal, options))
+    crystal = kept_minimum(model, atoms, options.start, fmax=options.fmax, folder=folder)
+    points = staged(folder, "energies", lambda: _energies(model, crystal, options))
     volumes, energies = points["volumes"], points["energies"]
     if np.argmin(energies) in (0, len(energies) - 1):
         raise ConvergenceError(

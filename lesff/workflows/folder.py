@@ -169,3 +169,10 @@ class WorkFolder:
         options = html.escape(json.dumps(self.settings, indent=1))
         parts.append(f"<details><summary>Settings</summary><pre>{options}</pre></details>")
         write_atomically(self.path / f"{self.command}.html", document(title, parts))
+
+
+def staged(
+    folder: WorkFolder | None, name: str, compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays of a stage: those that the folder has, else computed, and kept if there is one."""
+    return compute() if folder is None else folder.stage(name, compute)

@@ -14,9 +14,9 @@ import numpy as np
 from lesff.errors import ConfigError
 from lesff.model import Model
 from lesff.units import COULOMB_CONSTANT
-from lesff.workflows.crystals import Start, check_crystal, minimum
+from lesff.workflows.crystals import Start, check_crystal, kept_minimum
 from lesff.workflows.extras import require
-from lesff.workflows.folder import WorkFolder
+from lesff.workflows.folder import WorkFolder, staged
 
 THZ_TO_PER_CM = 33.35640951981521
 """1 THz in 1/cm."""
@@ -151,22 +151,11 @@ def phonons(
     options = options or PhononOptions()
     check_crystal(atoms)
 
-    def kept(name: str, compute: Any) -> dict[str, np.ndarray]:
-        return compute() if folder is None else folder.stage(name, compute)
-
     needs_charges = options.nac and options.born_file is None
     if needs_charges and options.dielectric is None:
         _check_polarizable(model)
 
-    def relaxed() -> dict[str, np.ndarray]:
-        found = minimum(model, atoms, options.start, fmax=options.fmax)
-        return {"positions": found.positions, "cell": found.cell.array}
-
-    start = kept("minimum", relaxed)
-    crystal = atoms.copy()
-    crystal.set_constraint()
-    crystal.set_cell(start["cell"])
-    crystal.positions = start["positions"]
+    crystal = kept_minimum(model, atoms, options.start, fmax=options.fmax, folder=folder)
     phonon = _displaced(phonopy, crystal, options)
     phonon.forces = _forces(model, phonon, folder)
     phonon.produce_force_constants()
@@ -179,7 +168,9 @@ def phonons(
                 phonon.primitive, filename=str(options.born_file)
             )
         else:
-            arrays = kept("response", lambda: _response(model, phonon, options.dielectric))
+            arrays = staged(
+                folder, "response", lambda: _response(model, phonon, options.dielectric)
+            )
             phonon.nac_params = {
                 "born": arrays["born"], "dielectric": arrays["dielectric"],
                 "factor": COULOMB_CONSTANT,
