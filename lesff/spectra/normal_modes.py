@@ -84,14 +84,24 @@ def normal_modes(
     wavenumbers = np.sign(squares) * HBAR * np.sqrt(np.abs(squares) / DALTON) * _PER_CM
     intensities = None
     if born is not None:
-        slopes = np.einsum("aij,ajm->mi", born, cartesian.reshape(n_atoms, 3, -1))
-        intensities = KM_PER_MOL * (slopes**2).sum(1)
+        intensities = infrared_intensities(born, cartesian.T.reshape(-1, n_atoms, 3))
     return NormalModes(
         wavenumbers=wavenumbers,
         displacements=(cartesian / length).T.reshape(-1, n_atoms, 3),
         reduced_masses=1.0 / length**2,
         intensities=intensities,
     )
+
+
+def infrared_intensities(born: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """Square of the dipole's slope along each mode, (n_modes,) in km/mol.
+
+    Args:
+        born: (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj.
+        modes: (n_modes, n_atoms, 3), of unit length times the roots of masses, in 1 / sqrt(u).
+    """
+    slopes = np.einsum("aij,maj->mi", born, modes)
+    return KM_PER_MOL * (slopes**2).sum(1)
 
 
 def _free_motions(masses: np.ndarray, positions: np.ndarray, *, is_periodic: bool) -> np.ndarray:

@@ -18,7 +18,7 @@ from lesff.model import Model
 from lesff.reports.figures import new_figure
 from lesff.train.shards import write_npz
 from lesff.workflows.batch import Batch, SharedCalculator
-from lesff.workflows.folder import WorkFolder
+from lesff.workflows.folder import WorkFolder, staged
 from lesff.workflows.relax import OPTIMIZERS, RelaxOptions, relax
 
 Interpolation = Literal["idpp", "linear"]
@@ -137,10 +137,9 @@ def nudged_elastic_band(
     options = options or NebOptions()
     _check_path(path)
 
-    def kept(name: str, compute: Any) -> dict[str, np.ndarray]:
-        return compute() if folder is None else folder.stage(name, compute)
-
-    start = kept("start", lambda: {"positions": _first_path(model, path, options)})["positions"]
+    start = staged(folder, "start", lambda: {"positions": _first_path(model, path, options)})[
+        "positions"
+    ]
     images = [_image(path[0], positions) for positions in start]
     batch = Batch(model.evaluator())
     for index, image in enumerate(images):

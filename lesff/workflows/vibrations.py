@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import ase
 import numpy as np
@@ -15,12 +14,10 @@ from ase.vibrations import VibrationsData
 from lesff.atoms.structure import to_structure
 from lesff.errors import ConfigError, ConvergenceError
 from lesff.model import Model
-from lesff.units import EA_TO_DEBYE
-from lesff.workflows.folder import WorkFolder
+from lesff.spectra.normal_modes import infrared_intensities
+from lesff.workflows.folder import WorkFolder, staged
 from lesff.workflows.relax import RelaxOptions, relax
 
-KM_PER_MOL = 42.255
-"""1 (D/A)^2/u in km/mol (Porezag, Pederson, Phys. Rev. B 54, 7830 (1996)), as in ASE."""
 _LINEAR = 1e-3
 """Smallest moment of inertia of a molecule that is not linear, u A^2."""
 _ANIMATION_FRAMES = 20
@@ -115,20 +112,17 @@ def vibrations(
     if symmetry_number < 1:
         raise ConfigError(f"`symmetry_number` must be at least 1, got {symmetry_number!r}")
 
-    def kept(name: str, compute: Any) -> dict[str, np.ndarray]:
-        return compute() if folder is None else folder.stage(name, compute)
-
     minimum = atoms.copy()
     if relaxes:
-        found = kept("minimum", lambda: {"positions": _minimum(model, atoms, fmax)})
+        found = staged(folder, "minimum", lambda: {"positions": _minimum(model, atoms, fmax)})
         minimum.positions = found["positions"]
-    arrays = kept("hessian", lambda: _second_derivatives(model, minimum))
+    arrays = staged(folder, "hessian", lambda: _second_derivatives(model, minimum))
     indices = VibrationsData.indices_from_constraints(minimum)
     hessian = arrays["hessian"][np.ix_(indices, range(3), indices, range(3))]
     data = VibrationsData(minimum, hessian, indices=indices)
     intensities = None
     if "born" in arrays:
-        intensities = infrared_intensities(arrays["born"], data)
+        intensities = infrared_intensities(arrays["born"], data.get_modes(all_atoms=True))
     energy = float(arrays["energy"])
     return VibrationsResult(
         atoms=minimum,
@@ -145,18 +139,6 @@ def signed(values: np.ndarray) -> np.ndarray:
     """Frequencies or energies as ASE has them, imaginary ones as negative numbers."""
     real, imaginary = np.real(values), np.imag(values)
     return np.where(np.abs(imaginary) > np.abs(real), -np.abs(imaginary), real)
-
-
-def infrared_intensities(born: np.ndarray, data: VibrationsData) -> np.ndarray:
-    """``|sum_a Z*_a,ij e_aj|^2`` of each mode, the dipole's slope along it, in km/mol.
-
-    Args:
-        born: (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj.
-        data: Modes, in 1 / sqrt(u).
-    """
-    modes = data.get_modes(all_atoms=True)
-    slope = EA_TO_DEBYE * np.einsum("aij,kaj->ki", born, modes)  # k: mode
-    return KM_PER_MOL * (slope**2).sum(1)
 
 
 def rigid_modes(atoms: ase.Atoms) -> int:
