@@ -148,7 +148,7 @@ struct LesffLocalState {
   const int64_t* batch;   // (n_atoms)
   const void* charge;     // (n_systems)
   const void* unpaired;   // (n_systems)
-  double max_guess, max_log_weight, faint, soft, pull;
+  double max_guess, max_log_weight, faint, soft, pull, max_charge, max_spin;
   void* charges;           // (n_atoms)
   void* spins;             // (n_atoms)
   void* raw;               // (n_atoms)
@@ -163,7 +163,7 @@ struct LesffLocalState {
   void* g_base;
   void* g_openness;
   void* g_bonded;
-  double* work;      // (n_systems, 8)
+  double* work;      // (n_systems, 16)
 };
 
 // Sums over all pairs of isolated systems.

@@ -60,37 +60,108 @@ inline WithSlope rounded_size(double m, double c) {
   return {m * m / root, m * (m * m + 2.0 * c * c) / (square * root)};
 }
 
+// A share of A, D or W at a potential, within what the atom can hold.
+struct Share {
+  double value, slope;  // by weight times potential
+  double d_limit;       // by the limit, which is the largest charge plus or less the guess
+};
+
+inline Share share_of(const LesffLocalState& a, const AtomState& x, int k, double potential) {
+  const double limit = k == 2 ? a.max_spin : a.max_charge + (k == 0 ? x.guess : -x.guess);
+  const double argument = x.weight[k] * potential;
+  const WithSlope y = saturated(argument, limit);
+  return {y.value, y.slope, (y.value - argument * y.slope) / limit};
+}
+
+// Parts of a system that are shared out by A, D and W.
+inline void parts_of(const LesffLocalState& a, double m, double unpaired, double* parts) {
+  const double size = rounded_size(m, a.soft).value;
+  parts[0] = -0.5 * (m + size);
+  parts[1] = -0.5 * (m - size);
+  parts[2] = unpaired;
+}
+
+// Potentials of systems with shares near a limit. Of each system and k: work[4 + k] is the part,
+// work[7 + k] the logarithm of the least potential, work[10 + k] that of the largest,
+// work[13 + k] a sum.
+template <class T>
+void levelled_potentials(const LesffLocalState& a, T* potentials) {
+  constexpr int kHalvings = 56;
+  for (int64_t s = 0; s < a.n_systems; ++s) {
+    double* work = a.work + 16 * s;
+    for (int k = 0; k < 3; ++k) {
+      // levelling off only lowers a sum: the size of the linear potential is the least
+      work[7 + k] = std::log(std::fmax(std::fabs(work[4 + k] / work[1 + k]), 1e-30));
+      work[10 + k] = work[7 + k] + 60.0;
+    }
+  }
+  for (int step = 0; step < kHalvings; ++step) {
+    for (int64_t s = 0; s < a.n_systems; ++s)
+      for (int k = 0; k < 3; ++k) a.work[16 * s + 13 + k] = 0.0;
+    for (int64_t i = 0; i < a.n_atoms; ++i) {
+      double* work = a.work + 16 * a.batch[i];
+      if (work[0] == 0.0) continue;
+      const AtomState x = atom_state<T>(a, i);
+      for (int k = 0; k < 3; ++k)
+        work[13 + k] += share_of(a, x, k, std::exp(0.5 * (work[7 + k] + work[10 + k]))).value;
+    }
+    for (int64_t s = 0; s < a.n_systems; ++s) {
+      double* work = a.work + 16 * s;
+      for (int k = 0; k < 3; ++k) {
+        const bool is_less = work[13 + k] < std::fabs(work[4 + k]);
+        work[is_less ? 7 + k : 10 + k] = 0.5 * (work[7 + k] + work[10 + k]);
+      }
+    }
+  }
+  for (int64_t s = 0; s < a.n_systems; ++s) {
+    const double* work = a.work + 16 * s;
+    if (work[0] == 0.0) continue;
+    for (int k = 0; k < 3; ++k) {
+      const double size = std::exp(0.5 * (work[7 + k] + work[10 + k]));
+      potentials[3 * s + k] = T(work[4 + k] == 0.0 ? 0.0 : std::copysign(size, work[4 + k]));
+    }
+  }
+}
+
 template <class T>
 void local_state(const LesffLocalState* p) {
   const LesffLocalState& a = *p;
   T *charges = static_cast<T*>(a.charges), *spins = static_cast<T*>(a.spins);
   T *raw = static_cast<T*>(a.raw), *guess = static_cast<T*>(a.guess);
   T* potentials = static_cast<T*>(a.potentials);
+  for (int64_t s = 0; s < 16 * a.n_systems; ++s) a.work[s] = 0.0;
   if (!a.given) {
     // sums of guess and weights, then the potentials that share out what is missing
-    for (int64_t s = 0; s < 8 * a.n_systems; ++s) a.work[s] = 0.0;
     for (int64_t i = 0; i < a.n_atoms; ++i) {
       const AtomState x = atom_state<T>(a, i);
-      double* sums = a.work + 8 * a.batch[i];
+      double* sums = a.work + 16 * a.batch[i];
       sums[0] += x.guess;
       for (int k = 0; k < 3; ++k) sums[1 + k] += x.weight[k];
     }
     for (int64_t s = 0; s < a.n_systems; ++s) {
-      const double* sums = a.work + 8 * s;
+      double* sums = a.work + 16 * s;
       const double m = sums[0] - static_cast<const T*>(a.charge)[s];
-      const double size = rounded_size(m, a.soft).value;
-      potentials[3 * s] = T(-0.5 * (m + size) / sums[1]);
-      potentials[3 * s + 1] = T(-0.5 * (m - size) / sums[2]);
-      potentials[3 * s + 2] = T(static_cast<const T*>(a.unpaired)[s] / sums[3]);
+      parts_of(a, m, static_cast<const T*>(a.unpaired)[s], sums + 4);
+      for (int k = 0; k < 3; ++k) potentials[3 * s + k] = T(sums[4 + k] / sums[1 + k]);
+      sums[0] = 0.0;  // from here on: whether shares are near a limit
     }
   }
-  for (int64_t i = 0; i < a.n_atoms; ++i) {
-    const AtomState x = atom_state<T>(a, i);
-    const T* own = potentials + 3 * a.batch[i];
-    raw[i] = T(x.raw);
-    guess[i] = T(x.guess);
-    charges[i] = T(x.guess + x.weight[0] * own[0] + x.weight[1] * own[1]);
-    spins[i] = T(x.weight[2] * own[2]);
+  bool any_near = false;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (int64_t i = 0; i < a.n_atoms; ++i) {
+      const AtomState x = atom_state<T>(a, i);
+      const T* own = potentials + 3 * a.batch[i];
+      const Share add = share_of(a, x, 0, own[0]), take = share_of(a, x, 1, own[1]);
+      const Share spin = share_of(a, x, 2, own[2]);
+      raw[i] = T(x.raw);
+      guess[i] = T(x.guess);
+      charges[i] = T(x.guess + add.value + take.value);
+      spins[i] = T(spin.value);
+      if (add.slope != 1.0 || take.slope != 1.0 || spin.slope != 1.0)
+        a.work[16 * a.batch[i]] = 1.0, any_near = true;
+    }
+    if (a.given || !any_near || pass == 1) return;
+    levelled_potentials<T>(a, potentials);
   }
 }
 
@@ -106,46 +177,46 @@ void local_state_backward(const LesffLocalState* p) {
   const T* openness = static_cast<const T*>(a.openness);
   T *gv = static_cast<T*>(a.g_values), *gbase = static_cast<T*>(a.g_base);
   T *go = static_cast<T*>(a.g_openness), *gb = static_cast<T*>(a.g_bonded);
-  // per system: sums of guess and weights, gradients of the potentials; then those of the sums
+  // of each system: [0] sum of the guess, then its gradient; [1 + k] derivatives of the sums of
+  // shares by the potentials; [4 + k] gradients of the potentials, then of the parts
   for (int64_t s = 0; s < a.n_systems; ++s) {
-    double* sums = a.work + 8 * s;
-    for (int k = 0; k < 8; ++k) sums[k] = 0.0;
+    double* sums = a.work + 16 * s;
+    for (int k = 0; k < 16; ++k) sums[k] = 0.0;
     for (int k = 0; k < 3; ++k) sums[4 + k] = gpot[3 * s + k];
   }
   if (!a.given) {
     for (int64_t i = 0; i < a.n_atoms; ++i) {
       const AtomState x = atom_state<T>(a, i);
-      double* sums = a.work + 8 * a.batch[i];
+      double* sums = a.work + 16 * a.batch[i];
+      const T* own = potentials + 3 * a.batch[i];
       sums[0] += x.guess;
       for (int k = 0; k < 3; ++k) {
-        sums[1 + k] += x.weight[k];
-        sums[4 + k] += (k < 2 ? gq[i] : gs[i]) * x.weight[k];
+        const double by = share_of(a, x, k, own[k]).slope * x.weight[k];
+        sums[1 + k] += by;
+        sums[4 + k] += (k < 2 ? gq[i] : gs[i]) * by;
       }
     }
     for (int64_t s = 0; s < a.n_systems; ++s) {
-      double* sums = a.work + 8 * s;
+      double* sums = a.work + 16 * s;
       const double m = sums[0] - static_cast<const T*>(a.charge)[s];
-      const double unpaired = static_cast<const T*>(a.unpaired)[s];
-      const WithSlope size = rounded_size(m, a.soft);
-      const double g_added = -sums[4], g_taken = -sums[5];
-      sums[0] = 0.5 * (g_added * (1.0 + size.slope) / sums[1] +
-                       g_taken * (1.0 - size.slope) / sums[2]);
-      sums[1] = -g_added * 0.5 * (m + size.value) / (sums[1] * sums[1]);
-      sums[2] = -g_taken * 0.5 * (m - size.value) / (sums[2] * sums[2]);
-      sums[3] = -sums[6] * unpaired / (sums[3] * sums[3]);
+      const double d_size = rounded_size(m, a.soft).slope;
+      for (int k = 0; k < 3; ++k) sums[4 + k] /= sums[1 + k];
+      sums[0] = -0.5 * (sums[4] * (1.0 + d_size) + sums[5] * (1.0 - d_size));
     }
   }
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     const AtomState x = atom_state<T>(a, i);
-    const double* sums = a.work + 8 * a.batch[i];
+    const double* sums = a.work + 16 * a.batch[i];
     const T* own = potentials + 3 * a.batch[i];
     const double shared = a.given ? 0.0 : 1.0;
     double g_guess = gq[i] + gguess[i] + shared * sums[0], g_open = 0.0;
     for (int k = 0; k < 3; ++k) {
-      const double g = (k < 2 ? gq[i] : gs[i]) * own[k] + shared * sums[1 + k];
+      const Share y = share_of(a, x, k, own[k]);
+      const double g_share = (k < 2 ? gq[i] : gs[i]) - shared * sums[4 + k];
+      const double g = g_share * y.slope * own[k];
       gv[4 * i + 1 + k] = gbase[4 * i + 1 + k] = T(g * x.d_read[k]);
       g_open += g * x.growth[k];
-      if (k < 2) g_guess += (k == 0 ? a.pull : -a.pull) * g * x.weight[k];
+      if (k < 2) g_guess += (k == 0 ? 1.0 : -1.0) * (a.pull * g * x.weight[k] + g_share * y.d_limit);
     }
     const double g_raw = graw[i] + g_guess * x.d_guess;
     const double g_value = g_raw * openness[i] * x.d_level;

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lesff.atoms.structure import Structure
 from lesff.errors import ConfigError, DataError
+from lesff.train.batches import make_batch
 from lesff.train.composites import Composer, CompositesConfig, joined
 from lesff.train.data import Frame
+from lesff.train.loss import BatchPrediction, LossConfig, loss_value
 from lesff.train.training_data import TrainingData
 
 
@@ -75,6 +78,25 @@ def test_spins_of_two_radicals_cancel_where_asked():
     rng = np.random.default_rng(0)
     found = [drawn.frame((0, 0), rng).structure.spin_multiplicity for _ in range(40)]
     assert set(found) == {1, 3}
+
+
+def test_electrons_of_radicals_in_a_singlet_are_not_counted():
+    centres = 100.0 * np.eye(3)[:2]
+    pair = joined([METHYL, METHYL], centres, antiparallel=True)
+    shells = joined([CHLORIDE, AMMONIUM], centres, antiparallel=True)
+    broken = joined([replace(WATER, is_closed=False), CHLORIDE], centres)
+    assert (pair.is_closed, shells.is_closed, broken.is_closed) == (False, True, False)
+    config = LossConfig(energy=0.0, forces=0.0, charge_guess=2.0)
+    for item, expected in ((pair, 0.0), (shells, 2.0 * 0.5**2), (broken, 0.0)):
+        batch = make_batch([item], 3.0, torch.float64)
+        guess = torch.zeros(len(item.structure), dtype=torch.float64)
+        guess[0] = 0.5  # half a charge too much
+        found = BatchPrediction(
+            energy=torch.zeros(1), forces=torch.zeros(len(guess), 3), charge_guess=guess
+        )
+        # a neutral system, too: a fiftieth of the squares
+        expected = expected * 1.02
+        assert float(loss_value(found, batch, config)) == pytest.approx(expected)
 
 
 def test_a_composite_lacks_what_a_part_lacks():

@@ -173,7 +173,9 @@ def test_electrons_are_counted(name):
     assert 11 not in VALENCES
 
 
-def _state_inputs(scale: float = 1.0, *, given: bool = False) -> StateInputs:
+def _state_inputs(
+    scale: float = 1.0, *, given: bool = False, charges: tuple[float, ...] = (1.0, -2.0, 0.0)
+) -> StateInputs:
     g = torch.Generator().manual_seed(1)
 
     def random(*shape):
@@ -189,20 +191,23 @@ def _state_inputs(scale: float = 1.0, *, given: bool = False) -> StateInputs:
         bonded=random(n),
         lacks=(random(n) > 0.3).double(),
         batch=batch,
-        charge=torch.tensor([1.0, -2.0, 0.0], dtype=torch.float64),
-        unpaired=torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64),
-        potentials=random(3, 3) if given else None,
+        charge=torch.tensor(charges, dtype=torch.float64),
+        unpaired=torch.tensor([1.0, 0.0, 20.0 if FULL in charges else 2.0], dtype=torch.float64),
+        potentials=(20.0 if FULL in charges else 1.0) * random(3, 3) if given else None,
     )
 
 
 INPUTS = ("values", "base", "openness", "bonded")
+FULL = 13.0
+"""Charge of five atoms that are near what they can hold."""
 
 
 @compiled
 @pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("charges", [(1.0, -2.0, 0.0), (FULL, -11.0, 0.0)])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_compiled_states_are_those_of_pytorch(given, scale):
-    x = _state_inputs(scale, given=given)
+def test_compiled_states_are_those_of_pytorch(given, scale, charges):
+    x = _state_inputs(scale, given=given, charges=charges)
     fused = kernels.backend(x.values)
     found = fused.local_state(x, CONSTANTS)
     for got, expected in zip(found, plain_states(x), strict=True):
@@ -237,6 +242,33 @@ def test_states_sum_to_the_totals_and_neutral_closed_shells_have_none():
         charges, spins, *_ = plain_states(y)
         assert not charges.any()
         assert not spins.any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+def test_no_atom_is_given_more_than_it_can_hold(scale):
+    # weights of one system differ by e^18 and more
+    x = _state_inputs(scale, charges=(FULL, -11.0, 0.0))
+    charges, spins, *_ = plain_states(x)
+    torch.testing.assert_close(_sums(x, charges), x.charge, rtol=0, atol=1e-9)
+    torch.testing.assert_close(_sums(x, spins), x.unpaired, rtol=0, atol=1e-9)
+    assert charges.abs().max() <= 4.0 + 0.05
+    assert spins.abs().max() <= 8.0
+    # a system that is far from any limit stays as it is, bit by bit
+    ordinary = _state_inputs(scale)
+    alone = plain_states(ordinary)
+    mixed = plain_states(replace(ordinary, charge=torch.tensor([FULL, -2.0, 0.0]).double()))
+    assert torch.equal(alone[0][5:], mixed[0][5:])
+
+
+def test_derivatives_of_full_atoms():
+    x = _state_inputs(3.0, charges=(FULL, -11.0, 0.0))
+    leaves = [getattr(x, name).clone().requires_grad_() for name in INPUTS]
+
+    def states(*given):
+        return plain_states(replace(x, **dict(zip(INPUTS, given, strict=True))))[:2]
+
+    assert torch.autograd.gradcheck(states, leaves, rtol=1e-4)
+    assert torch.autograd.gradgradcheck(states, leaves, rtol=1e-3)
 
 
 def test_staircase_is_flat_about_half_charges():

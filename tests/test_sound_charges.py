@@ -11,7 +11,8 @@ from ase.data import covalent_radii
 from helpers import ANY_HEADS, make_graph, tiny_potential, triclinic_ice
 
 from lesff import kernels
-from lesff.errors import ConfigError
+from lesff.atoms.structure import to_structure
+from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.heads import MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.heads.edge import _FusedMoved, plain_moved
@@ -20,6 +21,7 @@ from lesff.kernels import TransferLimits
 from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs
 from lesff.nn.local_state import LocalState
 from lesff.nn.saturation import LINEAR_SHARE, from_below, saturated, saturated_norm
+from lesff.potential.domain import check_domain
 from lesff.potential.edit import (
     Redesign,
     with_charge_limits,
@@ -503,3 +505,15 @@ def test_the_sum_rule_of_crystals_holds_within_limits(charge):
     born = potential(graph, ["born_effective_charges"])["born_effective_charges"]
     eye = torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(born.sum(0), charge * eye, rtol=0, atol=1e-10)
+
+
+def test_more_charge_than_atoms_can_hold_is_refused():
+    config = _model().config
+    for state, text in (
+        ({"total_charge": -4}, "total_charge -4"),
+        ({"spin_multiplicity": 10}, "9 unp"),
+    ):
+        structures = [to_structure(Atoms("Cl"), **state)]
+        with pytest.raises(UnsupportedInputError, match=text):
+            check_domain(config, structures, strict=False, quiet=True)
+    check_domain(config, [to_structure(Atoms("Cl"), total_charge=3)], strict=False, quiet=True)

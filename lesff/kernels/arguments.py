@@ -241,6 +241,8 @@ class StateConstants:
     faint: float
     soft: float
     pull: float
+    max_charge: float
+    max_spin: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

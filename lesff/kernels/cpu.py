@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_double, c_int32, c_int64, c_void_p
+from dataclasses import fields
 from weakref import WeakKeyDictionary
 
 import torch
@@ -119,6 +120,9 @@ class _OpenPairs(ctypes.Structure):
     ]
 
 
+_STATE_CONSTANTS = tuple(field.name for field in fields(StateConstants))
+
+
 class _LocalState(ctypes.Structure):
     _fields_ = [
         ("n_atoms", c_int64),
@@ -126,7 +130,7 @@ class _LocalState(ctypes.Structure):
         ("given", c_int32),
         *[(n, c_void_p) for n in ("values", "base", "openness", "bonded", "lacks")],
         *[(n, c_void_p) for n in ("batch", "charge", "unpaired")],
-        *[(n, c_double) for n in ("max_guess", "max_log_weight", "faint", "soft", "pull")],
+        *[(n, c_double) for n in _STATE_CONSTANTS],
         *[(n, c_void_p) for n in ("charges", "spins", "raw", "guess", "potentials")],
         *[(n, c_void_p) for n in ("g_charges", "g_spins", "g_raw", "g_guess", "g_potentials")],
         *[(n, c_void_p) for n in ("g_values", "g_base", "g_openness", "g_bonded", "work")],
@@ -456,7 +460,7 @@ class CPUBackend:
         given = x.potentials
         potentials = x.values.new_empty(n_systems, 3) if given is None else given.clone()
         charges, spins, guess, raw = (torch.empty_like(x.openness) for _ in range(4))
-        work = torch.empty(n_systems, 8, dtype=torch.float64)
+        work = torch.empty(n_systems, 16, dtype=torch.float64)
         arguments = _state(x, potentials, work, constants)
         arguments.charges, arguments.spins = charges.data_ptr(), spins.data_ptr()
         arguments.guess, arguments.raw = guess.data_ptr(), raw.data_ptr()
@@ -469,7 +473,7 @@ class CPUBackend:
         """See :class:`lesff.kernels.Backend`."""
         x, found = _contiguous(x), found.contiguous()
         given = [g.contiguous() for g in grads]
-        work = torch.empty(len(x.charge), 8, dtype=torch.float64)
+        work = torch.empty(len(x.charge), 16, dtype=torch.float64)
         arguments = _state(x, found, work, constants)
         names = ("g_charges", "g_spins", "g_guess", "g_raw", "g_potentials")
         for name, grad in zip(names, given, strict=True):
@@ -575,9 +579,5 @@ def _state(
         unpaired=x.unpaired.data_ptr(),
         potentials=potentials.data_ptr(),
         work=work.data_ptr(),
-        max_guess=constants.max_guess,
-        max_log_weight=constants.max_log_weight,
-        faint=constants.faint,
-        soft=constants.soft,
-        pull=constants.pull,
+        **{name: getattr(constants, name) for name in _STATE_CONSTANTS},
     )

@@ -29,6 +29,18 @@ of each: a neutral closed-shell system without ions has ``q = s = 0`` exactly, s
 molecule beside an ion, and ions keep their charge beside others. kappa lets an anion be the first
 to lose an electron, a cation the first to gain one: radicals whose bonds look like those of an ion.
 
+No atom is given more than it can hold, however large its weight is: shares level off
+(:func:`lesff.nn.saturation.saturated`, the identity up to 0.8 of a limit) where the charge of the
+atom would pass 4 e, or its spin 8 unpaired electrons, and the others take the rest:
+
+.. math::
+    q_i = g_i + \mathrm{sat}(A_i a; 4 + g_i) + \mathrm{sat}(D_i d; 4 - g_i), \qquad
+    s_i = \mathrm{sat}(W_i w; 8)
+
+with the potentials a, d and w of a system that give the sums ``-m+``, ``-m-`` and ``2S``; there is
+one of each as long as the total charge is less than 4 e an atom. Without shares near a limit this
+is the formula above.
+
 What a global label alone can settle remains shared: between equal fragments alike, and two radicals
 far apart in a singlet are taken for closed shells.
 """
@@ -47,10 +59,19 @@ from lesff.kernels import StateConstants, StateInputs
 from lesff.nn.activations import normalised_silu
 from lesff.nn.contacts import AtomContacts
 from lesff.nn.double_backward import recorded_gradients
-from lesff.nn.saturation import saturated, smooth_step
+from lesff.nn.saturation import LINEAR_SHARE, saturated, saturation_slope, smooth_step
 
-CONSTANTS = StateConstants(max_guess=3.0, max_log_weight=3.0, faint=2e-4, soft=0.1, pull=6.0)
-"""Largest guess in e, largest size of a, d and w, epsilon, c in e, kappa in 1/e."""
+CONSTANTS = StateConstants(
+    max_guess=3.0,
+    max_log_weight=3.0,
+    faint=2e-4,
+    soft=0.1,
+    pull=6.0,
+    max_charge=4.0,
+    max_spin=8.0,
+)
+"""Largest guess in e, largest size of a, d and w, epsilon, c in e, kappa in 1/e, and of an atom the
+largest charge in e and number of unpaired electrons."""
 
 _HIDDEN = 16
 _N_VALUES = 4
@@ -182,9 +203,17 @@ def plain_states(x: StateInputs) -> tuple[Tensor, ...]:
     potentials = x.potentials
     if potentials is None:
         potentials = _potentials(guess, weights, x)
-    # q[i] = g[i] + A a + D d, s[i] = W w
-    own = weights * potentials.index_select(0, x.batch)
+    # q[i] = g[i] + A a + D d, s[i] = W w, each within what the atom can hold
+    limits = _limits(guess)
+    own = saturated(weights * potentials.index_select(0, x.batch), limits)
     return guess + own[:, 0] + own[:, 1], own[:, 2], guess, raw, potentials
+
+
+def _limits(guess: Tensor) -> Tensor:
+    """Largest shares of A, D and W, (n_atoms, 3)."""
+    most = CONSTANTS.max_charge
+    spin = torch.full_like(guess, CONSTANTS.max_spin)
+    return torch.stack([most + guess, most - guess, spin], dim=1)
 
 
 def _potentials(guess: Tensor, weights: Tensor, x: StateInputs) -> Tensor:
@@ -195,7 +224,49 @@ def _potentials(guess: Tensor, weights: Tensor, x: StateInputs) -> Tensor:
     m = sums[:, 0] - x.charge
     size = m.square() * torch.rsqrt(m.square() + CONSTANTS.soft**2)
     parts = torch.stack([-0.5 * (m + size), -0.5 * (m - size), x.unpaired], dim=1)
-    return parts / sums[:, 1:]
+    linear = parts / sums[:, 1:]
+    # where shares are beyond what is linear, a sum that levels off is solved for the potential
+    limits = _limits(guess)
+    shares = (weights * linear.index_select(0, x.batch)).detach()
+    is_beyond = shares.abs() > LINEAR_SHARE * limits.detach()
+    is_recorded = shares.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not is_recorded and not bool(is_beyond.any()):
+        return linear
+    found = _levelled_potentials(weights, limits, parts, linear, x.batch)
+    return torch.where(segment_sum(is_beyond.to(m.dtype), x.batch, n_systems) > 0, found, linear)
+
+
+_HALVINGS = 40
+"""Of the logarithm of a potential, within a factor of e^60."""
+
+
+def _levelled_potentials(
+    weights: Tensor, limits: Tensor, parts: Tensor, linear: Tensor, batch: Tensor
+) -> Tensor:
+    """Potentials with which ``sum_i sat(w_i lambda; L_i)`` are the given parts, (n_systems, 3)."""
+    n_systems = len(parts)
+
+    def shared(potential: Tensor) -> tuple[Tensor, Tensor]:
+        argument = weights * potential.index_select(0, batch)
+        return argument, segment_sum(saturated(argument, limits), batch, n_systems)
+
+    with torch.no_grad():
+        # levelling off only lowers a sum: the size of the linear potential is the least
+        sign = torch.sign(linear)
+        low = torch.log(linear.abs().clamp(min=1e-30))
+        high = low + 60.0
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (low + high)
+            is_less = shared(sign * torch.exp(middle))[1].abs() < parts.abs()
+            low, high = torch.where(is_less, middle, low), torch.where(is_less, high, middle)
+        potential = sign * torch.exp(0.5 * (low + high))
+    # two Newton steps: derivatives up to the second are those of the solution
+    for _ in range(2):
+        argument, total = shared(potential)
+        slope = weights * saturation_slope(argument.detach(), limits.detach())
+        by = segment_sum(slope, batch, n_systems).clamp(min=1e-30)
+        potential = potential + (parts - total) / by
+    return potential
 
 
 class _FusedStates(torch.autograd.Function):

@@ -19,6 +19,7 @@ from lesff.errors import (
     UnsupportedInputError,
     warn,
 )
+from lesff.nn.local_state import CONSTANTS
 from lesff.potential.config import ModelConfig
 from lesff.potential.uncertainty import Uncertainty
 
@@ -45,9 +46,10 @@ def check_domain(
         quiet: Without ``strict``, say nothing of that range.
 
     Raises:
-        UnsupportedInputError: for an element the model does not know; with ``strict`` also for a
-            charge or spin outside the trained range (a warning otherwise), and for any charge or
-            spin if the model has no input for them.
+        UnsupportedInputError: for an element the model does not know, and a charge or spin beyond
+            what the atoms of a local state can hold; with ``strict`` also for a charge or spin
+            outside the trained range (a warning otherwise), and for any charge or spin if the model
+            has no input for them.
     """
     known = frozenset(config.elements)
     ranges = {"total_charge": config.total_charge, "spin_multiplicity": config.spin_multiplicity}
@@ -58,6 +60,7 @@ def check_domain(
                 f"structure {index} has element(s) {symbols(unknown)}, but the model covers "
                 f"{symbols(config.elements)} only"
             )
+        _check_holds(config, structure, index)
         for name, (low, high) in ranges.items():
             value = getattr(structure, name)
             if low <= value <= high or (quiet and not strict):
@@ -68,6 +71,21 @@ def check_domain(
             if strict:
                 raise UnsupportedInputError(text)
             warn(f"{text}; the result is an extrapolation", ExtrapolationWarning)
+
+
+def _check_holds(config: ModelConfig, structure: Structure, index: int) -> None:
+    """Refuse totals that the atoms of a local state cannot hold (:mod:`lesff.nn.local_state`)."""
+    if not config.local_state:
+        return
+    n_atoms, unpaired = len(structure.numbers), structure.spin_multiplicity - 1
+    most_charge, most_spin = CONSTANTS.max_charge * n_atoms, CONSTANTS.max_spin * n_atoms
+    if abs(structure.total_charge) < most_charge and unpaired < most_spin:
+        return
+    raise UnsupportedInputError(
+        f"structure {index} has total_charge {structure.total_charge:+d} and {unpaired} unpaired "
+        f"electron(s) on {n_atoms} atom(s); this model holds less than {CONSTANTS.max_charge:g} e "
+        f"and {CONSTANTS.max_spin:g} unpaired electrons an atom"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ class LabelledBatch:
         charges: (n_atoms,) e.
         born_effective_charges: (n_atoms, 3, 3) e.
         weight: (n_systems,) loss weight.
+        is_closed: (n_systems,) whether the atoms' electrons can be counted: closed shells.
     """
 
     graph: AtomGraph
@@ -36,6 +37,7 @@ class LabelledBatch:
     charges: Tensor
     born_effective_charges: Tensor
     weight: Tensor
+    is_closed: Tensor
 
 
 def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> LabelledBatch:
@@ -63,4 +65,5 @@ def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> La
         charges=join("charges", per_atom=True),
         born_effective_charges=join("born_effective_charges", 3, 3, per_atom=True),
         weight=torch.tensor([frame.weight for frame in frames], dtype=dtype),
+        is_closed=torch.tensor([frame.is_closed for frame in frames]),
     )

@@ -171,6 +171,10 @@ def joined(frames: Sequence[Frame], centres: np.ndarray, *, antiparallel: bool =
         energy += COULOMB_CONSTANT * a * b / float(np.linalg.norm(r_a - r_b))
     sizes = np.array([len(s) for s in structures])
     weights = np.array([frame.weight for frame in frames])
+    unpaired = _unpaired(structures, antiparallel=antiparallel)
+    # opposite spins make a singlet, not a closed shell
+    is_closed = all(frame.is_closed for frame in frames)
+    is_closed = is_closed and unpaired == _unpaired(structures, antiparallel=False)
     return Frame(
         structure=Structure(
             numbers=numbers,
@@ -178,13 +182,14 @@ def joined(frames: Sequence[Frame], centres: np.ndarray, *, antiparallel: bool =
             cell=np.zeros((3, 3)),
             pbc=np.zeros(3, dtype=bool),
             total_charge=sum(charges),
-            spin_multiplicity=1 + _unpaired(structures, antiparallel=antiparallel),
+            spin_multiplicity=1 + unpaired,
         ),
         energy=energy,
         forces=np.concatenate([frame.forces for frame in frames]),
         charges=_together([frame.charges for frame in frames]),
         born_effective_charges=_together([frame.born_effective_charges for frame in frames]),
         weight=float(np.average(weights, weights=sizes)),
+        is_closed=is_closed,
         group=" + ".join(frame.group for frame in frames),
         subset="composites",
     )

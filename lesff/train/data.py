@@ -44,6 +44,7 @@ class Frame:
         charges: (n_atoms,) in e, or None.
         born_effective_charges: (n_atoms, 3, 3) in e, [a, i, j] = dP_i / dr_aj, or None.
         weight: Weight in the loss.
+        is_closed: Whether a singlet is one of closed shells, not of radicals with opposite spins.
         group: Name of the molecule or composition; splits keep groups together.
         subset: Name of the part of the data the frame belongs to.
         is_validation: Whether the data's own split holds the frame out.
@@ -57,6 +58,7 @@ class Frame:
     charges: np.ndarray | None = None
     born_effective_charges: np.ndarray | None = None
     weight: float = 1.0
+    is_closed: bool = True
     group: str = ""
     subset: str = ""
     is_validation: bool = False

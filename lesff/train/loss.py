@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lesff.atoms.graph import AtomGraph
 from lesff.atoms.molecules import find_molecules
 from lesff.atoms.segments import segment_sum
 from lesff.train.batches import LabelledBatch
@@ -137,37 +136,36 @@ def loss_value(prediction: BatchPrediction, batch: LabelledBatch, config: LossCo
     if config.total_charge and prediction.charge_excess is not None:
         squared = prediction.charge_excess.square() / counts
         total = total + config.total_charge * (weight * squared).sum() / weight.sum()
-    return total + _penalties(prediction, graph, weight, config)
+    return total + _penalties(prediction, batch, config)
 
 
-def _penalties(
-    prediction: BatchPrediction, graph: AtomGraph, weight: Tensor, config: LossConfig
-) -> Tensor:
+def _penalties(prediction: BatchPrediction, batch: LabelledBatch, config: LossConfig) -> Tensor:
     """What the charges of the parts of a model cost, apart from labels."""
-    total = weight.new_zeros(())
+    total = batch.weight.new_zeros(())
     for name, penalty in _PENALTIES.items():
         value, w = getattr(prediction, name), getattr(config, name)
         if w and value is not None:
-            total = total + w * penalty(value, graph, weight)
+            total = total + w * penalty(value, batch)
     return total
 
 
-def _transfer_penalty(transfer: Tensor, graph: AtomGraph, weight: Tensor) -> Tensor:
+def _transfer_penalty(transfer: Tensor, batch: LabelledBatch) -> Tensor:
     """See :attr:`LossConfig.charge_transfer`."""
-    w = weight[graph.batch]
+    w = batch.weight[batch.graph.batch]
     return (w * transfer.square()).sum() / w.sum()
 
 
 _NEUTRAL_SHARE = 0.02
 
 
-def _guess_penalty(guess: Tensor, graph: AtomGraph, weight: Tensor) -> Tensor:
+def _guess_penalty(guess: Tensor, batch: LabelledBatch) -> Tensor:
     """See :attr:`LossConfig.charge_guess`; which charge a radical has is no matter of its bonds."""
+    graph = batch.graph
     sums = torch.stack([guess, guess.square()], dim=1)
     sums = segment_sum(sums, graph.batch, graph.n_systems)
     squared = (sums[:, 0] - graph.total_charge).square()
     squared = squared + _NEUTRAL_SHARE * torch.where(graph.total_charge == 0, sums[:, 1], 0.0)
-    w = torch.where(graph.spin_multiplicity == 1, weight, 0.0)
+    w = torch.where((graph.spin_multiplicity == 1) & batch.is_closed, batch.weight, 0.0)
     return (w * squared).sum() / w.sum().clamp(min=1e-12)
 
 

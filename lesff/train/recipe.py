@@ -50,6 +50,8 @@ class SourceConfig:
             whose energy zero depends on the charge; frames of other states keep their forces and
             dipoles. Empty: all.
         energies: Whether energies count at all; forces and dipoles do.
+        closed_shells: Whether its singlets are closed shells. Of others, bonds pulled apart, the
+            loss takes no count of electrons (``charge_guess``).
     """
 
     path: str
@@ -59,6 +61,7 @@ class SourceConfig:
     without: str | None = None
     energy_states: tuple[tuple[int, int], ...] = ()
     energies: bool = True
+    closed_shells: bool = True
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a share that visits nothing and options that exclude each other."""

@@ -175,6 +175,8 @@ def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Fra
         raise DataError(
             f"{source.path}: `elements` and `without` leave no frame; widen them or drop the file"
         )
+    if not source.closed_shells:
+        kept = [replace(frame, is_closed=False) for frame in kept]
     if not source.energies:
         return [replace(frame, energy=math.nan) for frame in kept]
     return keep_energies(kept, source.energy_states, source.path)

@@ -7,11 +7,11 @@ GFN2-xTB (tblite), labelled with energies relative to isolated neutral atoms and
 
 Files: ``anchors.extxyz`` (closed shells) and ``anchors_open.extxyz`` (radicals, triplets) for
 ``ions``; ``anchors_spins.extxyz`` for ``spins`` (more of them, and both spins of the same
-molecules); ``anchors_separated.extxyz``; ``torsions.extxyz``; ``anchors_validation.extxyz``
-(systems not to be trained on) for ``held_out``.
+molecules); ``anchors_halides.extxyz`` (bromide, iodide); ``anchors_separated.extxyz``;
+``torsions.extxyz``; ``anchors_validation.extxyz`` (systems not to be trained on) for ``held_out``.
 
 The results are in ``recipes/frames``: ``ions --most 208``, ``separated --most 22``,
-``spins``, ``torsions --most 39``, ``held_out --most 20``, some two hours on one core.
+``spins``, ``halides``, ``torsions --most 39``, ``held_out --most 20``, some two hours on one core.
 
 Needs ``pip install pyscf dftd3 rdkit tblite``. Interrupted runs go on where they stopped.
 
@@ -92,6 +92,12 @@ QUARTETS = {"[N]": 1, "[P]": 1}
 MOLECULES = {"F": 2, "Cl": 2, "OO": 2, "N=N": 1, "N#N": 1, "P": 2, "NN": 2, "NO": 2, "N=O": 2}
 """Neutral molecules that the organic sets lack."""
 
+HALIDES = {
+    "[Br-]": 1, "[I-]": 1, "[Br-].O": 3, "[I-].O": 3, "[Br-].O.O": 2, "[I-].O.O": 2, "[Br-].CO": 1,
+    "[I-].CO": 1, "[NH4+].[Br-]": 1, "[NH4+].[I-]": 1, "Br": 1, "I": 1,
+}  # fmt: skip
+"""Ions of which no set has a lone one."""
+
 HELD_OUT = {
     "[Cl-].O": 8, "[O-]C=O.O": 6, "C[OH2+]": 3, "C=[OH+]": 3, "CC#[NH+]": 3, "C[OH+]C": 3,
     "CC(C)=[OH+]": 2, "[Cl-].OC=O": 3, "C[NH3+].C=O": 3, "[O-]C(=O)C=O": 2,
@@ -151,6 +157,7 @@ TABLES = {
         (SINGLETS, "singlets", 1), (MORE_RADICALS, "radicals", 2), (MORE_TRIPLETS, "triplets", 3),
         (QUARTETS, "quartets", 4),
     ),
+    "halides": ((HALIDES, "halides", 1),),
     "separated": ((SEPARATED, "separated", 1),),
     "torsions": ((TORSIONS, "torsions", 1),),
     "held_out": ((HELD_OUT, "held_out", 1),),
@@ -161,6 +168,7 @@ FILES = {
     "cations": "anchors.extxyz",
     "complexes": "anchors.extxyz",
     "molecules": "anchors.extxyz",
+    "halides": "anchors_halides.extxyz",
     "separated": "anchors_separated.extxyz",
     "radicals": "anchors_open.extxyz",
     "triplets": "anchors_open.extxyz",
@@ -272,7 +280,8 @@ def labelled(
     """Energy relative to isolated neutral atoms (eV), forces (eV/A), dipole (e A), wB97M-D3BJ."""
     molecule = gto.M(
         atom=[(s, p) for s, p in zip(atoms.get_chemical_symbols(), atoms.positions, strict=True)],
-        charge=charge, spin=multiplicity - 1, basis="def2-tzvppd", verbose=0,
+        charge=charge, spin=multiplicity - 1, basis="def2-tzvppd",
+        ecp={"I": "def2-tzvppd"} if 53 in atoms.numbers else {}, verbose=0,
     )  # fmt: skip
     method = dft.RKS if multiplicity == 1 else dft.UKS
     field = method(molecule, xc="wb97m-v").density_fit()
