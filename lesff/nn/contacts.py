@@ -80,7 +80,7 @@ class AtomContacts:
 
     Attributes:
         wall: Repulsion of the nuclei and crowding in eV; empty without a wall.
-        openness: 0 for atoms whose bonds are full, 1 for open ones.
+        openness: 0 for atoms whose bonds are full and for crowded ones, 1 for open ones.
         bonded: 0 for atoms without covalent bonds, 1 from one bond on.
         lacks: 1, or 0 for atoms with more bonds than their valence; without gradient.
     """
@@ -237,13 +237,19 @@ def plain_excess(count: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor
 def plain_bonds(
     count: Tensor, pairs: ClosePairs, elements: Elements
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``openness``, ``bonded`` and ``lacks`` of :class:`AtomContacts`, of counted bonds."""
+    """``openness``, ``bonded`` and ``lacks`` of :class:`AtomContacts`, of counted bonds.
+
+    Atoms with one bond more than their element has anywhere are closed again: water pressed
+    together is no crowd of ions.
+    """
     z = pairs.z
     valence = elements.valence[z].to(count.dtype)
     # bonds missing; for some elements bonds in excess open, too
     lacking = valence - count
     missing = torch.where(elements.onium[z] > 0, lacking.abs(), lacking)
     is_open = smooth_step((missing - OPEN_FROM) / (OPEN_FULL - OPEN_FROM))
+    # nothing can be counted in a crowd
+    is_open = is_open * (1.0 - smooth_step(count - elements.most[z].to(count.dtype)))
     openness = torch.where(valence > 0, is_open, 1.0)
     lacks = torch.where((valence > 0) & (lacking < 0), 0.0, torch.ones_like(count))
     return openness, smooth_step(count), lacks.detach()
