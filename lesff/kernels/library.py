@@ -24,7 +24,7 @@ VARIABLE = "LESFF_KERNELS"
 INSTRUCTION_SETS = ("generic", "avx2", "avx512")
 """In ascending order; the index is what the library calls them."""
 
-_ABI_VERSION = 6
+_ABI_VERSION = 7
 _CHOICES = ("auto", "on", "off", *INSTRUCTION_SETS)
 _DTYPES = (torch.float32, torch.float64)
 
