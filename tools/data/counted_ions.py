@@ -5,7 +5,7 @@ Frames of other sets, each with one proton less (acids, alcohols, phenols, thiol
 the charge sits must not depend on small changes of bonds. Energies and forces are zero and mean
 nothing (``only_counts = true`` of a source leaves them out of the loss).
 
-    python tools/data/counted_ions.py DATA/organic2.npz DATA/organic_water.npz -o DATA/counted_ions.npz
+    cd DATA; python tools/data/counted_ions.py organic2.npz organic_water.npz -o counted_ions.npz
 """
 
 from __future__ import annotations
