@@ -46,6 +46,7 @@ from lesff.errors import (
 if TYPE_CHECKING:
     __version__: str
 
+    from lesff.ensemble import EnsembleModel, load_ensemble
     from lesff.hub.manifest.names import list_models
     from lesff.hub.resolve import ResolvedModel, resolve
     from lesff.model import Model, load
@@ -64,6 +65,7 @@ __all__ = [
     "ConvergenceError",
     "DataError",
     "DeviceError",
+    "EnsembleModel",
     "ExtrapolationWarning",
     "IntegrityError",
     "KernelError",
@@ -90,11 +92,13 @@ __all__ = [
     "__version__",
     "list_models",
     "load",
+    "load_ensemble",
     "resolve",
 ]
 
 _HOMES = {
     "BornOptions": "lesff.potential.response",
+    "EnsembleModel": "lesff.ensemble",
     "Model": "lesff.model",
     "ModelConfig": "lesff.potential.config",
     "Potential": "lesff.potential.potential",
@@ -102,6 +106,7 @@ _HOMES = {
     "ResolvedModel": "lesff.hub.resolve",
     "list_models": "lesff.hub.manifest.names",
     "load": "lesff.model",
+    "load_ensemble": "lesff.ensemble",
     "resolve": "lesff.hub.resolve",
 }
 """Module of every name that is imported when it is first used."""

@@ -82,7 +82,7 @@ def predict_structures(
     show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
     bar = tqdm(total=len(structures), disable=not show, unit="structure", desc="predict")
     names_of = ["structure" if is_single else f"structure {i}" for i in range(len(structures))]
-    cutoff = potential.architecture.cutoff
+    cutoff = potential.cutoff
 
     def graph_of(i: int) -> AtomGraph:
         rule = ContactRule(allow_close=allow_close)

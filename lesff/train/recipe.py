@@ -228,7 +228,17 @@ class Recipe:
         return {name: text for name, text in given.items() if text is not None}
 
 
-STAGE_KEYS = ("from", "why", "folder", "processes", "steps", "released", "average", "calibration")
+STAGE_KEYS = (
+    "from",
+    "why",
+    "folder",
+    "processes",
+    "steps",
+    "released",
+    "average",
+    "made_by",
+    "calibration",
+)
 """Keys of a recipe file that say how it stands among others, see
 :class:`lesff.train.stages.Stage`."""
 
