@@ -25,4 +25,4 @@ class HasNumbers(Protocol):
 
 def elements_of(*structures: HasNumbers) -> frozenset[int]:
     """Atomic numbers that occur in structures."""
-    return frozenset(int(z) for structure in structures for z in np.unique(structure.numbers))
+    return frozenset().union(*(structure.numbers.tolist() for structure in structures))
