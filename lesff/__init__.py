@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from lesff.potential.potential import Potential
     from lesff.potential.response import BornOptions
     from lesff.prediction import Prediction
+    from lesff.reports.viewer import view
 
 __all__ = [
     "BornOptions",
@@ -91,6 +92,7 @@ __all__ = [
     "list_models",
     "load",
     "resolve",
+    "view",
 ]
 
 _HOMES = {
@@ -103,6 +105,7 @@ _HOMES = {
     "list_models": "lesff.hub.manifest.names",
     "load": "lesff.model",
     "resolve": "lesff.hub.resolve",
+    "view": "lesff.reports.viewer",
 }
 """Module of every name that is imported when it is first used."""
 
