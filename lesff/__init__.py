@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from lesff.potential.potential import Potential
     from lesff.potential.response import BornOptions
     from lesff.prediction import Prediction
+    from lesff.reports.viewer import view
 
 __all__ = [
     "BornOptions",
@@ -94,6 +95,7 @@ __all__ = [
     "load",
     "load_ensemble",
     "resolve",
+    "view",
 ]
 
 _HOMES = {
@@ -108,6 +110,7 @@ _HOMES = {
     "load": "lesff.model",
     "load_ensemble": "lesff.ensemble",
     "resolve": "lesff.hub.resolve",
+    "view": "lesff.reports.viewer",
 }
 """Module of every name that is imported when it is first used."""
 

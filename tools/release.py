@@ -10,7 +10,8 @@ of the results from the JSON files beside it: ``NAME.evaluation.json`` (``lesff 
 frames) and ``NAME.born.json`` (``tools/born_errors.py``), which become the metrics of the manifest,
 ``NAME.suite.json`` (``lesff evaluate --suite``) and whatever else the card has marks for. Writes
 ``lesff/weights/NAME/VERSION``, ``checkpoints_manifest/NAME.json`` and the hashes in
-``tests/released.json``.
+``tests/released.json``. The folder has the card in two parts: ``README.md`` is what to read before
+use, ``EVALUATION.md`` has the training and all tables.
 ``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
 weights: crystals and slabs change, molecules do not. Works to cite (``bibtex``) are kept from
 version to version; those of a new model are added to its manifest entry by hand.
@@ -34,11 +35,12 @@ from pathlib import Path
 
 from card_training import with_training
 
+from lesff.evaluation.card_pages import two_parts
 from lesff.evaluation.tables import filled
 from lesff.hub.manifest.entries import PERMISSIVE_LICENSES
-from lesff.model_folder.card import front_matter, read_card, with_section
+from lesff.model_folder.card import front_matter, read_card, read_evaluation, with_section
 from lesff.model_folder.folder import load_model, save_model
-from lesff.model_folder.layout import model_files
+from lesff.model_folder.layout import CARD_FILE, model_files
 from lesff.model_folder.verify import verify_parity
 from lesff.potential.potential import Potential
 from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of
@@ -192,7 +194,7 @@ def main() -> None:
     )
     section = calibrated(
         potential,
-        read_card(options.model),
+        read_card(options.model) + (read_evaluation(options.model) or ""),
         options.train,
         options.validation,
         options.uncalibrated,
@@ -202,6 +204,8 @@ def main() -> None:
     card = with_training(filled(card_file.read_text(encoding="utf-8"), options.name, cards))
     card = with_section(card, "Uncertainty", section)
     card_file.write_text(card, encoding="utf-8")
+    suite = json.loads((cards / f"{options.name}.suite.json").read_text("utf-8"))
+    readme, tables = two_parts(card, options.name, suite, back=CARD_FILE)
     measured: list[dict] = []
     for key, rows_of in (("evaluation", metrics), ("born", born_metrics)):
         path = cards / f"{options.name}.{key}.json"
@@ -213,7 +217,7 @@ def main() -> None:
     config = potential.config
     folder = ROOT / "lesff" / "weights" / options.name / options.version
     license_text = options.license.read_text(encoding="utf-8")
-    save_model(potential, folder, card=card, license_text=license_text)
+    save_model(potential, folder, card=readme, evaluation=tables, license_text=license_text)
     report = verify_parity(folder)
     if not report.ok:
         sys.exit(f"parity failed: {report}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lesff.model_folder.golden import golden_values
 from lesff.model_folder.layout import (
     CARD_FILE,
     CONFIG_FILE,
+    EVALUATION_FILE,
     LICENSE_FILE,
     MODEL_FILES,
     OPTIONAL_FILES,
@@ -56,6 +57,7 @@ def save_model(
     *,
     card: str,
     license_text: str,
+    evaluation: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model folder; it appears complete or not at all.
@@ -68,6 +70,7 @@ def save_model(
         folder: Where to write; its parent is made if need be.
         card: Model card, Markdown.
         license_text: Full text of the licence.
+        evaluation: Second part of the card, Markdown; none if it has one part.
         overwrite: Replace a model folder that is already there.
 
     Raises:
@@ -79,7 +82,10 @@ def save_model(
     _check_target(folder, overwrite=overwrite)
     with replaced_folder(folder) as new:
         new.mkdir()
-        _write_files(potential, new, card=card, license_text=license_text)
+        texts = {CARD_FILE: card, LICENSE_FILE: license_text}
+        if evaluation is not None:
+            texts[EVALUATION_FILE] = evaluation
+        _write_files(potential, new, texts)
 
 
 def load_model(
@@ -242,7 +248,7 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def _write_files(potential: Potential, folder: Path, *, card: str, license_text: str) -> None:
+def _write_files(potential: Potential, folder: Path, texts: Mapping[str, str]) -> None:
     config = potential.config
     members = [member.config.to_dict() for member in members_of(potential)]
     data = members[0] if len(members) == 1 else {MEMBERS: members}
@@ -251,8 +257,8 @@ def _write_files(potential: Potential, folder: Path, *, card: str, license_text:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"`config` must hold finite plain data only: {error}") from error
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8", newline="\n")
-    (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
-    (folder / LICENSE_FILE).write_text(license_text, encoding="utf-8", newline="\n")
+    for name, content in texts.items():
+        (folder / name).write_text(content, encoding="utf-8", newline="\n")
     weights = _stored_weights(potential)
     bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if bad:

@@ -102,7 +102,9 @@ def predict_structures(
     if domain is not None:
         domain.warn()
     reasons = None if domain is None else domain.reasons()
-    return Prediction(columns, is_single=is_single, model=model, reasons=reasons)
+    return Prediction(
+        columns, is_single=is_single, model=model, reasons=reasons, structures=structures
+    )
 
 
 def property_names(properties: Sequence[str] | str) -> list[str]:
