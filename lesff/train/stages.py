@@ -101,6 +101,11 @@ class Notes:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {value}")
+        if self.made_by and (self.average is not None or self.calibration is not None):
+            raise ConfigError(
+                "a stage with `made_by` must have no `average` or `calibration`: its commands make "
+                "all of the result"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
