@@ -168,9 +168,10 @@ def test_the_potential_on_the_surface(page):
         return float(COULOMB_CONSTANT * (charges * scipy.special.erf(r / sigma) / r).sum())
 
     assert found == pytest.approx([potential(np.array(at)) for at in points], abs=1e-5)
-    # the ends of the scale bound what points of the surface of oxygen have: 1.52 A (Bondi)
+    # the ends of the scale are those of the surface, which above oxygen is 1.52 A away (Bondi); its
+    # sample has a point within 0.2 A of any other
     above = potential(positions[0] + [0.0, 0.0, 1.52])
-    assert low - 0.006 <= above < 0.0
+    assert low - 0.03 <= above < 0.0
     assert high > 0.5
     # it does not stay where there is none: while atoms move, and in crystals
     page.uncheck("#surface")
