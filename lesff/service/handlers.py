@@ -156,6 +156,7 @@ class Handlers:
                     "level_of_theory": config.level_of_theory,
                     "properties": self.available[name],
                     "caveats": dict(model.source.caveats),
+                    "charge_width": None if config.long_range is None else config.long_range.sigma,
                     "is_calibrated": model.potential.uncertainty is not None,
                 }
             )
