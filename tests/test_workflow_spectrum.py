@@ -84,7 +84,7 @@ def test_command_goes_on_and_writes_everything(tmp_path):
     save_model(tiny_potential(), folder, card="#", license_text="MIT")
     write(tmp_path / "water.xyz", water())
     words = ["spectrum", tmp_path / "water.xyz", "-m", folder, "-o", tmp_path / "out",
-             "--steps", 32, "--equilibration", 4, "--keep", 2, "--blocks", 2,
+             "--steps", 80, "--equilibration", 4, "--keep", 2, "--blocks", 2,
              "--lag", 4, "--temperature", 5, "--dt", 0.1, "--no-harmonic"]  # fmt: skip
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output

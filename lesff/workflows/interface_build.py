@@ -182,12 +182,13 @@ def _match(interface: Any) -> Match:
     )
     atoms.positions[:, 2] -= atoms.positions[:, 2].min()
     cell = atoms.cell.array
+    film, substrate = properties["termination"]
     return Match(
         atoms=atoms,
         area=float(np.linalg.norm(np.cross(cell[0], cell[1]))),
         strain=float(properties["von_mises_strain"]),
         green_lagrange=np.array(properties["strain"]),
-        termination=tuple(map(str, properties["termination"])),
+        termination=(str(film), str(substrate)),
     )
 
 
