@@ -43,9 +43,8 @@ class Parquet(Format):
         # numbers of structures and results hardly recur: looking for those that do takes twice the
         # time of all the rest, and larger files
         recurring = [_path(column) for column in self.table.columns if column.kind != "float"]
-        with pq.ParquetWriter(
-            path, _schema(self.table), compression=_COMPRESSION, use_dictionary=recurring
-        ) as writer:
+        options: Any = {"compression": _COMPRESSION, "use_dictionary": recurring}
+        with pq.ParquetWriter(path, _schema(self.table), **options) as writer:
             for part in parts:
                 writer.write_table(pq.ParquetFile(part).read())
 

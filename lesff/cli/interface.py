@@ -135,6 +135,8 @@ _ANALYSIS = ("skip", "n_layers", "width", "lower", "upper", "n_blocks", "method"
 @output_option
 @click.option("--stage", "stages", multiple=True, required=True, metavar="K:STEPS",
               help="Temperature and time steps; may be repeated.")  # fmt: skip
+@click.option("--relax", "relaxing", type=click.IntRange(min=0), default=100, show_default=True,
+              help="Steps of FIRE before the first stage.")  # fmt: skip
 @click.option("--dt", default=1.0, show_default=True, help="Time step, fs.")
 @click.option("--every", default=10, show_default=True, help="Steps between frames.")
 @click.option("--checkpoint", default=1000, show_default=True, help="Steps between checkpoints.")
@@ -154,6 +156,7 @@ def run_command(
     dtype: Any,
     output: Path,
     stages: tuple[str, ...],
+    relaxing: int,
     charge: int | None,
     spin: int | None,
     *,
@@ -168,7 +171,7 @@ def run_command(
     # start-up: help needs nothing that computes
     from lesff.workflows.dynamics import DynamicsOptions
     from lesff.workflows.folder import WorkFolder
-    from lesff.workflows.interface import AnalysisOptions, analyse_interface, run_stages
+    from lesff.workflows.interface import AnalysisOptions, analyse_interface, run_stages, settled
     from lesff.workflows.interface_report import report_interface
 
     looked = AnalysisOptions(seed=values["seed"], **{k: values.pop(k) for k in _ANALYSIS})
@@ -176,13 +179,14 @@ def run_command(
     parts = [_stage(text) for text in stages]
     atoms = read_one(structure, charge, spin)
     model = open_model(name, device, dtype, accept_license)
-    kept = {**values, **asdict(looked), "stages": list(stages)}
+    kept = {**values, **asdict(looked), "stages": list(stages), "relaxing": relaxing}
     folder = WorkFolder(output, "interface", model, [atoms], kept)
 
     def say(stage: int, step: int, row: dict[str, float]) -> None:
         click.echo(f"stage {stage}, step {step}: {row['temperature']:.0f} K")
 
-    run = run_stages(model, atoms, parts, options, folder=folder, say=say)
+    start = settled(model, atoms, relaxing, folder)
+    run = run_stages(model, start, parts, options, folder=folder, say=say)
     frames = run.frames()
     folder.write_atoms("trajectory.traj", frames)
     result = analyse_interface(

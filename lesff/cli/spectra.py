@@ -61,7 +61,7 @@ _ORDINATE = {"ir": "n alpha", "vdos": "density of states", "raman": "intensity"}
 )  # fmt: skip
 @click.option(
     "--steps", type=int,
-    help="The file has one structure: run so many steps of dynamics (Bussi's thermostat) first.",
+    help="The file has one structure: run so many steps of dynamics first.",
 )  # fmt: skip
 @click.option("--equilibration", default=2000, show_default=True, help="Steps before those.")
 @click.option("--keep", default=4, show_default=True, help="With --steps: steps between frames.")

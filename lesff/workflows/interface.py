@@ -9,7 +9,7 @@ from typing import Any
 import ase
 import numpy as np
 
-from lesff.errors import ConfigError, DataError
+from lesff.errors import ConfigError, ConvergenceError, DataError
 from lesff.model import Model
 from lesff.spectra.trajectory import Trajectory, as_trajectory
 from lesff.workflows.dynamics import DynamicsOptions, DynamicsResult, run_dynamics
@@ -25,6 +25,7 @@ from lesff.workflows.interface_layers import (
     turned,
 )
 from lesff.workflows.interface_phases import Method, Phases, descriptors, find_phases
+from lesff.workflows.relax import RelaxOptions, relax
 
 _COORDINATION_FRAMES = 20
 """Frames at the beginning and the end that neighbours are counted in, at most."""
@@ -117,6 +118,35 @@ def run_stages(
         *_, start = result.frames()
         start.calc = None
     return StagedRun(stages=found, stopped=None)
+
+
+def settled(model: Model, atoms: ase.Atoms, steps: int, folder: WorkFolder) -> ase.Atoms:
+    """The interface after a few steps of FIRE: atoms that were built too near part.
+
+    Args:
+        model: The model.
+        atoms: As built.
+        steps: Most steps; they need not converge. The atoms themselves for 0.
+        folder: Where the positions are kept.
+
+    Raises:
+        ConvergenceError: if the model cannot compute the interface.
+    """
+    if steps == 0:
+        return atoms
+
+    def compute() -> dict[str, np.ndarray]:
+        (row,) = relax(model, [atoms], RelaxOptions(method="fire", fmax=0.05, steps=steps)).relaxed
+        if row.error is not None:
+            raise ConvergenceError(
+                f"the interface must be one that the model can relax: {row.error}; build it with "
+                "another gap"
+            )
+        return {"positions": row.atoms.positions}
+
+    found = atoms.copy()
+    found.positions = folder.stage("settled", compute)["positions"]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

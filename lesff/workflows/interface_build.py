@@ -6,6 +6,7 @@ The builder looks for the smallest common cells of two surfaces (Zur and McGill,
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -110,27 +111,10 @@ def build_interfaces(
     for name, atoms in (("substrate", substrate), ("film", film)):
         if not atoms.pbc.all():
             raise DataError(f"`{name}` must be a crystal, periodic in 3D, got pbc {atoms.pbc}")
-    builder = coherent.CoherentInterfaceBuilder(
-        substrate_structure=adaptor.get_structure(_bare(substrate)),
-        film_structure=adaptor.get_structure(_bare(film)),
-        film_miller=options.film_miller,
-        substrate_miller=options.substrate_miller,
-        zslgen=zsl.ZSLGenerator(
-            max_area=options.max_area, max_length_tol=options.max_strain, bidirectional=True
-        ),
-    )
-    vacuum = options.gap if options.vacuum is None else options.vacuum
-    built = [
-        _match(interface)
-        for termination in (builder.terminations if builder.zsl_matches else ())
-        for interface in islice(
-            builder.get_interfaces(
-                termination, gap=options.gap, vacuum_over_film=vacuum,
-                film_thickness=options.film_thickness,
-                substrate_thickness=options.substrate_thickness, in_layers=False,
-            ), _CANDIDATES,
-        )
-    ]  # fmt: skip
+    with warnings.catch_warnings():
+        # pymatgen calls spglib in a way that spglib gives up
+        warnings.simplefilter("ignore", DeprecationWarning)
+        built = _built(coherent, zsl, adaptor, substrate, film, options)
     fitting = [
         match
         for match in built
@@ -145,6 +129,38 @@ def build_interfaces(
             "`max_atoms`, or take other planes"
         )
     return sorted(_different(fitting), key=lambda match: (len(match.atoms), match.strain))
+
+
+def _built(
+    coherent: Any,
+    zsl: Any,
+    adaptor: Any,
+    substrate: ase.Atoms,
+    film: ase.Atoms,
+    options: InterfaceOptions,
+) -> list[Match]:
+    """All interfaces of pymatgen's builder, of each pair of terminations."""
+    builder = coherent.CoherentInterfaceBuilder(
+        substrate_structure=adaptor.get_structure(_bare(substrate)),
+        film_structure=adaptor.get_structure(_bare(film)),
+        film_miller=options.film_miller,
+        substrate_miller=options.substrate_miller,
+        zslgen=zsl.ZSLGenerator(
+            max_area=options.max_area, max_length_tol=options.max_strain, bidirectional=True
+        ),
+    )
+    vacuum = options.gap if options.vacuum is None else options.vacuum
+    return [
+        _match(interface)
+        for termination in (builder.terminations if builder.zsl_matches else ())
+        for interface in islice(
+            builder.get_interfaces(
+                termination, gap=options.gap, vacuum_over_film=vacuum,
+                film_thickness=options.film_thickness,
+                substrate_thickness=options.substrate_thickness, in_layers=False,
+            ), _CANDIDATES,
+        )
+    ]  # fmt: skip
 
 
 def _bare(atoms: ase.Atoms) -> ase.Atoms:
@@ -166,12 +182,13 @@ def _match(interface: Any) -> Match:
     )
     atoms.positions[:, 2] -= atoms.positions[:, 2].min()
     cell = atoms.cell.array
+    film, substrate = properties["termination"]
     return Match(
         atoms=atoms,
         area=float(np.linalg.norm(np.cross(cell[0], cell[1]))),
         strain=float(properties["von_mises_strain"]),
         green_lagrange=np.array(properties["strain"]),
-        termination=tuple(map(str, properties["termination"])),
+        termination=(str(film), str(substrate)),
     )
 
 

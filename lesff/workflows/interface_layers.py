@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import ase
 import numpy as np
@@ -13,7 +14,7 @@ from lesff.spectra.correlation import mean_and_error, split
 from lesff.spectra.diffusion import Diffusion, relative_positions, self_diffusion
 from lesff.spectra.trajectory import Trajectory
 
-_BOND = 1.3
+_BOND: Any = 1.3  # ASE takes it for an integer
 """Atoms nearer than this times the sum of their covalent radii are neighbours."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import ase
 import numpy as np
@@ -35,8 +35,8 @@ KINDS: tuple[SpectrumKind, ...] = ("ir", "raman", "vdos")
 _NEEDS = {"ir": "born_effective_charges", "raman": "polarizability"}
 A2_PER_CM_OF_KM_PER_MOL = 1e21 / 6.02214076e23
 """Integral of a cross-section over wavenumber, A^2/cm, of 1 km/mol: 1 km = 1e5 cm, 1e16 A^2."""
-_SHARE = 0.03
-"""Bands lower than this part of the highest are not listed."""
+_SHARE = 0.01
+"""Bands that stand out by less than this part of the highest are not listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class SpectrumOptions:
         steps: Time steps that are looked at.
         equilibration: Steps before them.
         keep: Steps between frames.
-        tau: Time of the thermostat (Bussi), fs; a long one leaves the motion as it is.
+        tau: Time of the thermostat, fs; lines are wider by 5300 / tau 1/cm for molecules.
         every: Born charges every so many frames, interpolated between them.
         max_lag: Longest correlation time, fs.
         blocks: Blocks for the error bars.
@@ -87,12 +87,14 @@ class SpectrumOptions:
                 f"{self.max_lag:g}; give more steps or fewer blocks"
             )
 
-    @property
-    def dynamics(self) -> DynamicsOptions:
-        """The run that is needed."""
+    def dynamics(self, *, is_periodic: bool) -> DynamicsOptions:
+        """The run that is needed.
+
+        Modes of a molecule hardly exchange energy: Langevin's thermostat gives each its share.
+        """
         return DynamicsOptions(
             ensemble="nvt",
-            thermostat="bussi",
+            thermostat="bussi" if is_periodic else "langevin",
             temperature=self.temperature,
             dt=self.dt,
             steps=self.equilibration + self.steps,
@@ -194,7 +196,9 @@ def structure_spectrum(
     if atoms.pbc.any() and not atoms.pbc.all():
         raise ConfigError("a spectrum needs a molecule or a structure periodic in 3D, got a slab")
     available = model.potential.available_properties()
-    missing = tuple(k for k in KINDS if k in _NEEDS and _NEEDS[k] not in available)
+    missing: tuple[SpectrumKind, ...] = tuple(
+        k for k in KINDS if k in _NEEDS and _NEEDS[k] not in available
+    )
     refused = [kind for kind in kinds or () if kind in missing]
     if refused:
         raise PropertyError(
@@ -204,10 +208,11 @@ def structure_spectrum(
     modes = vibrations(model, atoms, folder=folder) if harmonic else None
     start = atoms if modes is None else modes.atoms
     run = _production(model, start, options, folder, say)
-    block = {"max_lag": options.max_lag, "n_blocks": options.blocks}
-    spectra: dict[str, Spectrum] = {}
-    for kind in (k for k in (kinds or KINDS) if k not in missing):
-        spectra[kind] = _one(kind, model, run, options, folder, block)
+    spectra: dict[str, Spectrum] = {
+        kind: _one(kind, model, run, options, folder)
+        for kind in kinds or KINDS
+        if kind not in missing
+    }
     return SpectrumResult(
         spectra=spectra,
         temperature=run.temperature,
@@ -228,7 +233,8 @@ def _production(
     """The frames after equilibration."""
     path = folder.path / "dynamics"
     path.mkdir(exist_ok=True)
-    result = run_dynamics(model, atoms, options.dynamics, folder=path, say=say)
+    plan = options.dynamics(is_periodic=bool(atoms.pbc.all()))
+    result = run_dynamics(model, atoms, plan, folder=path, say=say)
     frames = list(result.frames())[options.equilibration // options.keep :]
     return as_trajectory(frames, options.keep * options.dt)
 
@@ -239,9 +245,12 @@ def _one(
     run: Trajectory,
     options: SpectrumOptions,
     folder: WorkFolder,
-    block: dict[str, float],
 ) -> Spectrum:
-    step, common = run.time_step, {"temperature": run.temperature, **block}
+    """Spectrum of a kind."""
+    step = run.time_step
+    common: dict[str, Any] = {
+        "temperature": run.temperature, "max_lag": options.max_lag, "n_blocks": options.blocks
+    }  # fmt: skip
     if kind == "vdos":
         return density_of_states(run.velocities, run.masses, step, **common)
     if kind == "raman":
@@ -267,13 +276,13 @@ def bands(spectrum: Spectrum, limit: float) -> list[Band]:
     """
     inside = spectrum.wavenumber <= limit
     values, errors = spectrum.values[inside], np.nan_to_num(spectrum.errors[inside])
-    places, _ = find_peaks(values, prominence=_SHARE * values.max(initial=0.0))
+    places, found = find_peaks(values, prominence=_SHARE * values.max(initial=0.0))
     return [
         Band(
             wavenumber=float(spectrum.wavenumber[i]),
             height=float(values[i]),
             error=float(spectrum.errors[i]),
         )
-        for i in places
-        if values[i] > 2.0 * errors[i]
+        for i, prominence in zip(places, found["prominences"], strict=True)
+        if prominence > 2.0 * errors[i]
     ]
