@@ -29,7 +29,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
 ]
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-MINUTE = 60_000
+PATIENCE = 180_000
+"""ms; pages are drawn without a graphics card, on machines that others use."""
 WATER = "O 0 0 0.12\nH 0 0.76 -0.48\nH 0 -0.76 -0.48"
 
 
@@ -59,7 +60,7 @@ def page(address: str) -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1360, "height": 900})
-        page.set_default_timeout(MINUTE)
+        page.set_default_timeout(PATIENCE)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on(
