@@ -1,6 +1,7 @@
 """The page of the service in a real browser: a person predicts, looks, turns knobs, downloads."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import ase.io
 import numpy as np
 import pytest
 import scipy.special
+from PIL import Image
 
 from lesff.units import COULOMB_CONSTANT
 
@@ -29,7 +31,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
 ]
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-MINUTE = 60_000
+PATIENCE = 180_000
+"""ms; pages are drawn without a graphics card, on machines that others use."""
 WATER = "O 0 0 0.12\nH 0 0.76 -0.48\nH 0 -0.76 -0.48"
 
 
@@ -59,7 +62,7 @@ def page(address: str) -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1360, "height": 900})
-        page.set_default_timeout(MINUTE)
+        page.set_default_timeout(PATIENCE)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on(
@@ -86,6 +89,13 @@ def press(page: Any, button: str) -> None:
 def dark_pixels(page: Any) -> bytes:
     """The picture of the structure as bytes: two are equal if nothing moved."""
     return page.locator("#view").screenshot()
+
+
+def coloured(picture: bytes) -> int:
+    """Pixels of a picture that are not its background."""
+    with Image.open(io.BytesIO(picture)) as image:
+        values = np.asarray(image.convert("RGB")).astype(int)
+    return int((np.abs(values - values[5, values.shape[1] // 2]).max(2) > 40).sum())
 
 
 def test_a_molecule_of_a_smiles(page, tmp_path):
@@ -176,7 +186,7 @@ def test_the_potential_on_the_surface(page):
     # it does not stay where there is none: while atoms move, and in crystals
     page.uncheck("#surface")
     assert page.inner_text("#potential") == ""
-    assert dark_pixels(page) == plain
+    assert coloured(dark_pixels(page)) < 0.5 * coloured(with_surface)
     page.check("#surface")
     page.fill("#cell", "8 8 8")
     press(page, "#predict")
