@@ -58,7 +58,8 @@ def predict(*arguments: Any, code: int = 0, stdin: str | None = None) -> Result:
 class Deadly(ase.Atoms):
     """Atoms over which every worker process dies."""
 
-    def __len__(self) -> int:
-        if multiprocessing.parent_process() is not None:
+    def __getattribute__(self, name: str) -> Any:
+        looked_at = name in ("positions", "numbers", "get_positions", "get_atomic_numbers")
+        if looked_at and multiprocessing.parent_process() is not None:
             os._exit(17)
-        return super().__len__()
+        return super().__getattribute__(name)

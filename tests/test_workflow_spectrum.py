@@ -69,7 +69,8 @@ def test_cold_water_has_its_harmonic_lines(tmp_path):
     spectrum, harmonic = found.spectra["vdos"], found.harmonic
     assert harmonic is not None
     for expected in harmonic.frequencies[-3:]:
-        assert abs(peaks(spectrum, expected - 100.0, expected + 100.0) - expected) < 60.0
+        # Verlet's steps of 0.5 fs shift stretches up by some 25 1/cm
+        assert abs(peaks(spectrum, expected - 60.0, expected + 60.0) - expected) < 45.0
     curve = found.harmonic_infrared(spectrum.wavenumber)
     assert harmonic.intensities is not None
     assert curve is not None
