@@ -27,6 +27,8 @@ _CODE = {name: code for code, name in enumerate(_CODES)}
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bool: 2, torch.int64: 3}
 _REAL = (torch.float32, torch.float64)
 _MAX_POWER = 12
+_MAX_PRODUCTS = 16
+"""Products of matrices that one operation becomes."""
 
 
 class _Instruction(ctypes.Structure):
@@ -367,7 +369,12 @@ def _select_backward(p: Program, out: Tensor, g: Tensor, shape: Any, dim: int, a
 
 
 def _matrices(p: Program, out: Tensor, a: Tensor, b: Tensor) -> None:
-    _require(len(out) <= 8)
+    if b.stride(0) == 0 and out.shape[1] <= _MAX_PRODUCTS:
+        # one matrix for all: row by row of the others
+        for m in range(out.shape[1]):
+            p.product(out[:, m], a[:, m], b[0])
+        return
+    _require(len(out) <= _MAX_PRODUCTS)
     for k in range(len(out)):
         p.product(out[k], a[k], b[k])
 

@@ -74,6 +74,21 @@ class _Operation:
     def name(self) -> str:
         return self.function if isinstance(self.function, str) else self.function._opname
 
+    def add_to(self, program: Program) -> None:
+        """Add what was done to a program.
+
+        Raises:
+            NotRecordable: for a question about numbers.
+        """
+        if self.name in _ASKS:
+            raise NotRecordable(
+                f"a computation must not ask for numbers to be recorded, got {self.name}"
+            )
+        if isinstance(self.function, str):
+            program.add_kernel(self.function, self.is_double, self.args)
+        else:
+            program.add(self.function, self.args, self.kwargs, self.out)
+
 
 class _Recorder(TorchDispatchMode):
     """Lists what is computed; everything listed stays alive."""
@@ -82,9 +97,10 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.listed: list[tuple[Any, Any, dict[str, Any], Any, bool]] = []
 
-    def __torch_dispatch__(
+    def note(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        """An operation of PyTorch."""
         out = func(*args, **(kwargs or {}))
         self.listed.append((func, args, kwargs or {}, out, False))
         return out
@@ -94,6 +110,10 @@ class _Recorder(TorchDispatchMode):
         self.listed.append((name, arguments, {}, None, is_double))
 
 
+# set here: PyTorch wraps a method of this name in the class's body so that its first call imports
+# torch._dynamo, 1.6 s of CPU
+_Recorder.__torch_dispatch__ = _Recorder.note
+
 @dataclass(frozen=True)
 class Recording:
     """A computation that can be repeated.
@@ -101,10 +121,17 @@ class Recording:
     Attributes:
         results: Where the results are, after each :meth:`repeat`.
         program: What is computed.
+        settings: What is computed of the settings only.
     """
 
     results: Mapping[str, Tensor]
     program: Program
+    settings: Program
+
+    def set_up(self) -> None:
+        """Compute what depends on the settings from what their memory holds now."""
+        with torch.no_grad():
+            self.settings.run()
 
     def repeat(self) -> Mapping[str, Tensor]:
         """Compute the results from what the inputs hold now; valid until the next call."""
@@ -114,14 +141,17 @@ class Recording:
 
 
 def record(
-    function: Callable[[], Mapping[str, Tensor]], inputs: Sequence[Tensor]
+    function: Callable[[], Mapping[str, Tensor]],
+    inputs: Sequence[Tensor],
+    settings: Sequence[Tensor] = (),
 ) -> Recording:
     """Compute, and keep how.
 
     Args:
         function: The computation; all tensors that it makes are on the CPU. Its Python code is not
-            run again, and tensors other than the inputs count as constants.
+            run again, and tensors that are neither inputs nor settings count as constants.
         inputs: Tensors in whose memory other values may be put before it is repeated.
+        settings: Tensors whose values may change too, if :meth:`Recording.set_up` is called then.
 
     Raises:
         NotRecordable: if it asks for numbers that depend on the inputs.
@@ -129,29 +159,27 @@ def record(
     recorder = _Recorder()
     with observed_calls(recorder.called), recorder:
         results = dict(function())
-    operations = _operations(recorder.listed, inputs)
-    changing, live = _changing(operations, {_memory(x) for x in inputs})
-    needed = _needed(operations, live, {_memory(x) for x in results.values() if x.numel()})
+    operations = _operations(recorder.listed, [*inputs, *settings])
+    _, live = _changing(operations, {_memory(x) for x in inputs})
+    changing, either = _changing(operations, {_memory(x) for x in (*inputs, *settings)})
+    needed = _needed(operations, either, {_memory(x) for x in results.values() if x.numel()})
     writers = _writers(operations)
-    program = Program(
-        is_constant=lambda x: x.numel() == 0 or _memory(x) not in changing,
-        is_shared=lambda x: writers.get(_memory(x), 0) > 1,
-    )
-    for operation, is_needed in zip(operations, needed, strict=True):
-        if not is_needed or operation.name in _MADE:
-            continue
-        if operation.name in _ASKS:
-            raise NotRecordable(
-                f"a computation must not ask for numbers to be recorded, got {operation.name}"
-            )
-        if isinstance(operation.function, str):
-            program.add_kernel(operation.function, operation.is_double, operation.args)
-        else:
-            program.add(operation.function, operation.args, operation.kwargs, operation.out)
-    program.finish()
+
+    def program(chosen: Callable[[int], bool]) -> Program:
+        made = Program(
+            is_constant=lambda x: x.numel() == 0 or _memory(x) not in changing,
+            is_shared=lambda x: writers[_memory(x)] > 1,
+        )
+        for index, operation in enumerate(operations):
+            if needed[index] and chosen(index) and operation.name not in _MADE:
+                operation.add_to(made)
+        made.finish()
+        return made
+
+    once, each = program(lambda i: not live[i]), program(lambda i: live[i])
     # kernels hold addresses: whatever they read or write stays
-    program.keep([x for op in operations for x in _tensors((op.args, op.kwargs, op.out))])
-    return Recording(results, program)
+    each.keep([x for op in operations for x in _tensors((op.args, op.kwargs, op.out))])
+    return Recording(results, each, once)
 
 
 def _memory(x: Tensor) -> int:
@@ -190,7 +218,7 @@ def _operations(listed: Sequence[tuple], inputs: Sequence[Tensor]) -> list[_Oper
             operations.append(_Operation(function, args, {}, None, set(), set(), is_double))
             continue
         reads, made = seen(_tensors((args, kwargs))), seen(_tensors(out))
-        changed = _changed(function, args)
+        changed = _changed(function, args, kwargs)
         # neither new memory nor a change: a view
         if not changed and made <= reads and function._opname not in _ASKS:
             continue
@@ -206,12 +234,13 @@ def _operations(listed: Sequence[tuple], inputs: Sequence[Tensor]) -> list[_Oper
     return operations
 
 
-def _changed(function: Any, args: Sequence[Any]) -> set[int]:
+def _changed(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> set[int]:
     """Memory of the arguments that an operation changes."""
     if not function._schema.is_mutable:
         return set()
     changed: set[int] = set()
-    for argument, value in zip(function._schema.arguments, args, strict=False):
+    for index, argument in enumerate(function._schema.arguments):
+        value = args[index] if index < len(args) else kwargs.get(argument.name)
         if argument.alias_info is not None and argument.alias_info.is_write:
             changed |= {_memory(x) for x in _tensors(value)}
     return changed
