@@ -136,6 +136,7 @@ class Evaluator:
         self._warned_of_domain = False
         self._told: set[str] = set()
         self._start: tuple[str, Structure] | None = None  # options and atoms of the last arrays
+        self._last: tuple[tuple, Structure] | None = None  # the same of the last ASE atoms
         self._build(potential, skin, replay)
 
     def _build(self, potential: Potential, skin: float, replay: bool | None) -> None:
@@ -153,7 +154,7 @@ class Evaluator:
         self._slots = [_Slot(VerletList(potential.architecture.cutoff, skin))]
         self.repeated = RepeatedStep(potential, skin, self.contacts) if replay else None
         self._potential = potential
-        self._weights = list(potential.parameters())
+        self._weights = [(weight, weight.is_inference()) for weight in potential.parameters()]
 
     def __getstate__(self) -> dict[str, Any]:
         """State without lists and results, which a copy finds anew."""
@@ -306,21 +307,51 @@ class Evaluator:
             atoms: As for :func:`lesff.atoms.structure.to_structure`, with its errors.
             where: Name of the structure in error messages.
         """
-        return to_structure(
+        key = self._simple_state(atoms)
+        if key is not None and self._last is not None:
+            before, last = self._last
+            # a step of a trajectory: elements, charge and spin were looked at before
+            if (
+                before == key
+                and _equal(last.pbc, atoms.pbc)
+                and last.numbers.shape == atoms.numbers.shape
+                and bool((last.numbers == atoms.numbers).all())
+            ):
+                return self.moved(last, atoms.positions, atoms.cell.array, where)
+        structure = to_structure(
             atoms,
             total_charge=self.total_charge,
             spin_multiplicity=self.spin_multiplicity,
             external_field=self.external_field,
             where=where,
         )
+        self._last = None if key is None else (key, structure)
+        return structure
 
-    def moved(self, structure: Structure, positions: np.ndarray, cell: np.ndarray) -> Structure:
+    def _simple_state(self, atoms: Any) -> tuple | None:
+        """What atoms and options say of charge, spin and field if that is plain, else None."""
+        if not isinstance(atoms, ase.Atoms) or self.external_field is not None:
+            return None
+        has_more = "initial_charges" in atoms.arrays or "initial_magmoms" in atoms.arrays
+        if has_more or any(type(x) not in (int, float, str, bool) for x in atoms.info.values()):
+            return None
+        said = tuple((name, type(x), x) for name, x in atoms.info.items())
+        return said, self.total_charge, self.spin_multiplicity
+
+    def moved(
+        self,
+        structure: Structure,
+        positions: np.ndarray,
+        cell: np.ndarray,
+        where: str = "structure",
+    ) -> Structure:
         """The same atoms elsewhere: what an engine has at each step.
 
         Args:
             structure: The atoms, checked before.
             positions: (n_atoms, 3) in A.
             cell: (3, 3) in A.
+            where: Name of the structure in error messages.
 
         Raises:
             StructureError: for another number of atoms, or positions or a cell that are not finite
@@ -332,11 +363,11 @@ class Evaluator:
                 f"`positions` must be those of the same {len(structure)} atoms, "
                 f"{structure.positions.shape}, got {positions.shape}"
             )
-        check_positions(positions, "structure")
+        check_positions(positions, where)
         if np.array_equal(cell, structure.cell):
             return replace(structure, positions=positions)
         cell = np.array(cell, dtype=np.float64)
-        check_cell(cell, structure.pbc, "structure")
+        check_cell(cell, structure.pbc, where)
         return replace(structure, positions=positions, cell=cell)
 
     def evaluate(
@@ -482,11 +513,9 @@ class Evaluator:
 
     def model_state(self) -> tuple:
         """Changes when the weights do, in place or as a whole."""
-        versions = tuple(
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self._weights
-        )
-        return self._potential.radial, versions
+        # weights made in inference mode count no versions
+        versions = [0 if is_frozen else w._version for w, is_frozen in self._weights]
+        return self._potential.radial, [w.data_ptr() for w, _ in self._weights], versions
 
 
 def _of_one(out: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

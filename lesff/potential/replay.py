@@ -67,7 +67,7 @@ class RepeatedStep:
         self.skin = skin
         self.n_plans = 0
         self.n_searches = 0
-        self._weights = list(potential.parameters())
+        self._weights = [(weight, weight.is_inference()) for weight in potential.parameters()]
         self._structure: Structure | None = None
         self._key: tuple = ()
         self._step: _PlannedStep | None = None
@@ -102,8 +102,9 @@ class RepeatedStep:
 
     def _model_key(self) -> tuple:
         """What a recording takes for constant: weights, mode and threads."""
-        versions = tuple([0 if w.is_inference() else w._version for w in self._weights])
-        return self.potential.radial, torch.get_num_threads(), versions
+        versions = [0 if is_frozen else w._version for w, is_frozen in self._weights]
+        addresses = [weight.data_ptr() for weight, _ in self._weights]
+        return self.potential.radial, torch.get_num_threads(), addresses, versions
 
     def _is_near(self, old: Structure, new: Structure) -> bool:
         """Whether the edges searched for the old positions serve the new ones."""
@@ -134,8 +135,7 @@ class RepeatedStep:
 
     def _records(self) -> bool:
         """Whether steps are recorded on the CPU."""
-        example = next(iter(self._weights))
-        return kernels.is_active(example) and example.device.type == "cpu"
+        return kernels.is_active(self._weights[0][0])
 
     def _search(self, structure: Structure, reach: float, count: int) -> tuple[Neighbors, float]:
         self.n_searches += 1
