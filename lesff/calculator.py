@@ -86,7 +86,9 @@ class LesffCalculator(Calculator):
             results do not depend on it. 0 searches at each call.
         replay: Whether steps are planned once and then repeated, as a CUDA graph on a GPU, until an
             atom has moved half the skin; see :mod:`lesff.potential.replay`. None: on GPUs, for
-            models that can. Steps that cannot (slabs, fields, dipoles) are computed as without it.
+            models that can, and on CPUs for trajectories of up to 256 atoms; results then depend
+            by rounding (some 1e-6 eV/A) on the steps before. False: they do not, bit for bit.
+            Steps that cannot (slabs, fields, dipoles) are computed as without it.
         caveats: Quantities that are not to be trusted, and why; a warning when one is computed.
         on_out_of_domain: What is done where atoms are outside of what the model was calibrated on
             (:mod:`lesff.uncertainty`), looked at with each evaluation: ``"warn"`` once, ``"stop"``

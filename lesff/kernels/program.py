@@ -18,11 +18,37 @@ from torch import Tensor
 from lesff.kernels.library import address_of, call
 
 _N_DIMS = 4
-_CODES = (
-    "kernel zero copy add subtract multiply divide negate sine cosine silu silu_backward softplus "
-    "softplus_backward raise less greater matrix gather scatter_copy scatter_add total square_root "
-    "reciprocal exponent tangent absolute at_least at_most"
-).split()
+_CODES = [
+    "kernel",
+    "zero",
+    "copy",
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "negate",
+    "sine",
+    "cosine",
+    "silu",
+    "silu_backward",
+    "softplus",
+    "softplus_backward",
+    "raise",
+    "less",
+    "greater",
+    "matrix",
+    "gather",
+    "scatter_copy",
+    "scatter_add",
+    "total",
+    "square_root",
+    "reciprocal",
+    "exponent",
+    "tangent",
+    "absolute",
+    "at_least",
+    "at_most",
+]
 _CODE = {name: code for code, name in enumerate(_CODES)}
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bool: 2, torch.int64: 3}
 _REAL = (torch.float32, torch.float64)
@@ -406,9 +432,7 @@ def _add_rows(
     p.rows("scatter_add", out, source, index)
 
 
-def _copy_rows(
-    p: Program, out: Tensor, x: Tensor, dim: int, index: Tensor, source: Tensor
-) -> None:
+def _copy_rows(p: Program, out: Tensor, x: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
     _require(dim == 0)
     p.copy(out, x)
     p.rows("scatter_copy", out, source, index)

@@ -114,6 +114,7 @@ class _Recorder(TorchDispatchMode):
 # torch._dynamo, 1.6 s of CPU
 _Recorder.__torch_dispatch__ = _Recorder.note
 
+
 @dataclass(frozen=True)
 class Recording:
     """A computation that can be repeated.
@@ -271,9 +272,7 @@ def _writers(operations: Sequence[_Operation]) -> Counter[int]:
     return Counter(place for operation in operations for place in operation.writes)
 
 
-def _changing(
-    operations: Sequence[_Operation], inputs: set[int]
-) -> tuple[set[int], list[bool]]:
+def _changing(operations: Sequence[_Operation], inputs: set[int]) -> tuple[set[int], list[bool]]:
     """Memory whose contents depend on the inputs, and which operations do."""
     writers = _writers(operations)
     changing, live = set(inputs), [False] * len(operations)

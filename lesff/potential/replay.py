@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,13 @@ import torch
 from torch import Tensor
 
 from lesff import kernels
-from lesff.atoms.contacts import ContactRule
+from lesff.atoms.contacts import ContactRule, least_lengths
 from lesff.atoms.graph import AtomGraph, ExactGeometry, build_graph
-from lesff.atoms.neighbors import Neighbors, nearest_pairs
+from lesff.atoms.neighbors import Neighbors, find_neighbors, nearest_pairs
 from lesff.atoms.structure import Structure
 from lesff.kernels.recording import NotRecordable, Recording, record
 from lesff.nn.edge_tables import Topology
 from lesff.nn.radial_table import TABLE_START
-from lesff.potential.plan import StepPlan
 from lesff.potential.potential import Potential
 
 _EAGER_STEPS = 3
@@ -40,7 +38,7 @@ _WIDER = (1.1, 1.3, 1.7)
 _LEAST_SKIN = 0.5
 """Share of the skin that another set of edges must leave for the plan to go on with them."""
 _MOST_SKIN = 1.5
-"""The same of what is made use of: close contacts are looked for with each search."""
+"""The same of what is made use of."""
 _TOLERANCE = 1e-4
 """Largest difference between a recorded step and the step itself, relative to the largest value;
 rounding is far below, a recording that misses something far above."""
@@ -72,13 +70,15 @@ class RepeatedStep:
         self._key: tuple = ()
         self._step: _PlannedStep | None = None
         self._room = 0.0
+        # first and second atom, offset, square of the least length of each pair of the plan
+        self._pairs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the plan, which belongs to this process and its device.
 
         The copy makes the same plan from the same structure when it needs one.
         """
-        return {**self.__dict__, "n_plans": 0, "n_searches": 0, "_step": None}
+        return {**self.__dict__, "n_plans": 0, "n_searches": 0, "_step": None, "_pairs": None}
 
     def __call__(self, structure: Structure, properties: Collection[str]) -> dict[str, Tensor]:
         """Properties from :data:`lesff.potential.plan.PLANNED` as :meth:`Potential.forward` gives.
@@ -89,7 +89,7 @@ class RepeatedStep:
             PropertyError, UnsupportedInputError: as :meth:`Potential.plan`.
         """
         planned, key = self._structure, self._model_key()
-        if planned is None or key != self._key or not _is_alike(planned, structure):
+        if planned is None or key != self._key or not is_alike(planned, structure):
             planned, self._step = structure, None
         elif not self._is_near(planned, structure):
             planned = structure
@@ -98,7 +98,30 @@ class RepeatedStep:
         self._structure, self._key = planned, key
         if self._step is None:
             self._step = self._plan(planned)
+        self._check_contacts(structure)
         return self._step(structure.positions, frozenset(properties))
+
+    def _check_contacts(self, structure: Structure) -> None:
+        """Look at the pairs of the plan as they are now; all of them only if one is close."""
+        if self.contacts is None or self._pairs is None:
+            return
+        first, second, offsets, least = self._pairs
+        vectors = structure.positions[second] - structure.positions[first] + offsets
+        if (np.einsum("ij,ij->i", vectors, vectors) < least).any():
+            reach = self.potential.architecture.cutoff
+            found = find_neighbors(structure.positions, structure.cell, structure.pbc, reach)
+            self.contacts.check(structure, found, "structure")
+
+    def _graph(self, structure: Structure, found: Neighbors, reach: float) -> AtomGraph:
+        """The graph of a plan; its pairs are kept for :meth:`_check_contacts`."""
+        along = np.flatnonzero(np.arange(len(found.reverse_edge)) < found.reverse_edge)
+        first, second = found.edge_index[:, along]
+        box = structure.cell if structure.pbc.any() else np.zeros((3, 3))
+        # squares, as they are compared
+        least = least_lengths(structure, first, second) ** 2
+        # an atom and its image stay as far apart as the cell says
+        self._pairs = first, second, found.cell_shifts[along] @ box, least * (first != second)
+        return build_graph(structure, reach, found, contacts=self.contacts)
 
     def _model_key(self) -> tuple:
         """What a recording takes for constant: weights, mode and threads."""
@@ -126,7 +149,7 @@ class RepeatedStep:
         if near >= 0.5 * _LEAST_SKIN * self.skin:
             room = min(room, near)
         self._room, closest = room, found.min_distance - 2.0 * room
-        graph = build_graph(structure, held, found, contacts=self.contacts)
+        graph = self._graph(structure, found, held)
         return _PlannedStep(self.potential, graph, closest=closest, records=self._records())
 
     def _room_of(self, reach: float) -> float:
@@ -158,10 +181,10 @@ class RepeatedStep:
         if room < 0.5 * _LEAST_SKIN * self.skin:
             return False
         self._room = room
-        return step.take(build_graph(structure, held, found, contacts=self.contacts))
+        return step.take(self._graph(structure, found, held))
 
 
-def _is_alike(old: Structure, new: Structure) -> bool:
+def is_alike(old: Structure, new: Structure) -> bool:
     """Whether only positions differ."""
     return (
         new.positions.shape == old.positions.shape

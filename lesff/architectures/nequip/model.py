@@ -149,9 +149,7 @@ class NequIP(Architecture):
         basis = self.radial_basis
         source = None
         if tabulated:
-            source = TableSource.of(
-                distance, basis, self.cutoff, stays_apart=topology.stays_apart
-            )
+            source = TableSource.of(distance, basis, self.cutoff, stays_apart=topology.stays_apart)
         features = PairFeatures(harmonics, basis(distance, distance), source)
         return neighbours, learned, features
 
