@@ -18,37 +18,13 @@ from torch import Tensor
 from lesff.kernels.library import address_of, call
 
 _N_DIMS = 4
-_CODES = [
-    "kernel",
-    "zero",
-    "copy",
-    "add",
-    "subtract",
-    "multiply",
-    "divide",
-    "negate",
-    "sine",
-    "cosine",
-    "silu",
-    "silu_backward",
-    "softplus",
-    "softplus_backward",
-    "raise",
-    "less",
-    "greater",
-    "matrix",
-    "gather",
-    "scatter_copy",
-    "scatter_add",
-    "total",
-    "square_root",
-    "reciprocal",
-    "exponent",
-    "tangent",
-    "absolute",
-    "at_least",
-    "at_most",
-]
+_CODES = (
+    *("kernel", "zero", "copy", "add", "subtract", "multiply"),
+    *("divide", "negate", "sine", "cosine", "silu", "silu_backward"),
+    *("softplus", "softplus_backward", "raise", "less", "greater", "matrix"),
+    *("gather", "scatter_copy", "scatter_add", "total", "square_root", "reciprocal"),
+    *("exponent", "tangent", "absolute", "at_least", "at_most"),
+)
 _CODE = {name: code for code, name in enumerate(_CODES)}
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bool: 2, torch.int64: 3}
 _REAL = (torch.float32, torch.float64)

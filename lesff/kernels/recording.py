@@ -75,15 +75,7 @@ class _Operation:
         return self.function if isinstance(self.function, str) else self.function._opname
 
     def add_to(self, program: Program) -> None:
-        """Add what was done to a program.
-
-        Raises:
-            NotRecordable: for a question about numbers.
-        """
-        if self.name in _ASKS:
-            raise NotRecordable(
-                f"a computation must not ask for numbers to be recorded, got {self.name}"
-            )
+        """Add what was done to a program."""
         if isinstance(self.function, str):
             program.add_kernel(self.function, self.is_double, self.args)
         else:
@@ -163,6 +155,12 @@ def record(
     operations = _operations(recorder.listed, [*inputs, *settings])
     _, live = _changing(operations, {_memory(x) for x in inputs})
     changing, either = _changing(operations, {_memory(x) for x in (*inputs, *settings)})
+    asked = [op.name for op, depends in zip(operations, either, strict=True) if depends]
+    if _ASKS.intersection(asked):
+        raise NotRecordable(
+            "a computation must not ask for numbers to be recorded, got "
+            f"{', '.join(sorted(_ASKS.intersection(asked)))}"
+        )
     needed = _needed(operations, either, {_memory(x) for x in results.values() if x.numel()})
     writers = _writers(operations)
 
