@@ -6,11 +6,13 @@ import torch
 from ase.build import molecule
 from helpers import tiny_potential, triclinic_ice, two_waters
 
+import lesff
 from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import find_neighbors, nearest_pairs
 from lesff.atoms.structure import to_structure
 from lesff.calculator import LesffCalculator
 from lesff.electrostatics.dispersion import DispersionConfig
+from lesff.errors import StructureError
 from lesff.kernels import kernel_status
 from lesff.kernels.recording import NotRecordable, record
 from lesff.potential.edit import with_dispersion
@@ -21,6 +23,13 @@ pytestmark = pytest.mark.skipif(
 )
 TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-14}
 """Some units in the last place of numbers about one: another order of sums, another exp."""
+
+
+@pytest.fixture(scope="module")
+def off_small():
+    return lesff.load("off-small")
+
+
 INDEX = torch.tensor([2, 0, 2, 4, 1])
 
 FUNCTIONS = {
@@ -150,8 +159,6 @@ def test_small_trajectories_are_repeated_without_being_asked(off_small):
 
 
 def test_contacts_are_seen_between_searches(off_small):
-    from lesff.errors import StructureError
-
     atoms = molecule("H2O")
     atoms.calc = off_small.calculator(skin=2.0, replay=True)
     for _ in range(6):
