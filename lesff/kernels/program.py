@@ -106,7 +106,7 @@ class Program:
         n_pending, n_held = len(self._pending), len(self._held)
         try:
             _ENCODERS[function](self, out, *args, **kwargs)
-        except (KeyError, NoInstruction, TypeError):
+        except (KeyError, IndexError, NoInstruction, TypeError):
             del self._pending[n_pending:], self._held[n_held:]
             self.finish()
             self.calls.append(str(function))
@@ -134,6 +134,7 @@ class Program:
         """``out = f(a)`` or ``f(a, b)`` with operands spread to the shape of the result."""
         compared = name in ("less", "greater")
         dtype = operands[0].dtype if compared else out.dtype
+        _require(not compared or not isinstance(operands[1], Tensor) or operands[1].dtype == dtype)
         _require(dtype in _REAL and (out.dtype == torch.bool) == compared)
         spread = [self._as(x, dtype).expand(out.shape) for x in operands]
         self._emit(name, dtype, out, *spread, scalar=scalar)
@@ -184,6 +185,7 @@ class Program:
             setattr(instruction, field, tensor.data_ptr())
         if index is not None:
             _require(index.dtype == torch.int64 and index.is_contiguous())
+            _require(index.numel() == 0 or int(index.min()) >= 0)
             instruction.index = index.data_ptr()
         self._held += [out, *operands, index]
         self._append(instruction)

@@ -177,7 +177,11 @@ def record(
 
     once, each = program(lambda i: not live[i]), program(lambda i: live[i])
     # kernels hold addresses: whatever they read or write stays
-    each.keep([x for op in operations for x in _tensors((op.args, op.kwargs, op.out))])
+    touched: set[int] = set()
+    for operation, is_needed in zip(operations, needed, strict=True):
+        touched |= (operation.reads | operation.writes) if is_needed else set()
+    listed = (x for op in operations for x in _tensors((op.args, op.kwargs, op.out)))
+    each.keep([x for x in listed if _memory(x) in touched])
     return Recording(results, each, once)
 
 
