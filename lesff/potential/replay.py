@@ -80,7 +80,7 @@ class RepeatedStep:
         """
         return {**self.__dict__, "n_plans": 0, "n_searches": 0, "_step": None, "_pairs": None}
 
-    def __call__(self, structure: Structure, properties: Collection[str]) -> dict[str, Tensor]:
+    def __call__(self, structure: Structure, properties: Collection[str]) -> Mapping[str, Tensor]:
         """Properties from :data:`lesff.potential.plan.PLANNED` as :meth:`Potential.forward` gives.
 
         Results stay valid until the next call.
