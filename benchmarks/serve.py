@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,6 +137,29 @@ def cpu_seconds(process: int) -> float:
     return (int(text[11]) + int(text[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def thread_seconds(process: int) -> tuple[float, float]:
+    """CPU seconds of the thread that answers clients, and of the others."""
+    tick = os.sysconf("SC_CLK_TCK")
+    found = {}
+    for folder in Path(f"/proc/{process}/task").iterdir():
+        text = (folder / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        found[int(folder.name)] = (int(text[11]) + int(text[12])) / tick
+    first = found.pop(process)
+    return first, sum(found.values())
+
+
+def batches(port: int) -> tuple[float, float]:
+    """Batches and structures that a server has computed."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    names = ("lesff_batch_structures_count", "lesff_batch_structures_sum")
+    count, structures = (
+        float(found[1]) if (found := re.search(rf"^{name} (\S+)", text, re.MULTILINE)) else 0.0
+        for name in names
+    )
+    return count, structures
+
+
 def started(name: str) -> tuple[subprocess.Popen[str], int]:
     """A server, and its port."""
     command = [sys.executable, "-m", "lesff", "serve", "-m", name, "--port", "0"]
@@ -161,11 +185,13 @@ def main() -> None:
     try:
         asyncio.run(load(server.pid, port, bodies, options.clients, 3.0))  # warm
         before = batched(options.model, frames, options.seconds / 2)
-        cpu = cpu_seconds(server.pid)
+        cpu, threads, done = cpu_seconds(server.pid), thread_seconds(server.pid), batches(port)
         tally, memories = asyncio.run(
             load(server.pid, port, bodies, options.clients, options.seconds)
         )
         cpu = cpu_seconds(server.pid) - cpu
+        threads = [b - a for a, b in zip(threads, thread_seconds(server.pid), strict=True)]
+        done = [b - a for a, b in zip(done, batches(port), strict=True)]
         after = batched(options.model, frames, options.seconds / 2)
     finally:
         server.send_signal(signal.SIGTERM)
@@ -182,6 +208,9 @@ def main() -> None:
         f"per CPU second: {per_cpu:.0f} and {len(tally.seconds) / cpu:.0f}, "
         f"{len(tally.seconds) / cpu / per_cpu:.2f}x"
     )
+    each = [1e3 * part / len(tally.seconds) for part in threads]
+    print(f"CPU ms a structure: {each[0]:.2f} of answering, {each[1]:.2f} of computing")
+    print(f"structures a batch: {done[1] / max(done[0], 1.0):.1f}")
     print(f"latency: median {slow[49] * 1e3:.0f} ms, 99 % {slow[98] * 1e3:.0f} ms")
     print(f"answers by status: {tally.statuses}")
     print("memory (MB): " + " ".join(f"{size:.0f}" for size in memories))

@@ -97,6 +97,7 @@ struct LesffContacts {
   const double* valence;         // (n_elements) 0: always open
   const double* onium;           // (n_elements) 1: more bonds open, too
   const double* most;            // (n_elements) bonds beyond which an atom is crowded
+  const double* counted;         // (n_elements) bonds beyond which an atom is no ion
   double inner_start, inner_width;  // shares of the sum of radii
   double bond_full, bond_none, open_from, open_full;
   double crowding;  // eV of one bond too many

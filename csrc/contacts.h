@@ -129,8 +129,10 @@ void contacts(const LesffContacts* p) {
     }
     const double scale = 1.0 / (a.open_full - a.open_from);
     const WithSlope y = smooth_step((missing - a.open_from) * scale);
-    openness[i] = T(y.value);
-    d_open[i] = T(sign * y.slope * scale);
+    // nothing can be counted in a crowd
+    const WithSlope crowd = smooth_step((a.count[i] - a.counted[z] - a.open_from) * scale);
+    openness[i] = T(y.value * (1.0 - crowd.value));
+    d_open[i] = T((sign * y.slope * (1.0 - crowd.value) - y.value * crowd.slope) * scale);
   }
 }
 

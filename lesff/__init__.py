@@ -46,6 +46,7 @@ from lesff.errors import (
 if TYPE_CHECKING:
     __version__: str
 
+    from lesff.ensemble import EnsembleModel, load_ensemble
     from lesff.hub.manifest.names import list_models
     from lesff.hub.resolve import ResolvedModel, resolve
     from lesff.model import Model, load
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from lesff.potential.potential import Potential
     from lesff.potential.response import BornOptions
     from lesff.prediction import Prediction
+    from lesff.reports.viewer import view
 
 __all__ = [
     "BornOptions",
@@ -64,6 +66,7 @@ __all__ = [
     "ConvergenceError",
     "DataError",
     "DeviceError",
+    "EnsembleModel",
     "ExtrapolationWarning",
     "IntegrityError",
     "KernelError",
@@ -90,11 +93,14 @@ __all__ = [
     "__version__",
     "list_models",
     "load",
+    "load_ensemble",
     "resolve",
+    "view",
 ]
 
 _HOMES = {
     "BornOptions": "lesff.potential.response",
+    "EnsembleModel": "lesff.ensemble",
     "Model": "lesff.model",
     "ModelConfig": "lesff.potential.config",
     "Potential": "lesff.potential.potential",
@@ -102,7 +108,9 @@ _HOMES = {
     "ResolvedModel": "lesff.hub.resolve",
     "list_models": "lesff.hub.manifest.names",
     "load": "lesff.model",
+    "load_ensemble": "lesff.ensemble",
     "resolve": "lesff.hub.resolve",
+    "view": "lesff.reports.viewer",
 }
 """Module of every name that is imported when it is first used."""
 

@@ -19,7 +19,7 @@ from lesff.potential.domain import OutOfDomain, Outside
 from lesff.potential.evaluator import Evaluator
 from lesff.potential.potential import Potential
 from lesff.potential.replay import RepeatedStep
-from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
+from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN, SPREADS
 
 ASE_NAMES = {
     "energy": "energy",
@@ -29,6 +29,7 @@ ASE_NAMES = {
     "stress": "stress",
     "charges": "charges",
     "dipole": "dipole",
+    **{name: name for name in SPREADS},
 }
 """ASE property -> lesff quantity."""
 _STATE_KEYS = (*INFO_CHARGE, *INFO_SPIN, INFO_FIELD)
@@ -340,8 +341,8 @@ class LesffCalculator(Calculator):
         has_energy = structure.external_field is None or not structure.pbc.all()
         row = self.evaluator.evaluate(structure, asked, also={"energy"} if has_energy else ())
         results = {a: row[name] for a, name in ASE_NAMES.items() if name in row}
-        if "stress" in results:
-            results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
+        for name in {"stress", "stress_spread"} & results.keys():
+            results[name] = full_3x3_to_voigt_6_stress(results[name])
         return results
 
 

@@ -23,6 +23,7 @@ from lesff.bulk.stream import map_structures
 from lesff.calculator import LesffCalculator
 from lesff.errors import DeviceError, PropertyError
 from lesff.hub.resolve import ResolvedModel, resolve
+from lesff.model_folder.card import read_evaluation
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.plain_data import from_dict
@@ -148,6 +149,11 @@ class Model:
     def card(self) -> str:
         """The model card as Markdown text."""
         return (self.source.folder / CARD_FILE).read_text(encoding="utf-8")
+
+    @property
+    def evaluation(self) -> str | None:
+        """The second part of the card, all tables; None for a card of one part."""
+        return read_evaluation(self.source.folder)
 
     @property
     def license_text(self) -> str:
@@ -461,6 +467,7 @@ class Model:
             Path(folder),
             card=self.card,
             license_text=self.license_text,
+            evaluation=self.evaluation,
             overwrite=overwrite,
         )
         return Path(folder)

@@ -75,6 +75,7 @@ class Prediction(Mapping[str, np.ndarray]):
         reasons: Why each structure is out of the domain, see :attr:`out_of_domain`; None if the
             model is not calibrated.
         units: Units by property, where they are not those of the table.
+        structures: What was predicted, one entry each, as it was computed; None if not known.
     """
 
     def __init__(
@@ -85,12 +86,19 @@ class Prediction(Mapping[str, np.ndarray]):
         model: str,
         reasons: Sequence[tuple[str, ...]] | None = None,
         units: Mapping[str, str] | None = None,
+        structures: Sequence[Any] | None = None,
     ) -> None:
         self._values = {name: Values(column) for name, column in values.items()}
         self._units = dict(units or {})
         self._is_single = is_single
         self.model = model
         self._reasons = None if reasons is None else list(reasons)
+        self._structures = None if structures is None else list(structures)
+
+    @property
+    def structures(self) -> list[Any] | None:
+        """The structures, a list also of one, as they were computed; None if not known."""
+        return None if self._structures is None else list(self._structures)
 
     @property
     def out_of_domain(self) -> Any:
@@ -144,6 +152,7 @@ class Prediction(Mapping[str, np.ndarray]):
             model=self.model,
             reasons=None if self._reasons is None else [self._reasons[i] for i in places],
             units=self._units,
+            structures=None if self._structures is None else [self._structures[i] for i in places],
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -225,6 +234,7 @@ class Prediction(Mapping[str, np.ndarray]):
             model=self.model,
             reasons=self._reasons,
             units=labels,
+            structures=self._structures,
         )
 
     def _factor(self, name: str) -> float:

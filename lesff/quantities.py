@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Level = Literal["system", "atom", "pair"]
@@ -123,8 +123,23 @@ _ROWS = (
     ),
 )  # fmt: skip
 
-QUANTITIES: dict[str, Quantity] = {row.name: row for row in _ROWS}
+_OF_MEMBERS = ("energy", "forces", "stress", "charges", "dipole")
+_SPREAD_ROWS = tuple(
+    replace(
+        row,
+        name=f"{row.name}_spread",
+        meaning=f"Standard deviation (N - 1) of every component of {row.name} over the N members "
+        "of an ensemble; not calibrated.",
+    )
+    for row in _ROWS
+    if row.name in _OF_MEMBERS
+)
+
+QUANTITIES: dict[str, Quantity] = {row.name: row for row in (*_ROWS, *_SPREAD_ROWS)}
 """All quantities by name."""
+
+SPREADS = {row.name: row.name.removesuffix("_spread") for row in _SPREAD_ROWS}
+"""What only ensembles have, and the quantity that each is the spread of."""
 
 UNCERTAINTIES = ("energy_uncertainty", "forces_uncertainty", "novelty")
 """What a model has after calibration; ``"uncertainty"`` asks for all of it."""

@@ -29,10 +29,10 @@ EV_TO_KCAL_PER_MOL = 23.060547830619026
 """1 eV in kcal / mol."""
 
 BOHR = 0.529177210903
-"""Bohr radius in A."""
+"""1 bohr in A."""
 
 HARTREE = 27.211386245988
-"""In eV."""
+"""1 hartree in eV."""
 
 BOLTZMANN = 8.617333262145179e-5
 """k_B in eV / K."""
@@ -51,12 +51,6 @@ CONDUCTIVITY_TO_S_PER_M = 1.602176634e6
 
 JOULE_NM6_PER_MOL = 10.364269656262173
 """1 J nm^6 / mol in eV A^6, the unit of tables of dispersion coefficients."""
-
-HARTREE = 27.211386245988
-"""1 hartree in eV."""
-
-BOHR = 0.529177210903
-"""1 bohr in A."""
 
 
 @dataclass(frozen=True)

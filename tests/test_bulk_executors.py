@@ -1,6 +1,7 @@
 """Executors: the same bytes everywhere; dead workers replaced, deadly structures isolated."""
 
 import importlib.util
+import os
 import warnings
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -65,7 +66,8 @@ def test_processes_give_the_same_bytes(folder: Path) -> None:
 def test_parsl_gives_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The configuration that is shipped, with two workers."""
+    """The configuration that is shipped, with two workers, in an environment not activated."""
+    monkeypatch.setenv("PATH", os.defpath)
     monkeypatch.setenv("LESFF_WORKERS", "2")
     monkeypatch.setenv("PARSL_RUN_DIR", str(tmp_path))
     with warnings.catch_warnings():

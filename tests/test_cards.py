@@ -61,9 +61,10 @@ def test_front_matter_and_sections_are_complete(path):
     ],
 )
 def test_a_bad_front_matter_is_noticed(before, after):
-    text = CARDS[0].read_text(encoding="utf-8")
+    folder = ROOT / "model_cards"
+    text = (folder / "off-small.md").read_text(encoding="utf-8")
     assert before in text
-    schema = json.loads((CARDS[0].parent / "schema.json").read_text("utf-8"))
+    schema = json.loads((folder / "schema.json").read_text("utf-8"))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(ModelCard(text.replace(before, after)).data.to_dict(), schema)
 
@@ -160,6 +161,16 @@ def test_stress_has_a_column_where_it_has_labels():
     ]
     errors["a"]["stress_rmse"] = float("nan")
     assert "S RMSE" not in error_markdown(errors)
+
+
+def test_errors_of_born_charges_have_a_table(tmp_path):
+    row = {"n_crystals": 3, "n_atoms": 9, "relative_rms": 21.36, "by_symmetry": 21.7}
+    row |= {"median": 10.04, "element_mean": 48.4}
+    data = {"born": {"all": row}, "by_element": {"O": 15.5}, "worst": [[128.3, "AuCsI3"]]}
+    (tmp_path / "m.born.json").write_text(json.dumps(data))
+    lines = table_of(tmp_path / "m.born.json").splitlines()
+    assert lines[2] == "| all | 3 | 9 | 21.4 | 21.7 | 10.0 | 48.4 |"
+    assert lines[4:] == ["By element, %: O 16.", "", "Largest, %: AuCsI3 128."]
 
 
 def test_tables_without_results_are_refused(tmp_path):

@@ -114,6 +114,14 @@ def test_evaluate_prints_and_writes_the_table(run, tmp_path):
     errors = json.loads(table.read_text())["errors"]["all"]
     assert errors["n_frames"] == 1
     assert errors["energy_mae"] > 100  # label zero, energy of atomization missing
+    assert "--fit-energy-zero fits it" in result.output
+    # one frame: an energy of its elements explains all of the difference
+    result = run("evaluate", BUNDLED, data, "--json", table, "--fit-energy-zero")
+    assert result.exit_code == 0, result.output
+    found = json.loads(table.read_text())
+    assert found["errors"]["all"]["energy_mae"] < 1e-6
+    zero = found["energy_zero"]
+    assert 2 * zero["H"] + zero["O"] == pytest.approx(-3e-3 * errors["energy_mae"])
 
 
 def test_every_command_is_in_the_table_under_its_own_name():

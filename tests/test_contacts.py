@@ -146,6 +146,8 @@ MOLECULES = {
     "methane": ([6, 1, 1, 1, 1], [(0, k, 1.09) for k in (1, 2, 3, 4)], ()),
     "ammonium": ([7, 1, 1, 1, 1], [(0, k, 1.02) for k in (1, 2, 3, 4)], (0,)),
     "hydronium": ([8, 1, 1, 1], [(0, k, 0.98) for k in (1, 2, 3)], (0,)),
+    "oxygen of ice X": ([8, 1, 1, 1, 1], [(0, k, 1.2) for k in (1, 2, 3, 4)], ()),
+    "nitrogen in a crowd": ([7, 1, 1, 1, 1, 1], [(0, k, 1.25) for k in range(1, 6)], ()),
     "hydroxide": ([8, 1], [(0, 1, 0.97)], (0,)),
     "methyl": ([6, 1, 1, 1], [(0, k, 1.08) for k in (1, 2, 3)], (0,)),
     "hydrogen chloride": ([17, 1], [(0, 1, 1.27)], ()),

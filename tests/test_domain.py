@@ -1,7 +1,9 @@
 """Out of domain by default: predictions warn or refuse, calculators warn or stop a run."""
 
+import hashlib
 import json
 import runpy
+import shutil
 import warnings
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import lesff
 from lesff.calculator import LesffCalculator
 from lesff.cli.main import main
 from lesff.errors import ExtrapolationWarning, OutOfDomainError, PropertyError
+from lesff.evaluation.card_pages import two_parts
 from lesff.methods import open_method
 from lesff.model_folder.folder import save_model
 from lesff.model_folder.layout import UNCERTAINTY_FILE
@@ -38,8 +41,10 @@ FIRST_WITHOUT = {
     *(f"off-small@{v}" for v in ("0.1.0", "1.0.0", "1.1.0", "1.2.0")),
     "mat-small@0.1.0",
     "mat-medium@0.1.0",
+    "mat-large@1.0.0",
 }
-"""Bundled versions from before every release carried its calibration; their bytes stay."""
+"""Bundled versions from before every release carried its calibration, whose bytes stay, and those
+whose card says why they carry none (``tools/release.py --uncalibrated``)."""
 
 
 def atoms_of(frame):
@@ -456,6 +461,37 @@ def test_a_release_without_calibration_is_refused(tmp_path, data, monkeypatch):
     assert tool["with_sums"](bare, "smooth", 1.0, None).uncertainty is bare.uncertainty
     card = f"# Tiny\n\n## Uncertainty\n\n{section}\n\n## Licence\n\nYours.\n"
     assert tool["calibrated"](bare, card, [], []) == section
+
+
+def test_a_release_has_its_card_in_two_parts(tmp_path, data, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    release = runpy.run_path(str(ROOT / "tools" / "release.py"))["main"]
+    # a project of one model, which is another than its card says
+    root = tmp_path / "project"
+    for name in ("model_cards", "tests", "lesff/weights"):
+        (root / name).mkdir(parents=True)
+    for path in (ROOT / "model_cards").glob("off-small.*"):
+        shutil.copy(path, root / "model_cards")
+    shutil.copy(ROOT / "LICENSE", root)
+    (root / "tests" / "released.json").write_text("{}")
+    monkeypatch.setitem(release.__globals__, "ROOT", root)
+    monkeypatch.setitem(release.__globals__, "RELEASED", root / "tests" / "released.json")
+    save_model(
+        tiny_potential(head="shifted"), tmp_path / "m", card="# T\n", license_text="Yours.\n"
+    )
+    frames = str(shard(tmp_path / "s.npz", *data))
+    words = [str(tmp_path / "m"), "off-small", "9.0.0", "--train", frames, "--validation", frames]
+    monkeypatch.setattr("sys.argv", ["release.py", *words])
+    release()
+    folder = root / "lesff" / "weights" / "off-small" / "9.0.0"
+    card = (root / "model_cards" / "off-small.md").read_text(encoding="utf-8")
+    suite = json.loads((root / "model_cards" / "off-small.suite.json").read_text(encoding="utf-8"))
+    readme, evaluation = two_parts(card, "off-small", suite, back="README.md")
+    assert (folder / "README.md").read_text(encoding="utf-8") == readme
+    assert (folder / "EVALUATION.md").read_text(encoding="utf-8") == evaluation
+    assert "## Uncertainty" in evaluation
+    (row,) = json.loads((root / "tests" / "released.json").read_text()).values()
+    assert row["EVALUATION.md"] == hashlib.sha256(evaluation.encode()).hexdigest()
 
 
 def test_every_release_from_now_on_carries_its_calibration():

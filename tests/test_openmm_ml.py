@@ -97,7 +97,10 @@ def test_entry_points_are_found_without_pytorch(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
-    bundled = ["lesff-mat-medium", "lesff-mat-small", "lesff-off-medium", "lesff-off-small"]
+    bundled = [
+        f"lesff-{name}"
+        for name in ("mat-large", "mat-medium", "mat-small", "off-medium", "off-small")
+    ]
     assert found.stdout.split() == ["lesff", *bundled]
     assert sorted(entry_points()) == ["lesff", *bundled]
 

@@ -221,31 +221,34 @@ TINY = (1, 6, 8, 17)
 """Elements of the small AIMNet2 model."""
 
 
-def wheel(tmp_path, member="Auto3D/models/aimnet2_wb97m_ens_f.jpt", head=b"0"):
-    """A zip archive with an ensemble of one small model where the published wheel has it."""
+def wheel(tmp_path, member="Auto3D/models/aimnet2_wb97m_ens_f.jpt", head=b"0", count=1):
+    """A zip archive with an ensemble of small models where the published wheel has it."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("Auto3D/auto3D.py", "raise SystemExit")
-        archive.writestr(member, ensemble(tiny_aimnet2(tmp_path).read_bytes(), head))
+        archive.writestr(member, ensemble(tiny_aimnet2(tmp_path).read_bytes(), head, count))
     return out.getvalue()
 
 
-def ensemble(data, head):
-    """The archive of an ensemble whose only member is the model of another archive."""
+def ensemble(data, head, count):
+    """The archive of an ensemble whose members, alike, are the model of another archive."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
         for info in old.infolist():
             content = old.read(info)
             if info.filename.endswith("/data.pkl"):
                 # protocol 2, one object, stop: the object goes into three others
-                def inside(name, key, value):
+                def inside(name, *rows):
                     path = b"c__torch__.m\n" + name + b"\n)\x81}"
-                    return path + b"X" + len(key).to_bytes(4, "little") + key + value + b"sb"
+                    for key, value in rows:
+                        path += b"X" + len(key).to_bytes(4, "little") + key + value + b"s"
+                    return path + b"b"
 
                 assert content[:2] == b"\x80\2"
-                forces = inside(b"Forces", b"module", content[2:-1])
-                members = inside(b"ModuleList", head, forces)
-                content = b"\x80\2" + inside(b"EnsembledModel", b"models", members) + b"."
+                forces = inside(b"Forces", (b"module", content[2:-1]))
+                heads = [head, *(str(i).encode() for i in range(1, count))]
+                members = inside(b"ModuleList", *((name, forces) for name in heads))
+                content = b"\x80\2" + inside(b"EnsembledModel", (b"models", members)) + b"."
             new.writestr(info.filename, content)
     return out.getvalue()
 
@@ -264,6 +267,25 @@ def test_aimnet2_by_name(tmp_path, monkeypatch):
     out = model.predict(atoms, ["energy", "forces", "charges", "dipole"])
     assert np.isfinite(out.forces).all()
     assert lesff.load("aimnet2-wb97m-d3", offline=True).source.origin == "cache"
+
+
+def test_the_four_members_of_aimnet2_by_one_name(tmp_path, monkeypatch):
+    """Members of the test file are alike: their mean is each of them, and nothing spreads."""
+    data, name = wheel(tmp_path, count=4), "aimnet2-wb97m-d3-ensemble"
+    with served(name, data, tmp_path, monkeypatch, TINY):
+        assert lesff.load(name, offline=False).source.origin == "published"
+    together = lesff.load(name, offline=True)
+    single = lesff.Model(together.potential.members[0], together.source)
+    assert together.source.origin == "cache"
+    assert len(together.potential.members) == 4
+    assert "holds `all`" in together.card
+    atoms = ase.build.molecule("CH3OH")
+    names = ["energy", "forces", "charges"]
+    one = single.predict(atoms, names)
+    all_four = together.predict(atoms, [*names, "forces_spread"])
+    for name in names:
+        np.testing.assert_allclose(all_four[name], one[name], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(all_four.forces_spread, 0.0, atol=1e-6)
 
 
 def test_another_wheel_is_refused(tmp_path, monkeypatch):

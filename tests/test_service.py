@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ import lesff
 from lesff.atoms.structure import to_structure
 from lesff.errors import ConfigError
 from lesff.service.app import create_app
-from lesff.service.batcher import Batcher, Job, check
+from lesff.service.batcher import Batcher, Job, Outcome, check
 from lesff.service.faults import ServiceError
 from lesff.service.limits import Limits
 from lesff.service.meters import Meters
 from lesff.service.notices import hooked_warnings
 from lesff.service.reading import read_cif_text, read_xyz_text
+from lesff.service.waiting import Bell
 
 WATER = {
     "symbols": ["O", "H", "H"],
@@ -79,6 +80,7 @@ def test_a_prediction_is_that_of_the_model(client, model):
     expected = model.predict(atoms, names)
     assert answer["model"] == model.name
     (row,) = answer["results"]
+    assert (row["symbols"], row["positions"]) == (WATER["symbols"], WATER["positions"])
     for name in names:
         np.testing.assert_allclose(row["values"][name], expected[name], atol=1e-6)
     assert row["units"] == expected.units
@@ -261,6 +263,76 @@ def test_one_bad_structure_does_not_spoil_the_others(model):
         batcher.close()
 
 
+def slowed(batcher: Batcher, monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+    """Sizes of the batches, each of which takes so many seconds and computes nothing."""
+    sizes: list[int] = []
+
+    def wait(batch):
+        sizes.append(len(batch))
+        time.sleep(seconds)
+        return [Outcome(state=job.state, values={"energy": 0.0}) for job in batch]
+
+    monkeypatch.setattr(batcher, "_predict", wait)
+    return sizes
+
+
+def test_after_a_batch_the_next_waits_for_those_it_answered(model, monkeypatch):
+    batcher = Batcher({"off-small": model}, Limits(), Meters())
+    try:
+        sizes = slowed(batcher, monkeypatch, 2.0)
+        first, second = jobs_of(model, mixed()[:4]), jobs_of(model, mixed()[:4])
+        batcher.submit(first)
+        first[-1].future.result(timeout=60)
+        for job in second:  # one by one, as clients ask again
+            batcher.submit([job])
+            time.sleep(0.02)
+        second[-1].future.result(timeout=60)
+        # the last of a batch is alone, and is not waited for longer than half a batch
+        (third,) = jobs_of(model, mixed()[:1])
+        batcher.submit([third])
+        third.future.result(timeout=60)
+    finally:
+        batcher.close()
+    assert sizes == [4, 4, 1]
+
+
+def test_a_lonely_request_waits_for_nobody(model, monkeypatch):
+    batcher = Batcher({"off-small": model}, Limits(), Meters())
+    try:
+        sizes = slowed(batcher, monkeypatch, 1.0)
+        jobs = jobs_of(model, mixed()[:2])
+        start = time.monotonic()
+        for job in jobs:
+            batcher.submit([job])
+            job.future.result(timeout=60)
+        seconds = time.monotonic() - start
+    finally:
+        batcher.close()
+    assert sizes == [1, 1]
+    assert seconds < 2.4  # with the patience of a batch of several it were 2.5
+
+
+def test_a_batch_wakes_its_requests_with_one_call(monkeypatch):
+    async def both() -> tuple[int, bool]:
+        loop = asyncio.get_running_loop()
+        bell, futures = Bell(loop), [Future() for _ in range(20)]
+        calls = []
+        call = loop.call_soon_threadsafe
+        monkeypatch.setattr(
+            loop, "call_soon_threadsafe", lambda *args, **more: [calls.append(0), call(*args)]
+        )
+        waits = [asyncio.create_task(bell.wait([future], 60.0)) for future in futures]
+        await asyncio.sleep(0)
+        for future in futures:
+            future.set_result(None)
+        await asyncio.gather(*waits)
+        with pytest.raises(TimeoutError, match="^$"):
+            await bell.wait([Future()], 0.01)
+        return len(calls), all(task.done() for task in waits)
+
+    assert asyncio.run(both()) == (1, True)
+
+
 # --- limits -------------------------------------------------------------------------------------
 
 
@@ -441,7 +513,9 @@ def test_malformed_input_is_refused_in_words(client, path):
 
 
 def test_other_methods_and_models_are_refused(client):
-    assert client.get("/predict").status_code == 405
+    answer = client.get("/predict")
+    assert kind(answer) == (405, "method")
+    assert answer.headers["allow"] == "POST"
     assert kind(client.post("/predict", json=WATER | {"model": "../../etc"})) == (404, "model")
     not_text = client.post("/predict", content=b"\xff\xfe", headers=XYZ)
     assert kind(not_text) == (422, "request")

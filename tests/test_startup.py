@@ -149,6 +149,9 @@ SIMPLE = {
     ),
     "truth": WATER.replace("\n\n", '\na=T b=false c="T F" d e="T x" twice=1 twice=2\n'),
     "energies": WATER.replace("\n\n", "\nenergy=-1.5 free_energy=-2\n"),
+    "SMILES": WATER.replace(
+        "\n\n", '\nsmiles=N=C(C)C==O b="C/C=C\\\\C[NH2+]" c="b\\"c" n=-O i=I\n'
+    ),
     "columns": WATER.replace("\n\n", "\nProperties=species:S:1:pos:R:3 config_type=x\n"),
     "more columns than are named": WATER.replace("0.12", "0.12 7 8"),
 }
@@ -159,7 +162,8 @@ FOR_ASE = {
     "energy in words": WATER.replace("\n\n", "\nenergy=low\n"),
     "short cell": WATER.replace("\n\n", '\nLattice="9 9 9"\n'),
     "brackets": WATER.replace("\n\n", "\na=[1 2]\n"),
-    "escape": WATER.replace("\n\n", '\na="b\\"c"\n'),
+    "escape": WATER.replace("\n\n", "\na=b\\\\c\n"),
+    "an end with a mark of equality": WATER.replace("\n\n", "\na=b= c=1\n"),
     "JSON": WATER.replace("\n\n", '\na="_JSON [[1]]"\n'),
     "spaces": WATER.replace("\n\n", "\na = 1\n"),
     "beyond ASCII": WATER.replace("\n\n", "\nWasser \u00e0 la carte\n"),
@@ -232,7 +236,7 @@ def test_files_that_ase_writes(tmp_path):
 
 
 @settings(max_examples=200, deadline=None)
-@given(comment=st.text(alphabet="aTF1.-e_ =\",\\'{}[]:;", max_size=12))
+@given(comment=st.text(alphabet="aTF1.-e_ =\",\\'{}[]:;n", max_size=12))
 def test_any_comment_is_read_as_by_ase_or_left(comment, tmp_path_factory):
     path: Path = tmp_path_factory.mktemp("comment") / "a.xyz"
     path.write_text(WATER.replace("\n\n", f"\n{comment}\n"))

@@ -231,6 +231,29 @@ def test_sources_without_energies(tmp_path):
         read_recipe(path)
 
 
+def test_sources_of_which_only_electrons_count(tmp_path):
+    """Wrong labels change nothing; the flags reach the frames."""
+    losses = []
+    for factor in (1.0, 50.0):
+        wrong = labelled(two_waters(), 1)
+        results = {
+            "energy": factor * wrong.get_potential_energy(), "forces": factor * wrong.get_forces(),
+        }  # fmt: skip
+        wrong.calc = SinglePointCalculator(wrong, **results)
+        ase.io.write(tmp_path / "wrong.xyz", [wrong])
+        ase.io.write(tmp_path / "train.xyz", [labelled(two_waters(), 0)])
+        path = write_recipe(
+            tmp_path,
+            '{ path = "train.xyz", closed_shells = false }, '
+            '{ path = "wrong.xyz", only_counts = true }',
+        )
+        data = read_training_data(read_recipe(path), tmp_path)
+        assert [frame.labels() for frame in data.train] == [("energy", "forces", "dipole"), ()]
+        assert [frame.is_closed for frame in data.train] == [False, True]
+        losses.append(dry_run(read_recipe(path), tmp_path)["loss_of_a_batch"])
+    assert losses[0] == losses[1]
+
+
 def test_fractions_are_mean_visits_of_an_epoch(tmp_path):
     frames = read_frames(write_frames(tmp_path / "train.xyz", 2))
     data = TrainingData(

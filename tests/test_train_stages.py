@@ -335,6 +335,40 @@ def test_a_stage_averages_two_others(folder, tmp_path):
             read_stages(folder)
 
 
+def test_a_stage_that_tools_make_says_how_and_is_not_trained(tmp_path):
+    """What is in the repository: mat-large, of which `lesff train` names the commands."""
+    (stage,) = read_stages(RECIPES / "mat-large")
+    assert stage.recipe is None
+    assert stage.start == "nequix-oam-1-pft@1.0.0"
+    assert stage.notes.released == "mat-large@1.0.0"
+    command = ["train", str(RECIPES / "mat-large"), "--data", str(tmp_path), "-o"]
+    for more in ([], ["--dry-run"]):
+        result = CliRunner().invoke(main, [*command, str(tmp_path / "run"), *more])
+        assert result.exit_code == 1
+        assert "stage 01-born-head must be made by its tools" in result.output
+        assert "python tools/born_head.py TRUNK" in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('why = "W."\n', "`from` of a stage with `made_by` must be a model NAME@VERSION"),
+        ('why = "W."\nfrom = "01-first"\n', "must be a model NAME@VERSION, got '01-first'"),
+        ('why = "W."\nfrom = "a@1.0.0"\nseed = 1\n', "trains nothing and must not have seed"),
+        (
+            'why = "W."\nfrom = "a@1.0.0"\n[calibration]\nfraction = 0.5\n',
+            "must have no `average` or `calibration`",
+        ),
+    ],
+)
+def test_a_stage_of_tools_that_says_more_is_refused(folder, text, message):
+    path = folder / "stages" / "03-tools.toml"
+    path.write_text('made_by = ["python tool.py"]\n' + text)
+    with pytest.raises(ConfigError, match=message):
+        read_stages(folder)
+
+
 def test_models_with_other_weights_are_not_averaged():
     small, large = tiny_potential(head="shifted"), tiny_potential(head=None)
     with pytest.raises(ConfigError, match="must have the same weights, got charge_head"):

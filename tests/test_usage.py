@@ -186,6 +186,13 @@ def test_bad_names_and_versions_are_refused(
         mirror_models(["off-small"], here / "mirror", **options)
 
 
+def test_a_head_on_a_published_trunk_cites_the_trunk() -> None:
+    """Nequix, its phonon finetuning, NequIP, and LES for what charges mean."""
+    output = run("cite", "mat-large")
+    for identifier in ("2508.16067", "2601.07742", "s41467-022-29939-5", "2412.15455"):
+        assert identifier in output
+
+
 @pytest.mark.parametrize("name", ["off-small", "off-medium", "mat-small", "mat-medium"])
 def test_shipped_models_are_cited(name: str) -> None:
     """The method (LES, MACE) and the teacher, as the cards have them."""

@@ -77,7 +77,10 @@ def digest(text: str) -> str:
 
 
 def read_crystals(path: Path) -> list[Atoms]:
-    """Crystals with ``arrays["born"]``, ``info["epsilon"]``, ``["formula"]``, ``["sign_ok"]``."""
+    """Crystals with ``arrays["born"]``, ``info["epsilon"]``, ``["formula"]``, ``["sign_ok"]``.
+
+    ``info["row"]`` is the place of a crystal in the file.
+    """
     data = np.load(path)
     ends = np.cumsum(data["n"])
     crystals = []
@@ -94,6 +97,7 @@ def read_crystals(path: Path) -> list[Atoms]:
             epsilon=data["epsilon"][i],
             formula=str(data["group"][i]),
             sign_ok=bool(data["sign_ok"][i]),
+            row=i,
         )
         crystals.append(atoms)
     return crystals

@@ -59,7 +59,9 @@ def stage_table(stages: Sequence[Stage]) -> str:
     for stage in stages:
         start = names.get(stage.start or "")
         cells = [stage.name, stage.start or "fresh weights", stage.notes.why]
-        if stage.recipe is None:
+        if stage.notes.made_by:
+            cells += ["; ".join(f"`{c}`" for c in stage.notes.made_by), "", "", ""]
+        elif stage.recipe is None:
             cells += [_average_of(stage), "", "", ""]
         else:
             cells += [
@@ -88,6 +90,9 @@ def _use_of(name: str, stages: Sequence[Stage]) -> str:
     """Numbers of the stages that train on a file, or what else it is for."""
     trained = [i for i, stage in enumerate(stages) if name in stage.source_files()]
     held = [i for i, stage in enumerate(stages) if name in stage.data_files()]
+    used = [i for i, stage in enumerate(stages) if name in " ".join(stage.notes.made_by).split()]
+    if used:
+        return ", ".join(stages[i].name.split("-")[0] for i in used)
     found = trained or held
     if not found:
         return "others are made from it"

@@ -454,7 +454,7 @@ AUTO3D = (
 
 
 def aimnet2_models() -> list[Model]:
-    """The four members of AIMNet2 with wB97M-D3, which are one file."""
+    """The four members of AIMNet2 with wB97M-D3, which are one file, and their ensemble."""
     base = Model(
         name="aimnet2-wb97m-d3",
         url=AUTO3D,
@@ -481,7 +481,13 @@ def aimnet2_models() -> list[Model]:
         )
         for head, place in enumerate(("second", "third", "fourth"), start=1)
     ]
-    return [base, *others]
+    ensemble = replace(
+        base,
+        name="aimnet2-wb97m-d3-ensemble",
+        head="all",
+        description="AIMNet2, all four as an ensemble: mean and spread; molecules of 14 elements.",
+    )
+    return [base, *others, ensemble]
 
 
 def manifest_files() -> dict[str, str]:

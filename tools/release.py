@@ -3,19 +3,23 @@
     python tools/release.py RUN/model NAME VERSION
     python tools/release.py lesff/weights/NAME/OLD NAME VERSION --cutoff smooth --dl 1
     python tools/release.py FOLDER NAME VERSION --train FILE... --validation FILE...
+    python tools/release.py FOLDER NAME VERSION --uncalibrated REASON --license FILE
 
 Fills the tables of the card ``model_cards/NAME.md``: those of the training from the recipe, those
-of the results from the JSON files beside it, which ``lesff evaluate`` writes:
-``NAME.evaluation.json`` (DFT frames; it becomes the metrics of the manifest),
-``NAME.suite.json`` (``--suite``) and whatever else the card has marks for. Writes
+of the results from the JSON files beside it: ``NAME.evaluation.json`` (``lesff evaluate`` on DFT
+frames) and ``NAME.born.json`` (``tools/born_errors.py``), which become the metrics of the manifest,
+``NAME.suite.json`` (``lesff evaluate --suite``) and whatever else the card has marks for. Writes
 ``lesff/weights/NAME/VERSION``, ``checkpoints_manifest/NAME.json`` and the hashes in
-``tests/released.json``.
+``tests/released.json``. The folder has the card in two parts: ``README.md`` is what to read before
+use, ``EVALUATION.md`` has the training and all tables.
 ``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
 weights: crystals and slabs change, molecules do not. Works to cite (``bibtex``) are kept from
 version to version; those of a new model are added to its manifest entry by hand.
 Every version carries its calibration: ``lesff train`` attaches it where the recipe says how. For a
 folder without, ``--train`` and ``--validation`` give the frames to calibrate it on; of a file given
-to both, its own split counts. Without them it is refused.
+to both, its own split counts. Without them it is refused, unless ``--uncalibrated`` says in a
+sentence for the card why there is none. ``--license`` gives the text of another licence than that
+of the repository; ``--level-of-theory`` and ``--training-data`` replace those of the configuration.
 A version that exists is never changed.
 """
 
@@ -31,11 +35,12 @@ from pathlib import Path
 
 from card_training import with_training
 
+from lesff.evaluation.card_pages import two_parts
 from lesff.evaluation.tables import filled
 from lesff.hub.manifest.entries import PERMISSIVE_LICENSES
-from lesff.model_folder.card import front_matter, read_card, with_section
+from lesff.model_folder.card import front_matter, read_card, read_evaluation, with_section
 from lesff.model_folder.folder import load_model, save_model
-from lesff.model_folder.layout import model_files
+from lesff.model_folder.layout import CARD_FILE, model_files
 from lesff.model_folder.verify import verify_parity
 from lesff.potential.potential import Potential
 from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of
@@ -71,6 +76,21 @@ def metrics(evaluation: dict) -> list[dict]:
     return rows
 
 
+def born_metrics(result: dict) -> list[dict]:
+    """Errors of Born charges of every set of crystals as manifest metrics."""
+    return [
+        {
+            "dataset": f"{result['data'][0]}:{name}",
+            "quantity": "born_effective_charges",
+            "metric": "relative_rms",
+            "unit": "%",
+            "value": round(row["relative_rms"], 3),
+            "n_structures": row["n_crystals"],
+        }
+        for name, row in result["born"].items()
+    ]
+
+
 def with_sums(
     potential: Potential, cutoff: str | None, dl: float | None, dispersion_dl: float | None
 ) -> Potential:
@@ -90,7 +110,11 @@ def with_sums(
 
 
 def calibrated(
-    potential: Potential, card: str, train: Sequence[Path], validation: Sequence[Path]
+    potential: Potential,
+    card: str,
+    train: Sequence[Path],
+    validation: Sequence[Path],
+    uncalibrated: str | None = None,
 ) -> str:
     """Give a model its calibration, if frames are given for it.
 
@@ -99,6 +123,7 @@ def calibrated(
         card: Card of its folder.
         train: Files of training frames; none leaves the calibration that it has.
         validation: Files of held-out frames.
+        uncalibrated: Why it has none, if it may be released without.
 
     Returns:
         What the card of the release says about the calibration, Markdown.
@@ -127,11 +152,13 @@ def calibrated(
         potential.uncertainty, result = calibrate(potential, frames, sample, progress=True)
         return card_section(len(frames), result)
     section = re.search(r"^## Uncertainty\n(.*?)(?=^## |\Z)", card, re.DOTALL | re.MULTILINE)
+    if potential.uncertainty is None and uncalibrated is not None:
+        return f"Not calibrated: {uncalibrated}"
     if potential.uncertainty is None:
         sys.exit(
             "the model carries no calibration, and every release must: add a section "
             "[calibration] to the recipe and run `lesff train` again (nothing is trained anew), or "
-            "give frames with --train and --validation"
+            "give frames with --train and --validation, or say why not with --uncalibrated"
         )
     return section[1].strip() if section else "Last-layer uncertainty (LLPR); see the run."
 
@@ -147,6 +174,12 @@ def main() -> None:
     parser.add_argument("--dispersion-dl", type=float, help="that of dispersion, A")
     parser.add_argument("--train", type=Path, nargs="+", default=[], help="frames to calibrate on")
     parser.add_argument("--validation", type=Path, nargs="+", default=[], help="held-out frames")
+    parser.add_argument("--uncalibrated", metavar="REASON", help="release without calibration")
+    parser.add_argument(
+        "--license", type=Path, default=ROOT / "LICENSE", help="text of the licence"
+    )
+    parser.add_argument("--level-of-theory", help="instead of that of the configuration")
+    parser.add_argument("--training-data", help="instead of those of the configuration")
     options = parser.parse_args()
     manifest = ROOT / "checkpoints_manifest" / f"{options.name}.json"
     entry = json.loads(manifest.read_text("utf-8")) if manifest.exists() else {"versions": []}
@@ -155,18 +188,36 @@ def main() -> None:
     potential = with_sums(
         load_model(options.model), options.cutoff, options.dl, options.dispersion_dl
     )
-    section = calibrated(potential, read_card(options.model), options.train, options.validation)
+    said = {"level_of_theory": options.level_of_theory, "training_data": options.training_data}
+    potential.config = replace(
+        potential.config, **{key: text for key, text in said.items() if text is not None}
+    )
+    section = calibrated(
+        potential,
+        read_card(options.model) + (read_evaluation(options.model) or ""),
+        options.train,
+        options.validation,
+        options.uncalibrated,
+    )
     cards = ROOT / "model_cards"
     card_file = cards / f"{options.name}.md"
     card = with_training(filled(card_file.read_text(encoding="utf-8"), options.name, cards))
     card = with_section(card, "Uncertainty", section)
     card_file.write_text(card, encoding="utf-8")
-    evaluation = json.loads((cards / f"{options.name}.evaluation.json").read_text("utf-8"))
+    suite = json.loads((cards / f"{options.name}.suite.json").read_text("utf-8"))
+    readme, tables = two_parts(card, options.name, suite, back=CARD_FILE)
+    measured: list[dict] = []
+    for key, rows_of in (("evaluation", metrics), ("born", born_metrics)):
+        path = cards / f"{options.name}.{key}.json"
+        if path.is_file():
+            measured += rows_of(json.loads(path.read_text("utf-8")))
+    if not measured:
+        sys.exit(f"{cards} must hold {options.name}.evaluation.json or {options.name}.born.json")
     head = front_matter(card)
     config = potential.config
     folder = ROOT / "lesff" / "weights" / options.name / options.version
-    license_text = (ROOT / "LICENSE").read_text(encoding="utf-8")
-    save_model(potential, folder, card=card, license_text=license_text)
+    license_text = options.license.read_text(encoding="utf-8")
+    save_model(potential, folder, card=readme, evaluation=tables, license_text=license_text)
     report = verify_parity(folder)
     if not report.ok:
         sys.exit(f"parity failed: {report}")
@@ -184,7 +235,7 @@ def main() -> None:
         "level_of_theory": config.level_of_theory,
         "total_charge": list(config.total_charge),
         "spin_multiplicity": list(config.spin_multiplicity),
-        "metrics": metrics(evaluation),
+        "metrics": measured,
     }
     entry |= {
         "name": options.name,

@@ -2,19 +2,20 @@
 
 ``models/NAME.md`` is what to read first: what a model is for and not for, some numbers beside other
 methods, licence and citation. ``models/NAME-evaluation.md`` has all the rest of its card.
-``models/index.md`` compares them. Nothing is typed twice: numbers come from
-``model_cards/NAME.suite.json``.
+``models/index.md`` compares them, with pictures. Nothing is typed twice: numbers come from
+``model_cards/NAME.suite.json``, and the parts of a card are those of a released folder.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase.data import chemical_symbols
+from model_plots import panels, picture
 
+from lesff.evaluation.card_pages import HEADLINES, headline, parts_of, two_parts
 from lesff.hub.manifest.names import installed_models
 
 if TYPE_CHECKING:
@@ -22,88 +23,25 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parents[1]
 CARDS = DOCS.parent / "model_cards"
-FIRST = ("What it is", "Use", "Not for", "Electrostatics", "Licence and citation")
-"""Sections of a card that belong to its first page; the others are its evaluation."""
-
-HEADLINES = (
-    ("frames", "forces MAE, pubchem", "forces, drug-like molecules (PubChem), MAE"),
-    ("frames", "forces MAE, dipeptides", "forces, dipeptides, MAE"),
-    ("frames", "forces MAE, water", "forces, water clusters, MAE"),
-    ("conformers", "relative energies MAE, all but water", "conformers, MAE"),
-    ("s22", "MAE (", "S22 binding energies, MAE"),
-    ("dipoles", "MAE (", "dipoles of molecules, MAE"),
-    ("states", "proton affinities, MAE about", "proton affinities, MAE about their mean error"),
-    ("water", "dimer binding", "water dimer, binding"),
-    ("solids", "lattice constants, MAE", "lattice constants, MAE"),
-    ("solids", "bulk moduli, MAE", "bulk moduli, MAE"),
-    ("born", "NaCl, Z*(Na) x", "Born charge of Na in NaCl"),
-    ("born", "MgO, Z*(Mg) x", "Born charge of Mg in MgO"),
-    ("drift", "drift over", "energy drift of a run without thermostat"),
-)
-"""Check of the suite, beginning of a quantity's name, and what a page calls it."""
 
 
 def suite(name: str) -> dict[str, Any]:
-    """Results of the evaluation suite by method; that of the model comes first."""
-    return json.loads((CARDS / f"{name}.suite.json").read_text(encoding="utf-8"))["results"]
+    """Content of the results of the evaluation suite; those of the model come first."""
+    return json.loads((CARDS / f"{name}.suite.json").read_text(encoding="utf-8"))
 
 
-def value(
-    results: dict[str, Any], check: str, start: str
-) -> tuple[float, str, float | None] | None:
-    """A quantity of a method: value, unit, reference; None if the method does not have it."""
-    for quantity in results.get(check, {}).get("quantities", []):
-        if quantity["name"].startswith(start):
-            return quantity["value"], quantity["unit"], quantity["reference"]
-    return None
-
-
-def table(name: str) -> list[str]:
-    """The headline numbers of a model beside those of other methods."""
-    results = suite(name)
-    methods = [m for m in results if "@" not in m or m.split("@")[0] == name]
-    lines = [
-        "| | unit | " + " | ".join(methods) + " | reference |",
-        "|---" * (len(methods) + 3) + "|",
-    ]
-    for check, start, label in HEADLINES:
-        found = [value(results[m], check, start) for m in methods]
-        known = next((row for row in found if row is not None), None)
-        if known is None or found[0] is None:
-            continue
-        cells = ["" if row is None else f"{row[0]:.4g}" for row in found]
-        reference = "" if known[2] is None else f"{known[2]:.4g}"
-        lines.append(f"| {label} | {known[1]} | {' | '.join(cells)} | {reference} |")
-    return lines
-
-
-def sections(card: str) -> tuple[str, dict[str, str]]:
-    """Introduction and sections of a card, without its front matter and title."""
-    text = card.split("---\n", 2)[2]
-    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
-    intro = re.sub(r"^# .+$", "", parts[0], flags=re.MULTILINE).strip()
-    return intro, dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
+def own(name: str) -> dict[str, Any]:
+    """Results of a model itself."""
+    return next(iter(suite(name)["results"].values()))
 
 
 def as_pages(name: str) -> dict[str, str]:
     """Both pages of a model by file name."""
     card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
-    title = re.search(r"^# (.+)$", card, flags=re.MULTILINE).group(1)
-    intro, parts = sections(card)
-    measured = next(iter(suite(name)))
-    first = [
-        f"# {title}", intro, "```python", f'model = lesff.load("{name}")', "```", "",
-        "## In numbers", f"Measured on `{measured}` by `lesff evaluate {name} --suite standard`; "
-        f"[all tables]({name}-evaluation.md).", "", *table(name), "",
-    ]  # fmt: skip
-    for heading in FIRST:
-        if heading in parts:
-            first += [f"## {heading}", parts[heading], ""]
-    second = [f"# {title}: training and evaluation", f"[Back to the summary]({name}.md).", ""]
-    for heading, text in parts.items():
-        if heading not in FIRST:
-            second += [f"## {heading}", text, ""]
-    return {f"{name}.md": "\n".join(first), f"{name}-evaluation.md": "\n".join(second)}
+    card = card.removeprefix(parts_of(card).front)
+    files = f"{name}.md", f"{name}-evaluation.md"
+    texts = two_parts(card, name, suite(name), link=files[1], back=files[0])
+    return dict(zip(files, texts, strict=True))
 
 
 def comparison(names: list[str]) -> str:
@@ -126,20 +64,33 @@ def comparison(names: list[str]) -> str:
             f"{low:+d} to {high:+d} | {spins[0]} to {spins[1]} |"
         )
     lines += ["", "## Numbers beside each other", ""]
+    for group, members in groups(names).items():
+        lines += [
+            f"![Bars of the errors of {', '.join(members)} and other methods: the numbers are in "
+            f"the table below and on the pages of the models](comparison-{group}.svg)", "",
+        ]  # fmt: skip
     rows = []
-    for check, start, label in HEADLINES:
-        cells = [value(next(iter(suite(n).values())), check, start) for n in names]
-        known = next((row for row in cells if row is not None), None)
+    for row in HEADLINES:
+        cells = [headline(own(name), row) for name in names]
+        known = next((one for one in cells if one is not None), None)
         if known is not None:
-            texts = " | ".join("" if row is None else f"{row[0]:.4g}" for row in cells)
-            reference = "" if known[2] is None else f"{known[2]:.4g}"
-            rows.append(f"| {label} | {known[1]} | {texts} | {reference} |")
+            texts = " | ".join("" if one is None else f"{one.value:.4g}" for one in cells)
+            reference = "" if known.reference is None else f"{known.reference:.4g}"
+            rows.append(f"| {row.label} | {known.unit} | {texts} | {reference} |")
     lines += [f"| | unit | {' | '.join(names)} | reference |", "|---" * (len(names) + 3) + "|"]
     lines += rows
     lines += ["", "```{toctree}", ":hidden:", ""]
     for name in names:
         lines += [name, f"{name}-evaluation"]
     return "\n".join([*lines, "```", ""])
+
+
+def groups(names: list[str]) -> dict[str, list[str]]:
+    """Models of one kind, which are measured alike, by the beginning of their names."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.split("-")[0], []).append(name)
+    return found
 
 
 def write_pages(_: Sphinx | None = None) -> None:
@@ -150,6 +101,10 @@ def write_pages(_: Sphinx | None = None) -> None:
     pages = {"index.md": comparison(names)}
     for name in names:
         pages |= as_pages(name)
+    for group, members in groups(names).items():
+        pages[f"comparison-{group}.svg"] = picture(
+            panels({name: suite(name) for name in members}), list(members)
+        )
     for file, text in pages.items():
         path = folder / file
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -47,6 +47,33 @@ sites = [(0, 0, 0), (0.25, 0.25, 0.25)]
 write_crystal("li2s.extxyz", ["S", "Li"], sites, 225, [5.71] * 3 + cube)
 sites = [(0, 0, 0), (0.5, 0.5, 0.5)]
 write_crystal("lif.extxyz", ["Li", "F"], sites, 225, [4.02] * 3 + cube)
+write(folder / "lithium.extxyz", bulk("Li", "bcc", a=3.44, cubic=True))
+
+# a vacancy in LiF (lattice constant of mat-small), before and after a neighbour hops into it
+salt = bulk("LiF", "rocksalt", a=3.998, cubic=True).repeat(2)
+lithium = [atom.index for atom in salt if atom.symbol == "Li"]
+gone = lithium[0]
+hops = sorted(lithium, key=lambda i: salt.get_distance(gone, i, mic=True))[1]
+first, last = salt.copy(), salt.copy()
+last.positions[hops] += salt.get_distance(hops, gone, mic=True, vector=True)
+for atoms in (first, last):
+    del atoms[gone]
+write(folder / "lif-vacancy.extxyz", [first, last])
+
+# an interstitial in LiF: it takes the place of a neighbour, which goes on to the next cavity
+cavity = salt.positions[gone] + 0.25 * 3.998
+hops = next(i for i in lithium if abs(salt.positions[i] - [1.999, 1.999, 0.0]).max() < 1e-6)
+first = salt + Atoms("Li", [cavity])
+last = first.copy()
+last.positions[-1] = salt.positions[hops]
+last.positions[hops] += [0.9995, 0.9995, -0.9995]
+for atoms, centre in ((first, len(salt)), (last, hops)):
+    # the four Li around it make room
+    for i in atoms.symbols.search("Li"):
+        vector = atoms.get_distance(centre, i, mic=True, vector=True)
+        if i != centre and (vector**2).sum() < 3.3:
+            atoms.positions[i] += 0.35 * vector / (vector**2).sum() ** 0.5
+write(folder / "lif-interstitial.extxyz", [first, last])
 nitride = [[3.648, 0, 0], [-1.824, 3.159, 0], [0, 0, 3.875]]
 sites = [(1 / 3, 2 / 3, 0), (2 / 3, 1 / 3, 0), (0, 0, 0.5), (0, 0, 0)]
 write(folder / "li3n.extxyz", Atoms("Li3N", scaled_positions=sites, cell=nitride, pbc=True))
@@ -54,4 +81,4 @@ sites = [(0, 0, 0), (0.2822, 0.25, 0.9747), (0.0948, 0.25, 0.4182),
          (0.0968, 0.25, 0.7428), (0.4571, 0.25, 0.2060), (0.1656, 0.0465, 0.2848)]  # fmt: skip
 symbols = ["Li", "Fe", "P", "O", "O", "O"]
 write_crystal("lifepo4.extxyz", symbols, sites, 62, [10.332, 6.010, 4.692] + cube)
-print(f"{len(shaken[:64])} molecules and 10 other files in {folder}")
+print(f"{len(shaken[:64])} molecules and 13 other files in {folder}")

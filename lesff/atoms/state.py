@@ -11,7 +11,7 @@ from typing import Any
 
 import ase
 import numpy as np
-from ase.data import ground_state_magnetic_moments
+from ase.data import chemical_symbols, ground_state_magnetic_moments
 from ase.formula import Formula
 
 from lesff.errors import StateWarning, warn
@@ -59,7 +59,7 @@ _LAST_MAIN_GROUP_ATOM = 18
 """Ions of elements up to here have the configuration of the neutral atom with as many electrons."""
 
 
-def ground_state_multiplicity(symbols: list[str], numbers: np.ndarray, charge: int) -> int | None:
+def ground_state_multiplicity(numbers: np.ndarray, charge: int) -> int | None:
     """Multiplicity 2S+1 of a known ground state; None if nothing is known.
 
     Atoms follow Hund's rules (``ase.data.ground_state_magnetic_moments``), ions up to argon as the
@@ -72,8 +72,33 @@ def ground_state_multiplicity(symbols: list[str], numbers: np.ndarray, charge: i
         return None
     if len(numbers) > _LARGEST:
         return None
+    symbols = [chemical_symbols[z] for z in numbers.tolist()]
     counts = {symbol: symbols.count(symbol) for symbol in symbols}
     return _GROUND_STATES.get((_key(counts), charge))
+
+
+def warn_of_ground_state(
+    numbers: np.ndarray, charge: int, spin: int, *, where: str, told: set[str]
+) -> None:
+    """Warn where the lowest multiplicity is not that of a molecule's known ground state.
+
+    Args:
+        numbers: (n_atoms,) atomic numbers.
+        charge: Total charge, e.
+        spin: Multiplicity that is used, the lowest.
+        where: Name of the structure.
+        told: Kinds that were warned of before; those of this structure are added.
+    """
+    known = ground_state_multiplicity(numbers, charge)
+    if known is None or known == spin:
+        return
+    name = Formula.from_list([chemical_symbols[z] for z in numbers.tolist()]).format("hill")
+    name += f" ({charge:+d})" if charge else ""
+    _tell(
+        told, f"ground state of {name}",
+        f"{where}: the lowest spin multiplicity {spin} is used, but the ground state of {name} "
+        f"has {known}; set atoms.info[{INFO_SPIN[0]!r}], or give the spin multiplicity",
+    )  # fmt: skip
 
 
 def warn_of_other_states(
@@ -118,14 +143,7 @@ def warn_of_other_states(
         )  # fmt: skip
     if not spin_is_default or said or atoms.pbc.any():
         return
-    known = ground_state_multiplicity(list(atoms.symbols), atoms.numbers, charge)
-    if known is not None and known != spin:
-        name = atoms.get_chemical_formula() + (f" ({charge:+d})" if charge else "")
-        _tell(
-            told, f"ground state of {name}",
-            f"{where}: the lowest spin multiplicity {spin} is used, but the ground state of {name} "
-            f"has {known}; set atoms.info[{INFO_SPIN[0]!r}], or give the spin multiplicity",
-        )  # fmt: skip
+    warn_of_ground_state(atoms.numbers, charge, spin, where=where, told=told)
 
 
 def _tell(told: set[str], kind: str, text: str) -> None:

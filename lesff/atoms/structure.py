@@ -82,36 +82,82 @@ def to_structure(
             electrons.
     """
     atoms = as_atoms(source, where)
-    if len(atoms) == 0:
-        raise StructureError(f"{where} must have at least one atom, got none")
-    positions = np.array(atoms.positions, dtype=np.float64)  # a copy: atoms may move later
-    check_positions(positions, where)
-    if np.any(atoms.numbers < 1) or np.any(atoms.numbers > 118):
-        raise StructureError(f"{where}: atomic numbers must be 1..118, got {set(atoms.numbers)}")
-    cell, pbc = np.array(atoms.cell, dtype=np.float64), np.array(atoms.pbc, dtype=bool)
-    check_cell(cell, pbc, where)
-    field = atoms.info.get(INFO_FIELD) if external_field is None else external_field
     charge, spin = total_charge, spin_multiplicity
+    _check_numbers(atoms.numbers, where)
     if charge is None:
         charge = _from_info(atoms, INFO_CHARGE, "total charge", where)
     if spin is None:
         spin = _from_info(atoms, INFO_SPIN, "spin multiplicity", where)
-    is_default = spin is None
-    charge, spin = _settle_state(int(atoms.numbers.sum()), charge, spin, where)
-    warn_of_other_states(
-        atoms, charge, spin, charge_is_given=total_charge is not None,
-        spin_is_given=spin_multiplicity is not None, spin_is_default=is_default, where=where,
-        told=set() if told is None else told,
-    )  # fmt: skip
-    return Structure(
-        numbers=atoms.numbers.astype(np.int64),
-        positions=positions,
-        cell=cell,
-        pbc=pbc,
+    structure = structure_of_arrays(
+        atoms.numbers,
+        atoms.positions,
+        cell=atoms.cell,
+        pbc=atoms.pbc,
         total_charge=charge,
         spin_multiplicity=spin,
-        external_field=_settle_field(field, where),
+        external_field=atoms.info.get(INFO_FIELD) if external_field is None else external_field,
+        where=where,
     )
+    warn_of_other_states(
+        atoms, structure.total_charge, structure.spin_multiplicity,
+        charge_is_given=total_charge is not None, spin_is_given=spin_multiplicity is not None,
+        spin_is_default=spin is None, where=where, told=set() if told is None else told,
+    )  # fmt: skip
+    return structure
+
+
+def structure_of_arrays(
+    numbers: Any,
+    positions: Any,
+    *,
+    cell: Any = None,
+    pbc: Any = False,
+    total_charge: Any = None,
+    spin_multiplicity: Any = None,
+    external_field: Any = None,
+    where: str = "structure",
+) -> Structure:
+    """Check arrays, which are copied, and settle charge and spin as :func:`to_structure` does.
+
+    Args:
+        numbers: (n_atoms,) atomic numbers.
+        positions: (n_atoms, 3) in A.
+        cell: (3, 3) in A, rows are lattice vectors; none if not given.
+        pbc: (3,) periodic directions, or one value for all.
+        total_charge: e; 0 if not given.
+        spin_multiplicity: 2S + 1; the lowest that the electrons allow if not given.
+        external_field: (3,) in V/A.
+        where: Name of the structure in error messages.
+
+    Raises:
+        StructureError: see :func:`to_structure`.
+        ChargeSpinError: see :func:`to_structure`.
+    """
+    numbers = np.array(numbers, dtype=np.int64)
+    _check_numbers(numbers, where)
+    positions = np.array(positions, dtype=np.float64)  # a copy: atoms may move later
+    check_positions(positions, where)
+    cell = np.zeros((3, 3)) if cell is None else np.array(cell, dtype=np.float64)
+    periodic = np.zeros(3, dtype=bool)
+    periodic[:] = pbc
+    check_cell(cell, periodic, where)
+    charge, spin = _settle_state(int(numbers.sum()), total_charge, spin_multiplicity, where)
+    return Structure(
+        numbers=numbers,
+        positions=positions,
+        cell=cell,
+        pbc=periodic,
+        total_charge=charge,
+        spin_multiplicity=spin,
+        external_field=_settle_field(external_field, where),
+    )
+
+
+def _check_numbers(numbers: np.ndarray, where: str) -> None:
+    if len(numbers) == 0:
+        raise StructureError(f"{where} must have at least one atom, got none")
+    if numbers.min() < 1 or numbers.max() > 118:
+        raise StructureError(f"{where}: atomic numbers must be 1..118, got {set(numbers.tolist())}")
 
 
 def with_state(atoms: ase.Atoms, structure: Structure) -> ase.Atoms:

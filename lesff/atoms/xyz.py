@@ -22,14 +22,22 @@ _COLUMNS = {"species:S:1:pos:R:3": 3, "species:S:1:pos:R:3:forces:R:3": 6}
 """Numbers behind the symbol, by ``Properties`` of the comment."""
 _WORD = r"[^\s=\\'\"{}\[\]]+"
 _PAIR = re.compile(
-    rf"\s*(?P<key>{_WORD})(?:=(?:\"(?P<quoted>[^\"\\]+)\"|(?P<bare>{_WORD})))?(?=\s|$)"
+    # a value may have further `=` between its words, as SMILES have double bonds; between quotes, a
+    # backslash stands before quotes and backslashes
+    rf"\s*(?P<key>{_WORD})"
+    rf"(?:=(?:\"(?P<quoted>(?:[^\"\\]|\\[\"\\])+)\"|(?P<bare>{_WORD}(?:=+{_WORD})*)))?(?=\s|$)"
 )
+_ESCAPED = re.compile(r"\\(.)")
+_NUMBER = frozenset("+-.0123456789nNiI")
+"""First characters of numbers, of nan and infinity too."""
 _TRUTH = {
     "T": True, "true": True, "True": True, "TRUE": True,
     "F": False, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 _ENERGIES = ("energy", "free_energy")
 _ARRAYS_3_3 = ("virial", "stress")
+_OTHER_RESULTS = frozenset(all_properties) - {*_ENERGIES}
+"""Keys that ASE's readers take for results of other kinds."""
 
 
 class _LeaveItError(Exception):
@@ -92,16 +100,19 @@ def _frame(info: dict[str, Any], lines: Sequence[str]) -> ase.Atoms:
     # a cell without pbc is periodic in all directions
     pbc = info.pop("pbc", [True, True, True] if "Lattice" in info else None)
     cell = info.pop("Lattice", None)
-    words = [line.split()[: 1 + n_numbers] for line in lines]
-    if any(len(row) <= n_numbers for row in words):
+    rows = [line.split() for line in lines]
+    if min(map(len, rows)) <= n_numbers:
         raise _LeaveItError
-    symbols = [row[0].capitalize() for row in words]
-    if not atomic_numbers.keys() >= set(symbols):
+    symbols, *columns = tuple(zip(*rows, strict=False))[: 1 + n_numbers]
+    numbers = [atomic_numbers.get(symbol.capitalize(), -1) for symbol in symbols]
+    if -1 in numbers:
         raise _LeaveItError
-    table = np.array([_floats(row[1:]) for row in words])
-    results = {"forces": table[:, 3:].copy()} if n_numbers > 3 else {}
+    table = np.array([_floats(column) for column in columns])
+    results = {"forces": table[3:].T.copy()} if n_numbers > 3 else {}
     results |= {key: info.pop(key) for key in list(info) if key in _ENERGIES}
-    atoms = ase.Atoms(symbols, positions=table[:, :3], cell=cell, pbc=pbc, info=info)
+    atoms = ase.Atoms(
+        numbers=np.array(numbers), positions=table[:3].T, cell=cell, pbc=pbc, info=info
+    )
     if results:
         atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
@@ -109,7 +120,7 @@ def _frame(info: dict[str, Any], lines: Sequence[str]) -> ase.Atoms:
 
 def _floats(words: Sequence[str]) -> list[float]:
     try:
-        return [float(word) for word in words]
+        return list(map(float, words))
     except ValueError as error:
         raise _LeaveItError from error
 
@@ -123,38 +134,40 @@ def _info(comment: str) -> dict[str, Any]:
         if pair is None:
             raise _LeaveItError
         place = pair.end()
-        key, text = pair["key"], pair["quoted"] or pair["bare"]
-        info[key] = _value(key, text)
+        text = pair["bare"]
+        if pair["quoted"] is not None:
+            text = _ESCAPED.sub(r"\1", pair["quoted"])
+        info[pair["key"]] = _value(pair["key"], text)
     return info
 
 
 def _value(key: str, text: str | None) -> Any:
     """Numbers, truth values or text; of a key without a value, True."""
-    if key == "Properties" and text is not None:
+    if key == "Properties":
+        if text is None:
+            raise _LeaveItError
         return text
     text = "T" if text is None else text
     if text.startswith("_JSON ") or key.lower() == "uid" or key in _ARRAYS_3_3:
         raise _LeaveItError
     words = re.findall(r"[^\s,]+", text)
-    value = _converted(words) if words else None
-    # names that ASE has a use for
-    expected = {
-        "Lattice": isinstance(value, np.ndarray) and value.shape == (9,),
-        "Properties": False,
-        **{name: isinstance(value, (np.integer, np.floating)) for name in _ENERGIES},
-        **{name: False for name in all_properties if name not in _ENERGIES},
-    }
-    if value is None or not expected.get(key, True):
+    if not words or key in _OTHER_RESULTS:
         raise _LeaveItError
+    value = _converted(words)
     if key == "Lattice":
+        if not isinstance(value, np.ndarray) or value.shape != (9,):
+            raise _LeaveItError
         return value.reshape(3, 3)
+    if key in _ENERGIES and not isinstance(value, (np.integer, np.floating)):
+        raise _LeaveItError
     # words between quotes keep their spaces
     return text if isinstance(value, str) else value
 
 
 def _converted(words: Sequence[str]) -> Any:
     """Whole numbers if all are, else numbers, else truth values; text as the first word."""
-    for kind in (int, float):
+    may_be_numbers = all(word[0] in _NUMBER for word in words)
+    for kind in (int, float) if may_be_numbers else ():
         try:
             numbers = np.array(words, dtype=kind)
         except (ValueError, OverflowError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import sysconfig
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -193,8 +194,19 @@ def _parsl(path: Path) -> Workers:
         raise ConfigError(
             f"{path} must define `config`, a parsl.config.Config or a function that returns one"
         )
-    executor = ParslPoolExecutor(config)
+    _put_scripts_on_the_path()
+    try:
+        executor = ParslPoolExecutor(config)
+    except OSError as error:
+        raise ConfigError(f"`executor` parsl:{path}: Parsl did not start: {error}") from error
     return Owned(executor, _parsl_workers(config), executor.shutdown)
+
+
+def _put_scripts_on_the_path() -> None:
+    """Let Parsl find its scripts beside this Python, of an environment that is not activated."""
+    scripts, places = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)
+    if scripts not in places.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([scripts, places])
 
 
 def _parsl_workers(config: Any) -> int | None:

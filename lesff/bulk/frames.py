@@ -15,6 +15,7 @@ from lesff.quantities import (
     INFO_DIPOLE_ORIGIN,
     INFO_MODEL,
     QUANTITIES,
+    SPREADS,
 )
 from lesff.train.labels import kind_of_key
 
@@ -53,7 +54,7 @@ def with_results(
 
 def _place(atoms: ase.Atoms, name: str, values: np.ndarray, results: dict[str, Any]) -> None:
     """Put a result where ASE's readers look for it."""
-    if name in ASE_NAMES.values():
+    if name in ASE_NAMES.values() and name not in SPREADS:  # ASE has no name for these
         key = next(ase_name for ase_name, ours in ASE_NAMES.items() if ours == name)
         if name == "stress":
             from ase.stress import full_3x3_to_voigt_6_stress  # start-up: imports scipy

@@ -15,6 +15,7 @@ from lesff.errors import IntegrityError, LesffError
 from lesff.hub.resolve import ResolvedModel, resolve
 from lesff.model_folder.folder import load_model
 from lesff.potential.config import DTYPES
+from lesff.potential.ensemble import members_of
 from lesff.potential.potential import Potential, RadialMode
 
 _loaded: dict[str, Potential] = {}
@@ -111,7 +112,8 @@ def for_workers(reference: ModelReference, source: ResolvedModel) -> ModelRefere
 
 def potential_digest(potential: Potential) -> str:
     """Hexadecimal sha256 of a model's configuration, weights, precision and radial mode."""
-    config = json.dumps(asdict(potential.config), sort_keys=True, default=str)
+    configs = [asdict(member.config) for member in members_of(potential)]
+    config = json.dumps(configs if len(configs) > 1 else configs[0], sort_keys=True, default=str)
     digest = hashlib.sha256(f"{config} {potential.dtype} {potential.radial}".encode())
     for name, tensor in sorted(potential.state_dict().items()):
         values = tensor.detach().cpu().contiguous()

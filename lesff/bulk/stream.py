@@ -84,6 +84,7 @@ def _predictions(
                 is_single=True,
                 model=model.name,
                 reasons=None if row.out_of_domain is None else [row.out_of_domain],
+                structures=[row.state],
             )
 
 

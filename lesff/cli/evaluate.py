@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from lesff.cli.options import CHECK_NAMES, SUITE_NAMES, accept_license_option
 from lesff.errors import DataError
 from lesff.evaluation.tables import fragment_markdown
 from lesff.plain_data import finite, write_json
+
+_ANOTHER_ZERO = 1000.0
+"""Mean error of energies in meV/atom from which the zero is asked about."""
 
 if TYPE_CHECKING:
     from lesff.model import Model
@@ -43,6 +46,12 @@ if TYPE_CHECKING:
     metavar="CHARGE MULTIPLICITY",
     help="Only energies of frames of this state count, again if need be; for labels whose energy "
     "zero depends on the charge.",
+)
+@click.option(
+    "--fit-energy-zero",
+    is_flag=True,
+    help="Take an energy of each element, fitted to the differences, off the predicted energies: "
+    "for labels with another zero, such as total energies of another code.",
 )
 @click.option(
     "--without",
@@ -97,6 +106,7 @@ def evaluate_command(
     *,
     validation_only: bool,
     fragments: bool,
+    fit_energy_zero: bool,
     restart: bool,
     accept_license: bool,
 ) -> None:
@@ -112,6 +122,8 @@ def evaluate_command(
             raise click.UsageError("give labelled FRAMES, or --suite standard")
         if gap is not None and not fragments:
             raise click.UsageError("--gap needs --fragments")
+        if fragments and fit_energy_zero:
+            raise click.UsageError("--fragments looks at forces: leave out --fit-energy-zero")
         if fragments and energy_states:
             raise click.UsageError("--fragments looks at forces: leave out --energy-state")
         from lesff.model import load  # start-up: help needs nothing that computes
@@ -120,15 +132,15 @@ def evaluate_command(
         reach = (gap or model.potential.architecture.cutoff) if fragments else None
         _evaluate_frames(
             model, label or model.name, frames, validation_only, output, reach, energy_states,
-            without, parse_labels(labels),
+            without, parse_labels(labels), fit_energy_zero,
         )  # fmt: skip
         return
     if fragments or gap is not None:
         raise click.UsageError("--fragments and --gap are for labelled FRAMES, not for --suite")
-    if frames or validation_only or energy_states or without or labels:
+    if frames or validation_only or energy_states or without or labels or fit_energy_zero:
         raise click.UsageError(
             "with --suite, labelled frames are given by --data; leave out --validation-only, "
-            "--without, --label and --energy-state"
+            "--without, --label, --energy-state and --fit-energy-zero"
         )
     from lesff.cli.suite import evaluate_suite  # start-up: help needs nothing that computes
 
@@ -156,12 +168,15 @@ def _evaluate_frames(
     energy_states: tuple[tuple[int, int], ...],
     without: Path | None,
     keys: dict[str, str],
+    fit_energy_zero: bool,
 ) -> None:
     """Errors per subset, or between molecules if ``reach`` (A) is given."""
     # start-up: help needs nothing that computes
+    from ase.data import chemical_symbols
+
     from lesff.atoms.elements import elements_of
     from lesff.evaluation.fragments import fragment_table
-    from lesff.train.metrics import errors_by, predict_frames
+    from lesff.train.metrics import errors_by, predict_frames, with_common_zero
     from lesff.train.training_data import keep_energies, without_compositions
 
     known = set(model.config.elements)
@@ -180,6 +195,11 @@ def _evaluate_frames(
         )
     covered = keep_energies(covered, energy_states, names)
     predictions = predict_frames(model.potential, covered, progress=True)
+    zero: dict[int, float] = {}
+    if fit_energy_zero:
+        predictions, zero = with_common_zero(predictions)
+        text = ", ".join(f"{chemical_symbols[z]} {energy:.4f}" for z, energy in zero.items())
+        click.echo(f"taken off predicted energies, eV: {text}")
     if reach is not None:
         table = fragment_table(predictions, reach)
         result = {"fragments": table}
@@ -188,18 +208,25 @@ def _evaluate_frames(
         errors = errors_by(predictions, lambda frame: frame.subset)
         result = {"errors": {key: asdict(value) for key, value in errors.items()}}
         click.echo(_table(errors))
+        if errors and errors["all"].energy_mae > _ANOTHER_ZERO:
+            click.echo(
+                "energies of the model and the labels have another zero, it seems; "
+                "--fit-energy-zero fits it"
+            )
     click.echo(f"{len(frames) - len(covered)} frames left out (elements not covered)")
     if output is not None:
-        head = {
+        head: dict[str, Any] = {
             "model": label,
             "data": [path.name for path in paths],
             "validation_only": validation_only,
             "n_left_out": len(frames) - len(covered),
         }
-        if energy_states:
-            head["energy_states"] = energy_states
-        if without is not None:
-            head["without"] = without.name
+        options = {
+            "energy_states": energy_states,
+            "energy_zero": {chemical_symbols[z]: energy for z, energy in zero.items()},
+            "without": without.name if without is not None else "",
+        }
+        head |= {key: value for key, value in options.items() if value}
         write_json(output, finite(head | result))
 
 

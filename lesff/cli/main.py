@@ -54,7 +54,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "spectrum": Entry(
             "spectra",
             "spectrum_command",
-            "Spectrum of a trajectory: CSV, JSON and PNG with error bars.",
+            "Spectrum of a trajectory, or of a structure: CSV, JSON and PNG with error bars.",
         ),
         "transport": Entry(
             "spectra",
@@ -77,6 +77,9 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "eos": Entry("eos", "eos_command", "Equation of state of a crystal."),
         "elastic": Entry("elastic", "elastic_command", "Elastic constants of a crystal."),
         "neb": Entry("neb", "neb_command", "Minimum energy path between two structures."),
+        "interface": Entry(
+            "interface", "interface_group", "Interfaces of crystals: build, run, analyse."
+        ),
         "screen": Entry("screen", "screen_group", "Rank crystals as conductors of an ion."),
     },
     "Training": {

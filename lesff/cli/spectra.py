@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lesff.cli.options import accept_license_option
+from lesff.cli.workflow import command_line, read_one
 from lesff.errors import DataError
 from lesff.plain_data import finite, write_json
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from lesff.model import Model
     from lesff.spectra.correlation import Spectrum
     from lesff.spectra.trajectory import Trajectory
+    from lesff.workflows.spectrum import SpectrumKind
 
 
 _TRAJECTORY = click.argument("trajectory", type=click.Path(path_type=Path))
@@ -47,11 +50,26 @@ _ORDINATE = {"ir": "n alpha", "vdos": "density of states", "raman": "intensity"}
 @click.option("-m", "--model", "name", help="Model name; not needed for vdos.")
 @_OUTPUT
 @click.option(
-    "--kind", type=click.Choice(["ir", "vdos", "raman"]), default="ir", show_default=True,
-    help="Infrared absorption, vibrational density of states or Raman.",
+    "--kind", type=click.Choice(["ir", "vdos", "raman"]),
+    help="Infrared absorption, vibrational density of states or Raman; ir, and with --steps all "
+    "that the model has.",
 )  # fmt: skip
-@_STEP
-@_TEMPERATURE
+@click.option("--dt", type=float, help="Time between frames, fs; with --steps the time step, 0.5.")
+@click.option(
+    "--temperature", type=float,
+    help="K; by default that of the velocities, with --steps 300.",
+)  # fmt: skip
+@click.option(
+    "--steps", type=int,
+    help="The file has one structure: run so many steps of dynamics first.",
+)  # fmt: skip
+@click.option("--equilibration", default=2000, show_default=True, help="Steps before those.")
+@click.option("--keep", default=4, show_default=True, help="With --steps: steps between frames.")
+@click.option(
+    "--harmonic/--no-harmonic", default=True, show_default=True,
+    help="With --steps: start at the minimum, and compute its modes, too.",
+)  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of the dynamics.")
 @click.option(
     "--lag", type=float, help="Longest correlation time, fs; 1000 or a block if that is shorter."
 )
@@ -64,22 +82,42 @@ def spectrum_command(
     trajectory: Path,
     name: str | None,
     output: Path,
-    kind: str,
-    dt: float,
+    kind: SpectrumKind | None,
+    dt: float | None,
     temperature: float | None,
+    steps: int | None,
+    equilibration: int,
+    keep: int,
+    seed: int,
     lag: float | None,
     blocks: int,
     every: int,
     born: BornMode,
     max_wavenumber: float,
     *,
+    harmonic: bool,
     accept_license: bool,
 ) -> None:
-    """Spectrum of a trajectory: CSV, JSON and PNG with error bars.
+    """Spectrum of a trajectory, or with --steps of a structure: CSV, JSON, PNG with error bars.
 
-    Born effective charges (or polarizabilities) of the frames are stored in the output folder; a
-    command that was interrupted goes on from there.
+    Of a structure, dynamics, Born charges and polarizabilities come from the model, with harmonic
+    lines beside them and a page. All that takes long is stored in the output folder; a command
+    that was interrupted goes on from there.
     """
+    if steps is not None:
+        values = {
+            "dt": 0.5 if dt is None else dt, "steps": steps, "equilibration": equilibration,
+            "temperature": 300.0 if temperature is None else temperature, "keep": keep,
+            "every": every, "max_lag": 1000.0 if lag is None else lag, "blocks": blocks,
+            "seed": seed,
+        }  # fmt: skip
+        _of_structure(
+            trajectory, name, output, kind, values, max_wavenumber, harmonic, accept_license
+        )
+        return
+    if dt is None:
+        raise click.UsageError("--dt is needed for a trajectory (and --steps for one structure)")
+    kind = kind or "ir"
     if (name is None) != (kind == "vdos"):
         raise click.UsageError("--model is needed for ir and raman, and has no use for vdos")
     # start-up: help needs nothing that computes
@@ -118,6 +156,52 @@ def spectrum_command(
         "velocities": "file" if run.has_velocities else "differences of positions",
         "born_every": every, "born_mode": born, **options,
     })  # fmt: skip
+
+
+def _of_structure(
+    path: Path,
+    name: str | None,
+    output: Path,
+    kind: SpectrumKind | None,
+    values: dict[str, Any],
+    limit: float,
+    harmonic: bool,
+    accept_license: bool,
+) -> None:
+    """Dynamics, spectra, harmonic modes and a page."""
+    # start-up: help needs nothing that computes
+    from lesff.model import load
+    from lesff.workflows.folder import WorkFolder
+    from lesff.workflows.spectrum import SpectrumOptions, bands, structure_spectrum
+    from lesff.workflows.spectrum_report import TITLES, report_spectrum
+
+    if name is None:
+        raise click.UsageError("--model is needed for the spectrum of a structure")
+    options = SpectrumOptions(**values)
+    atoms = read_one(path)
+    model = load(name, accept_license=accept_license)
+    kept = {**asdict(options), "kind": kind, "harmonic": harmonic}
+    folder = WorkFolder(output, "spectrum", model, [atoms], kept)
+
+    def say(step: int, row: dict[str, float]) -> None:
+        click.echo(f"step {step}: {row['temperature']:.0f} K")
+
+    result = structure_spectrum(
+        model, atoms, options, folder=folder, kinds=None if kind is None else (kind,),
+        harmonic=harmonic, say=say,
+    )  # fmt: skip
+    report = report_spectrum(folder, result, limit=limit, command_line=command_line())
+    if report["harmonic"]:
+        modes = ", ".join(
+            f"{m['wavenumber']:.0f} ({m['km_per_mol']:.0f} km/mol)" for m in report["harmonic"]
+        )
+        click.echo(f"harmonic, 1/cm: {modes}")
+    for found, spectrum in result.spectra.items():
+        places = ", ".join(f"{band.wavenumber:.0f}" for band in bands(spectrum, limit))
+        click.echo(f"{TITLES[found]} at {result.temperature:.0f} K, 1/cm: {places}")
+    if result.missing:
+        click.echo(f"{model.name} has no quantity for: {', '.join(result.missing)}")
+    click.echo(f"written to {output / 'spectrum'}.json, .html and .png, and a .csv for each")
 
 
 def born_current(

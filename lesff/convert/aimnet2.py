@@ -21,8 +21,11 @@ from lesff.electrostatics.d3 import D3Config
 from lesff.errors import UnsupportedInputError
 from lesff.heads import LongRangeConfig
 from lesff.potential.config import ModelConfig
+from lesff.potential.ensemble import Ensemble
 from lesff.potential.potential import Potential
 
+ALL = "all"
+"""Head that stands for the ensemble of all members."""
 SIGMA, DL = 0.9, 0.9
 """A. Gaussian charges of the sums under :mod:`lesff.electrostatics.onset`: at a cutoff of 5 A their
 interaction is that of point charges to 3e-8; the smooth cutoff of waves leaves out as little."""
@@ -43,7 +46,10 @@ def is_aimnet2(root: Record) -> bool:
 
 
 def aimnet2_heads(root: Record) -> list[str]:
-    """Names of the members of an ensemble, ``"0"``, ``"1"``, ...; ``"default"`` for one model."""
+    """Names of the members of an ensemble, ``"0"``, ``"1"``, ...; ``"default"`` for one model.
+
+    :data:`ALL` stands for all of them together.
+    """
     return list(_members(root)) or ["default"]
 
 
@@ -69,8 +75,10 @@ def _chosen(root: Record, head: str | None) -> Record:
     if head is None and len(members) == 1:
         return next(iter(members.values()))
     if head not in members:
+        whole = f", or {ALL!r} for the ensemble" if len(members) > 1 else ""
         raise UnsupportedInputError(
-            f"`head` must be one of the members of the archive, {', '.join(members)}, got {head!r}"
+            f"`head` must be one of the members of the archive, {', '.join(members)}{whole}, "
+            f"got {head!r}"
         )
     return members[head]
 
@@ -82,13 +90,18 @@ def convert_aimnet2(
 
     Args:
         root: The archive, from :func:`lesff.convert.reader.read_checkpoint`.
-        head: Which member of an ensemble to take; needed where there are several.
+        head: Which member of an ensemble to take, or :data:`ALL`; needed where there are several.
         provenance: Level of theory, training data and software to write into the configuration
             (keys ``level_of_theory``, ``training_data``, ``source``).
 
     Raises:
         UnsupportedInputError: naming what this version cannot represent.
     """
+    members = _members(root)
+    if head == ALL and len(members) > 1:
+        return Ensemble(
+            [convert_aimnet2(root, head=name, provenance=provenance) for name in members]
+        )
     path, root = root.path, _chosen(root, head)
     tensors = Tensors(root)
     _check_parts(root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lesff.units import EV_TO_KCAL_PER_MOL
+from lesff.units import BOHR, EV_TO_KCAL_PER_MOL, HARTREE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,6 @@ UNITS = {
     "lammps metal": EngineUnits(length=1.0, energy=1.0),
     "lammps real": EngineUnits(length=1.0, energy=1.0 / EV_TO_KCAL_PER_MOL),
     "openmm": EngineUnits(length=10.0, energy=1.0 / _EV_TO_KJ_PER_MOL),
-    # CODATA 2018, as all of lesff.units
-    "atomic": EngineUnits(length=0.529177210903, energy=27.211386245988),
+    "atomic": EngineUnits(length=BOHR, energy=HARTREE),
 }
 """A and eV; A and kcal/mol; nm and kJ/mol; bohr and hartree."""

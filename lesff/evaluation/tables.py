@@ -47,13 +47,16 @@ def table_of(path: Path) -> str:
     """Markdown of a result file.
 
     Raises:
-        DataError: if it is missing, or neither of ``lesff evaluate DATA`` nor of the suite.
+        DataError: if it is missing, or neither of ``lesff evaluate``, nor of ``--suite``, nor of
+            ``tools/born_errors.py``.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing: a table of the card is made from it")
     data = json.loads(path.read_text(encoding="utf-8"))
     if "errors" in data:
         return error_markdown(data["errors"])
+    if "born" in data:
+        return born_markdown(data)
     if "fragments" in data:
         return fragment_markdown(data["fragments"])
     if "results" in data:
@@ -99,6 +102,27 @@ def fragment_markdown(fragments: dict[str, dict[str, Any]]) -> str:
         cells = [name, str(row["n_frames"]), *(f"{value:.1f}" for value in values)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def born_markdown(data: dict[str, Any]) -> str:
+    """Errors of Born effective charges, percent of their root mean square.
+
+    Args:
+        data: "born", errors of every set of crystals; "by_element" and "worst", errors of all
+            crystals by element and of those with the largest.
+    """
+    lines = [
+        "| held out | crystals | atoms | all components | by symmetry | median | mean of element |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in data["born"].items():
+        keys = ("relative_rms", "by_symmetry", "median", "element_mean")
+        values = [row[key] for key in keys]
+        cells = [name, str(row["n_crystals"]), str(row["n_atoms"])]
+        lines.append("| " + " | ".join([*cells, *(f"{value:.1f}" for value in values)]) + " |")
+    elements = ", ".join(f"{symbol} {value:.0f}" for symbol, value in data["by_element"].items())
+    worst = ", ".join(f"{formula} {value:.0f}" for value, formula in data["worst"])
+    return "\n".join([*lines, "", f"By element, %: {elements}.", "", f"Largest, %: {worst}."])
 
 
 def suite_markdown(data: dict[str, Any]) -> str:

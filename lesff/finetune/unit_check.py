@@ -10,29 +10,30 @@ from lesff.atoms.elements import elements_of
 from lesff.errors import DataError
 from lesff.train.metrics import FramePrediction, labelled_values
 from lesff.train.reference_energies import composition, explain_by_elements
-from lesff.units import EA_TO_DEBYE
+from lesff.units import BOHR, EA_TO_DEBYE, EV_TO_KCAL_PER_MOL, HARTREE
 
-_HARTREE, _BOHR, _KCAL, _KJ = 27.211386, 0.529177, 0.0433641, 0.0103643
+_KCAL = 1.0 / EV_TO_KCAL_PER_MOL
+_KJ = _KCAL / 4.184
 
 _ENERGY_UNITS: Mapping[str, float] = {
-    "Hartree": _HARTREE,
+    "Hartree": HARTREE,
     "kcal/mol": _KCAL,
     "kJ/mol": _KJ,
-    "Rydberg": _HARTREE / 2,
+    "Rydberg": HARTREE / 2,
     "meV": 1e-3,
 }
 _FORCE_UNITS: Mapping[str, float] = {
-    "Hartree/bohr": _HARTREE / _BOHR,
-    "Hartree/A": _HARTREE,
+    "Hartree/bohr": HARTREE / BOHR,
+    "Hartree/A": HARTREE,
     "kcal/mol/A": _KCAL,
     "kJ/mol/A": _KJ,
-    "eV/bohr": 1.0 / _BOHR,
-    "Rydberg/bohr": _HARTREE / 2 / _BOHR,
+    "eV/bohr": 1.0 / BOHR,
+    "Rydberg/bohr": HARTREE / 2 / BOHR,
     "meV/A": 1e-3,
     "gradients (the sign is reversed), eV/A": -1.0,
-    "gradients (the sign is reversed), Hartree/bohr": -_HARTREE / _BOHR,
+    "gradients (the sign is reversed), Hartree/bohr": -HARTREE / BOHR,
 }
-_DIPOLE_UNITS: Mapping[str, float] = {"Debye": 1.0 / EA_TO_DEBYE, "e bohr": _BOHR}
+_DIPOLE_UNITS: Mapping[str, float] = {"Debye": 1.0 / EA_TO_DEBYE, "e bohr": BOHR}
 
 _DECISIVE = 0.4
 """Another unit is named if it leaves at most this share of the disagreement."""

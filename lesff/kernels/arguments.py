@@ -131,6 +131,7 @@ class ContactTables:
         valence: (n_elements,) bonds of full shells, 0 for elements that are always open, float64.
         onium: (n_elements,) 1 where more bonds open an atom, too, float64.
         most: (n_elements,) bonds beyond which an atom is crowded, float64.
+        counted: (n_elements,) bonds beyond which an atom is no ion, float64.
         inner_start: Share of the sum of radii from which distances level off below.
         inner_width: By how much.
         bond_full: Share of the sum of radii up to which a pair is one bond.
@@ -144,6 +145,7 @@ class ContactTables:
     valence: Tensor
     onium: Tensor
     most: Tensor
+    counted: Tensor
     inner_start: float
     inner_width: float
     bond_full: float

@@ -90,7 +90,7 @@ class _Contacts(ctypes.Structure):
     _fields_ = [
         *[(n, c_int64) for n in ("n_pairs", "n_atoms", "n_elements")],
         *[(n, c_void_p) for n in ("distance", "first", "second", "atomic_number")],
-        *[(n, c_void_p) for n in ("radius", "valence", "onium", "most")],
+        *[(n, c_void_p) for n in ("radius", "valence", "onium", "most", "counted")],
         *[(n, c_double) for n in ("inner_start", "inner_width", "bond_full", "bond_none")],
         *[(n, c_double) for n in ("open_from", "open_full", "crowding")],
         *[(n, c_void_p) for n in ("inner", "d_inner", "wall", "d_wall")],
@@ -390,6 +390,7 @@ class CPUBackend:
             valence=tables.valence.data_ptr(),
             onium=tables.onium.data_ptr(),
             most=tables.most.data_ptr(),
+            counted=tables.counted.data_ptr(),
             inner_start=tables.inner_start,
             inner_width=tables.inner_width,
             bond_full=tables.bond_full,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lesff.errors import IntegrityError
-from lesff.model_folder.layout import CARD_FILE
+from lesff.model_folder.layout import CARD_FILE, EVALUATION_FILE
 
 _MAX_BYTES = 1_000_000
 
@@ -21,6 +21,20 @@ def read_card(folder: Path) -> str:
     path = folder / CARD_FILE
     if not path.is_file():
         raise IntegrityError(f"{path} is missing: a model folder must have a card")
+    return _text(path)
+
+
+def read_evaluation(folder: Path) -> str | None:
+    """Second part of the card of a model folder; None where the card has one part.
+
+    Raises:
+        IntegrityError: if it is not UTF-8 text of at most 1 MB.
+    """
+    path = folder / EVALUATION_FILE
+    return _text(path) if path.is_file() else None
+
+
+def _text(path: Path) -> str:
     if path.stat().st_size > _MAX_BYTES:
         raise IntegrityError(
             f"{path} must have at most {_MAX_BYTES} bytes, got {path.stat().st_size}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lesff.model_folder.golden import golden_values
 from lesff.model_folder.layout import (
     CARD_FILE,
     CONFIG_FILE,
+    EVALUATION_FILE,
     LICENSE_FILE,
     MODEL_FILES,
     OPTIONAL_FILES,
@@ -36,12 +37,16 @@ from lesff.model_folder.tensor_file import (
 )
 from lesff.plain_data import from_dict, read_json
 from lesff.potential.config import DTYPES, ModelConfig
+from lesff.potential.ensemble import Ensemble, members_of
 from lesff.potential.potential import RADIAL_MODES, Potential, RadialMode
 from lesff.potential.uncertainty import Uncertainty
 from lesff.potential.upgrade import upgraded
 
 _MODEST = 256
 """Largest size in a configuration that is built at once: at most 10^8 weights."""
+MEMBERS = "members"
+"""Key of the configurations of an ensemble; its weights are named ``members.0.`` and so on."""
+MAX_MEMBERS = 64
 MAX_VALUES = 10**9
 """Numbers in the weights of a model; the largest published ones have a tenth of it."""
 
@@ -52,18 +57,20 @@ def save_model(
     *,
     card: str,
     license_text: str,
+    evaluation: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model folder; it appears complete or not at all.
 
-    Weights are stored in the configuration's dtype. Golden values come from the stored weights,
-    evaluated in float64.
+    Weights are stored in the configuration's dtype; an ensemble is one folder, too. Golden values
+    come from the stored weights, evaluated in float64.
 
     Args:
         potential: The model.
         folder: Where to write; its parent is made if need be.
         card: Model card, Markdown.
         license_text: Full text of the licence.
+        evaluation: Second part of the card, Markdown; none if it has one part.
         overwrite: Replace a model folder that is already there.
 
     Raises:
@@ -75,7 +82,10 @@ def save_model(
     _check_target(folder, overwrite=overwrite)
     with replaced_folder(folder) as new:
         new.mkdir()
-        _write_files(potential, new, card=card, license_text=license_text)
+        texts = {CARD_FILE: card, LICENSE_FILE: license_text}
+        if evaluation is not None:
+            texts[EVALUATION_FILE] = evaluation
+        _write_files(potential, new, texts)
 
 
 def load_model(
@@ -118,21 +128,25 @@ def load_unchecked(
         raise ConfigError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
     if radial is not None and radial not in RADIAL_MODES:
         raise ConfigError(f"`radial` must be one of {', '.join(RADIAL_MODES)}, got {radial!r}")
-    config = _read_config(folder)
+    configs = _read_configs(folder)
     header = read_header(folder / WEIGHTS_FILE)
     # nothing large is allocated for a configuration whose weights are not there
-    if not _is_modest(config):
-        check_expected(header, expected_weights(config), folder / WEIGHTS_FILE)
+    if len(configs) > 1 or not _is_modest(configs[0]):
+        check_expected(header, expected_weights(*configs), folder / WEIGHTS_FILE)
     with torch.random.fork_rng(devices=[]):  # the random initial weights are not kept
-        potential = Potential(config)
+        potential = _build(configs)
     expected = _expected(potential)
     check_expected(header, expected, folder / WEIGHTS_FILE)
     # only weights have the model's type: tables and reference energies stay in float64
-    potential.cast_parameters(DTYPES[config.dtype])
+    potential.cast_parameters(DTYPES[configs[0].dtype])
     potential.load_state_dict(
         read_tensors(folder / WEIGHTS_FILE, expected), strict=True, assign=True
     )
     if (folder / UNCERTAINTY_FILE).exists():
+        if len(configs) > 1:
+            raise IntegrityError(
+                f"{folder / UNCERTAINTY_FILE} must not be there: an ensemble has no calibration"
+            )
         potential.uncertainty = _read_uncertainty(folder / UNCERTAINTY_FILE, potential)
     if dtype is not None:
         potential.cast_parameters(dtype)
@@ -140,20 +154,29 @@ def load_unchecked(
     return potential.to(device=device).requires_grad_(False).eval()
 
 
-def expected_weights(config: ModelConfig) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def expected_weights(*configs: ModelConfig) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Type and shape of every weight of a configuration; takes no memory for them.
+
+    Args:
+        *configs: That of a model, or those of the members of an ensemble.
 
     Raises:
         ConfigError: for more than :data:`MAX_VALUES` values.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        skeleton = Potential(config)
+        skeleton = _build(configs)
     n_values = sum(value.numel() for value in skeleton.state_dict().values())
     if n_values > MAX_VALUES:
         raise ConfigError(
             f"`{CONFIG_FILE}` must describe at most {MAX_VALUES:,} weights, got {n_values:,}"
         )
     return _expected(skeleton)
+
+
+def _build(configs: Sequence[ModelConfig]) -> Potential:
+    """A potential, or an ensemble of several, with initial weights."""
+    members = [Potential(config) for config in configs]
+    return members[0] if len(members) == 1 else Ensemble(members)
 
 
 def _expected(potential: Potential) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -225,15 +248,17 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def _write_files(potential: Potential, folder: Path, *, card: str, license_text: str) -> None:
+def _write_files(potential: Potential, folder: Path, texts: Mapping[str, str]) -> None:
     config = potential.config
+    members = [member.config.to_dict() for member in members_of(potential)]
+    data = members[0] if len(members) == 1 else {MEMBERS: members}
     try:
-        text = json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ConfigError(f"`config` must hold finite plain data only: {error}") from error
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8", newline="\n")
-    (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
-    (folder / LICENSE_FILE).write_text(license_text, encoding="utf-8", newline="\n")
+    for name, content in texts.items():
+        (folder / name).write_text(content, encoding="utf-8", newline="\n")
     weights = _stored_weights(potential)
     bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if bad:
@@ -256,12 +281,27 @@ def _check_belongs(uncertainty: Uncertainty, potential: Potential) -> None:
         )
 
 
-def _read_config(folder: Path) -> ModelConfig:
+def _read_configs(folder: Path) -> list[ModelConfig]:
+    """Configuration of a model, or those of all members of an ensemble."""
     if not folder.is_dir():
         raise ModelNotFoundError(f"model folder {folder} does not exist; check the path")
     path = folder / CONFIG_FILE
     check_present(path)
-    return from_dict(ModelConfig, upgraded(read_json(path), CONFIG_FILE), CONFIG_FILE)
+    data = read_json(path)
+    if not isinstance(data, dict) or MEMBERS not in data:
+        return [from_dict(ModelConfig, upgraded(data, CONFIG_FILE), CONFIG_FILE)]
+    rows = data[MEMBERS]
+    is_list = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if len(data) > 1 or not is_list or not 2 <= len(rows) <= MAX_MEMBERS:
+        raise ConfigError(
+            f"`{MEMBERS}` of {path} must be alone there, a list of 2 to {MAX_MEMBERS} "
+            "configurations"
+        )
+    names = [f"{CONFIG_FILE}, member {i}" for i in range(len(rows))]
+    return [
+        from_dict(ModelConfig, upgraded(row, name), name)
+        for row, name in zip(rows, names, strict=True)
+    ]
 
 
 def _read_uncertainty(path: Path, potential: Potential) -> Uncertainty:

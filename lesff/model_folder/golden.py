@@ -30,7 +30,7 @@ _WATER = ase.Atoms("OHH", [(0.0, 0.0, 0.119), (0.0, 0.763, -0.477), (0.0, -0.763
 
 def golden_values(potential: Potential) -> dict[str, Tensor]:
     """Inputs and float64 outputs of the built-in structures, concatenated over structures."""
-    structures = _built_in_structures(potential.config, potential.architecture.cutoff)
+    structures = _built_in_structures(potential.config, potential.cutoff)
     outputs = evaluate(potential, structures)
     bad = [name for name, value in outputs.items() if not torch.isfinite(value).all()]
     if bad:
@@ -53,9 +53,9 @@ def golden_values(potential: Potential) -> dict[str, Tensor]:
 
 def evaluate(potential: Potential, structures: list[Structure]) -> dict[str, Tensor]:
     """Energies (n_structures,) eV, forces (n_atoms, 3) eV/A, charges (n_atoms,) e, float64."""
-    names = ["energy", "forces"] + (["charges"] if potential.charge_head is not None else [])
+    names = ["energy", "forces"] + (["charges"] if potential.traits.has_charges else [])
     names += [] if potential.uncertainty is None else GOLDEN_UNCERTAINTIES
-    cutoff = potential.architecture.cutoff
+    cutoff = potential.cutoff
     rows = [potential(build_graph(structure, cutoff), names) for structure in structures]
     return {name: torch.cat([row[name] for row in rows]).to(torch.float64) for name in names}
 

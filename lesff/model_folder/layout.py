@@ -30,7 +30,11 @@ MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, PARITY_FILE, LICENSE_FILE)
 UNCERTAINTY_FILE = "uncertainty.safetensors"
 
 
-OPTIONAL_FILES = (UNCERTAINTY_FILE,)
+EVALUATION_FILE = "EVALUATION.md"
+"""Second part of the card, all tables; folders of before 2026-12 have one part."""
+
+
+OPTIONAL_FILES = (UNCERTAINTY_FILE, EVALUATION_FILE)
 """Files of a model folder that count like the others where they are there."""
 
 

@@ -67,7 +67,7 @@ def verify_parity(folder: Path) -> ParityReport:
     potential = load_unchecked(folder, dtype=torch.float64)
     golden = read_golden(
         folder / PARITY_FILE,
-        has_charges=potential.charge_head is not None,
+        has_charges=potential.traits.has_charges,
         has_uncertainty=potential.uncertainty is not None,
     )
     counts = golden["n_atoms"]

@@ -53,8 +53,13 @@ MOST_BONDS = {1: 2, 5: 7, 6: 5, 7: 4, 8: 4, 9: 2}
 """Bonds as counted here that no molecule or crystal goes beyond: hydrogen bonds in their middle and
 B-H-B, boron's icosahedra with their bonds outwards, CH5+ and bicyclo[1.1.1]pentane, NH4+, ice X."""
 MOST_OF_OTHERS = 8
-CROWDING = 3.0
-"""eV of one bond too many: half of a strong bond, so that atoms never gain by it."""
+MOST_OF_IONS = {7: 4, 8: 3}
+"""Bonds beyond which an atom is in a crowd and no ion: those of NH4+ and H3O+; of others the most
+that they have anywhere."""
+CROWDING = 1.5
+"""eV of one bond too many, and as much of its other atom if that is crowded, too. With twice as
+much, molecules that are pushed through each other fall as their atoms pass; with none, clusters of
+overlapping molecules collapse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class AtomContacts:
 
     Attributes:
         wall: Repulsion of the nuclei and crowding in eV; empty without a wall.
-        openness: 0 for atoms whose bonds are full, 1 for open ones.
+        openness: 0 for atoms whose bonds are full and for crowded ones, 1 for open ones.
         bonded: 0 for atoms without covalent bonds, 1 from one bond on.
         lacks: 1, or 0 for atoms with more bonds than their valence; without gradient.
     """
@@ -108,10 +113,15 @@ class Elements(nn.Module):
         self.register_buffer("valence", valence, persistent=False)
         self.register_buffer("onium", onium, persistent=False)
         self.register_buffer("most", most, persistent=False)
+        counted = most.clone()
+        for z, count in MOST_OF_IONS.items():
+            counted[z] = count
+        self.register_buffer("counted", counted, persistent=False)
         self.radius: Tensor
         self.valence: Tensor
         self.onium: Tensor
         self.most: Tensor
+        self.counted: Tensor
 
     def bond(self, pairs: ClosePairs) -> Tensor:
         """1 for bonds, 0 for pairs without, (n_pairs,); 1 for all pairs of metals."""
@@ -127,6 +137,7 @@ class Elements(nn.Module):
             valence=self.valence,
             onium=self.onium,
             most=self.most,
+            counted=self.counted,
             inner_start=start,
             inner_width=INNER_WIDTH,
             bond_full=BOND_FULL,
@@ -237,13 +248,20 @@ def plain_excess(count: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor
 def plain_bonds(
     count: Tensor, pairs: ClosePairs, elements: Elements
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``openness``, ``bonded`` and ``lacks`` of :class:`AtomContacts`, of counted bonds."""
+    """``openness``, ``bonded`` and ``lacks`` of :class:`AtomContacts`, of counted bonds.
+
+    Atoms with more bonds than any ion are closed again: water pressed together is no crowd of
+    ions.
+    """
     z = pairs.z
     valence = elements.valence[z].to(count.dtype)
     # bonds missing; for some elements bonds in excess open, too
     lacking = valence - count
     missing = torch.where(elements.onium[z] > 0, lacking.abs(), lacking)
     is_open = smooth_step((missing - OPEN_FROM) / (OPEN_FULL - OPEN_FROM))
+    # nothing can be counted in a crowd
+    beyond = count - elements.counted[z].to(count.dtype)
+    is_open = is_open * (1.0 - smooth_step((beyond - OPEN_FROM) / (OPEN_FULL - OPEN_FROM)))
     openness = torch.where(valence > 0, is_open, 1.0)
     lacks = torch.where((valence > 0) & (lacking < 0), 0.0, torch.ones_like(count))
     return openness, smooth_step(count), lacks.detach()

@@ -73,6 +73,8 @@ CONSTANTS = StateConstants(
 """Largest guess in e, largest size of a, d and w, epsilon, c in e, kappa in 1/e, and of an atom the
 largest charge in e and number of unpaired electrons."""
 
+_MOST_LEARNED = (2.5, 4.0)
+"""Limits of charges in e and spins that the features get."""
 _HIDDEN = 16
 _N_VALUES = 4
 """x, a, d, w."""
@@ -168,8 +170,14 @@ class LocalState(nn.Module):
         )
 
     def increment(self, states: LocalStates, features: Tensor, element: Tensor) -> Tensor:
-        """Increment of the features by charges and spins, (n_atoms, channels); zero without any."""
-        q, s = states.charges, states.spins
+        """Increment of the features by charges and spins, (n_atoms, channels); zero without any.
+
+        What is learned of charges and spins levels off beyond 2 e and 3.2 unpaired electrons.
+        """
+        q, s = (
+            saturated(states.charges, _MOST_LEARNED[0]),
+            saturated(states.spins, _MOST_LEARNED[1]),
+        )
         u = torch.stack([q, q.square(), s], dim=1)
         # u[n, k] (T[z_n, k, c] + sum_d x[n, d] M[k, d, c])
         channels = features.shape[1]

@@ -82,7 +82,7 @@ def predict_structures(
     show = progress if progress is not None else int(sizes.sum()) > _PROGRESS_ATOMS
     bar = tqdm(total=len(structures), disable=not show, unit="structure", desc="predict")
     names_of = ["structure" if is_single else f"structure {i}" for i in range(len(structures))]
-    cutoff = potential.architecture.cutoff
+    cutoff = potential.cutoff
 
     def graph_of(i: int) -> AtomGraph:
         rule = ContactRule(allow_close=allow_close)
@@ -102,7 +102,9 @@ def predict_structures(
     if domain is not None:
         domain.warn()
     reasons = None if domain is None else domain.reasons()
-    return Prediction(columns, is_single=is_single, model=model, reasons=reasons)
+    return Prediction(
+        columns, is_single=is_single, model=model, reasons=reasons, structures=structures
+    )
 
 
 def property_names(properties: Sequence[str] | str) -> list[str]:

@@ -38,7 +38,7 @@ from lesff.potential.plan import PLANNED
 from lesff.potential.potential import Potential
 from lesff.potential.predict import predict_graph
 from lesff.potential.replay import RepeatedStep, is_alike
-from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES
+from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, SPREADS
 
 VIRIAL = "virial"
 """``-V`` times the stress, (3, 3) in eV, symmetric: what engines add to the kinetic part, so that
@@ -48,7 +48,7 @@ _MOST_ATOMS = 256
 intermediate results stay in memory."""
 _LEAST_SKIN = 0.2
 """A: with less, plans serve too few steps."""
-_ALONG = frozenset({"stress", "charges"})
+_ALONG = frozenset({"stress", "charges", *SPREADS})
 """What costs next to nothing beside forces: computed with them if it was asked for a step before,
 so that an engine that asks for forces and then for stress pays for one evaluation."""
 
@@ -160,7 +160,7 @@ class Evaluator:
         if replay is None:
             replay = potential.device.type == "cuda" and potential.can_plan
         self._skin = skin
-        self._slots = [_Slot(VerletList(potential.architecture.cutoff, skin))]
+        self._slots = [_Slot(VerletList(potential.cutoff, skin))]
         self.repeated = RepeatedStep(potential, skin, self.contacts) if replay else None
         # small systems on CPUs, without being asked
         can_follow &= not replay and kernels.is_active(next(potential.parameters()))
@@ -170,7 +170,7 @@ class Evaluator:
 
     def __getstate__(self) -> dict[str, Any]:
         """State without lists and results, which a copy finds anew."""
-        cutoff = self._potential.architecture.cutoff
+        cutoff = self._potential.cutoff
         return {**vars(self), "_slots": [_Slot(VerletList(cutoff, self._skin))]}
 
     # options
@@ -420,7 +420,7 @@ class Evaluator:
             self._warned_of_background = warn_of_background(self._potential.config, structures)
         check_caveats("this model", self.caveats, sorted(wanted), strict=self._strict)
         while len(self._slots) < len(structures):
-            cutoff = self._potential.architecture.cutoff
+            cutoff = self._potential.cutoff
             self._slots.append(_Slot(VerletList(cutoff, self._skin)))
         names = {*properties, *also}
         self._fill(structures, wanted | set(also))
@@ -511,7 +511,7 @@ class Evaluator:
         neighbors = self._slots[slot].neighbors
         found = neighbors.find(structure.positions, structure.cell, structure.pbc)
         where = "structure" if len(self._slots) == 1 else f"structure {slot}"
-        cutoff = self._potential.architecture.cutoff
+        cutoff = self._potential.cutoff
         return build_graph(structure, cutoff, found, contacts=self.contacts, where=where)
 
     def _tell_of_outside(self, count: int) -> None:

@@ -192,6 +192,11 @@ class Potential(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    @property
+    def cutoff(self) -> float:
+        """Distance up to which atoms are neighbours, A."""
+        return self.architecture.cutoff
+
     def cast_parameters(self, dtype: torch.dtype) -> None:
         """Change the type of the weights; tables and reference energies stay in float64."""
         for parameter in self.parameters():

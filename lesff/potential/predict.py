@@ -10,6 +10,7 @@ import torch
 from lesff.atoms.graph import AtomGraph, lattice_offset
 from lesff.autograd import plain_arithmetic
 from lesff.errors import StructureError
+from lesff.potential.ensemble import members_of
 from lesff.potential.potential import Potential
 from lesff.potential.response import BornOptions
 from lesff.quantities import QUANTITIES
@@ -69,10 +70,12 @@ def _check_extent(potential: Potential, graph: AtomGraph) -> None:
     near = float(graph.positions.abs().max()), float(graph.cell.abs().max())
     if max(near) <= _NEAR:
         return
-    head = potential.charge_head
-    is_rounded = potential.multipole_head is not None or (head is not None and head.asks_host)
+    parts = members_of(potential)
+    heads = [part.charge_head for part in parts]
+    is_rounded = any(part.multipole_head is not None for part in parts)
+    is_rounded |= any(head is not None and head.asks_host for head in heads)
     concerned = torch.full_like(graph.pbc[:, 0], is_rounded)
-    if potential.ewald is not None or potential.dispersion is not None:
+    if any(part.ewald is not None or part.dispersion is not None for part in parts):
         concerned = concerned | graph.pbc.any(1)
     if not bool(concerned.any()):
         return

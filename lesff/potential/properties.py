@@ -8,7 +8,7 @@ defined, and which function of an :class:`Evaluation` gives it. Units, shapes an
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -45,7 +45,7 @@ from lesff.potential.response import (
     polarizability,
 )
 from lesff.potential.uncertainty import Uncertainty
-from lesff.quantities import QUANTITIES
+from lesff.quantities import QUANTITIES, SPREADS
 
 _NO_LOCAL_CHARGES = (
     "are not defined for charges that flow between any two atoms of a crystal; use a model "
@@ -68,6 +68,7 @@ class Traits:
             one value in any cell, so that crystals have a polarizability, too.
         has_local_charges: Charges, apart from a uniform shift, are functions of the receptive
             field, so that crystals have Born effective charges.
+        is_ensemble: Several members, so that there are spreads.
     """
 
     has_charges: bool
@@ -78,6 +79,7 @@ class Traits:
     responds_to_field: bool
     only_dipoles_respond: bool
     has_local_charges: bool
+    is_ensemble: bool = False
 
 
 @dataclass(kw_only=True)
@@ -268,6 +270,12 @@ def _forces_uncertainty(x: Evaluation) -> Tensor:
     return _calibrated(x).forces(x.features(), x.positions, *where)
 
 
+def _spread(x: Evaluation) -> Tensor:
+    """Refused: :class:`lesff.potential.ensemble.Ensemble` computes spreads from its members."""
+    del x
+    raise PropertyError("spreads are those of an ensemble, not of one of its members")
+
+
 def _novelty(x: Evaluation) -> Tensor:
     with torch.no_grad():
         return _calibrated(x).distance(x.features(), x.graph.atomic_numbers, x.known)
@@ -323,6 +331,12 @@ DIPOLAR = ModelRule(
 )
 QUADRUPOLAR = ModelRule(holds=lambda model: model.has_atomic_quadrupoles, message=DIPOLAR.message)
 RESPONDING = ModelRule(holds=lambda model: model.responds_to_field, message=NO_RESPONSE)
+
+OF_MEMBERS = ModelRule(
+    holds=lambda model: model.is_ensemble,
+    message="this model has no {names}: it is no ensemble; load several models of the same kind "
+    "with `lesff.load_ensemble`",
+)
 
 IN_CRYSTALS = BatchRule(
     holds=lambda graph, _: bool(graph.pbc.all()),
@@ -448,9 +462,15 @@ PROPERTIES: dict[str, Property] = {
     ),
     "novelty": Property(compute=_novelty, model=(CALIBRATED,)),
 }
+PROPERTIES |= {
+    name: replace(PROPERTIES[of], compute=_spread, model=(*PROPERTIES[of].model, OF_MEMBERS))
+    for name, of in SPREADS.items()
+}
 """Every quantity of :data:`lesff.quantities.QUANTITIES`, in its order."""
 
-_MODEL_RULES = (CALIBRATED, CHARGED, LONG_RANGED, DIPOLAR, QUADRUPOLAR, DISPERSIVE, RESPONDING)
+_MODEL_RULES = (
+    OF_MEMBERS, CALIBRATED, CHARGED, LONG_RANGED, DIPOLAR, QUADRUPOLAR, DISPERSIVE, RESPONDING,
+)  # fmt: skip
 _BATCH_RULES = (
     IN_CRYSTALS,
     NOT_IN_SLABS,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 from ase.data import chemical_symbols
 from ase.io.extxyz import write_xyz
 
@@ -23,30 +23,26 @@ XYZ = "chemical/x-xyz"
 
 
 def encoded(answer: Any) -> bytes:
-    """JSON text.
+    """JSON text."""
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+    """One structure and its results, for JSON.
 
     Raises:
         ServiceError: for results that are not finite.
     """
-    try:
-        return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
-    except ValueError:
-        raise ServiceError(
-            422, "PropertyError", "a result is not finite: the structure is no usable one"
-        ) from None
-
-
-def record(outcome: Outcome) -> dict[str, Any]:
-    """One structure and its results, for JSON."""
     state = outcome.state
+    is_periodic = state.pbc.any()
     return {
-        "symbols": [chemical_symbols[number] for number in state.numbers],
-        "positions": state.positions.tolist(),
-        "cell": state.cell.tolist() if state.pbc.any() else None,
-        "pbc": state.pbc.tolist(),
+        "symbols": [chemical_symbols[number] for number in state.numbers.tolist()],
+        "positions": state.positions,
+        "cell": state.cell if is_periodic else None,
+        "pbc": state.pbc,
         "charge": state.total_charge,
         "spin_multiplicity": state.spin_multiplicity,
-        "external_field": None if state.external_field is None else state.external_field.tolist(),
+        "external_field": state.external_field,
         "values": {name: _plain(value) for name, value in outcome.values.items()},
         "units": {name: QUANTITIES[name].unit for name in outcome.values},
         "warnings": list(outcome.warnings),
@@ -57,10 +53,10 @@ def record(outcome: Outcome) -> dict[str, Any]:
 def modes_record(modes: NormalModes) -> dict[str, Any]:
     """Normal modes, for JSON."""
     return {
-        "wavenumbers": modes.wavenumbers.tolist(),
-        "intensities": None if modes.intensities is None else modes.intensities.tolist(),
-        "reduced_masses": modes.reduced_masses.tolist(),
-        "displacements": modes.displacements.tolist(),
+        "wavenumbers": _plain(modes.wavenumbers),
+        "intensities": None if modes.intensities is None else _plain(modes.intensities),
+        "reduced_masses": _plain(modes.reduced_masses),
+        "displacements": _plain(modes.displacements),
         "units": {"wavenumbers": "1/cm", "intensities": "km/mol", "reduced_masses": "u"},
     }
 
@@ -77,5 +73,10 @@ def extxyz(outcomes: Sequence[Outcome], model: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    array = np.asarray(value)
-    return float(array) if array.ndim == 0 else array.tolist()
+    """A number or an array in float64: the JSON of one in float32 would be another number."""
+    array = np.ascontiguousarray(value, dtype=np.float64)
+    if not np.isfinite(array).all():  # JSON has no such numbers; orjson would write null
+        raise ServiceError(
+            422, "PropertyError", "a result is not finite: the structure is no usable one"
+        )
+    return float(value) if np.ndim(value) == 0 else array

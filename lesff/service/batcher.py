@@ -1,15 +1,19 @@
 """Structures of concurrent requests are computed together.
 
 One thread computes. While it does, requests wait in line; then it takes the first and all that ask
-the same of the same model, up to a number of atoms. Nothing waits for company: at low load a
-request is computed at once, at high load batches are full.
+the same of the same model, up to a number of atoms. At low load a request is computed at once. A
+batch of several says that many clients ask one request after the other: the next waits until they
+have asked again, at most half as long as the last took. Without that they part into two halves that
+wait for each other, and each batch has its fixed cost for half as many.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import Future
@@ -27,6 +31,8 @@ from lesff.service.meters import Meters
 from lesff.service.notices import heard
 
 _log = logging.getLogger(__name__)
+_PATIENCE = 0.5
+"""How long a batch waits for those that the last one answered, in units of the time it took."""
 _NUMBER = re.compile(r"^structure (\d+)(?: has|:)? ?")
 
 
@@ -88,6 +94,8 @@ class Batcher:
         self._n_atoms = 0
         self._changed = threading.Condition()
         self._is_open = True
+        self._enough = 1
+        """Structures in line that wake the thread."""
         self._thread = threading.Thread(target=self._work, name="lesff-batcher", daemon=True)
         self._thread.start()
 
@@ -121,7 +129,9 @@ class Batcher:
             self._line.extend(jobs)
             self._n_atoms += n_atoms
             self._meters.waiting.set(len(self._line))
-            self._changed.notify()
+            is_full = self._n_atoms >= limits.batch_atoms
+            if len(self._line) >= self._enough or is_full:
+                self._changed.notify()
 
     def close(self) -> None:
         """Compute nothing more; what waits is refused."""
@@ -137,18 +147,33 @@ class Batcher:
         self._thread.join(timeout=self._limits.timeout)
 
     def _work(self) -> None:
+        n_answered, patient_until = 0, 0.0
         while True:
             with self._changed:
-                while self._is_open and not self._line:
-                    self._changed.wait()
+                if n_answered > 1:
+                    self._wait(len(self._line) + n_answered, patient_until)
+                self._wait(1)
                 if not self._is_open:
                     return
                 batch = self._next_batch()
                 self._meters.waiting.set(len(self._line))
             # those whose clients have gone are not computed
             batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
+            start = time.monotonic()
             if batch:
                 self._compute(batch)
+            end = time.monotonic()
+            n_answered, patient_until = len(batch), end + _PATIENCE * (end - start)
+
+    def _wait(self, enough: int, until: float = math.inf) -> None:
+        """Wait until so many structures or a full batch are in line, or a time is over."""
+        self._enough = enough
+        while self._is_open and len(self._line) < enough:
+            left = until - time.monotonic()
+            if left <= 0.0 or self._n_atoms >= self._limits.batch_atoms:
+                break
+            self._changed.wait(None if math.isinf(left) else left)
+        self._enough = 1
 
     def _next_batch(self) -> list[Job]:
         """The first job, and the others of its kind that fit."""

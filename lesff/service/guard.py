@@ -1,11 +1,15 @@
-"""Before a request is looked at: its key, its size, its time. After it: counts and headers."""
+"""Before a request is looked at: its key, its size, its time. After it: counts and headers.
+
+Paths that compute are answered here: the way through the layers of a framework takes a quarter of
+the time of a small request.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Set
 from typing import Any
 
 from lesff.service.answers import encoded
@@ -16,6 +20,9 @@ from lesff.service.meters import Meters
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Answer = tuple[int, Mapping[str, str], bytes]
+"""Status, headers, body."""
+Endpoint = Callable[[MutableMapping[str, Any], bytes], Awaitable[Answer]]
 ASGI = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = ("/", "/health", "/info", "/favicon.ico")
@@ -42,15 +49,23 @@ class Guard:
         limits: Size of a request and the time it may take to arrive.
         meters: Where answers are counted.
         api_key: What clients must know; None if they need not.
-        paths: Paths that are counted by their names.
+        endpoints: Paths that take POST, answered without the application.
+        paths: Paths of the application, counted by their names.
     """
 
     def __init__(
-        self, app: ASGI, *, limits: Limits, meters: Meters, api_key: str | None, paths: set[str]
+        self,
+        app: ASGI,
+        *,
+        limits: Limits,
+        meters: Meters,
+        api_key: str | None,
+        endpoints: Mapping[str, Endpoint],
+        paths: Set[str],
     ) -> None:
         self._app, self._limits, self._meters = app, limits, meters
         self._key = None if api_key is None else api_key.encode()
-        self._paths = paths
+        self._endpoints, self._paths = endpoints, paths | endpoints.keys()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -67,10 +82,16 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
+        endpoint = self._endpoints.get(path)
         try:
             self._check_key(path, dict(scope["headers"]))
             body = await self._body(scope, receive)
-            await self._app(scope, _replayed(body, receive), counted)
+            if endpoint is None:
+                await self._app(scope, _replayed(body, receive), counted)
+            elif scope["method"] != "POST":
+                raise ServiceError(405, "method", f"{path} takes POST, got {scope['method']}")
+            else:
+                await _send(await endpoint(scope, body), counted)
         except ServiceError as error:
             await refuse(error, counted)
         finally:
@@ -132,13 +153,28 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def refuse(error: ServiceError, send: Send) -> None:
     """Send an error as JSON."""
-    body = encoded({"error": {"kind": error.kind, "message": str(error)}})
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    status, headers, body = refusal(error)
+    if status in (408, 413):
+        headers = {**headers, "connection": "close"}  # the rest of the body is not read
+    await _send((status, headers, body), send)
+
+
+def refusal(error: ServiceError) -> Answer:
+    """The answer to what is refused."""
+    headers = {"content-type": "application/json"}
     if error.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % error.retry_after))
+        headers["retry-after"] = str(error.retry_after)
     if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (408, 413):
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        headers["www-authenticate"] = "Bearer"
+    if error.status == 405:
+        headers["allow"] = "POST"
+    body = encoded({"error": {"kind": error.kind, "message": str(error)}})
+    return error.status, headers, body
+
+
+async def _send(answer: Answer, send: Send) -> None:
+    status, named, body = answer
+    headers = [(name.encode(), value.encode()) for name, value in named.items()]
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

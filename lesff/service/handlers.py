@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import ase
 
+from lesff.atoms.structure import Structure
 from lesff.errors import PropertyError
 from lesff.model import Model
 from lesff.potential.batches import property_names
@@ -20,7 +21,8 @@ from lesff.service.batcher import Batcher, Job, Outcome
 from lesff.service.faults import ServiceError, timed_out, too_busy
 from lesff.service.limits import Limits
 from lesff.service.meters import Meters
-from lesff.service.reading import read
+from lesff.service.notices import heard
+from lesff.service.reading import read, structure_of_lists
 from lesff.service.requests import (
     PredictRequest,
     RelaxRequest,
@@ -28,6 +30,7 @@ from lesff.service.requests import (
     VibrationsRequest,
 )
 from lesff.service.tasks import Deadline, Desk, relax, vibrations
+from lesff.service.waiting import Bell
 
 T = TypeVar("T")
 
@@ -54,6 +57,7 @@ class Handlers:
         self._rooms = {
             kind: threading.BoundedSemaphore(limits.max_tasks) for kind in ("relax", "smiles")
         }
+        self._bell: Bell | None = None
         # reading takes milliseconds; tasks wait for the batcher most of their time
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="lesff-reader")
         self._slow = ThreadPoolExecutor(2 * limits.max_tasks, thread_name_prefix="lesff-task")
@@ -71,23 +75,30 @@ class Handlers:
         names = tuple(property_names(request.properties))
 
         def prepare() -> list[Job]:
-            frames = read(request, self.limits)
+            frames: Sequence[Structure | ase.Atoms]
+            texts: Sequence[str] = ()
+            if request.positions is None:
+                frames = read(request, self.limits)
+            else:
+                with heard() as texts:
+                    frames = [structure_of_lists(request, self.limits)]
             if "hessian" in names:
                 for atoms in frames:
                     self._check_hessian(atoms)
-            return [desk.job(atoms, names) for atoms in frames]
+            return [desk.job(atoms, names, texts) for atoms in frames]
 
         jobs = await self._read(request, prepare, deadline)
         self.batcher.submit(jobs)
+        if self._bell is None or not self._bell.is_of_running_loop:
+            self._bell = Bell(asyncio.get_running_loop())
         try:
-            async with asyncio.timeout(deadline.left):
-                outcomes = [await asyncio.wrap_future(job.future) for job in jobs]
+            await self._bell.wait([job.future for job in jobs], deadline.left)
         except TimeoutError:
             raise timed_out(deadline.seconds) from None
         finally:
             for job in jobs:  # clients that have gone need no results
                 job.future.cancel()
-        return self._answer(request, outcomes)
+        return self._answer(request, [job.future.result() for job in jobs])
 
     async def relax(self, request: RelaxRequest) -> bytes:
         """A local minimum."""
@@ -145,6 +156,7 @@ class Handlers:
                     "level_of_theory": config.level_of_theory,
                     "properties": self.available[name],
                     "caveats": dict(model.source.caveats),
+                    "charge_width": None if config.long_range is None else config.long_range.sigma,
                     "is_calibrated": model.potential.uncertainty is not None,
                 }
             )
@@ -172,7 +184,7 @@ class Handlers:
             )
         return name
 
-    def _check_hessian(self, atoms: ase.Atoms) -> None:
+    def _check_hessian(self, atoms: ase.Atoms | Structure) -> None:
         most = self.limits.max_hessian_atoms
         if len(atoms) > most:
             raise ServiceError(

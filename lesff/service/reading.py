@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 import ase
 import numpy as np
+from ase.data import atomic_numbers
 
 from lesff.atoms.files import unknown_symbol
+from lesff.atoms.state import warn_of_ground_state
+from lesff.atoms.structure import Structure, structure_of_arrays
 from lesff.atoms.xyz import frames_of_text
 from lesff.bulk.smiles import atoms_of_smiles
 from lesff.errors import LesffError, StructureError
@@ -46,6 +49,36 @@ def read(request: StructureRequest, limits: Limits) -> list[ase.Atoms]:
     for atoms in frames:
         _settle(atoms, request)
     return frames
+
+
+def structure_of_lists(request: StructureRequest, limits: Limits) -> Structure:
+    """The structure of a request with lists of numbers, without the detour of ASE's atoms.
+
+    Raises:
+        StructureError: for what is no structure.
+        ChargeSpinError: for a charge and spin that the electrons do not allow.
+        ServiceError: for more atoms than are allowed.
+    """
+    names = request.symbols or ()
+    check_atoms(len(request.positions or ()), limits)
+    pbc = request.cell is not None if request.pbc is None else request.pbc
+    try:
+        numbers = request.numbers or [atomic_numbers[name] for name in names]
+    except KeyError as error:
+        raise StructureError(unknown_symbol(error)) from None
+    structure = structure_of_arrays(
+        numbers,
+        request.positions,
+        cell=request.cell,
+        pbc=pbc,
+        total_charge=request.charge,
+        spin_multiplicity=request.spin_multiplicity,
+        external_field=request.external_field,
+    )
+    if request.spin_multiplicity is None and not structure.pbc.any():
+        state = structure.total_charge, structure.spin_multiplicity
+        warn_of_ground_state(structure.numbers, *state, where="structure", told=set())
+    return structure
 
 
 def check_atoms(count: int, limits: Limits) -> None:

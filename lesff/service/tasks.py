@@ -88,17 +88,23 @@ class Desk:
         self._batcher, self._model, self.deadline = batcher, model, deadline
         self._loaded, self.available = models[model], available
 
-    def job(self, atoms: ase.Atoms, properties: Sequence[str]) -> Job:
-        """A checked job; raises what is wrong with the structure."""
+    def job(
+        self,
+        atoms: ase.Atoms | Structure,
+        properties: Sequence[str],
+        texts_before: Sequence[str] = (),
+    ) -> Job:
+        """A checked job, with warnings of before; raises what is wrong with the structure."""
         with heard() as texts:
-            state = to_structure(atoms)
+            state = atoms if isinstance(atoms, Structure) else to_structure(atoms)
         said = check(self._loaded, state, properties, self.available)
         return Job(
             model=self._model,
             state=state,
             properties=tuple(properties),
             warnings=tuple(
-                re.sub(r"^structure\b", "the structure", text) for text in (*texts, *said)
+                re.sub(r"^structure\b", "the structure", text)
+                for text in (*texts_before, *texts, *said)
             ),
         )
 

@@ -24,6 +24,7 @@ def calibration_frames(
 
     The filters of the sources hold (``elements``, ``without``). Held-out frames whose energies do
     not count in training (``energies``, ``energy_states``) are left out: their zero is another one.
+    Sources without any label (``only_counts``) teach nothing that could be known.
 
     Args:
         stage: The stage.
@@ -45,6 +46,7 @@ def calibration_frames(
             fraction=config.fraction,
         )
         for source in train
+        if not source.only_counts
     ]
     rest = [
         StreamedFile(
@@ -54,7 +56,7 @@ def calibration_frames(
             ),
         )
         for source in held
-        if source.energies
+        if source.energies and not source.only_counts
     ]
     validation = sample_of(FrameStream(rest), config.validation_frames)
     if not validation:

@@ -108,7 +108,13 @@ def dry_run_stages(stages: Sequence[Stage], run: ChainRun) -> None:
 
 
 def _check(stages: Sequence[Stage], run: ChainRun) -> CheckedData:
-    """Compare the data of stages with the lock."""
+    """Compare the data of stages with the lock; refuse stages that tools make."""
+    for stage in stages:
+        if stage.notes.made_by:
+            raise ConfigError(
+                f"stage {stage.name} must be made by its tools, `lesff train` cannot: run\n  "
+                + "\n  ".join(stage.notes.made_by)
+            )
     names = [n for stage in stages for n in (*stage.data_files(), *stage.calibration_files())]
     path = run.recipe / LOCK_FILE
     lock = {} if run.unlocked and not path.is_file() else read_data_lock(path)

@@ -67,7 +67,7 @@ class CompositesConfig:
 class Composer:
     """Draws composites of frames.
 
-    Only open systems without external field take part.
+    Only open systems with labels and without external field take part.
 
     Args:
         config: How.
@@ -79,16 +79,17 @@ class Composer:
 
     def __init__(self, config: CompositesConfig, frames: Sequence[Frame]) -> None:
         self.config, self.frames = config, frames
-        self.is_open = np.array([_can_join(frame.structure) for frame in frames], dtype=bool)
+        self.is_open = np.array(
+            [_can_join(frame.structure) and bool(frame.labels()) for frame in frames], dtype=bool
+        )
         if not self.is_open.any():
             raise DataError(
                 "`composites` need molecules without external field, and the data have none; leave "
                 "`data.composites` out"
             )
         self.sizes = np.array([len(frame.structure) for frame in frames])
-        self.open = np.flatnonzero(self.is_open)
         has_state = np.array([_has_state(frame.structure) for frame in frames], dtype=bool)
-        self.with_state = np.flatnonzero(self.is_open & has_state)
+        self.with_state = self.is_open & has_state
 
     def draw(
         self, visits: np.ndarray, max_atoms: int, rng: np.random.Generator
@@ -106,19 +107,30 @@ class Composer:
         limit = min(self.config.max_atoms or max_atoms, max_atoms)
         first = (rng.random(len(visits)) < self.config.fraction) & self.is_open[visits]
         counts = rng.integers(2, self.config.most + 1, size=len(visits))
+        # partners as often as an epoch visits them
+        pools = visits[self.is_open[visits]], visits[self.with_state[visits]]
         return [
-            self._joined(int(index), int(count), limit, rng) if joins else (int(index),)
+            self._joined(int(index), int(count), limit, pools, rng) if joins else (int(index),)
             for index, joins, count in zip(visits, first, counts, strict=True)
         ]
 
     def _joined(
-        self, first: int, count: int, limit: int, rng: np.random.Generator
+        self,
+        first: int,
+        count: int,
+        limit: int,
+        pools: tuple[np.ndarray, np.ndarray],
+        rng: np.random.Generator,
     ) -> tuple[int, ...]:
-        """The parts of a composite; fewer than ``count`` if they are too large."""
+        """The parts of a composite; fewer than ``count`` if they are too large.
+
+        ``pools``: indices of partners, and of those with a charge or spin.
+        """
+        partners, with_state = pools
         parts, size = [first], int(self.sizes[first])
         for _ in range(count - 1):
-            from_states = rng.random() < self.config.states and len(self.with_state) > 0
-            pool = self.with_state if from_states else self.open
+            from_states = rng.random() < self.config.states and len(with_state) > 0
+            pool = with_state if from_states else partners
             other = int(pool[rng.integers(len(pool))])
             if size + self.sizes[other] <= limit:
                 parts.append(other)

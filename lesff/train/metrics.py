@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from lesff.atoms.batching import batches_by_kind
 from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
 from lesff.train.data import Frame
+from lesff.train.reference_energies import composition, explain_by_elements
 from lesff.units import EA_TO_DEBYE
 
 
@@ -105,6 +106,32 @@ def predict_frames(
         bar.update(len(chosen))
     bar.close()
     return [results[i] for i in range(len(frames))]
+
+
+def with_common_zero(
+    predictions: Sequence[FramePrediction],
+) -> tuple[list[FramePrediction], dict[int, float]]:
+    """Predictions whose energies have the zero of the labels, and the energies taken off.
+
+    The zero is a matter of the isolated atoms: an energy of each element is fitted to the
+    differences (least squares, every frame alike per atom).
+
+    Args:
+        predictions: Of labelled frames.
+
+    Returns:
+        The predictions, in their order, and by atomic number what was taken off, in eV.
+    """
+    known = [p for p in predictions if p.energy_error() == p.energy_error()]
+    elements = sorted({int(z) for p in known for z in p.frame.structure.numbers})
+    if not known:
+        return list(predictions), {}
+    energies = np.array([p.energy - p.frame.energy for p in known])
+    shifts, _ = explain_by_elements(composition([p.frame for p in known], elements), energies)
+    by_element = dict(zip(elements, shifts.tolist(), strict=True))
+    off = [sum(by_element.get(int(z), 0.0) for z in p.frame.structure.numbers) for p in predictions]
+    moved = [replace(p, energy=p.energy - e) for p, e in zip(predictions, off, strict=True)]
+    return moved, by_element
 
 
 def _has_no_energy(frame: Frame) -> bool:

@@ -50,6 +50,8 @@ class SourceConfig:
             whose energy zero depends on the charge; frames of other states keep their forces and
             dipoles. Empty: all.
         energies: Whether energies count at all; forces and dipoles do.
+        only_counts: Whether no label counts, only the electrons of closed shells
+            (``charge_guess``): for structures that nothing is known of but that.
         closed_shells: Whether its singlets are closed shells. Of others, bonds pulled apart, the
             loss takes no count of electrons (``charge_guess``).
     """
@@ -61,6 +63,7 @@ class SourceConfig:
     without: str | None = None
     energy_states: tuple[tuple[int, int], ...] = ()
     energies: bool = True
+    only_counts: bool = False
     closed_shells: bool = True
 
     def __post_init__(self) -> None:
@@ -225,7 +228,17 @@ class Recipe:
         return {name: text for name, text in given.items() if text is not None}
 
 
-STAGE_KEYS = ("from", "why", "folder", "processes", "steps", "released", "average", "calibration")
+STAGE_KEYS = (
+    "from",
+    "why",
+    "folder",
+    "processes",
+    "steps",
+    "released",
+    "average",
+    "made_by",
+    "calibration",
+)
 """Keys of a recipe file that say how it stands among others, see
 :class:`lesff.train.stages.Stage`."""
 

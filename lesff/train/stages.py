@@ -80,6 +80,7 @@ class Notes:
         steps: Optimiser steps of the released run, where time and not steps were its limit.
         released: Model ``name@version`` that is the result, if it was released.
         average: Set where two stages are averaged and nothing is trained.
+        made_by: Commands of ``tools/`` that make the result, where ``lesff train`` cannot.
         calibration: How the result is calibrated; None where it is not.
     """
 
@@ -89,6 +90,7 @@ class Notes:
     steps: int | None = None
     released: str | None = None
     average: AverageConfig | None = None
+    made_by: tuple[str, ...] = ()
     calibration: CalibrationConfig | None = None
 
     def __post_init__(self) -> None:
@@ -99,6 +101,11 @@ class Notes:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {value}")
+        if self.made_by and (self.average is not None or self.calibration is not None):
+            raise ConfigError(
+                "a stage with `made_by` must have no `average` or `calibration`: its commands make "
+                "all of the result"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +116,7 @@ class Stage:
         name: Name of its file, without ``.toml``.
         start: The stage or the model ``name@version`` that it goes on from; None for fresh weights.
         notes: What it says beside its recipe.
-        recipe: What is trained; None where two stages are averaged.
+        recipe: What is trained; None where two stages are averaged, or tools make the result.
         trained_on: Sources of the frames that the result was trained on, relative to the data
             folder; of an average, those of the stage ``from``.
         is_shipped: Whether the result is for use: it was released, or no stage goes on from it.
@@ -231,13 +238,17 @@ def _read_stage(path: Path, stages: Mapping[str, Stage]) -> Stage:
     start = kept.pop("from", None)
     try:
         notes = from_dict(Notes, kept, "stage")
-        _check_start(start, tables, earlier)
+        if not notes.made_by:
+            _check_start(start, tables, earlier)
         if notes.average is not None:
             _check_average(notes.average, start, tables, earlier)
             before = stages[str(start)]
             return Stage(
                 name=path.stem, start=start, notes=notes, recipe=None, trained_on=before.trained_on
             )
+        if notes.made_by:
+            _check_made_by(start, tables)
+            return Stage(name=path.stem, start=start, notes=notes, recipe=None)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     recipe = recipe_of(tables, path)
@@ -275,4 +286,16 @@ def _check_average(
     if tables:
         raise ConfigError(
             f"a stage with `average` trains nothing and must not have {', '.join(sorted(tables))}"
+        )
+
+
+def _check_made_by(start: Any, tables: dict[str, Any]) -> None:
+    """Refuse a stage of tools that does not name its model, or that would also train."""
+    if not isinstance(start, str) or "@" not in start:
+        raise ConfigError(
+            f"`from` of a stage with `made_by` must be a model NAME@VERSION, got {start!r}"
+        )
+    if tables:
+        raise ConfigError(
+            f"a stage with `made_by` trains nothing and must not have {', '.join(sorted(tables))}"
         )

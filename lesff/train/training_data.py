@@ -177,9 +177,23 @@ def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Fra
         )
     if not source.closed_shells:
         kept = [replace(frame, is_closed=False) for frame in kept]
+    if source.only_counts:
+        return [_without_labels(frame) for frame in kept]
     if not source.energies:
         return [replace(frame, energy=math.nan) for frame in kept]
     return keep_energies(kept, source.energy_states, source.path)
+
+
+def _without_labels(frame: Frame) -> Frame:
+    return replace(
+        frame,
+        energy=math.nan,
+        forces=np.full_like(frame.forces, np.nan),
+        dipole=None,
+        stress=None,
+        charges=None,
+        born_effective_charges=None,
+    )
 
 
 def without_compositions(frames: list[Frame], path: Path) -> list[Frame]:

@@ -21,7 +21,7 @@ from lesff.atoms.elements import elements_of
 from lesff.atoms.segments import segment_sum
 from lesff.atoms.structure import Structure
 from lesff.errors import DataError
-from lesff.model_folder.card import with_section
+from lesff.model_folder.card import read_evaluation, with_section
 from lesff.model_folder.folder import load_model, save_model, weights_digest
 from lesff.model_folder.layout import CARD_FILE, LICENSE_FILE
 from lesff.potential.potential import Potential
@@ -154,6 +154,7 @@ def calibrate_folder(
         folder if output is None else output,
         card=with_section(card, "Uncertainty", card_section(len(train), result)),
         license_text=(folder / LICENSE_FILE).read_text(encoding="utf-8"),
+        evaluation=read_evaluation(folder),
         overwrite=overwrite or output is None,
     )
     return result

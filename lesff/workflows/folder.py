@@ -56,7 +56,7 @@ class WorkFolder:
     Args:
         path: The folder; made if need be.
         command: Name of the workflow.
-        model: The model.
+        model: The model, if there is one.
         structures: The input.
         options: All that the results depend on besides, as plain data.
 
@@ -68,7 +68,7 @@ class WorkFolder:
         self,
         path: Path,
         command: str,
-        model: Model,
+        model: Model | None,
         structures: Iterable[ase.Atoms],
         options: Mapping[str, Any],
     ) -> None:
@@ -76,8 +76,7 @@ class WorkFolder:
         self.command = command
         self._start = time.perf_counter(), time.process_time()
         settings = finite({
-            "command": command, "model": model.name, "weights": float64_digest(model.potential),
-            "dtype": str(model.potential.dtype).removeprefix("torch."),
+            "command": command, **({} if model is None else _identity(model)),
             "input": input_digest(structures), **options,
         })  # fmt: skip
         path.mkdir(parents=True, exist_ok=True)
@@ -169,6 +168,15 @@ class WorkFolder:
         options = html.escape(json.dumps(self.settings, indent=1))
         parts.append(f"<details><summary>Settings</summary><pre>{options}</pre></details>")
         write_atomically(self.path / f"{self.command}.html", document(title, parts))
+
+
+def _identity(model: Model) -> dict[str, str]:
+    """Name, weights and precision of a model."""
+    return {
+        "model": model.name,
+        "weights": float64_digest(model.potential),
+        "dtype": str(model.potential.dtype).removeprefix("torch."),
+    }
 
 
 def staged(

@@ -81,7 +81,8 @@ class PhononResult:
         gamma: (n_modes,) at the zone centre without the field: transverse.
         longitudinal: (n_modes,) at the zone centre along the first reciprocal vector, with the
             field; None without it.
-        born: (n_primitive, 3, 3) Born charges as they were used (symmetrised), e, or None.
+        born: (n_primitive, 3, 3) Born charges as they were used, e, or None: symmetrised, and those
+            of a model times the root of what screens them (see :func:`screening`).
         dielectric: (3, 3) or None.
         path: Special points along the path, ``","`` between pieces that are not connected.
         distances: For each segment (n_points,), 1/A.
@@ -236,18 +237,41 @@ def _response(model: Model, phonon: Any, dielectric: Any) -> dict[str, np.ndarra
     symmetry = require("phonopy.structure.symmetry", "phonopy")
     p = phonon.primitive
     cell = ase.Atoms(p.symbols, scaled_positions=p.scaled_positions, cell=p.cell, pbc=True)
-    names = ["born_effective_charges", *(["polarizability"] if dielectric is None else [])]
+    long_range = model.config.long_range
+    moments = None if long_range is None else long_range.multipoles
+    induces = moments is not None and moments.induced != "none"
+    needs_own = dielectric is None or induces
+    names = ["born_effective_charges", *(["polarizability"] if needs_own else [])]
     row = model.predict(cell, names)
-    if dielectric is None:
+    own = None
+    if needs_own:
         # eps = 1 + P / (eps0 E): alpha in e A^2/V
         alpha = np.asarray(row.polarizability)
-        tensor = np.eye(3) + 4.0 * np.pi * COULOMB_CONSTANT * alpha / cell.get_volume()
-    else:
-        tensor = dielectric_tensor(dielectric)
+        own = np.eye(3) + 4.0 * np.pi * COULOMB_CONSTANT * alpha / cell.get_volume()
+    tensor = own if dielectric is None else dielectric_tensor(dielectric)
+    assert tensor is not None  # noqa: S101 - checked before anything was computed
     born, tensor = symmetry.symmetrize_borns_and_epsilon(
-        np.asarray(row.born_effective_charges), tensor, p, symprec=1e-4
-    )
+        screening(tensor, own) ** 0.5 * np.asarray(row.born_effective_charges),
+        tensor, p, symprec=1e-4,
+    )  # fmt: skip
     return {"born": born, "dielectric": tensor}
+
+
+def screening(dielectric: np.ndarray, own: np.ndarray | None = None) -> float:
+    """What the product of two Born charges of a model has to be multiplied by to be that of nature.
+
+    ``Z* = sqrt(eps_inf) Z_latent`` (arXiv 2504.05169): latent charges interact as in vacuum, which
+    stands for ``1 / eps_inf``. Of a model with induced dipoles these do their part of it. In a
+    cubic crystal the splitting is then ``4 pi ke Z_latent^2 / V`` whatever ``dielectric`` is.
+
+    Args:
+        dielectric: (3, 3) electronic dielectric tensor of the crystal.
+        own: (3, 3) that of the model; None if its dipoles do not respond.
+
+    Returns:
+        Ratio of the means of the diagonals.
+    """
+    return float(np.trace(dielectric) / (3.0 if own is None else np.trace(own)))
 
 
 def _collected(

@@ -11,7 +11,8 @@ molecules); ``anchors_halides.extxyz`` (bromide, iodide); ``anchors_separated.ex
 ``torsions.extxyz``; ``anchors_validation.extxyz`` (systems not to be trained on) for ``held_out``.
 
 The results are in ``recipes/frames``: ``ions --most 208``, ``separated --most 22``,
-``spins``, ``halides``, ``torsions --most 39``, ``held_out --most 20``, some two hours on one core.
+``spins``, ``halides --most 15``, ``torsions --most 39``, ``held_out --most 20``, some two hours on
+one core.
 
 Needs ``pip install pyscf dftd3 rdkit tblite``. Interrupted runs go on where they stopped.
 

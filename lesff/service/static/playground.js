@@ -4,6 +4,7 @@ import { cellOf, kindOf, NAMES, sameStructure, structureOf, wholeOf } from "./in
 import { pythonLines } from "./python.js";
 import { ask, askText, info, setKey } from "./service.js";
 import { drawSpectrum, markMode, modeText } from "./spectrum.js";
+import { drawSurface, extremes, hasSurface } from "./surface.js";
 import { DEBYE, largest, signed, View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -183,6 +184,7 @@ function showAnswer(answer, other, { modes, keep = false }) {
     row.symbols.map((symbol, i) => [`${symbol} ${i + 1}`,
       ...(hasCharges ? all.map((r) => (r.values.charges ? signed(r.values.charges[i]) : "none")) : []),
       ...(other ? [] : [vector(row.positions[i], 2)])]));
+  showSurface();
   showWarnings(answer, other);
   showFieldEffect(answer.model, row);
   showModes();
@@ -191,6 +193,24 @@ function showAnswer(answer, other, { modes, keep = false }) {
   $("high").textContent = `+${most} e`;
   $("python").textContent = pythonLines(answer.model, row, Boolean(modes));
   $("downloads").hidden = false;
+}
+
+/** The potential on the surface, in the picture and in words. */
+function showSurface() {
+  const row = state.answer && state.answer.results[0];
+  const told = row && state.models.find((model) => model.model === state.answer.model);
+  const sigma = told ? told.charge_width : null;
+  const isPossible = Boolean(row) && hasSurface(row, sigma);
+  const isWanted = isPossible && $("surface").checked;
+  view.options.surface = isWanted ? (viewer, shown) => drawSurface(viewer, shown, sigma) : null;
+  $("surface").disabled = Boolean(row) && !isPossible;
+  $("potential").textContent = "";
+  if (isWanted) {
+    const { low, high } = extremes(row, sigma);
+    const end = ({ value, atom }) => `${signed(value)} V at ${row.symbols[atom]} ${atom + 1}`;
+    $("potential").textContent = `Potential of the charges on the van der Waals surface: ${end(low)} (red) to ${end(high)} (blue).`;
+  }
+  if (row) view.draw();
 }
 
 function rms(a, b) {
@@ -319,6 +339,7 @@ async function start() {
   for (const radio of document.querySelectorAll("input[name=colour]")) {
     radio.addEventListener("change", () => { view.options.colour = radio.value; if (view.row) view.draw(); });
   }
+  $("surface").addEventListener("change", showSurface);
   for (const id of ["labels", "arrow"]) {
     $(id).addEventListener("change", () => { view.options[id] = $(id).checked; if (view.row) view.draw(); });
   }

@@ -24,7 +24,8 @@ export class View {
   constructor(element) {
     this.element = element;
     this.viewer = window.$3Dmol.createViewer(element, { backgroundColor: "white" });
-    this.options = { colour: "charge", labels: true, arrow: true };
+    // `surface` draws one around the structure that it is given
+    this.options = { colour: "charge", labels: true, arrow: true, surface: null };
     this.frame = 0;
     element.addEventListener("keydown", (event) => this.#key(event));
     new ResizeObserver(() => { this.viewer.resize(); this.viewer.render(); }).observe(element);
@@ -83,6 +84,7 @@ export class View {
     const { row, viewer, options } = this;
     viewer.removeAllShapes();
     viewer.removeAllLabels();
+    viewer.removeAllSurfaces();
     this.#style();
     const q = row.values.charges;
     if (options.labels && !this.mode && row.symbols.length <= MOST_LABELS) {
@@ -95,6 +97,7 @@ export class View {
     }
     if (row.cell) this.#cell();
     if (options.arrow && row.values.dipole) this.#dipole();
+    if (options.surface && !this.mode) options.surface(viewer, row);
     viewer.render();
   }
 
