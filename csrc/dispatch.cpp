@@ -1,10 +1,12 @@
 // C interface: picks the instruction set and the floating-point type.
 #include "arguments.h"
+#include "program.h"
 
 #define LESFF_DECLARE(name)                   \
   namespace name {                            \
   LesffKernels<float> float_kernels();        \
   LesffKernels<double> double_kernels();      \
+  void program(int isa, const LesffProgram* a); \
   }
 LESFF_DECLARE(lesff_generic)
 #ifdef LESFF_X86
@@ -19,7 +21,7 @@ LESFF_DECLARE(lesff_avx512)
 #endif
 
 // Raised whenever a structure or the meaning of an argument changes.
-LESFF_EXPORT int lesff_abi_version() { return 7; }
+LESFF_EXPORT int lesff_abi_version() { return 8; }
 
 // Best instruction set of this processor: 0 generic, 1 AVX2 with FMA, 2 AVX-512.
 LESFF_EXPORT int lesff_best_instruction_set() {
@@ -71,3 +73,11 @@ LESFF_ENTRY(transfers, LesffTransfers)
 LESFF_ENTRY(transfers_backward, LesffTransfers)
 LESFF_ENTRY(open_pairs, LesffOpenPairs)
 LESFF_ENTRY(near_pairs, LesffNearPairs)
+
+LESFF_EXPORT void lesff_program(int isa, int, const LesffProgram* a) {
+#ifdef LESFF_X86
+  if (isa == 2) return lesff_avx512::program(isa, a);
+  if (isa == 1) return lesff_avx2::program(isa, a);
+#endif
+  lesff_generic::program(isa, a);
+}

@@ -33,6 +33,7 @@ ASE_NAMES = {
 }
 """ASE property -> lesff quantity."""
 _STATE_KEYS = (*INFO_CHARGE, *INFO_SPIN, INFO_FIELD)
+_COMPARED = frozenset(all_changes)
 _OPTIONS = (
     "total_charge",
     "spin_multiplicity",
@@ -86,7 +87,9 @@ class LesffCalculator(Calculator):
             results do not depend on it. 0 searches at each call.
         replay: Whether steps are planned once and then repeated, as a CUDA graph on a GPU, until an
             atom has moved half the skin; see :mod:`lesff.potential.replay`. None: on GPUs, for
-            models that can. Steps that cannot (slabs, fields, dipoles) are computed as without it.
+            models that can, and on CPUs for trajectories of up to 256 atoms; results then depend
+            by rounding (some 1e-6 eV/A) on the steps before. False: they do not, bit for bit.
+            Steps that cannot (slabs, fields, dipoles) are computed as without it.
         caveats: Quantities that are not to be trusted, and why; a warning when one is computed.
         on_out_of_domain: What is done where atoms are outside of what the model was calibrated on
             (:mod:`lesff.uncertainty`), looked at with each evaluation: ``"warn"`` once, ``"stop"``
@@ -138,6 +141,7 @@ class LesffCalculator(Calculator):
             on_out_of_domain=on_out_of_domain,
         )
         super().__init__()  # asks for `parameters`
+        self.use_cache = False  # `calculate` makes the copy of the atoms
         self._list_properties()
 
     def _list_properties(self) -> None:
@@ -231,12 +235,12 @@ class LesffCalculator(Calculator):
             self._state["model"] = self.evaluator.model_state()
 
     def _state_of(self, atoms: ase.Atoms) -> dict[str, Any]:
-        """All that results depend on, as copies of values."""
-        arrays = {name: array.copy() for name, array in atoms.arrays.items() if name in all_changes}
+        """All that results depend on; arrays are those of the atoms."""
+        arrays = {name: array for name, array in atoms.arrays.items() if name in _COMPARED}
         return {
             **arrays,
-            "cell": np.array(atoms.cell),
-            "pbc": np.array(atoms.pbc),
+            "cell": atoms.cell.array,
+            "pbc": atoms.pbc,
             "info": [_frozen(atoms.info.get(key)) for key in _STATE_KEYS],
             "options": [_frozen(getattr(self, name)) for name in _OPTIONS],
             "model": self.evaluator.model_state(),
@@ -314,14 +318,20 @@ class LesffCalculator(Calculator):
                 f"unknown property {', '.join(map(repr, unknown))}; this calculator gives "
                 f"{', '.join(self.implemented_properties)}"
             )
-        names += [] if self.check_state(atoms) else list(self.results)
+        if self.results and not self.check_state(atoms):
+            names += list(self.results)
         with self._kept_outside():
             self.results, self._state = {}, {}
             # a copy of its own: the caller's may be edited in place
             asked = atoms.copy()
             asked.info = copy.deepcopy(atoms.info)
-            super().calculate(asked, names, system_changes)
-            self.results, self._state = self._results(asked, names), self._state_of(asked)
+            self.atoms = asked
+            self.results = self._results(asked, names)
+            state = self._state_of(asked)
+            # values: whoever asks for `calc.atoms` may edit them
+            self._state = {
+                n: x.copy() if isinstance(x, np.ndarray) else x for n, x in state.items()
+            }
 
     def _results(self, atoms: ase.Atoms, names: Sequence[str]) -> dict[str, Any]:
         """Results in ASE's terms."""
@@ -340,6 +350,8 @@ def _frozen(value: Any) -> Any:
     """A copy of a number or array by value; text for anything else."""
     if value is None or isinstance(value, str):
         return value
+    if type(value) in (bool, int, float):
+        return float(value)
     try:
         return np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -352,5 +364,12 @@ def _same(first: Any, second: Any) -> bool:
         pairs = zip(first, second, strict=False)
         return len(first) == len(second) and all(_same(a, b) for a, b in pairs)
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
-        return np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
+        if first.shape != second.shape:
+            return False
+        # the common case first: `array_equal` takes its time
+        return bool((first == second).all()) or np.array_equal(
+            first, second, equal_nan=first.dtype.kind == "f"
+        )
+    if isinstance(first, float) and isinstance(second, float):
+        return first == second or (first != first and second != second)
     return type(first) is type(second) and bool(first == second)

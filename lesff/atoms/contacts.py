@@ -96,6 +96,12 @@ class ContactRule:
             warn(f"{where}: {pair}; bonds are longer than {WARN_BELOW}", CloseContactWarning)
 
 
+def least_lengths(structure: Structure, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Lengths in A of pairs of atoms, below which :class:`ContactRule` looks at them."""
+    radii = WARN_BELOW * covalent_radii[structure.numbers]
+    return radii[first] + radii[second]
+
+
 def warn_of_close_frames(structures: Sequence[Structure], name: str) -> str | None:
     """Warn of frames of a data set whose atoms are too close; they are kept.
 

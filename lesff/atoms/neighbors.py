@@ -85,6 +85,37 @@ def find_neighbors(
     )
 
 
+def nearest_pairs(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float, count: int
+) -> tuple[Neighbors, float]:
+    """The ``count`` closest pairs, or all within ``reach`` if they are fewer.
+
+    Edges are in the order of receivers, senders and shifts, whatever the reach.
+
+    Args:
+        positions: (n_atoms, 3) in A.
+        cell: (3, 3) in A.
+        pbc: (3,) bool.
+        reach: in A.
+        count: Number of undirected pairs.
+
+    Returns:
+        Both directions of each pair, and the distance in A within which none is left out.
+
+    Raises:
+        StructureError: as :func:`find_neighbors`.
+    """
+    *pairs, distances = find_pairs(positions, cell, pbc, reach)
+    if len(distances) > count:
+        order = np.argpartition(distances, count)
+        # the first pair that is left out
+        reach = float(distances[order[count]])
+        chosen = order[:count]
+        *pairs, distances = (x[chosen] for x in (*pairs, distances))
+    first, second, shifts = pairs
+    return _both_ways(first, second, shifts, distances, _canonical), reach
+
+
 def find_pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -24,7 +27,10 @@ VARIABLE = "LESFF_KERNELS"
 INSTRUCTION_SETS = ("generic", "avx2", "avx512")
 """In ascending order; the index is what the library calls them."""
 
-_ABI_VERSION = 7
+_OBSERVER: ContextVar[Callable[[str, bool, ctypes.Structure], None] | None] = ContextVar(
+    "observer", default=None
+)
+_ABI_VERSION = 8
 _CHOICES = ("auto", "on", "off", *INSTRUCTION_SETS)
 _DTYPES = (torch.float32, torch.float64)
 
@@ -127,5 +133,30 @@ def call(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
         raise KernelError(f"compiled kernels are {status.reason}")
     function = getattr(_load(status.path), f"lesff_{name}")
     # instruction set and type choose among the copies of the kernel in the library
-    isa = INSTRUCTION_SETS.index(status.instruction_set)
-    function(isa, int(dtype == torch.float64), ctypes.byref(arguments))
+    isa, is_double = INSTRUCTION_SETS.index(status.instruction_set), dtype == torch.float64
+    function(isa, int(is_double), ctypes.byref(arguments))
+    observer = _OBSERVER.get()
+    if observer is not None:
+        observer(name, is_double, arguments)
+
+
+def address_of(name: str) -> int:
+    """Address of an entry point, for calls inside of the library.
+
+    Raises:
+        KernelError: if there are no compiled kernels.
+    """
+    path = kernel_status().path
+    if path is None:
+        raise KernelError(f"compiled kernels are {kernel_status().reason}")
+    return ctypes.cast(getattr(_load(path), f"lesff_{name}"), ctypes.c_void_p).value or 0
+
+
+@contextmanager
+def observed_calls(observer: Callable[[str, bool, ctypes.Structure], None]) -> Iterator[None]:
+    """Tell of each :func:`call` in the block: name, whether in float64, and arguments."""
+    token = _OBSERVER.set(observer)
+    try:
+        yield
+    finally:
+        _OBSERVER.reset(token)

@@ -126,6 +126,8 @@ class Topology:
         pair_sender, pair_receiver: (n_pairs,) graph indices, one entry per undirected pair.
         pair_shift: (n_pairs, 3) cell shift of the pair's edge.
         tables: edges on the host, from which the tables below are made.
+        stays_apart: whether no pair comes nearer than tables of radial functions begin, as long as
+            the topology serves.
     """
 
     node_order: Tensor
@@ -136,6 +138,7 @@ class Topology:
     pair_receiver: Tensor
     pair_shift: Tensor
     tables: EdgeTables
+    stays_apart: bool = False
 
     @cached_property
     def edges(self) -> ConvolutionEdges:

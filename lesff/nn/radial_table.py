@@ -56,13 +56,18 @@ class TableSource:
     cutoff: float
 
     @staticmethod
-    def of(distance: Tensor, basis: RadialBasis, cutoff: float) -> TableSource | None:
-        """None where exact weights are due: no kernels that read tables, or a pair below it."""
+    def of(
+        distance: Tensor, basis: RadialBasis, cutoff: float, *, stays_apart: bool = False
+    ) -> TableSource | None:
+        """None where exact weights are due: no kernels that read tables, or a pair below it.
+
+        ``stays_apart`` says that no pair is below it, so that nobody looks.
+        """
         fused = kernels.backend(distance)
         if fused is None or not fused.has_tables or distance.numel() == 0:
             return None
         # below the table the network, not the polynomial, decides
-        if float(distance.detach().min()) < TABLE_START:
+        if not stays_apart and float(distance.detach().min()) < TABLE_START:
             return None
         return TableSource(distance, basis, cutoff)
 

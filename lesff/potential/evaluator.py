@@ -17,6 +17,7 @@ import ase
 import numpy as np
 import torch
 
+from lesff import kernels
 from lesff.atoms.batching import plan_batches
 from lesff.atoms.contacts import ContactRule
 from lesff.atoms.graph import AtomGraph, build_graph, collate
@@ -36,12 +37,17 @@ from lesff.potential.domain import (
 from lesff.potential.plan import PLANNED
 from lesff.potential.potential import Potential
 from lesff.potential.predict import predict_graph
-from lesff.potential.replay import RepeatedStep
+from lesff.potential.replay import RepeatedStep, is_alike
 from lesff.quantities import DEFAULT_PROPERTIES, QUANTITIES, SPREADS
 
 VIRIAL = "virial"
 """``-V`` times the stress, (3, 3) in eV, symmetric: what engines add to the kinetic part, so that
 ``P = (sum m v v + virial) / V``. Periodic in three directions only, as the stress."""
+_MOST_ATOMS = 256
+"""Atoms up to which steps on CPUs are repeated: at 192, periodic, that takes half of the time; all
+intermediate results stay in memory."""
+_LEAST_SKIN = 0.2
+"""A: with less, plans serve too few steps."""
 _ALONG = frozenset({"stress", "charges", *SPREADS})
 """What costs next to nothing beside forces: computed with them if it was asked for a step before,
 so that an engine that asks for forces and then for stress pays for one evaluation."""
@@ -95,8 +101,9 @@ class Evaluator:
         skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
             results do not depend on it. 0 searches at each call.
         replay: Whether steps are planned once and then repeated, see :mod:`lesff.potential.replay`.
-            None: on GPUs, for models that can. Steps that cannot (slabs, fields, dipoles, batches)
-            are computed as without it.
+            None: on GPUs, for models that can, and on CPUs for trajectories of up to 256 atoms,
+            from the second step on, where radial functions come from tables. Steps that cannot
+            (slabs, fields, dipoles, batches) are computed as without it.
         caveats: Quantities that are not to be trusted, and why; a warning when one is computed.
         on_out_of_domain: What is done where atoms are outside of what the model was calibrated on:
             ``"warn"`` once, ``"stop"`` with an error, or ``"ignore"``.
@@ -136,6 +143,7 @@ class Evaluator:
         self._warned_of_domain = False
         self._told: set[str] = set()
         self._start: tuple[str, Structure] | None = None  # options and atoms of the last arrays
+        self._last: tuple[tuple, Structure] | None = None  # the same of the last ASE atoms
         self._build(potential, skin, replay)
 
     def _build(self, potential: Potential, skin: float, replay: bool | None) -> None:
@@ -147,13 +155,18 @@ class Evaluator:
                 "`replay` must be False or None for a model with charge equilibration, "
                 "multipoles or the joint embedding of published models, got True"
             )
+        self._choice = replay
+        can_follow = replay is None and potential.can_plan and skin >= _LEAST_SKIN
         if replay is None:
             replay = potential.device.type == "cuda" and potential.can_plan
         self._skin = skin
         self._slots = [_Slot(VerletList(potential.cutoff, skin))]
         self.repeated = RepeatedStep(potential, skin, self.contacts) if replay else None
+        # small systems on CPUs, without being asked
+        can_follow &= not replay and kernels.is_active(next(potential.parameters()))
+        self._follower = RepeatedStep(potential, skin, self.contacts) if can_follow else None
         self._potential = potential
-        self._weights = list(potential.parameters())
+        self._weights = [(weight, weight.is_inference()) for weight in potential.parameters()]
 
     def __getstate__(self) -> dict[str, Any]:
         """State without lists and results, which a copy finds anew."""
@@ -171,7 +184,8 @@ class Evaluator:
     def potential(self, potential: Potential) -> None:
         self._mode = _checked_mode(self._mode, potential)
         self._warned_of_domain = False
-        self._build(potential, self.skin, self.replay and potential.can_plan)
+        choice = self._choice if potential.can_plan else None
+        self._build(potential, self.skin, choice)
 
     @property
     def skin(self) -> float:
@@ -180,7 +194,7 @@ class Evaluator:
 
     @skin.setter
     def skin(self, skin: float) -> None:
-        self._build(self._potential, skin, self.replay)
+        self._build(self._potential, skin, self._choice)
 
     @property
     def replay(self) -> bool:
@@ -306,21 +320,51 @@ class Evaluator:
             atoms: As for :func:`lesff.atoms.structure.to_structure`, with its errors.
             where: Name of the structure in error messages.
         """
-        return to_structure(
+        key = self._simple_state(atoms)
+        if key is not None and self._last is not None:
+            before, last = self._last
+            # a step of a trajectory: elements, charge and spin were looked at before
+            if (
+                before == key
+                and _equal(last.pbc, atoms.pbc)
+                and last.numbers.shape == atoms.numbers.shape
+                and bool((last.numbers == atoms.numbers).all())
+            ):
+                return self.moved(last, atoms.positions, atoms.cell.array, where)
+        structure = to_structure(
             atoms,
             total_charge=self.total_charge,
             spin_multiplicity=self.spin_multiplicity,
             external_field=self.external_field,
             where=where,
         )
+        self._last = None if key is None else (key, structure)
+        return structure
 
-    def moved(self, structure: Structure, positions: np.ndarray, cell: np.ndarray) -> Structure:
+    def _simple_state(self, atoms: Any) -> tuple | None:
+        """What atoms and options say of charge, spin and field if that is plain, else None."""
+        if not isinstance(atoms, ase.Atoms) or self.external_field is not None:
+            return None
+        has_more = "initial_charges" in atoms.arrays or "initial_magmoms" in atoms.arrays
+        if has_more or any(type(x) not in (int, float, str, bool) for x in atoms.info.values()):
+            return None
+        said = tuple((name, type(x), x) for name, x in atoms.info.items())
+        return said, self.total_charge, self.spin_multiplicity
+
+    def moved(
+        self,
+        structure: Structure,
+        positions: np.ndarray,
+        cell: np.ndarray,
+        where: str = "structure",
+    ) -> Structure:
         """The same atoms elsewhere: what an engine has at each step.
 
         Args:
             structure: The atoms, checked before.
             positions: (n_atoms, 3) in A.
             cell: (3, 3) in A.
+            where: Name of the structure in error messages.
 
         Raises:
             StructureError: for another number of atoms, or positions or a cell that are not finite
@@ -332,11 +376,11 @@ class Evaluator:
                 f"`positions` must be those of the same {len(structure)} atoms, "
                 f"{structure.positions.shape}, got {positions.shape}"
             )
-        check_positions(positions, "structure")
+        check_positions(positions, where)
         if np.array_equal(cell, structure.cell):
             return replace(structure, positions=positions)
         cell = np.array(cell, dtype=np.float64)
-        check_cell(cell, structure.pbc, "structure")
+        check_cell(cell, structure.pbc, where)
         return replace(structure, positions=positions, cell=cell)
 
     def evaluate(
@@ -439,8 +483,9 @@ class Evaluator:
             if len(structures) == 1:
                 structure = structures[0]
                 is_plain = structure.pbc.sum() != SLAB and structure.external_field is None
-                if self.repeated is not None and is_plain and PLANNED.issuperset(asked):
-                    return [_of_one(self.repeated(structure, asked))]
+                repeated = self.repeated or self._following(structure, slots[0])
+                if repeated is not None and is_plain and PLANNED.issuperset(asked):
+                    return [_of_one(repeated(structure, asked))]
             rows: list[dict[str, np.ndarray]] = [{} for _ in structures]
             sizes = np.array([len(structure) for structure in structures])
             for chosen in plan_batches(sizes, "auto"):
@@ -449,6 +494,18 @@ class Evaluator:
                 for index, row in zip(chosen, found, strict=True):
                     rows[index] = row
         return rows
+
+    def _following(self, structure: Structure, slot: int) -> RepeatedStep | None:
+        """What repeats the steps of a small system, from the second one of a trajectory on."""
+        last = self._slots[slot].structure
+        follows = (
+            slot == 0
+            and last is not None
+            and len(structure) <= _MOST_ATOMS
+            and self._potential.radial == "table"
+            and is_alike(last, structure)
+        )
+        return self._follower if follows else None
 
     def _graph(self, structure: Structure, slot: int) -> AtomGraph:
         neighbors = self._slots[slot].neighbors
@@ -482,11 +539,9 @@ class Evaluator:
 
     def model_state(self) -> tuple:
         """Changes when the weights do, in place or as a whole."""
-        versions = tuple(
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self._weights
-        )
-        return self._potential.radial, versions
+        # weights made in inference mode count no versions
+        versions = [0 if is_frozen else w._version for w, is_frozen in self._weights]
+        return self._potential.radial, [w.data_ptr() for w, _ in self._weights], versions
 
 
 def _of_one(out: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -37,6 +37,7 @@ from lesff.heads import (
 )
 from lesff.nn.contacts import AtomContacts, Contacts
 from lesff.nn.local_state import LocalState, LocalStates
+from lesff.nn.radial_table import TABLE_START
 from lesff.nn.saturation import from_below
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
 from lesff.potential.config import ModelConfig
@@ -243,7 +244,7 @@ class Potential(nn.Module):
             create_graph: Keep the graph, so that results can be differentiated further.
             born: How Born effective charges are computed.
             plan: From :meth:`plan`, for a batch that differs in positions only: nothing is checked
-                again, the host decides nothing, and radial functions are exact.
+                again, and the host decides nothing.
 
         Returns:
             The properties asked for, units and shapes as in ``keys``; energies in float64.
@@ -276,12 +277,14 @@ class Potential(nn.Module):
             )
             return compute(evaluation)
 
-    def plan(self, graph: AtomGraph) -> StepPlan:
+    def plan(self, graph: AtomGraph, *, closest: float = 0.0) -> StepPlan:
         """All that the host has to find out about a batch, for many steps with its edges.
 
         Args:
             graph: The batch on the model's device. Edges may be longer than the cutoff: such a plan
                 serves until an atom has moved half of what they exceed it by.
+            closest: Distance in A below which no pair comes as long as the plan serves. Radial
+                functions are exact where tables do not reach as far down.
 
         Raises:
             PropertyError: for a model whose steps need the host, see :meth:`can_plan`.
@@ -304,6 +307,7 @@ class Potential(nn.Module):
         with plain_arithmetic(self.device):
             graph = graph.outside_inference()
             topology = self.architecture.topology(graph)
+            topology = replace(topology, stays_apart=closest >= TABLE_START)
             topology.prepare(fused=kernels.backend(graph.positions) is not None)
             interacts = self.config.long_range is not None and self.config.long_range.in_energy
             coulomb = None
@@ -676,7 +680,8 @@ class Potential(nn.Module):
             strain.requires_grad_()
             graph = strained(graph, strain)
         # tables of radial functions have first derivatives only
-        tabulated = self.radial == "table" and not create_graph and plan is None
+        tabulated = self.radial == "table" and not create_graph
+        tabulated &= plan is None or plan.topology.stays_apart
         terms = self.energy_terms(graph, tabulated=tabulated, plan=plan)
         return Evaluation(
             graph=graph,

@@ -2,29 +2,46 @@
 
 What the host has to decide (index tables, groups, wave vectors) depends on atoms, edges and cell,
 not on positions. :class:`RepeatedStep` decides it once for edges that reach further than the
-cutoff, where they count nothing, and on a CUDA device records the step as a CUDA graph, which is
-then replayed with one call. It serves until an atom has moved half of that reach.
+cutoff, where they count nothing, and records the step: on a CUDA device as a CUDA graph, on CPUs
+with the compiled library as instructions on fixed memory (:mod:`lesff.kernels.recording`). It is
+then repeated with one call, until an atom has moved half of that reach. On CPUs a recording then
+goes on with other edges: the same number of them, the closest.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lesff.atoms.contacts import ContactRule
+from lesff import kernels
+from lesff.atoms.contacts import ContactRule, least_lengths
 from lesff.atoms.graph import AtomGraph, ExactGeometry, build_graph
-from lesff.atoms.neighbors import find_neighbors
+from lesff.atoms.neighbors import Neighbors, find_neighbors, nearest_pairs
 from lesff.atoms.structure import Structure
+from lesff.kernels.recording import NotRecordable, Recording, record
+from lesff.nn.edge_tables import Topology
+from lesff.nn.radial_table import TABLE_START
 from lesff.potential.potential import Potential
 
 _EAGER_STEPS = 3
 """Steps before one is recorded: libraries allocate their workspaces, and a structure whose cell
 changes all the time is never recorded."""
+_SPARE_PAIRS = 1.05
+"""Share of pairs beyond those within the reach that a plan has room for."""
+_WIDER = (1.1, 1.3, 1.7)
+"""Factors of the reach in which as many pairs are looked for as there is room for."""
+_LEAST_SKIN = 0.5
+"""Share of the skin that another set of edges must leave for the plan to go on with them."""
+_MOST_SKIN = 1.5
+"""The same of what is made use of."""
+_TOLERANCE = 1e-4
+"""Largest difference between a recorded step and the step itself, relative to the largest value;
+rounding is far below, a recording that misses something far above."""
 
 
 class RepeatedStep:
@@ -37,6 +54,7 @@ class RepeatedStep:
 
     Attributes:
         n_plans: How often everything was decided anew.
+        n_searches: How often edges were searched.
     """
 
     def __init__(
@@ -46,17 +64,23 @@ class RepeatedStep:
         self.contacts = contacts
         self.skin = skin
         self.n_plans = 0
+        self.n_searches = 0
+        self._weights = [(weight, weight.is_inference()) for weight in potential.parameters()]
         self._structure: Structure | None = None
+        self._key: tuple = ()
         self._step: _PlannedStep | None = None
+        self._room = 0.0
+        # first and second atom, offset, square of the least length of each pair of the plan
+        self._pairs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the plan, which belongs to this process and its device.
 
         The copy makes the same plan from the same structure when it needs one.
         """
-        return {**self.__dict__, "n_plans": 0, "_step": None}
+        return {**self.__dict__, "n_plans": 0, "n_searches": 0, "_step": None, "_pairs": None}
 
-    def __call__(self, structure: Structure, properties: Collection[str]) -> dict[str, Tensor]:
+    def __call__(self, structure: Structure, properties: Collection[str]) -> Mapping[str, Tensor]:
         """Properties from :data:`lesff.potential.plan.PLANNED` as :meth:`Potential.forward` gives.
 
         Results stay valid until the next call.
@@ -64,44 +88,136 @@ class RepeatedStep:
         Raises:
             PropertyError, UnsupportedInputError: as :meth:`Potential.plan`.
         """
-        planned = self._structure
-        if planned is None or not self._holds(planned, structure):
-            planned = self._structure = structure
-            self._step = None
+        planned, key = self._structure, self._model_key()
+        if planned is None or key != self._key or not is_alike(planned, structure):
+            planned, self._step = structure, None
+        elif not self._is_near(planned, structure):
+            planned = structure
+            if self._step is not None and not self._goes_on(self._step, structure):
+                self._step = None
+        self._structure, self._key = planned, key
         if self._step is None:
             self._step = self._plan(planned)
+        self._check_contacts(structure)
         return self._step(structure.positions, frozenset(properties))
 
-    def _holds(self, old: Structure, new: Structure) -> bool:
-        """Whether a plan made for the old structure serves the new one."""
-        if new.positions.shape != old.positions.shape:
-            return False
-        same = (
-            np.array_equal(new.numbers, old.numbers)
-            and np.array_equal(new.pbc, old.pbc)
-            and np.array_equal(new.cell, old.cell)
-            and new.total_charge == old.total_charge
-            and new.spin_multiplicity == old.spin_multiplicity
-            and new.external_field is None
-        )
+    def _check_contacts(self, structure: Structure) -> None:
+        """Look at the pairs of the plan as they are now; all of them only if one is close."""
+        if self.contacts is None or self._pairs is None:
+            return
+        first, second, offsets, least = self._pairs
+        vectors = structure.positions[second] - structure.positions[first] + offsets
+        if (np.einsum("ij,ij->i", vectors, vectors) < least).any():
+            reach = self.potential.architecture.cutoff
+            found = find_neighbors(structure.positions, structure.cell, structure.pbc, reach)
+            self.contacts.check(structure, found, "structure")
+
+    def _graph(self, structure: Structure, found: Neighbors, reach: float) -> AtomGraph:
+        """The graph of a plan; its pairs are kept for :meth:`_check_contacts`."""
+        along = np.flatnonzero(np.arange(len(found.reverse_edge)) < found.reverse_edge)
+        first, second = found.edge_index[:, along]
+        box = structure.cell if structure.pbc.any() else np.zeros((3, 3))
+        # squares, as they are compared
+        least = least_lengths(structure, first, second) ** 2
+        # an atom and its image stay as far apart as the cell says
+        self._pairs = first, second, found.cell_shifts[along] @ box, least * (first != second)
+        return build_graph(structure, reach, found, contacts=self.contacts)
+
+    def _model_key(self) -> tuple:
+        """What a recording takes for constant: weights, mode and threads."""
+        versions = [0 if is_frozen else w._version for w, is_frozen in self._weights]
+        addresses = [weight.data_ptr() for weight, _ in self._weights]
+        return self.potential.radial, torch.get_num_threads(), addresses, versions
+
+    def _is_near(self, old: Structure, new: Structure) -> bool:
+        """Whether the edges searched for the old positions serve the new ones."""
         moved = new.positions - old.positions
-        return same and bool(np.square(moved).sum(1).max() < (0.5 * self.skin) ** 2)
+        return bool(np.einsum("ij,ij->i", moved, moved).max() < self._room**2)
 
     def _plan(self, structure: Structure) -> _PlannedStep:
-        reach = self.potential.architecture.cutoff + self.skin
-        found = find_neighbors(structure.positions, structure.cell, structure.pbc, reach)
-        graph = build_graph(structure, reach, found, contacts=self.contacts)
+        cutoff = self.potential.architecture.cutoff
+        reach = cutoff + self.skin
+        found, held = self._search(structure, reach, 2**62)
+        if self._records():
+            # some more pairs than there are now
+            n_pairs = len(found.reverse_edge) // 2
+            found, held = self._search(structure, _WIDER[0] * reach, int(_SPARE_PAIRS * n_pairs))
         self.n_plans += 1
-        return _PlannedStep(self.potential, graph)
+        # tables of radial functions are read if no pair comes below them
+        room = self._room_of(held)
+        near = 0.5 * (found.min_distance - TABLE_START)
+        if near >= 0.5 * _LEAST_SKIN * self.skin:
+            room = min(room, near)
+        self._room, closest = room, found.min_distance - 2.0 * room
+        graph = self._graph(structure, found, held)
+        return _PlannedStep(self.potential, graph, closest=closest, records=self._records())
+
+    def _room_of(self, reach: float) -> float:
+        """How far atoms may move while edges up to ``reach`` serve, in A."""
+        return 0.5 * min(reach - self.potential.architecture.cutoff, _MOST_SKIN * self.skin)
+
+    def _records(self) -> bool:
+        """Whether steps are recorded on the CPU."""
+        return kernels.is_active(self._weights[0][0])
+
+    def _search(self, structure: Structure, reach: float, count: int) -> tuple[Neighbors, float]:
+        self.n_searches += 1
+        return nearest_pairs(structure.positions, structure.cell, structure.pbc, reach, count)
+
+    def _goes_on(self, step: _PlannedStep, structure: Structure) -> bool:
+        """Search edges anew and give them to a recorded step; False if it cannot take them."""
+        if not step.is_recorded:
+            return False
+        reach = self.potential.architecture.cutoff + self.skin
+        for factor in _WIDER:
+            found, held = self._search(structure, factor * reach, step.n_pairs)
+            if len(found.reverse_edge) == 2 * step.n_pairs:
+                break
+        else:
+            return False
+        room = self._room_of(held)
+        if step.stays_apart:
+            room = min(room, 0.5 * (found.min_distance - TABLE_START))
+        if room < 0.5 * _LEAST_SKIN * self.skin:
+            return False
+        self._room = room
+        return step.take(self._graph(structure, found, held))
+
+
+def is_alike(old: Structure, new: Structure) -> bool:
+    """Whether only positions differ."""
+    return (
+        new.positions.shape == old.positions.shape
+        and _equal(new.numbers, old.numbers)
+        and _equal(new.pbc, old.pbc)
+        and _equal(new.cell, old.cell)
+        and new.total_charge == old.total_charge
+        and new.spin_multiplicity == old.spin_multiplicity
+        and new.external_field is None
+    )
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> bool:
+    return first is second or bool((first == second).all())
 
 
 class _PlannedStep:
-    """A step whose positions live in one place; recorded on CUDA devices."""
+    """A step whose positions live in one place; recorded.
 
-    def __init__(self, potential: Potential, graph: AtomGraph) -> None:
+    Args:
+        potential: The model.
+        graph: The structure with the plan's edges.
+        closest: See :meth:`Potential.plan`.
+        records: Whether it is recorded on the CPU; on CUDA devices it always is.
+    """
+
+    def __init__(
+        self, potential: Potential, graph: AtomGraph, *, closest: float, records: bool
+    ) -> None:
         graph = graph.to(dtype=potential.dtype, device=potential.device)
         self._potential = potential
-        self._plan = potential.plan(graph)
+        self._records = records
+        self._plan = potential.plan(graph, closest=closest)
         # where positions were rounded, the step reads those in float64
         if graph.exact is None:
             self._positions = graph.positions.clone()
@@ -111,21 +227,90 @@ class _PlannedStep:
             exact = ExactGeometry(positions=self._positions, cell=graph.exact.cell)
             self._graph = graph.replace(exact=exact)
         self._n_steps: Counter[frozenset[str]] = Counter()
-        self._recordings: dict[frozenset[str], tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+        self._graphs: dict[frozenset[str], tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+        self._recordings: dict[frozenset[str], Recording] = {}
+        # comparisons of each recording with the step itself, and what for
+        self._checked: set[tuple[frozenset[str], bool]] = set()
+        self._has_taken = False
 
-    def __call__(self, positions: np.ndarray, wanted: frozenset[str]) -> dict[str, Tensor]:
+    @property
+    def n_pairs(self) -> int:
+        """Undirected pairs of the plan."""
+        return self._plan.topology.n_pairs
+
+    @property
+    def stays_apart(self) -> bool:
+        """Whether radial functions come from tables."""
+        return self._plan.topology.stays_apart
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether there is a recording on the CPU."""
+        return bool(self._recordings)
+
+    def __call__(self, positions: np.ndarray, wanted: frozenset[str]) -> Mapping[str, Tensor]:
         self._positions.copy_(torch.from_numpy(positions))
+        recording = self._recordings.get(wanted)
+        if recording is not None:
+            return self._repeated(recording, wanted)
         self._n_steps[wanted] += 1
-        if not self._positions.is_cuda or self._n_steps[wanted] <= _EAGER_STEPS:
+        if self._n_steps[wanted] <= _EAGER_STEPS:
             return self._run(wanted)
-        if wanted not in self._recordings:
-            self._recordings[wanted] = self._record(wanted)
-        recording, results = self._recordings[wanted]
-        recording.replay()
-        return results
+        if self._positions.is_cuda:
+            if wanted not in self._graphs:
+                self._graphs[wanted] = self._record(wanted)
+            graph, results = self._graphs[wanted]
+            graph.replay()
+            return results
+        return self._recorded(wanted) if self._records else self._run(wanted)
+
+    def take(self, graph: AtomGraph) -> bool:
+        """Go on with other edges; False where they are too many or too few."""
+        graph = graph.to(dtype=self._potential.dtype, device=self._potential.device)
+        old = self._plan.topology
+        new = self._potential.architecture.topology(graph)
+        same = new.n_pairs == old.n_pairs and torch.equal(new.node_order, old.node_order)
+        if not same:
+            return False
+        new.prepare(fused=True)
+        pairs = zip(_tables(self._graph, old), _tables(graph, new), strict=True)
+        for place, value in pairs:
+            place.copy_(value)
+        for recording in self._recordings.values():
+            recording.set_up()
+        self._has_taken = True
+        return True
 
     def _run(self, wanted: frozenset[str]) -> dict[str, Tensor]:
         return self._potential(self._graph, wanted, plan=self._plan)
+
+    def _recorded(self, wanted: frozenset[str]) -> Mapping[str, Tensor]:
+        """Record the step; what cannot be recorded is computed as before from now on."""
+        try:
+            recording = record(
+                lambda: self._run(wanted),
+                [self._positions],
+                _tables(self._graph, self._plan.topology),
+            )
+        except NotRecordable:
+            self._records = False
+            return self._run(wanted)
+        self._recordings[wanted] = recording
+        return recording.repeat()
+
+    def _repeated(self, recording: Recording, wanted: frozenset[str]) -> Mapping[str, Tensor]:
+        """A recorded step, compared with the step itself once, and once with other edges."""
+        results, check = recording.repeat(), (wanted, self._has_taken)
+        if check in self._checked:
+            return results
+        expected = self._run(wanted)
+        if all(_agree(results[name], value) for name, value in expected.items()):
+            self._checked.add(check)
+            return results
+        # nothing is recorded any more
+        self._recordings.clear()
+        self._records = False
+        return expected
 
     def _record(self, wanted: frozenset[str]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
         stream = torch.cuda.Stream()
@@ -133,7 +318,27 @@ class _PlannedStep:
         with torch.cuda.stream(stream):  # workspaces of this stream
             self._run(wanted)
         torch.cuda.current_stream().wait_stream(stream)
-        recording = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recording):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             results = self._run(wanted)
-        return recording, results
+        return graph, results
+
+
+def _tables(graph: AtomGraph, topology: Topology) -> list[Tensor]:
+    """All tensors that say which atoms are pairs."""
+    edges = topology.edges
+    return [
+        *(graph.edge_index, graph.cell_shifts, graph.reverse_edge),
+        *(topology.pair_sender, topology.pair_receiver, topology.pair_shift),
+        *(edges.node_start, edges.sender, edges.pair, edges.sign),
+        *(edges.pair_sender, edges.pair_receiver),
+    ]
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether two results differ by rounding only; the same places may be not finite."""
+    found, expected = found.double(), expected.double()
+    scale = float(expected.abs().nan_to_num(posinf=0.0).max()) if expected.numel() else 0.0
+    return torch.allclose(
+        found, expected, rtol=_TOLERANCE, atol=_TOLERANCE * max(scale, 1e-3), equal_nan=True
+    )

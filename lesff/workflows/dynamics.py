@@ -191,7 +191,8 @@ def run_dynamics(
     rng = np.random.default_rng(options.seed)
     if not moving.has("momenta"):
         thermalize_momenta(moving, temperature_K=options.temperature, rng=rng)
-    calculator = model.calculator(on_out_of_domain=options.on_out_of_domain)
+    # without repeated steps: a run that is continued gives the same bytes
+    calculator = model.calculator(on_out_of_domain=options.on_out_of_domain, replay=False)
     moving.calc = calculator
     dynamics = _integrator(moving, options, rng)
     blocks = [] if folder is None else _stored(folder)

@@ -173,7 +173,9 @@ class MACE(Architecture):
             z = graph.atomic_numbers
             x = self.transform(distance, z[topology.pair_sender], z[topology.pair_receiver])
         elif tabulated:  # a table knows the distance only, not the elements of a transform
-            source = TableSource.of(distance, self.radial_basis, self.cutoff)
+            source = TableSource.of(
+                distance, self.radial_basis, self.cutoff, stays_apart=topology.stays_apart
+            )
         basis = self.radial_basis
         # the cutoff is part of the basis, or still to be multiplied to the weights
         envelope = None if basis.has_envelope else basis.envelope(distance)

@@ -147,7 +147,9 @@ class NequIP(Architecture):
             distance = self.inner_cutoff(neighbours)
             learned = replace(neighbours, distance=distance)
         basis = self.radial_basis
-        source = TableSource.of(distance, basis, self.cutoff) if tabulated else None
+        source = None
+        if tabulated:
+            source = TableSource.of(distance, basis, self.cutoff, stays_apart=topology.stays_apart)
         features = PairFeatures(harmonics, basis(distance, distance), source)
         return neighbours, learned, features
 
