@@ -11,6 +11,7 @@ The names below are imported when they are first used: PyTorch takes seconds to 
 command such as ``lesff list`` does not need.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,10 @@ __all__ = [
     "resolve",
     "view",
 ]
+
+# threads of OpenMP that spin while they wait take the CPU from others; PyTorch reads this when it
+# is imported, so that it counts where lesff comes first
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOMES = {
     "BornOptions": "lesff.potential.response",

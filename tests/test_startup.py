@@ -243,3 +243,14 @@ def test_any_comment_is_read_as_by_ase_or_left(comment, tmp_path_factory):
     found = read_simple_xyz(path)
     if found is not None:
         same(found[0], ase.io.read(path))
+
+
+@pytest.mark.parametrize(("policy", "expected"), [(None, "passive"), ("active", "active")])
+def test_threads_wait_passively_unless_told_otherwise(policy, expected):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {} if policy is None else {"OMP_WAIT_POLICY": policy}
+    code = "import os, lesff; print(os.environ['OMP_WAIT_POLICY'])"
+    found = subprocess.run(  # noqa: S603 - this Python
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == expected
