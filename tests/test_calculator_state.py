@@ -16,8 +16,9 @@ from ase.db import connect
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 import lesff
+from lesff.atoms.structure import Structure, to_structure
 from lesff.calculator import LesffCalculator
-from lesff.errors import CaveatWarning, ChargedCellWarning, PropertyError
+from lesff.errors import CaveatWarning, ChargedCellWarning, ExtrapolationWarning, PropertyError
 
 FIELD = np.array([0.1, -0.2, 0.3])
 
@@ -288,6 +289,22 @@ def test_a_charged_cell_warns_once(potential):
     neutral = tiny_potential(head=None)
     atoms.calc = LesffCalculator(neutral)
     atoms.get_potential_energy()
+
+
+def test_trajectories_of_new_arrays_warn_once(potential):
+    """As of a band of images: equal atoms in other arrays at each step."""
+    evaluator = LesffCalculator(potential).evaluator
+
+    def images(x: float) -> list[Structure]:
+        atoms = water()
+        atoms.positions[0, 0] += x
+        return [to_structure(atoms.copy(), total_charge=4) for _ in range(2)]
+
+    with pytest.warns(ExtrapolationWarning, match="total_charge 4"):
+        evaluator.evaluate_batch(images(0.0), ["energy"])
+    evaluator.evaluate_batch(images(0.01), ["energy"])  # warnings are errors here
+    with pytest.warns(ExtrapolationWarning, match="total_charge -4"):
+        evaluator.evaluate_batch([to_structure(water(), total_charge=-4)], ["energy"])
 
 
 def test_caveats_are_still_heard(potential):

@@ -414,7 +414,7 @@ class Evaluator:
         wanted = {"stress" if name == VIRIAL else name for name in properties}
         uncertainty = self._potential.uncertainty
         quiet = uncertainty is not None or self._mode == "ignore"
-        if self._strict or not quiet or not self._are_known(structures):
+        if self._strict or not self._are_known(structures):
             check_domain(self._potential.config, structures, strict=self._strict, quiet=quiet)
         if not self._warned_of_background:
             self._warned_of_background = warn_of_background(self._potential.config, structures)
@@ -432,9 +432,9 @@ class Evaluator:
         ]
 
     def _are_known(self, structures: Sequence[Structure]) -> bool:
-        """Whether the slots have computed the same atoms before: the very same array."""
+        """Whether the slots have computed the same atoms in the same state before."""
         return len(structures) <= len(self._slots) and all(
-            slot.structure is not None and slot.structure.numbers is structure.numbers
+            slot.structure is not None and _is_same_system(slot.structure, structure)
             for slot, structure in zip(self._slots, structures, strict=False)
         )
 
@@ -542,6 +542,18 @@ class Evaluator:
         # weights made in inference mode count no versions
         versions = [0 if is_frozen else w._version for w, is_frozen in self._weights]
         return self._potential.radial, [w.data_ptr() for w, _ in self._weights], versions
+
+
+def _is_same_system(first: Structure, second: Structure) -> bool:
+    """Whether elements, charge and spin are the same."""
+    same_state = (first.total_charge, first.spin_multiplicity) == (
+        second.total_charge,
+        second.spin_multiplicity,
+    )
+    # mostly the very same array
+    return same_state and (
+        first.numbers is second.numbers or np.array_equal(first.numbers, second.numbers)
+    )
 
 
 def _of_one(out: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
