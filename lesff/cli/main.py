@@ -78,7 +78,7 @@ COMMANDS: dict[str, Mapping[str, Entry]] = {
         "elastic": Entry("elastic", "elastic_command", "Elastic constants of a crystal."),
         "neb": Entry("neb", "neb_command", "Minimum energy path between two structures."),
         "interface": Entry(
-            "interface", "interface_group", "Interfaces of crystals: build, run, analyse."
+            "interface", "interface_group", "Build interfaces of crystals, run and analyse them."
         ),
         "screen": Entry("screen", "screen_group", "Rank crystals as conductors of an ion."),
     },
