@@ -73,6 +73,7 @@ def test_parsl_gives_the_same_bytes(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sockets and forks of Parsl
         assert_same_bytes(folder, f"parsl:{EXAMPLES / 'parsl_workstation.py'}")
+    assert os.environ["PATH"] == os.defpath  # as before
     managers = list(tmp_path.rglob("worker_*.log"))
     assert len(managers) == 2
 

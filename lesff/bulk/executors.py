@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import runpy
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -194,19 +195,36 @@ def _parsl(path: Path) -> Workers:
         raise ConfigError(
             f"{path} must define `config`, a parsl.config.Config or a function that returns one"
         )
-    _put_scripts_on_the_path()
+    with ExitStack() as stack:
+        stack.enter_context(_scripts_on_the_path())
+        try:
+            executor = ParslPoolExecutor(config)
+        except OSError as error:
+            raise ConfigError(f"`executor` parsl:{path}: Parsl did not start: {error}") from error
+        stack.callback(executor.shutdown)
+        # Parsl starts more workers later: all of it stays until the workers are let go
+        return Owned(executor, _parsl_workers(config), stack.pop_all().close)
+
+
+@contextmanager
+def _scripts_on_the_path() -> Iterator[None]:
+    """Let Parsl find its scripts beside this Python, of an environment that is not activated.
+
+    Parsl has no option for where they are: it looks along ``PATH``, which is put back afterwards.
+    """
+    before = os.environ.get("PATH")
+    scripts, places = sysconfig.get_path("scripts"), before or os.defpath
+    if scripts in places.split(os.pathsep):
+        yield
+        return
+    os.environ["PATH"] = os.pathsep.join([scripts, places])
     try:
-        executor = ParslPoolExecutor(config)
-    except OSError as error:
-        raise ConfigError(f"`executor` parsl:{path}: Parsl did not start: {error}") from error
-    return Owned(executor, _parsl_workers(config), executor.shutdown)
-
-
-def _put_scripts_on_the_path() -> None:
-    """Let Parsl find its scripts beside this Python, of an environment that is not activated."""
-    scripts, places = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)
-    if scripts not in places.split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([scripts, places])
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
 
 
 def _parsl_workers(config: Any) -> int | None:

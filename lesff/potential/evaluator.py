@@ -44,7 +44,7 @@ VIRIAL = "virial"
 """``-V`` times the stress, (3, 3) in eV, symmetric: what engines add to the kinetic part, so that
 ``P = (sum m v v + virial) / V``. Periodic in three directions only, as the stress."""
 _MOST_ATOMS = 256
-"""Atoms up to which steps on CPUs are repeated: at 192, periodic, that takes half of the time; all
+"""Atoms up to which steps on CPUs are repeated: the more there are, the less is gained, and all
 intermediate results stay in memory."""
 _LEAST_SKIN = 0.2
 """A: with less, plans serve too few steps."""
