@@ -19,6 +19,7 @@ from lesff.cli.workflow import (
     output_option,
     read_one,
     spin_option,
+    trajectory_options,
 )
 from lesff.errors import ConfigError, OutOfDomainError
 
@@ -138,14 +139,8 @@ _ANALYSIS = ("skip", "n_layers", "width", "lower", "upper", "n_blocks", "method"
 @click.option("--relax", "relaxing", type=click.IntRange(min=0), default=100, show_default=True,
               help="Steps of FIRE before the first stage.")  # fmt: skip
 @click.option("--dt", default=1.0, show_default=True, help="Time step, fs.")
-@click.option("--every", default=10, show_default=True, help="Steps between frames.")
-@click.option("--checkpoint", default=1000, show_default=True, help="Steps between checkpoints.")
-@click.option("--tau", default=100.0, show_default=True, help="Time of the thermostat, fs.")
+@trajectory_options
 @click.option("--seed", default=0, show_default=True, help="Of velocities, noise and k-means.")
-@click.option(
-    "--on-out-of-domain", type=click.Choice(["warn", "stop", "ignore"]), default="warn",
-    show_default=True, help="Where atoms are unlike those of the calibration.",
-)  # fmt: skip
 @_analysis_options
 @charge_option
 @spin_option

@@ -16,6 +16,7 @@ from lesff.cli.workflow import (
     output_option,
     read_one,
     spin_option,
+    trajectory_options,
 )
 from lesff.errors import OutOfDomainError
 
@@ -40,14 +41,8 @@ from lesff.errors import OutOfDomainError
 )  # fmt: skip
 @click.option("--dt", default=0.5, show_default=True, help="Time step, fs.")
 @click.option("--steps", default=1000, show_default=True, help="Steps in all; raise it to go on.")
-@click.option("--every", default=10, show_default=True, help="Steps between frames.")
-@click.option("--checkpoint", default=1000, show_default=True, help="Steps between checkpoints.")
-@click.option("--tau", default=100.0, show_default=True, help="Time of the thermostat, fs.")
+@trajectory_options
 @click.option("--seed", default=0, show_default=True, help="Of velocities and noise.")
-@click.option(
-    "--on-out-of-domain", type=click.Choice(["warn", "stop", "ignore"]), default="warn",
-    show_default=True, help="Where atoms are unlike those of the calibration.",
-)  # fmt: skip
 @charge_option
 @spin_option
 def md_command(

@@ -64,6 +64,23 @@ def model_options(default: str, dtype: str | None = None) -> Callable[[F], F]:
     return decorate
 
 
+def trajectory_options(command: F) -> F:
+    """Options of commands that run dynamics: what is written how often, thermostat, domain."""
+    options = (
+        click.option("--every", default=10, show_default=True, help="Steps between frames."),
+        click.option("--checkpoint", default=1000, show_default=True,
+                     help="Steps between checkpoints."),
+        click.option("--tau", default=100.0, show_default=True,
+                     help="Time of the thermostat, fs."),
+        click.option("--on-out-of-domain", type=click.Choice(["warn", "stop", "ignore"]),
+                     default="warn", show_default=True,
+                     help="Where atoms are unlike those of the calibration."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def open_model(name: str, device: str, dtype: Any, accept_license: bool) -> Model:
     """The model."""
     from lesff.model import load  # start-up: help needs nothing that computes
