@@ -247,11 +247,18 @@ def test_sources_of_which_only_electrons_count(tmp_path):
             '{ path = "train.xyz", closed_shells = false }, '
             '{ path = "wrong.xyz", only_counts = true }',
         )
+        with pytest.raises(ConfigError, match="of wrong.xyz needs `loss.charge_guess`"):
+            read_recipe(path)
+        text = path.read_text() + "\n[loss]\ncharge_guess = 1.0\n"
+        path.write_text(text.replace("[model]", "[model]\nlocal_state = true"))
         data = read_training_data(read_recipe(path), tmp_path)
         assert [frame.labels() for frame in data.train] == [("energy", "forces", "dipole"), ()]
         assert [frame.is_closed for frame in data.train] == [False, True]
         losses.append(dry_run(read_recipe(path), tmp_path)["loss_of_a_batch"])
     assert losses[0] == losses[1]
+    write_recipe(tmp_path, '{ path = "train.xyz", only_counts = true, energies = false }')
+    with pytest.raises(ConfigError, match="of train.xyz must be left out where `only_counts`"):
+        read_recipe(path)
 
 
 def test_fractions_are_mean_visits_of_an_epoch(tmp_path):

@@ -72,6 +72,12 @@ class SourceConfig:
             raise ConfigError(
                 f"`energy_states` of {self.path} must be left out where `energies` is false"
             )
+        rest = self.energy_states or not self.energies or not self.closed_shells
+        if self.only_counts and rest:
+            raise ConfigError(
+                f"`energy_states`, `energies` and `closed_shells` of {self.path} must be left out "
+                "where `only_counts` is true: only electrons of closed shells count"
+            )
         if not 0.0 < self.fraction < math.inf:
             raise ConfigError(f"`fraction` of {self.path} must be above 0, got {self.fraction}")
 
@@ -213,6 +219,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect; raises ConfigError."""
+        if not self.loss.charge_guess:
+            for source in self.data.sources:
+                if source.only_counts:
+                    raise ConfigError(
+                        f"`only_counts` of {source.path} needs `loss.charge_guess` above 0: "
+                        "nothing else of its frames counts"
+                    )
         if self.model is None:
             return
         for name in self.described():
