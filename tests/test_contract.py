@@ -82,8 +82,10 @@ def test_every_head_keeps_the_contract(name, residual):
     assert all(f.error < 0.2 * f.tolerance for f in found)
 
 
-def test_aimnet2_keeps_the_contract():
-    found = check_architecture(AIMNet2Config, AIMNet2, SMALL_AIMNET2)
+@pytest.mark.parametrize("inner_cutoff", [None, 0.75])
+def test_aimnet2_keeps_the_contract(inner_cutoff):
+    options = SMALL_AIMNET2 | {"inner_cutoff": inner_cutoff}
+    found = check_architecture(AIMNet2Config, AIMNet2, options)
     heads_only = {"total charge", "response to fields"}
     never_found = {"shapes and types", "effect", "configuration"}  # raise only
     assert {f.promise for f in found} == set(PROMISES) - heads_only - never_found

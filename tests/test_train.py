@@ -23,6 +23,7 @@ from lesff.train.batches import make_batch
 from lesff.train.data import read_frames
 from lesff.train.gradients import accumulate_gradients
 from lesff.train.loss import LossConfig
+from lesff.train.metrics import predict_frames
 from lesff.train.recipe import OptimizerConfig, read_recipe
 from lesff.train.run import run_recipe
 from lesff.train.trainer import Trainer, learning_rate_factor
@@ -279,6 +280,66 @@ def test_a_second_stage_goes_on_from_a_model(tmp_path):
     name = "architecture.embedding"
     step = (before[name] - after[name]).abs().max()
     assert 0 < step < 4 * 0.02 * 1.5  # Adam moves a weight by about the rate per step
+
+
+def test_the_trunk_has_a_rate_of_its_own(tmp_path):
+    """Adam's first step moves every weight by its rate, whatever the gradient."""
+    write_frames(tmp_path / "train.xyz", 4)
+    text = RECIPE.format(max_steps=1, validate_every=1)
+    (tmp_path / "first.toml").write_text(text)
+    first = run_recipe(read_recipe(tmp_path / "first.toml"), tmp_path, tmp_path / "first")
+    top, _, tail = text.partition("[model]")
+    stage = top + "[data]" + tail.partition("[data]")[2]
+    stage = stage.replace("[optimizer]\n", "[optimizer]\ntrunk_rate = 0.1\n")
+    (tmp_path / "second.toml").write_text(stage)
+    recipe = read_recipe(tmp_path / "second.toml")
+    second = run_recipe(recipe, tmp_path, tmp_path / "second", start=first)
+    before, after = (load_model(folder).state_dict() for folder in (first, second))
+    moved = {"architecture.": 0.0, "charge_head.": 0.0}
+    for part in moved:
+        for name in before:
+            if name.startswith(part) and before[name].is_floating_point():
+                step = float((after[name] - before[name]).abs().max())
+                moved[part] = max(moved[part], step)
+    assert moved["charge_head."] > 0.0
+    assert moved["architecture."] == pytest.approx(0.1 * moved["charge_head."], rel=0.02)
+
+
+def test_a_recipe_moves_the_energy_zero(tmp_path):
+    """Labels that differ from the model by so much per element: exactly that is taken over."""
+    write_frames(tmp_path / "train.xyz", 8)
+    text = RECIPE.format(max_steps=1, validate_every=1)
+    (tmp_path / "first.toml").write_text(text)
+    first = run_recipe(read_recipe(tmp_path / "first.toml"), tmp_path, tmp_path / "first")
+    old = load_model(first).config
+    frames = ase.io.read(tmp_path / "train.xyz", index=":")
+    found = predict_frames(load_model(first), read_frames(tmp_path / "train.xyz"))
+    shift = dict(zip(old.elements, (2.5 + np.arange(len(old.elements))), strict=True))
+    for atoms, prediction in zip(frames, found, strict=True):
+        forces = atoms.get_forces()
+        energy = prediction.energy + sum(shift[z] for z in atoms.numbers)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    ase.io.write(tmp_path / "train.xyz", frames)
+    top, _, tail = text.partition("[model]")
+    top += 'energies = "refit"\nenergy_reference = "another"\n'
+    stage = top + "[data]" + tail.partition("[data]")[2]
+    (tmp_path / "second.toml").write_text(stage)
+    second = run_recipe(
+        read_recipe(tmp_path / "second.toml"), tmp_path, tmp_path / "second", start=first
+    )
+    new = load_model(second).config
+    assert new.energy_reference == "another"
+    moved = np.subtract(new.reference_energies, old.reference_energies)
+    # compositions of one file may be too alike to tell elements apart: what counts are structures
+    counts = np.array([[(a.numbers == z).sum() for z in old.elements] for a in frames])
+    assert counts @ moved == pytest.approx(counts @ np.array(list(shift.values())), abs=1e-4)
+    for config, message in (
+        ('energies = "refit"\n' + text, "`energies` is for a model to go on from"),
+        (stage.replace("refit", "fit"), "energies` must be 'keep' or 'refit', got 'fit'"),
+    ):
+        (tmp_path / "bad.toml").write_text(config)
+        with pytest.raises(ConfigError, match=message):
+            read_recipe(tmp_path / "bad.toml")
 
 
 def test_a_recipe_adds_dispersion(tmp_path):

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--max-atoms", type=int, default=12)
     chosen = parser.parse_args()
-    potential = lesff.load(str(chosen.trunk), dtype="float64").potential
+    potential = lesff.load(chosen.trunk, dtype="float64").potential
     crystals = read_crystals(chosen.data)
     small = [i for i, c in enumerate(crystals) if len(c) <= chosen.max_atoms and c.info["sign_ok"]]
     chosen.cache.mkdir(parents=True, exist_ok=True)

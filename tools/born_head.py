@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--test", action="store_true")
     chosen = parser.parse_args()
     torch.manual_seed(SEED)
-    trunk = lesff.load(str(chosen.trunk)).potential
+    trunk = lesff.load(chosen.trunk).potential
     crystals = read_crystals(chosen.data)
     parts: dict[str, list[int]] = {"train": [], "choice": [], "test": []}
     for path in sorted(chosen.cache.glob("[0-9]*[0-9].npz")):

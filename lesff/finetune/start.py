@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from lesff.atoms.elements import elements_of
 from lesff.errors import ConfigError, DataError
 from lesff.finetune.options import FinetuneOptions
+from lesff.potential.edit import with_reference_energies
 from lesff.potential.potential import Potential
 from lesff.train.data import Frame
 from lesff.train.metrics import FramePrediction, predict_frames
@@ -132,15 +133,11 @@ def _given_shift(potential: Potential, options: FinetuneOptions) -> EnergyShift:
 def with_shift(potential: Potential, shift: EnergyShift) -> Potential:
     """The same weights with moved reference energies, ready to train."""
     config = potential.config
-    energies = tuple(
+    energies = [
         old + shift.by_element[z]
         for z, old in zip(config.elements, config.reference_energies, strict=True)
-    )
-    with torch.random.fork_rng(devices=[]):
-        moved = Potential(replace(config, reference_energies=energies))
-    moved.cast_parameters(potential.dtype)
-    moved.load_state_dict(potential.state_dict())
-    return moved.to(device=potential.device).train()
+    ]
+    return with_reference_energies(potential, energies).train()
 
 
 def untrained(potential: Potential, seed: int) -> Potential:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -201,6 +201,23 @@ def with_wall(
         potential.config, wall="zbl", energy_floor=energy_floor, architecture=architecture
     )
     result = Potential(config)
+    result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
+    result.load_state_dict(potential.state_dict(), strict=True)
+    result.radial = potential.radial
+    _adopt(result, result, potential)
+    return result
+
+
+def with_reference_energies(potential: Potential, energies: Sequence[float]) -> Potential:
+    """A copy with other energies of the elements, and all else the same.
+
+    Args:
+        potential: A potential; not modified.
+        energies: In eV, in the order of its elements.
+    """
+    config = replace(potential.config, reference_energies=tuple(energies))
+    with torch.random.fork_rng(devices=[]):
+        result = Potential(config)
     result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
     result.load_state_dict(potential.state_dict(), strict=True)
     result.radial = potential.radial

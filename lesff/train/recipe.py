@@ -108,6 +108,8 @@ class OptimizerConfig:
 
     Attributes:
         lr: Peak learning rate of AdamW.
+        trunk_rate: Factor of the rate of the architecture's weights; below 1 where they are
+            pretrained, and what is laid on them is new.
         final_lr: Last learning rate as a share of the peak.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Decoupled weight decay.
@@ -125,6 +127,7 @@ class OptimizerConfig:
     """
 
     lr: float = 0.003
+    trunk_rate: float = 1.0
     final_lr: float = 0.01
     warmup_steps: int = 200
     weight_decay: float = 0.0
@@ -200,6 +203,10 @@ class Recipe:
         training_data: Where all labels come from, for a stage that adds data to those of the model
             to go on from; None leaves what that model says.
         level_of_theory: Level of theory after such a stage; None leaves what that model says.
+        energy_reference: Zero of energies after such a stage; None leaves what that model says.
+        energies: ``"refit"`` moves the reference energies of the model to go on from to those of
+            the training frames, whose energies may be relative to another zero; ``"keep"`` does
+            not. Model and labels are brought together by least squares on compositions.
         loss: Loss terms.
         optimizer: Optimiser and schedule.
         seed: Seed of initial weights and of the order of the data.
@@ -213,6 +220,8 @@ class Recipe:
     redesign: Redesign | None = None
     training_data: str | None = None
     level_of_theory: str | None = None
+    energy_reference: str | None = None
+    energies: Literal["keep", "refit"] = "keep"
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     seed: int = 0
@@ -230,6 +239,8 @@ class Recipe:
             return
         for name in self.described():
             raise ConfigError(f"`{name}` of a new model belongs into the `model` section")
+        if self.energies != "keep":
+            raise ConfigError("`energies` is for a model to go on from: those of a new one are fit")
         if self.redesign is not None:
             raise ConfigError("`redesign` is for a model to go on from, not for a new one")
         if self.head is not None:
@@ -237,7 +248,8 @@ class Recipe:
 
     def described(self) -> dict[str, str]:
         """What the recipe says anew of the model to go on from."""
-        given = {name: getattr(self, name) for name in ("training_data", "level_of_theory")}
+        names = ("training_data", "level_of_theory", "energy_reference")
+        given = {name: getattr(self, name) for name in names}
         return {name: text for name, text in given.items() if text is not None}
 
 

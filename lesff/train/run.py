@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from ase.data import chemical_symbols
@@ -20,11 +22,14 @@ from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import WEIGHTS_FILE
 from lesff.plain_data import write_json
 from lesff.potential.config import DTYPES, ModelConfig
-from lesff.potential.edit import with_dispersion, with_head
+from lesff.potential.edit import with_dispersion, with_head, with_reference_energies
 from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
+from lesff.train.data import Frame
 from lesff.train.gradients import accumulate_gradients
+from lesff.train.metrics import predict_frames
 from lesff.train.recipe import Recipe
+from lesff.train.reference_energies import composition, explain_by_elements
 from lesff.train.trainer import Trainer
 from lesff.train.training_data import (
     TrainingData,
@@ -32,6 +37,10 @@ from lesff.train.training_data import (
     read_training_data,
     trained_range,
 )
+
+REFIT_FRAMES = 4000
+"""Frames that `energies = "refit"` compares, about."""
+REFIT_ROUNDS = 3
 
 _CARD = """# {name}
 
@@ -163,6 +172,8 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
         potential = load_model(start).requires_grad_(requires_grad=True).train()
         potential.uncertainty = None  # it belongs to the weights at the start
         potential.config = replace(potential.config, **recipe.described())
+        if recipe.energies == "refit":
+            potential = _with_energies_of(data.train, potential)
         if recipe.redesign is not None:
             potential = recipe.redesign.of(potential)
         if recipe.head is not None:
@@ -172,6 +183,38 @@ def _first_potential(recipe: Recipe, data: TrainingData, start: Path | None) -> 
     potential = Potential(model_config(recipe.model, data, _software(), chosen))  # pyright: ignore[reportArgumentType]
     potential.cast_parameters(DTYPES[potential.config.dtype])
     return potential
+
+
+def _with_energies_of(frames: list[Frame], potential: Potential) -> Potential:
+    """The same model with the energy zero of the frames."""
+    known = [frame for frame in frames if math.isfinite(frame.energy)]
+    elements = potential.config.elements
+    missing = set(elements) - elements_of(*(frame.structure for frame in known))
+    if missing:
+        raise DataError(
+            "`energies` = 'refit' needs energies of every element of the model, but no training "
+            f"frame with an energy has {', '.join(chemical_symbols[z] for z in sorted(missing))}; "
+            "add such frames, or keep the energies"
+        )
+    # evenly spaced, so that all files are among them; rare elements in full
+    rows = set(range(0, len(known), -(-len(known) // REFIT_FRAMES)))
+    counts = composition(known, elements)
+    for has in counts.T > 0:
+        if has.sum() <= REFIT_FRAMES // 10:
+            rows |= set(np.flatnonzero(has).tolist())
+    chosen = sorted(rows)
+    found = predict_frames(potential, [known[i] for i in chosen])
+    difference = np.array([p.frame.energy - p.energy for p in found])
+    used = counts[chosen]
+    for _ in range(REFIT_ROUNDS):
+        shift, left = explain_by_elements(used, difference)
+        # what the model has not learned, such as atoms pressed together, says nothing of its zero
+        is_usual = np.abs(left) <= 3.0 * np.median(np.abs(left)) + 1e-6
+        used, difference = used[is_usual], difference[is_usual]
+    old = potential.config.reference_energies
+    return with_reference_energies(
+        potential, [a + float(b) for a, b in zip(old, shift, strict=True)]
+    )
 
 
 def _widened(config: ModelConfig, data: TrainingData) -> ModelConfig:

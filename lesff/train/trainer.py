@@ -95,7 +95,10 @@ class Trainer:
                 f"({self.n_ranks}), got {options.accumulate}"
             )
         self.named = self.trainables.named()
-        rates = {name: self.plan.rate(name) for name in self.named}
+        trunk = {
+            n: options.trunk_rate if n.startswith("architecture.") else 1.0 for n in self.named
+        }
+        rates = {name: self.plan.rate(name) * trunk[name] for name in self.named}
         self.optimizer = torch.optim.AdamW(
             [{"params": [p], "rate": rates[name]} for name, p in self.named.items()],
             lr=options.lr, weight_decay=options.weight_decay,

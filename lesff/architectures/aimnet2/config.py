@@ -29,6 +29,8 @@ class AIMNet2Config:
         energy_hidden: Hidden units of the network of the energy.
         share_floor: Added to the sum of the weights that share out charge; published weights have
             1e-6, with which charges miss the total by that share of what is shared out.
+        inner_cutoff: Share of the sum of covalent radii below which radial functions level off
+            (:class:`lesff.nn.contacts.InnerCutoff`), or None.
     """
 
     cutoff: float = 5.0
@@ -41,6 +43,7 @@ class AIMNet2Config:
     active_outputs: tuple[bool, ...] = (False, True, True)
     energy_hidden: tuple[int, ...] = (128, 128)
     share_floor: float = 0.0
+    inner_cutoff: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -71,6 +74,10 @@ class AIMNet2Config:
             "radial_exponent": (
                 self.radial_exponent is None or 0.0 < self.radial_exponent < 1e6,
                 "null or in (0, 1e6) 1/A^2",
+            ),
+            "inner_cutoff": (
+                self.inner_cutoff is None or 0.2 <= self.inner_cutoff <= 1.0,
+                "null or in [0.2, 1]",
             ),
             "share_floor": (0.0 <= self.share_floor <= 1.0, "in [0, 1]"),
         }

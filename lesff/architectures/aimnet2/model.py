@@ -15,6 +15,7 @@ energy is read off. Anstine, Zubatyuk, Isayev, Chem. Sci. 2025.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -26,7 +27,7 @@ from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLaye
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, vectors_between
 from lesff.electrostatics.charges.sharing import CarriedCharges, shared
-from lesff.nn.contacts import ClosePairs
+from lesff.nn.contacts import ClosePairs, InnerCutoff
 from lesff.nn.edge_tables import Topology, build_topology
 
 
@@ -61,6 +62,8 @@ class AIMNet2(Architecture):
             )
         )
         self.energy = Network((config.channels, *config.energy_hidden, 1))
+        inner = config.inner_cutoff
+        self.inner_cutoff = None if inner is None else InnerCutoff(inner)
 
     def topology(self, graph: AtomGraph) -> Topology:
         """See :class:`Architecture`."""
@@ -87,6 +90,10 @@ class AIMNet2(Architecture):
             z=graph.atomic_numbers,
         )
         directions = vectors / distance[:, None]
+        learned = neighbours
+        if self.inner_cutoff is not None:
+            distance = self.inner_cutoff(neighbours)
+            learned = replace(neighbours, distance=distance)
         messages = Messages.of(self.shells(distance), directions, topology)
 
         # a[i, (a, g)] = W[z_i], rows in element order from here on
@@ -136,7 +143,7 @@ class AIMNet2(Architecture):
             equivariants=[[self._vectors(x).index_select(0, order) for x in sums]]
             if max_order
             else [],
-            pairs=neighbours,
+            pairs=learned,
             exact_pairs=neighbours,
             carried=carried,
         )
