@@ -474,6 +474,22 @@ def test_limits_and_walls_are_added_to_a_model():
     assert config.long_range.charge_limits == LIMITS
 
 
+def test_an_inner_wall_leaves_pretrained_energies():
+    """Where no pair is below the inner cutoff; below it energies rise, whatever the weights."""
+    old = tiny_potential(head="latent", elements=ELEMENTS)
+    new = with_wall(old, wall="zbl-inner", energy_floor=None)
+    graph = make_graph(molecule("H2O"))
+    before, after = (float(p(graph, ["energy"])["energy"]) for p in (old, new.eval()))
+    assert after == pytest.approx(before, abs=1e-10)
+    energies = []
+    for share in np.linspace(0.55, 0.33, 15):
+        pair = Atoms("OH", [[0, 0, 0], [0, 0, share * 0.97]])
+        energies.append(float(new(make_graph(pair), ["energy"])["energy"]))
+    assert np.diff(energies).min() > 0.0
+    with pytest.raises(ConfigError, match="`wall` must not be 'zbl-inner' without"):
+        replace(new.config, architecture=old.config.architecture)
+
+
 @pytest.mark.parametrize("changes", [{}, {"inner_cutoff": 0.6}])
 def test_redesigns_without_effect_are_refused(changes):
     with pytest.raises(ConfigError, match="redesign"):

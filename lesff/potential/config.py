@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -14,6 +14,9 @@ from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
 from lesff.nn.state_embedding import StateInput
 from lesff.plain_data import from_dict
+
+Wall = Literal["zbl", "zbl-inner"]
+"""See :class:`ModelConfig`."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types that a model can compute in, by their names in configurations."""
@@ -48,7 +51,9 @@ class ModelConfig:
         local_state: Whether total charge and spin enter as a local, size-consistent state
             (:mod:`lesff.nn.local_state`) instead.
         wall: Repulsion of the nuclei, and of atoms with too many bonds, below everything learned:
-            ``"zbl"``, or None (:mod:`lesff.nn.contacts`).
+            ``"zbl"``; ``"zbl-inner"``, whose repulsion is that of ``"zbl"`` minus what it is at the
+            distances where the inner cutoff of the architecture levels off: nothing from there
+            outwards, for pretrained weights; or None (:mod:`lesff.nn.contacts`).
         energy_floor: eV below the reference energy from which what is learned of an atom levels
             off, or None: no atom gains more than that, and one eV, from any environment.
         joint_embedding: Inputs of the embedding of published models with charge and spin states,
@@ -72,7 +77,7 @@ class ModelConfig:
     spin_multiplicity: tuple[int, int] = (1, 1)
     state_embedding: bool = False
     local_state: bool = False
-    wall: Literal["zbl"] | None = None
+    wall: Wall | None = None
     energy_floor: float | None = None
     joint_embedding: tuple[StateInput, ...] = ()
     dtype: Literal["float32", "float64"] = "float32"
@@ -126,8 +131,13 @@ class ModelConfig:
             raise ConfigError(
                 "`dispersion` and `d3` exclude each other, got both: each is all of the dispersion"
             )
-        if self.wall not in (None, "zbl"):
-            raise ConfigError(f"`wall` must be null or 'zbl', got {self.wall!r}")
+        if self.wall not in (None, *get_args(Wall)):
+            raise ConfigError(f"`wall` must be null, 'zbl' or 'zbl-inner', got {self.wall!r}")
+        if self.wall == "zbl-inner" and self.architecture.get("inner_cutoff") is None:
+            raise ConfigError(
+                "`wall` must not be 'zbl-inner' without `architecture.inner_cutoff`: there is no "
+                "distance from which on what is learned levels off; use 'zbl'"
+            )
         if self.energy_floor is not None and not 0.0 < self.energy_floor <= MAX_FLOOR:
             raise ConfigError(
                 f"`energy_floor` must be null or in (0, {MAX_FLOOR}] eV, got {self.energy_floor!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
@@ -15,6 +15,7 @@ from lesff.electrostatics.dispersion import Dispersion, DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, LongRangeConfig, MultipoleConfig
 from lesff.heads.config import charge_limits_of
+from lesff.potential.config import Wall
 from lesff.potential.potential import Potential
 
 ENERGY_FLOOR = 5.0
@@ -175,16 +176,19 @@ def with_local_state(potential: Potential) -> Potential:
 def with_wall(
     potential: Potential,
     *,
+    wall: Wall = "zbl",
     inner_cutoff: float | None = INNER_CUTOFF,
     energy_floor: float | None = ENERGY_FLOOR,
 ) -> Potential:
     """A copy with a wall below what is learned: atoms that come too close or too many repel.
 
     Energies change where atoms are closer than the sum of their covalent radii, bonds of every
-    molecule among them: the copy has to be trained.
+    molecule among them: the copy has to be trained. With ``"zbl-inner"`` they stay as they are but
+    for pairs below the inner cutoff, for crowds, and for atoms below the floor.
 
     Args:
         potential: A potential without wall; not modified.
+        wall: See :class:`lesff.potential.config.ModelConfig`.
         inner_cutoff: Share of the sum of covalent radii below which what is learned levels off; see
             :class:`lesff.nn.contacts.InnerCutoff`. None: it does not.
         energy_floor: See :class:`lesff.potential.config.ModelConfig`.
@@ -198,7 +202,7 @@ def with_wall(
     if inner_cutoff is not None:
         architecture["inner_cutoff"] = inner_cutoff
     config = replace(
-        potential.config, wall="zbl", energy_floor=energy_floor, architecture=architecture
+        potential.config, wall=wall, energy_floor=energy_floor, architecture=architecture
     )
     result = Potential(config)
     result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
@@ -337,7 +341,7 @@ class Redesign:
 
     elements: dict[str, str] = field(default_factory=dict)
     local_state: bool = False
-    wall: Literal["zbl"] | None = None
+    wall: Wall | None = None
     inner_cutoff: float | None = INNER_CUTOFF
     fresh_head: HeadName | None = None
     bounded_charges: bool = False
@@ -362,7 +366,7 @@ class Redesign:
         if self.local_state:
             potential = with_local_state(potential)
         if self.wall is not None:
-            potential = with_wall(potential, inner_cutoff=self.inner_cutoff)
+            potential = with_wall(potential, wall=self.wall, inner_cutoff=self.inner_cutoff)
         if self.fresh_head is not None:
             potential = with_head(potential, self.fresh_head, fresh=True)
         return with_charge_limits(potential) if self.bounded_charges else potential

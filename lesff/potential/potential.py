@@ -35,7 +35,7 @@ from lesff.heads import (
     MultipoleHead,
     make_head,
 )
-from lesff.nn.contacts import AtomContacts, Contacts
+from lesff.nn.contacts import AtomContacts, Contacts, plain_wall
 from lesff.nn.local_state import LocalState, LocalStates
 from lesff.nn.radial_table import TABLE_START
 from lesff.nn.saturation import from_below
@@ -408,6 +408,10 @@ class Potential(nn.Module):
         if self.contacts is not None and self.contacts.has_wall:
             contacts = local.contacts if local is not None else self._contacts(output)
             node_energy = node_energy + contacts.wall.to(torch.float64)
+            if self.config.wall == "zbl-inner" and output.pairs is not None:
+                # what the network sees already of distances that level off
+                seen = plain_wall(output.pairs.distance, output.pairs, self.contacts.repulsion)
+                node_energy = node_energy - seen.to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         # dispersion depends on elements and positions only
         coefficients, attraction, shares = None, None, None

@@ -28,6 +28,7 @@ from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, LongRangeConfig
 from lesff.plain_data import from_dict
+from lesff.potential.config import Wall
 from lesff.potential.edit import Redesign
 from lesff.train.composites import CompositesConfig
 from lesff.train.gradients import GradientMethod
@@ -162,7 +163,7 @@ class RecipeModel:
     reference_charges: dict[str, float] | None = None
     state_embedding: bool = False
     local_state: bool = False
-    wall: Literal["zbl"] | None = None
+    wall: Wall | None = None
     bounded_charges: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     energy_reference: str = "unspecified"
