@@ -123,6 +123,18 @@ _ROWS = (
     ),
 )  # fmt: skip
 
+OF_CHARGES = (
+    "latent_charges",
+    "charges",
+    "dipole",
+    "quadrupole",
+    "atomic_dipoles",
+    "atomic_quadrupoles",
+    "born_effective_charges",
+    "polarizability",
+)
+"""What charges decide."""
+
 _OF_MEMBERS = ("energy", "forces", "stress", "charges", "dipole")
 _SPREAD_ROWS = tuple(
     replace(

@@ -1,5 +1,7 @@
 """The predict API: inputs, batches, domain checks, results; and the ASE calculator."""
 
+from dataclasses import replace
+
 import ase
 import numpy as np
 import pytest
@@ -169,6 +171,26 @@ def test_quantities_not_to_be_trusted_warn(tmp_path):
     atoms.get_forces()
     with pytest.warns(CaveatWarning, match="charges of this model"):
         atoms.get_charges()
+
+
+def test_charges_of_elements_that_were_not_trained_warn(tmp_path):
+    potential = tiny_potential(head="shifted")
+    long_range = replace(potential.config.long_range, charge_elements=(1,))
+    potential.config = replace(potential.config, long_range=long_range)
+    source = ResolvedModel(folder=tmp_path, name="tiny", version="1.0.0", origin="folder")
+    model = Model(potential, source)
+    model.predict(water(), ["energy", "forces"], strict=True)
+    text = "structure 0 has O, whose charges this model was not trained on: charges mean nothing"
+    with pytest.warns(CaveatWarning, match=text):
+        model.predict(water(), ["energy", "charges"])
+    with pytest.raises(UnsupportedInputError, match=text):
+        model.predict(water(), "charges", strict=True)
+    atoms = water()
+    atoms.calc = model.calculator()
+    atoms.get_forces()
+    with pytest.warns(CaveatWarning, match=text):
+        atoms.get_charges()
+    assert potential.config.to_dict()["long_range"]["charge_elements"] == (1,)
 
 
 def test_calculator_dipole_of_a_molecule(model):

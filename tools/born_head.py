@@ -212,6 +212,8 @@ def with_born_head(trunk: Potential, charges: tuple[float, ...], *, dipoles: boo
         reference_charges=charges,
         multipoles=MultipoleConfig(dipoles=True) if dipoles else None,
         in_energy=False,
+        # others start from no charge, and stay there
+        charge_elements=tuple(z for z, q in zip(trunk.config.elements, charges, strict=True) if q),
     )
     config = replace(
         trunk.config,

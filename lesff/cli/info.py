@@ -11,6 +11,7 @@ from lesff.cli.catalogue import find_unfetched, show_unfetched
 from lesff.cli.options import accept_license_option
 
 if TYPE_CHECKING:
+    from lesff.potential.config import ModelConfig
     from lesff.potential.potential import Potential
 
 
@@ -52,9 +53,20 @@ def info_command(name: str, *, as_json: bool, accept_license: bool) -> None:
     }
     for key, value in rows.items():
         click.echo(f"{key + ':':20}{value}")
+    trained = _without_charges(model.config)
+    if trained:
+        click.echo(f"{'no charges of:':20}{trained}")
     for quantity, why in model.source.caveats.items():
         click.echo(f"{'caveat:':20}{quantity}: {why}")
     click.echo("\n" + model.card.strip())
+
+
+def _without_charges(config: ModelConfig) -> str:
+    """Elements whose charges were not trained."""
+    from lesff.atoms.elements import symbols
+
+    trained = None if config.long_range is None else config.long_range.charge_elements
+    return "" if trained is None else symbols(sorted(set(config.elements) - set(trained)))
 
 
 def _electrostatics(potential: Potential) -> str:

@@ -156,6 +156,8 @@ class LongRangeConfig:
         in_energy: Whether the moments interact. False for a head on a trunk whose energy holds
             their interaction already: energies and forces stay those of the trunk, and moments give
             dipoles, Born charges and the coupling to fields and point charges.
+        charge_elements: Atomic numbers of the elements whose charges were trained, where those are
+            fewer than the elements of the model; charges of others warn. None: all.
     """
 
     head: HeadName = "latent"
@@ -175,6 +177,7 @@ class LongRangeConfig:
     charge_limits: tuple[float, ...] | None = None
     onset: float | None = None
     in_energy: bool = True
+    charge_elements: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError for options without meaning."""
@@ -243,6 +246,10 @@ class LongRangeConfig:
         checks["charge_limits"] = (
             all(0.0 < limit <= MAX_LIMIT for limit in self.charge_limits or ()),
             f"null or numbers in (0, {MAX_LIMIT}] e",
+        )
+        checks["charge_elements"] = (
+            self.charge_elements is None or all(1 <= z <= 118 for z in self.charge_elements),
+            "null or atomic numbers",
         )
         for name, (is_good, expected) in checks.items():
             if not is_good:

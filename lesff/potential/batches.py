@@ -17,6 +17,7 @@ from lesff.errors import PropertyError
 from lesff.potential.domain import (
     DomainCheck,
     check_caveats,
+    check_charge_elements,
     check_domain,
     warn_of_background,
 )
@@ -75,6 +76,7 @@ def predict_structures(
         domain.check_states()
     warn_of_background(config, structures)
     check_caveats(model, caveats, names, strict=strict)
+    check_charge_elements(config, structures, names, strict=strict)
     sizes = np.array([len(structure) for structure in structures])
     results: list[dict[str, np.ndarray]] = [{} for _ in structures]
     # novelty needs what the energy needs, and next to nothing more

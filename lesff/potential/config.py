@@ -174,7 +174,7 @@ class ModelConfig:
         data = asdict(self)
         # what most models lack is left out: an earlier lesff reads such a folder, too
         if self.long_range is not None:
-            for name in ("bases", "charge_limits", "onset"):
+            for name in ("bases", "charge_limits", "onset", "charge_elements"):
                 if not data["long_range"][name]:
                     del data["long_range"][name]
             if self.long_range.in_energy:

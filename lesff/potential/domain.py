@@ -22,6 +22,7 @@ from lesff.errors import (
 from lesff.nn.local_state import CONSTANTS
 from lesff.potential.config import ModelConfig
 from lesff.potential.uncertainty import Uncertainty
+from lesff.quantities import OF_CHARGES
 
 OutOfDomain = Literal["warn", "stop", "ignore"]
 """What a calculator does about structures outside of what its model was calibrated on."""
@@ -253,6 +254,36 @@ def warn_of_background(config: ModelConfig, structures: Sequence[Structure]) -> 
         ChargedCellWarning,
     )
     return True
+
+
+def check_charge_elements(
+    config: ModelConfig,
+    structures: Sequence[Structure],
+    properties: Sequence[str],
+    *,
+    strict: bool,
+) -> None:
+    """Warn, once for all structures, of charges of elements whose charges were not trained.
+
+    Raises:
+        UnsupportedInputError: instead, with ``strict``.
+    """
+    trained = None if config.long_range is None else config.long_range.charge_elements
+    asked = [name for name in properties if name in OF_CHARGES]
+    if trained is None or not asked:
+        return
+    for index, structure in enumerate(structures):
+        unknown = sorted(elements_of(structure) - set(trained))
+        if not unknown:
+            continue
+        text = (
+            f"structure {index} has {symbols(unknown)}, whose charges this model was not trained "
+            f"on: {', '.join(asked)} mean nothing there"
+        )
+        if strict:
+            raise UnsupportedInputError(text)
+        warn(text, CaveatWarning)
+        return
 
 
 def check_caveats(

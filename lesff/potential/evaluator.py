@@ -30,6 +30,7 @@ from lesff.potential.domain import (
     OutOfDomain,
     Outside,
     check_caveats,
+    check_charge_elements,
     check_domain,
     find_outside,
     warn_of_background,
@@ -419,6 +420,9 @@ class Evaluator:
         if not self._warned_of_background:
             self._warned_of_background = warn_of_background(self._potential.config, structures)
         check_caveats("this model", self.caveats, sorted(wanted), strict=self._strict)
+        check_charge_elements(
+            self._potential.config, structures, sorted(wanted), strict=self._strict
+        )
         while len(self._slots) < len(structures):
             cutoff = self._potential.cutoff
             self._slots.append(_Slot(VerletList(cutoff, self._skin)))

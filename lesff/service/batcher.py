@@ -24,7 +24,12 @@ from lesff.atoms.structure import Structure
 from lesff.errors import LesffError, PropertyError
 from lesff.model import Model
 from lesff.potential.batches import predict_structures
-from lesff.potential.domain import check_caveats, check_domain, warn_of_background
+from lesff.potential.domain import (
+    check_caveats,
+    check_charge_elements,
+    check_domain,
+    warn_of_background,
+)
 from lesff.service.faults import too_busy
 from lesff.service.limits import Limits
 from lesff.service.meters import Meters
@@ -263,4 +268,5 @@ def check(
         check_domain(model.config, [state], strict=False)
         warn_of_background(model.config, [state])
         check_caveats(model.name, model.source.caveats, properties, strict=False)
+        check_charge_elements(model.config, [state], properties, strict=False)
     return tuple(text.replace("structure 0", "the structure", 1) for text in texts)
