@@ -100,7 +100,8 @@ struct LesffContacts {
   const double* counted;         // (n_elements) bonds beyond which an atom is no ion
   double inner_start, inner_width;  // shares of the sum of radii
   double bond_full, bond_none, open_from, open_full;
-  double crowding;  // eV of one bond too many
+  double crowding;   // eV of one bond too many
+  double wall_from;  // share of the sum of radii from which on there is no repulsion; 0: all of it
   void* inner;     // (n_pairs) distances that level off: output, or null
   void* d_inner;   // (n_pairs) its derivative
   void* wall;      // (n_atoms) eV: output, or null

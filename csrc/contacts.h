@@ -88,7 +88,16 @@ void contacts(const LesffContacts* p) {
     if (wall) {
       d_wall[k] = T(0);
       if (r < reach) {
-        const WithSlope y = screened_repulsion(r, double(zi), double(zj), reach);
+        WithSlope y = screened_repulsion(r, double(zi), double(zj), reach);
+        if (a.wall_from > 0.0) {
+          // minus what it is where what is learned levels off; nothing from there outwards
+          const double start = a.wall_from * reach, width = a.inner_width * reach;
+          const WithSlope below = levelled(std::fmax(start - r, 0.0) / width);
+          const double seen = r < start ? start - width * below.value : r;
+          const WithSlope other = screened_repulsion(seen, double(zi), double(zj), reach);
+          y.value -= other.value;
+          y.slope -= other.slope * below.slope;
+        }
         wall[i] += T(0.5 * y.value);
         wall[j] += T(0.5 * y.value);
         d_wall[k] = T(y.slope);

@@ -41,11 +41,11 @@ def _fields(found):
 
 
 @compiled
-@pytest.mark.parametrize("has_wall", [True, False])
-def test_compiled_contacts_are_those_of_pytorch(has_wall):
+@pytest.mark.parametrize(("has_wall", "wall_from"), [(True, 0.0), (True, 0.75), (False, 0.0)])
+def test_compiled_contacts_are_those_of_pytorch(has_wall, wall_from):
     # as many pairs as it takes for some atoms to be crowded
     pairs = _pairs(n_pairs=150)
-    contacts = Contacts(has_wall=has_wall).eval()
+    contacts = Contacts(has_wall=has_wall, wall_from=wall_from).eval()
     weight = torch.linspace(0.5, 1.5, len(pairs.z), dtype=torch.float64)
     found, slopes = [], []
     for is_fused in (True, False):
@@ -65,9 +65,10 @@ def test_compiled_contacts_are_those_of_pytorch(has_wall):
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-11, atol=1e-11)
 
 
-def test_contacts_have_second_derivatives():
+@pytest.mark.parametrize("wall_from", [0.0, 0.75])
+def test_contacts_have_second_derivatives(wall_from):
     pairs = _pairs(n_atoms=6, n_pairs=8)
-    contacts = Contacts(has_wall=True).eval()
+    contacts = Contacts(has_wall=True, wall_from=wall_from).eval()
     r = pairs.distance.clone().requires_grad_()
 
     def function(x):
@@ -96,6 +97,24 @@ def test_inner_cutoff_is_the_identity_above_its_start_and_has_second_derivatives
 
     assert torch.autograd.gradcheck(function, (r,))
     assert torch.autograd.gradgradcheck(function, (r,))
+
+
+def test_inner_walls_begin_where_what_is_learned_levels_off():
+    """Zero from there outwards, bit for bit, and as steep as the repulsion of the nuclei far in."""
+    pairs = _pairs(n_pairs=40)
+    radius = torch.tensor(covalent_radii)[pairs.z]
+    reach = radius[pairs.first] + radius[pairs.second]
+    whole, inner = (
+        Contacts(has_wall=True, counts_bonds=False, wall_from=w).eval() for w in (0.0, 0.75)
+    )
+    for share in (0.75, 0.9, 1.1):
+        assert not inner(replace(pairs, distance=share * reach)).wall.any()
+    slopes = []
+    for contacts in (whole, inner):
+        r = (0.3 * reach).requires_grad_()
+        (slope,) = torch.autograd.grad(contacts(replace(pairs, distance=r)).wall.sum(), r)
+        slopes.append(slope)
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-2, atol=0)
 
 
 def test_walls_rise_monotonically_for_all_pairs_of_elements():

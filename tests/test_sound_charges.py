@@ -486,6 +486,11 @@ def test_an_inner_wall_leaves_pretrained_energies():
         pair = Atoms("OH", [[0, 0, 0], [0, 0, share * 0.97]])
         energies.append(float(new(make_graph(pair), ["energy"])["energy"]))
     assert np.diff(energies).min() > 0.0
+    assert new.contacts.crowding > 0.0
+    solid = with_wall(old, wall="zbl-inner", energy_floor=None, crowding=False)
+    assert solid.eval().contacts.crowding == 0.0
+    with pytest.raises(ConfigError, match="`crowding` must be left out without `wall`"):
+        replace(old.config, crowding=False)
     with pytest.raises(ConfigError, match="`wall` must not be 'zbl-inner' without"):
         replace(new.config, architecture=old.config.architecture)
 

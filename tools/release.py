@@ -2,6 +2,7 @@
 
     python tools/release.py RUN/model NAME VERSION
     python tools/release.py lesff/weights/NAME/OLD NAME VERSION --cutoff smooth --dl 1
+    python tools/release.py lesff/weights/NAME/OLD NAME VERSION --walled [--energy-floor 5]
     python tools/release.py FOLDER NAME VERSION --train FILE... --validation FILE...
     python tools/release.py FOLDER NAME VERSION --uncalibrated REASON --license FILE
 
@@ -13,8 +14,9 @@ frames) and ``NAME.born.json`` (``tools/born_errors.py``), which become the metr
 ``tests/released.json``. The folder has the card in two parts: ``README.md`` is what to read before
 use, ``EVALUATION.md`` has the training and all tables.
 ``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
-weights: crystals and slabs change, molecules do not. Works to cite (``bibtex``) are kept from
-version to version; those of a new model are added to its manifest entry by hand.
+weights: crystals and slabs change, molecules do not. ``--walled`` gives the same weights a wall, a
+floor and limits of charges that no structure of the training sees. Works to cite (``bibtex``) are
+kept from version to version; those of a new model are added to its manifest entry by hand.
 Every version carries its calibration: ``lesff train`` attaches it where the recipe says how. For a
 folder without, ``--train`` and ``--validation`` give the frames to calibrate it on; of a file given
 to both, its own split counts. Without them it is refused, unless ``--uncalibrated`` says in a
@@ -42,6 +44,7 @@ from lesff.model_folder.card import front_matter, read_card, read_evaluation, wi
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, model_files
 from lesff.model_folder.verify import verify_parity
+from lesff.potential.edit import with_charge_limits, with_wall
 from lesff.potential.potential import Potential
 from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of
 from lesff.uncertainty.calibration import calibrate, card_section
@@ -89,6 +92,21 @@ def born_metrics(result: dict) -> list[dict]:
         }
         for name, row in result["born"].items()
     ]
+
+
+def with_wall_below(potential: Potential, energy_floor: float | None) -> Potential:
+    """The same weights with a wall and limits of charges; molecules: floor and crowding, too."""
+    changed = with_wall(
+        potential,
+        wall="zbl-inner",
+        energy_floor=energy_floor,
+        crowding=energy_floor is not None,
+    )
+    if changed.config.long_range is not None:
+        changed = with_charge_limits(changed)
+    # features of what it was calibrated on do not change
+    changed.uncertainty = potential.uncertainty
+    return changed
 
 
 def with_sums(
@@ -172,6 +190,8 @@ def main() -> None:
     parser.add_argument("--cutoff", choices=("sharp", "smooth"), help="of the sum over k")
     parser.add_argument("--dl", type=float, help="resolution of the Coulomb sum, A")
     parser.add_argument("--dispersion-dl", type=float, help="that of dispersion, A")
+    parser.add_argument("--walled", action="store_true", help="add a wall below what is learned")
+    parser.add_argument("--energy-floor", type=float, help="of molecules, eV")
     parser.add_argument("--train", type=Path, nargs="+", default=[], help="frames to calibrate on")
     parser.add_argument("--validation", type=Path, nargs="+", default=[], help="held-out frames")
     parser.add_argument("--uncalibrated", metavar="REASON", help="release without calibration")
@@ -188,6 +208,8 @@ def main() -> None:
     potential = with_sums(
         load_model(options.model), options.cutoff, options.dl, options.dispersion_dl
     )
+    if options.walled:
+        potential = with_wall_below(potential, options.energy_floor)
     said = {"level_of_theory": options.level_of_theory, "training_data": options.training_data}
     potential.config = replace(
         potential.config, **{key: text for key, text in said.items() if text is not None}

@@ -38,7 +38,7 @@ from lesff.hub.lockfile import (
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry, version_numbers
 from lesff.hub.manifest.names import find_model
 from lesff.hub.sources.address import fetch_folder
-from lesff.hub.sources.bundled import bundled_version, check_bundled, heal_from
+from lesff.hub.sources.bundled import bundled_version, ready_bundled
 from lesff.hub.sources.foreign import (
     adopt_published,
     find_published_damage,
@@ -272,10 +272,8 @@ def _resolve_entry(entry: ModelEntry, version: VersionEntry, *, offline: bool) -
     if cached.is_dir() and damage is None:
         return found(cached, "cache")
     if version.sources.bundled and (bundled.is_dir() or version.sources.hub is None):
-        check_bundled(bundled, version)
-        if damage is None or not heal_from(bundled, cached, version):
-            return found(bundled, "bundled")
-        return found(cached, "cache")
+        folder = ready_bundled(entry, version, cached, is_damaged=damage is not None)
+        return found(folder, "cache" if folder == cached else "bundled")
     label = f"{entry.name}@{version.version}"
     if offline:
         state = f"its copy in the cache is damaged ({damage})" if damage else "it is not there"

@@ -139,6 +139,8 @@ class ContactTables:
         open_from: Missing bonds from which an atom begins to be open.
         open_full: From which it is.
         crowding: Energy of one bond too many in eV.
+        wall_from: Share of the sum of radii from which on the wall has no repulsion, which levels
+            off there as distances do; 0 for one up to the sum of radii.
     """
 
     radius: Tensor
@@ -153,6 +155,7 @@ class ContactTables:
     open_from: float
     open_full: float
     crowding: float
+    wall_from: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

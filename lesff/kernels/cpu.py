@@ -92,7 +92,7 @@ class _Contacts(ctypes.Structure):
         *[(n, c_void_p) for n in ("distance", "first", "second", "atomic_number")],
         *[(n, c_void_p) for n in ("radius", "valence", "onium", "most", "counted")],
         *[(n, c_double) for n in ("inner_start", "inner_width", "bond_full", "bond_none")],
-        *[(n, c_double) for n in ("open_from", "open_full", "crowding")],
+        *[(n, c_double) for n in ("open_from", "open_full", "crowding", "wall_from")],
         *[(n, c_void_p) for n in ("inner", "d_inner", "wall", "d_wall")],
         *[(n, c_void_p) for n in ("openness", "bonded", "lacks", "d_bond", "d_open")],
         *[(n, c_void_p) for n in ("d_bonded", "d_crowd", "count")],
@@ -398,6 +398,7 @@ class CPUBackend:
             open_from=tables.open_from,
             open_full=tables.open_full,
             crowding=tables.crowding,
+            wall_from=tables.wall_from,
             count=count.data_ptr(),
             **{n: x.data_ptr() for n, x in out.items() if asked[n]},
         )

@@ -130,8 +130,10 @@ class Elements(nn.Module):
         bond = smooth_step((BOND_NONE - pairs.distance / reach) / (BOND_NONE - BOND_FULL))
         return torch.where((self.valence[z1] > 0) & (self.valence[z2] > 0), bond, 1.0)
 
-    def tables(self, start: float = 1.0, crowding: float = 0.0) -> ContactTables:
-        """For the compiled library, with s of the inner cutoff and the energy of crowding."""
+    def tables(
+        self, start: float = 1.0, crowding: float = 0.0, wall_from: float = 0.0
+    ) -> ContactTables:
+        """For the compiled library, with s of the inner cutoff and parts of the wall."""
         return ContactTables(
             radius=self.radius,
             valence=self.valence,
@@ -145,6 +147,7 @@ class Elements(nn.Module):
             open_from=OPEN_FROM,
             open_full=OPEN_FULL,
             crowding=crowding,
+            wall_from=wall_from,
         )
 
 
@@ -180,18 +183,25 @@ class Contacts(nn.Module):
 
     Args:
         has_wall: Whether the wall is asked for.
+        counts_bonds: Whether atoms with too many bonds are a part of it.
+        wall_from: s of the inner cutoff for a repulsion minus what it is at the distances that
+            level off, or 0 for all of it.
     """
 
-    def __init__(self, *, has_wall: bool) -> None:
+    def __init__(
+        self, *, has_wall: bool, counts_bonds: bool = True, wall_from: float = 0.0
+    ) -> None:
         super().__init__()
         self.has_wall = has_wall
+        self.counts_bonds = counts_bonds
+        self.wall_from = wall_from
         self.elements = Elements()
         self.repulsion = ScreenedRepulsion()
 
     @property
     def crowding(self) -> float:
         """Energy of one bond too many in eV."""
-        return 0.0 if self.training else CROWDING
+        return CROWDING if self.counts_bonds and not self.training else 0.0
 
     def forward(self, pairs: ClosePairs) -> AtomContacts:
         """See :class:`AtomContacts`."""
@@ -209,6 +219,9 @@ class Contacts(nn.Module):
         wall = distance.new_empty(0)
         if self.has_wall:
             wall = plain_wall(distance, pairs, self.repulsion)
+            if self.wall_from:
+                seen = plain_inner(distance, pairs, self.elements, self.wall_from)
+                wall = wall - plain_wall(seen, pairs, self.repulsion)
             wall = wall + self.crowding * plain_excess(count, pairs, self.elements).square()
         return wall, *plain_bonds(count, pairs, self.elements)
 
@@ -310,7 +323,7 @@ class _FusedContacts(torch.autograd.Function):
             pairs.first,
             pairs.second,
             pairs.z,
-            module.elements.tables(crowding=module.crowding),
+            module.elements.tables(crowding=module.crowding, wall_from=module.wall_from),
             wall=module.has_wall,
             bonds=True,
         )

@@ -54,6 +54,8 @@ class ModelConfig:
             ``"zbl"``; ``"zbl-inner"``, whose repulsion is that of ``"zbl"`` minus what it is at the
             distances where the inner cutoff of the architecture levels off: nothing from there
             outwards, for pretrained weights; or None (:mod:`lesff.nn.contacts`).
+        crowding: Whether the wall counts bonds; not in models of solids, whose atoms have more
+            neighbours than any molecule.
         energy_floor: eV below the reference energy from which what is learned of an atom levels
             off, or None: no atom gains more than that, and one eV, from any environment.
         joint_embedding: Inputs of the embedding of published models with charge and spin states,
@@ -78,6 +80,7 @@ class ModelConfig:
     state_embedding: bool = False
     local_state: bool = False
     wall: Wall | None = None
+    crowding: bool = True
     energy_floor: float | None = None
     joint_embedding: tuple[StateInput, ...] = ()
     dtype: Literal["float32", "float64"] = "float32"
@@ -133,6 +136,8 @@ class ModelConfig:
             )
         if self.wall not in (None, *get_args(Wall)):
             raise ConfigError(f"`wall` must be null, 'zbl' or 'zbl-inner', got {self.wall!r}")
+        if self.wall is None and not self.crowding:
+            raise ConfigError("`crowding` must be left out without `wall`, which it is a part of")
         if self.wall == "zbl-inner" and self.architecture.get("inner_cutoff") is None:
             raise ConfigError(
                 "`wall` must not be 'zbl-inner' without `architecture.inner_cutoff`: there is no "
@@ -179,6 +184,8 @@ class ModelConfig:
                     del data["long_range"][name]
             if self.long_range.in_energy:
                 del data["long_range"]["in_energy"]
+        if self.crowding:
+            del data["crowding"]
         for name in ("local_state", "wall", "energy_floor", "d3"):
             if not data[name]:
                 del data[name]

@@ -179,6 +179,7 @@ def with_wall(
     wall: Wall = "zbl",
     inner_cutoff: float | None = INNER_CUTOFF,
     energy_floor: float | None = ENERGY_FLOOR,
+    crowding: bool = True,
 ) -> Potential:
     """A copy with a wall below what is learned: atoms that come too close or too many repel.
 
@@ -192,6 +193,7 @@ def with_wall(
         inner_cutoff: Share of the sum of covalent radii below which what is learned levels off; see
             :class:`lesff.nn.contacts.InnerCutoff`. None: it does not.
         energy_floor: See :class:`lesff.potential.config.ModelConfig`.
+        crowding: Likewise; false for solids.
 
     Raises:
         ConfigError: for an architecture with a repulsion of its own, or without inner cutoff.
@@ -202,7 +204,11 @@ def with_wall(
     if inner_cutoff is not None:
         architecture["inner_cutoff"] = inner_cutoff
     config = replace(
-        potential.config, wall=wall, energy_floor=energy_floor, architecture=architecture
+        potential.config,
+        wall=wall,
+        crowding=crowding,
+        energy_floor=energy_floor,
+        architecture=architecture,
     )
     result = Potential(config)
     result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost

@@ -35,7 +35,7 @@ from lesff.heads import (
     MultipoleHead,
     make_head,
 )
-from lesff.nn.contacts import AtomContacts, Contacts, plain_wall
+from lesff.nn.contacts import AtomContacts, Contacts
 from lesff.nn.local_state import LocalState, LocalStates
 from lesff.nn.radial_table import TABLE_START
 from lesff.nn.saturation import from_below
@@ -147,7 +147,14 @@ class Potential(nn.Module):
     def make_contacts(self) -> Contacts | None:
         """What close pairs are asked for, or None for nothing."""
         has_wall = self.config.wall is not None
-        return Contacts(has_wall=has_wall) if has_wall or self.config.local_state else None
+        if not has_wall and not self.config.local_state:
+            return None
+        is_inner = self.config.wall == "zbl-inner"
+        return Contacts(
+            has_wall=has_wall,
+            counts_bonds=self.config.crowding,
+            wall_from=self.config.architecture["inner_cutoff"] if is_inner else 0.0,
+        )
 
     def make_head(self) -> ChargeModel:
         """A new charge head as the configuration says, with initial weights.
@@ -408,10 +415,6 @@ class Potential(nn.Module):
         if self.contacts is not None and self.contacts.has_wall:
             contacts = local.contacts if local is not None else self._contacts(output)
             node_energy = node_energy + contacts.wall.to(torch.float64)
-            if self.config.wall == "zbl-inner" and output.pairs is not None:
-                # what the network sees already of distances that level off
-                seen = plain_wall(output.pairs.distance, output.pairs, self.contacts.repulsion)
-                node_energy = node_energy - seen.to(torch.float64)
         energy_sr = segment_sum(node_energy, graph.batch, graph.n_systems)
         # dispersion depends on elements and positions only
         coefficients, attraction, shares = None, None, None
