@@ -201,6 +201,26 @@ struct LesffNearPairs {
   double* min_distance;         // A, infinite without pairs
 };
 
+// Charges within limits that share out what is missing to a total, see lesff/heads/sharing.py.
+struct LesffShares {
+  int64_t n_atoms, n_systems;
+  int32_t n_steps;         // Newton steps whose slopes are `least` or more, before two with `tiny`
+  double least, tiny;
+  const void* p;           // (n_atoms) charges before, e
+  const void* weights;     // (n_atoms)
+  const void* limits;      // (n_atoms) e
+  const void* totals;      // (n_systems) e
+  const int64_t* batch;    // (n_atoms)
+  void* charges;           // (n_atoms): output
+  void* potential;         // (n_systems): output; in the backward input
+  const void* g_charges;   // (n_atoms)
+  const void* g_potential;  // (n_systems)
+  void* g_p;               // (n_atoms): outputs of the backward
+  void* g_weights;         // (n_atoms)
+  void* g_totals;          // (n_systems)
+  double* work;            // (n_systems, 8) work space
+};
+
 // The kernels of one floating-point type, compiled for one instruction set.
 template <class T>
 struct LesffKernels {
@@ -217,4 +237,6 @@ struct LesffKernels {
   void (*transfers_backward)(const LesffTransfers*);
   void (*open_pairs)(const LesffOpenPairs*);
   void (*near_pairs)(const LesffNearPairs*);
+  void (*shares)(const LesffShares*);
+  void (*shares_backward)(const LesffShares*);
 };

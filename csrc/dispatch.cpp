@@ -21,7 +21,7 @@ LESFF_DECLARE(lesff_avx512)
 #endif
 
 // Raised whenever a structure or the meaning of an argument changes.
-LESFF_EXPORT int lesff_abi_version() { return 9; }
+LESFF_EXPORT int lesff_abi_version() { return 10; }
 
 // Best instruction set of this processor: 0 generic, 1 AVX2 with FMA, 2 AVX-512.
 LESFF_EXPORT int lesff_best_instruction_set() {
@@ -73,6 +73,8 @@ LESFF_ENTRY(transfers, LesffTransfers)
 LESFF_ENTRY(transfers_backward, LesffTransfers)
 LESFF_ENTRY(open_pairs, LesffOpenPairs)
 LESFF_ENTRY(near_pairs, LesffNearPairs)
+LESFF_ENTRY(shares, LesffShares)
+LESFF_ENTRY(shares_backward, LesffShares)
 
 LESFF_EXPORT void lesff_program(int isa, int, const LesffProgram* a) {
 #ifdef LESFF_X86

@@ -8,6 +8,7 @@
 #include "local_state.h"
 #include "near_pairs.h"
 #include "open_pairs.h"
+#include "shares.h"
 #include "transfers.h"
 
 namespace LESFF_NAMESPACE {
@@ -18,7 +19,7 @@ LesffKernels<T> kernels() {
           contract_backward<T>, any_harmonics<T, false>, any_harmonics<T, true>,
           contacts<T>,          local_state<T>,          local_state_backward<T>,
           transfers<T>,         transfers_backward<T>,  open_pairs<T>,
-          near_pairs<T>};
+          near_pairs<T>,        shares<T>,              shares_backward<T>};
 }
 
 LesffKernels<float> float_kernels() { return kernels<float>(); }

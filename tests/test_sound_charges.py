@@ -16,8 +16,8 @@ from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.heads import MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.heads.edge import _FusedMoved, plain_moved
-from lesff.heads.sharing import shared_within
-from lesff.kernels import TransferLimits
+from lesff.heads.sharing import plain_shares, shared_within
+from lesff.kernels import ShareInputs, TransferLimits
 from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs
 from lesff.nn.local_state import LocalState
 from lesff.nn.saturation import LINEAR_SHARE, from_below, saturated, saturated_norm
@@ -472,6 +472,42 @@ def test_limits_and_walls_are_added_to_a_model():
     assert config.wall == "zbl"
     assert config.long_range.head == "edge"
     assert config.long_range.charge_limits == LIMITS
+
+
+@pytest.mark.skipif(kernels.backend(torch.zeros(1)) is None, reason="no compiled kernels here")
+@pytest.mark.parametrize("scale", [0.1, 3.0])
+def test_compiled_shares_are_those_of_pytorch(scale):
+    """Far from the limits, and with most charges at them."""
+    g = torch.Generator().manual_seed(3)
+    batch = torch.tensor([0] * 7 + [1] * 5 + [2])
+    n = len(batch)
+    p = scale * torch.randn(n, generator=g, dtype=torch.float64)
+    weights = 0.1 + torch.rand(n, generator=g, dtype=torch.float64)
+    totals = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    limits = 0.8 + torch.rand(n, generator=g, dtype=torch.float64)
+    factors = torch.linspace(0.3, 1.7, n, dtype=torch.float64)
+    found = []
+    for function in (shared_within, lambda *x: plain_shares(_share_inputs(*x))):
+        inputs = [x.clone().requires_grad_() for x in (p, weights, totals)]
+        charges, potential = function(*inputs, limits, batch)
+        total = (charges * factors).sum() + potential @ potential.new_tensor([0.2, 0.5, -0.4])
+        found.append((charges, potential, *torch.autograd.grad(total, inputs)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    sums = torch.zeros(3, dtype=torch.float64).index_add(0, batch, found[0][0].detach())
+    torch.testing.assert_close(sums, totals, rtol=0, atol=1e-12)
+    assert bool((found[0][0].abs() <= limits).all())
+    assert bool((found[0][0].abs() > 0.8 * limits).any()) is (scale > 1.0)
+    function = lambda *x: shared_within(*x, limits, batch)  # noqa: E731
+    inputs = [x.clone().requires_grad_() for x in (p, weights, totals)]
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+def _share_inputs(p, weights, totals, limits, batch):
+    return ShareInputs(
+        p=p, weights=weights, totals=totals, limits=limits, batch=batch,
+        n_steps=6, least=0.05, tiny=1e-6,
+    )  # fmt: skip
 
 
 def test_an_inner_wall_leaves_pretrained_energies():

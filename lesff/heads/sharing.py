@@ -11,10 +11,16 @@ are functions of the receptive field.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from lesff import kernels
 from lesff.atoms.segments import segment_sum
+from lesff.kernels import ShareInputs
+from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.saturation import saturated, saturation_slope
 
 _STEPS = 6
@@ -46,23 +52,74 @@ def shared_within(
         limits: (n_atoms,) in e.
         batch: (n_atoms,) system of each atom.
     """
-    n_systems = len(totals)
+    x = ShareInputs(
+        p=p,
+        weights=weights,
+        totals=totals.to(p.dtype),
+        limits=limits.to(p.dtype),
+        batch=batch,
+        n_steps=_STEPS,
+        least=_MIN_SLOPE,
+        tiny=_TINY,
+    )
+    fused = kernels.backend(p)
+    if fused is None or not fused.has_contacts:
+        return plain_shares(x)
+    return _FusedShares.apply(x.p, x.weights, x.totals, x, fused)  # pyright: ignore[reportReturnType]
+
+
+def plain_shares(x: ShareInputs) -> tuple[Tensor, Tensor]:
+    """See :func:`shared_within`; in plain PyTorch, differentiable twice."""
+    n_systems = len(x.totals)
 
     def step(potential: Tensor, least: float) -> Tensor:
         # lambda + (T - sum q) / sum dq/dlambda, the slope without gradient
-        argument = p + weights * potential.index_select(0, batch)
-        slope = weights * saturation_slope(argument.detach(), limits).clamp(min=least)
-        missing = totals - segment_sum(saturated(argument, limits), batch, n_systems)
-        return potential + missing / segment_sum(slope, batch, n_systems)
+        argument = x.p + x.weights * potential.index_select(0, x.batch)
+        slope = x.weights * saturation_slope(argument.detach(), x.limits).clamp(min=least)
+        missing = x.totals - segment_sum(saturated(argument, x.limits), x.batch, n_systems)
+        return potential + missing / segment_sum(slope, x.batch, n_systems)
 
-    potential = torch.zeros_like(totals)
+    potential = torch.zeros_like(x.totals)
     with torch.no_grad():
-        for _ in range(_STEPS):
-            potential = step(potential, _MIN_SLOPE)
+        for _ in range(x.n_steps):
+            potential = step(potential, x.least)
     for _ in range(2):
-        potential = step(potential, _TINY)
-    charges = at_shares(p, weights, potential, limits, batch)
+        potential = step(potential, x.tiny)
+    charges = at_shares(x.p, x.weights, potential, x.limits, x.batch)
     # rounding, and what limits leave over
-    rest = totals - segment_sum(charges, batch, n_systems)
-    share = weights / segment_sum(weights, batch, n_systems).index_select(0, batch)
-    return charges + share * rest.index_select(0, batch), potential
+    rest = x.totals - segment_sum(charges, x.batch, n_systems)
+    share = x.weights / segment_sum(x.weights, x.batch, n_systems).index_select(0, x.batch)
+    return charges + share * rest.index_select(0, x.batch), potential
+
+
+class _FusedShares(torch.autograd.Function):
+    """Compiled :func:`plain_shares`, which gives second derivatives."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        p: Tensor,
+        weights: Tensor,
+        totals: Tensor,
+        x: ShareInputs,
+        fused: kernels.Backend,
+    ) -> tuple[Tensor, Tensor]:
+        charges, potential = fused.shares(x)
+        ctx.save_for_backward(p, weights, totals, potential)
+        ctx.rest = x, fused
+        return charges, potential
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        *inputs, potential = ctx.saved_tensors
+        x, fused = ctx.rest
+        if torch.is_grad_enabled():
+            out = recorded_gradients(
+                lambda p, w, t: plain_shares(replace(x, p=p, weights=w, totals=t)),
+                inputs,
+                ctx.needs_input_grad[:3],
+                grads,
+            )
+            return *out, None, None
+        given = replace(x, p=inputs[0], weights=inputs[1], totals=inputs[2])
+        return *fused.shares_backward(grads, given, potential), None, None

@@ -20,6 +20,7 @@ from lesff.kernels.arguments import (
     PairKind,
     RadialTable,
     RadialWeights,
+    ShareInputs,
     StateConstants,
     StateInputs,
     TransferLimits,
@@ -50,6 +51,7 @@ __all__ = [
     "RadialTable",
     "RadialWeights",
     "StateConstants",
+    "ShareInputs",
     "StateInputs",
     "TransferLimits",
     "backend",
@@ -284,6 +286,31 @@ class Backend(Protocol):
             distance: In A.
             pairs: Whose.
             limits: What limits them.
+
+        Raises:
+            KernelError: where :attr:`has_contacts` is false.
+        """
+        ...
+
+    def shares(self, x: ShareInputs) -> tuple[Tensor, Tensor]:
+        """Charges that sum to totals within limits, and the potential of each system.
+
+        See :func:`lesff.heads.sharing.plain_shares`.
+
+        Raises:
+            KernelError: where :attr:`has_contacts` is false.
+        """
+        ...
+
+    def shares_backward(
+        self, grads: Sequence[Tensor], x: ShareInputs, potential: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of ``p``, weights and totals.
+
+        Args:
+            grads: Gradients of charges and potentials.
+            x: As for :meth:`shares`.
+            potential: (n_systems,) that :meth:`shares` returned.
 
         Raises:
             KernelError: where :attr:`has_contacts` is false.

@@ -159,6 +159,31 @@ class ContactTables:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ShareInputs:
+    """What :func:`lesff.heads.sharing.plain_shares` takes.
+
+    Attributes:
+        p: (n_atoms,) charges before, in e.
+        weights: (n_atoms,), positive.
+        totals: (n_systems,) in e.
+        limits: (n_atoms,) in e.
+        batch: (n_atoms,) system of each atom.
+        n_steps: Newton steps whose slopes count at least ``least``, before two with ``tiny``.
+        least: Least slope of a charge in its argument.
+        tiny: The same of the last steps, whose derivatives are those of the solution.
+    """
+
+    p: Tensor
+    weights: Tensor
+    totals: Tensor
+    limits: Tensor
+    batch: Tensor
+    n_steps: int
+    least: float
+    tiny: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ContactValues:
     """Functions of close pairs and their derivatives; empty where not asked for.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_double, c_int32, c_int64, c_void_p
-from dataclasses import fields
+from dataclasses import fields, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +24,7 @@ from lesff.kernels.arguments import (
     PairAtoms,
     PairKind,
     RadialWeights,
+    ShareInputs,
     StateConstants,
     StateInputs,
     TransferLimits,
@@ -108,6 +109,17 @@ class _Transfers(ctypes.Structure):
         *[(n, c_double) for n in ("bond_full", "bond_none", "between", "soft")],
         *[(n, c_void_p) for n in ("moved", "grad_moved", "grad_transfers", "grad_distance")],
         *[(n, c_void_p) for n in ("total", "factor", "slope")],
+    ]
+
+
+class _Shares(ctypes.Structure):
+    _fields_ = [
+        *[(n, c_int64) for n in ("n_atoms", "n_systems")],
+        ("n_steps", c_int32),
+        *[(n, c_double) for n in ("least", "tiny")],
+        *[(n, c_void_p) for n in ("p", "weights", "limits", "totals", "batch")],
+        *[(n, c_void_p) for n in ("charges", "potential", "g_charges", "g_potential")],
+        *[(n, c_void_p) for n in ("g_p", "g_weights", "g_totals", "work")],
     ]
 
 
@@ -455,6 +467,30 @@ class CPUBackend:
         call("open_pairs", charges.dtype, arguments)
         return potential, slope
 
+    def shares(self, x: ShareInputs) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`."""
+        kept = _ShareArrays(x)
+        charges, potential = torch.empty_like(kept.x.p), torch.empty_like(kept.x.totals)
+        kept.arguments.charges, kept.arguments.potential = charges.data_ptr(), potential.data_ptr()
+        call("shares", x.p.dtype, kept.arguments)
+        return charges, potential
+
+    def shares_backward(
+        self, grads: Sequence[Tensor], x: ShareInputs, potential: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`."""
+        kept = _ShareArrays(x)
+        charges, potentials = (g.contiguous() for g in grads)
+        potential = potential.contiguous()
+        out = torch.empty_like(kept.x.p), torch.empty_like(kept.x.p), torch.empty_like(potential)
+        kept.arguments.potential = potential.data_ptr()
+        kept.arguments.g_charges = charges.data_ptr()
+        kept.arguments.g_potential = potentials.data_ptr()
+        for name, tensor in zip(("g_p", "g_weights", "g_totals"), out, strict=True):
+            setattr(kept.arguments, name, tensor.data_ptr())
+        call("shares_backward", x.p.dtype, kept.arguments)
+        return out
+
     def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`."""
         x = _contiguous(x)
@@ -486,6 +522,33 @@ class CPUBackend:
             setattr(arguments, name, grad.data_ptr())
         call("local_state_backward", x.values.dtype, arguments)
         return tuple(out)
+
+
+class _ShareArrays:
+    """Arguments of a call, and what has to live as long."""
+
+    def __init__(self, x: ShareInputs) -> None:
+        self.x = x = replace(
+            x,
+            p=x.p.contiguous(),
+            weights=x.weights.contiguous(),
+            limits=x.limits.contiguous(),
+            totals=x.totals.contiguous(),
+        )
+        self.work = torch.empty(len(x.totals), 8, dtype=torch.float64)
+        self.arguments = _Shares(
+            n_atoms=len(x.p),
+            n_systems=len(x.totals),
+            n_steps=x.n_steps,
+            least=x.least,
+            tiny=x.tiny,
+            p=x.p.data_ptr(),
+            weights=x.weights.data_ptr(),
+            limits=x.limits.data_ptr(),
+            totals=x.totals.data_ptr(),
+            batch=x.batch.data_ptr(),
+            work=self.work.data_ptr(),
+        )
 
 
 CPU = CPUBackend()

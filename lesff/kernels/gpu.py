@@ -29,6 +29,7 @@ from lesff.kernels.arguments import (
     PairAtoms,
     PairKind,
     RadialWeights,
+    ShareInputs,
     StateConstants,
     StateInputs,
     TransferLimits,
@@ -276,6 +277,16 @@ class GPUBackend:
     ) -> tuple[Tensor, Tensor]:
         """See :class:`lesff.kernels.Backend`; there are none."""
         raise KernelError("there are no open pairs in Triton: use plain PyTorch on a GPU")
+
+    def shares(self, x: ShareInputs) -> tuple[Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`; there are none."""
+        raise KernelError("there are no shares in Triton: use plain PyTorch on a GPU")
+
+    def shares_backward(
+        self, grads: Sequence[Tensor], x: ShareInputs, potential: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`lesff.kernels.Backend`; there are none."""
+        raise KernelError("there are no shares in Triton: use plain PyTorch on a GPU")
 
     def local_state(self, x: StateInputs, constants: StateConstants) -> tuple[Tensor, ...]:
         """See :class:`lesff.kernels.Backend`; there is none."""

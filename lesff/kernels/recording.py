@@ -34,6 +34,8 @@ _WRITTEN: dict[str, tuple[str, ...]] = {
     "contacts": ("inner", "wall", "openness", "bonded", "lacks", *_PAIR),
     "transfers": ("moved", "total", "factor", "slope"),
     "transfers_backward": ("grad_transfers", "grad_distance", "total", "factor", "slope"),
+    "shares": ("charges", "potential", "work"),
+    "shares_backward": ("g_p", "g_weights", "g_totals", "work"),
     "local_state": ("charges", "spins", "raw", "guess", "potentials", "work"),
     "local_state_backward": ("g_values", "g_base", "g_openness", "g_bonded", "work"),
 }

@@ -1,0 +1,108 @@
+// Charges within limits that share out what is missing to a total, see lesff/heads/sharing.py.
+#pragma once
+#include <cmath>
+
+#include "arguments.h"
+#include "contacts.h"
+
+namespace LESFF_NAMESPACE {
+
+// work of a system: [0] potential, [1] sum of charges, [2] sum of weights times slopes,
+// [3] sum of the weights, [4] what the limits leave over; backward: [5] and [6] sums of gradients.
+constexpr int kShareWork = 8;
+
+// Sums of charges and slopes at the present potentials; slopes count at least `least`.
+template <class T>
+void share_sums(const LesffShares& a, double least) {
+  const T *p = static_cast<const T*>(a.p), *weights = static_cast<const T*>(a.weights);
+  const T* limits = static_cast<const T*>(a.limits);
+  for (int64_t s = 0; s < a.n_systems; ++s)
+    a.work[kShareWork * s + 1] = a.work[kShareWork * s + 2] = 0.0;
+  for (int64_t i = 0; i < a.n_atoms; ++i) {
+    double* work = a.work + kShareWork * a.batch[i];
+    const WithSlope y = saturated(p[i] + weights[i] * work[0], limits[i]);
+    work[1] += y.value;
+    work[2] += weights[i] * std::fmax(y.slope, least);
+  }
+}
+
+template <class T>
+void shares(const LesffShares* pointer) {
+  const LesffShares& a = *pointer;
+  const T *p = static_cast<const T*>(a.p), *weights = static_cast<const T*>(a.weights);
+  const T *limits = static_cast<const T*>(a.limits), *totals = static_cast<const T*>(a.totals);
+  T *charges = static_cast<T*>(a.charges), *potential = static_cast<T*>(a.potential);
+  for (int64_t s = 0; s < kShareWork * a.n_systems; ++s) a.work[s] = 0.0;
+  for (int64_t i = 0; i < a.n_atoms; ++i) a.work[kShareWork * a.batch[i] + 3] += weights[i];
+  // Newton steps, the last ones with the slopes that the derivatives have
+  for (int step = 0; step < a.n_steps + 2; ++step) {
+    share_sums<T>(a, step < a.n_steps ? a.least : a.tiny);
+    double moved = 0.0;
+    for (int64_t s = 0; s < a.n_systems; ++s) {
+      double* work = a.work + kShareWork * s;
+      const double change = (totals[s] - work[1]) / work[2];
+      work[0] += change;
+      moved = std::fmax(moved, std::fabs(change) / (1e-3 + std::fabs(work[0])));
+    }
+    if (moved < 1e-15) break;
+  }
+  share_sums<T>(a, a.tiny);
+  for (int64_t s = 0; s < a.n_systems; ++s) {
+    double* work = a.work + kShareWork * s;
+    work[4] = totals[s] - work[1];
+    potential[s] = T(work[0]);
+  }
+  for (int64_t i = 0; i < a.n_atoms; ++i) {
+    const double* work = a.work + kShareWork * a.batch[i];
+    const WithSlope y = saturated(p[i] + weights[i] * work[0], limits[i]);
+    charges[i] = T(y.value + weights[i] / work[3] * work[4]);
+  }
+}
+
+// Gradients of p, weights and totals, of charges y_i + w_i / W R with R = T - sum y and the
+// potential that d lambda = (dT - sum s (dp + lambda dw)) / sum s w belongs to.
+template <class T>
+void shares_backward(const LesffShares* pointer) {
+  const LesffShares& a = *pointer;
+  const T *p = static_cast<const T*>(a.p), *weights = static_cast<const T*>(a.weights);
+  const T *limits = static_cast<const T*>(a.limits), *totals = static_cast<const T*>(a.totals);
+  const T *gq = static_cast<const T*>(a.g_charges), *gl = static_cast<const T*>(a.g_potential);
+  const T* potential = static_cast<const T*>(a.potential);
+  T *gp = static_cast<T*>(a.g_p), *gw = static_cast<T*>(a.g_weights);
+  T* gt = static_cast<T*>(a.g_totals);
+  for (int64_t s = 0; s < a.n_systems; ++s) {
+    double* work = a.work + kShareWork * s;
+    for (int k = 0; k < kShareWork; ++k) work[k] = 0.0;
+    work[0] = potential[s];
+  }
+  share_sums<T>(a, a.tiny);
+  for (int64_t i = 0; i < a.n_atoms; ++i) {
+    double* work = a.work + kShareWork * a.batch[i];
+    work[3] += weights[i];
+    work[5] += gq[i] * double(weights[i]);
+  }
+  for (int64_t s = 0; s < a.n_systems; ++s) {
+    double* work = a.work + kShareWork * s;
+    work[4] = totals[s] - work[1];
+    work[5] /= work[3];
+  }
+  for (int64_t i = 0; i < a.n_atoms; ++i) {
+    double* work = a.work + kShareWork * a.batch[i];
+    const double slope = saturated(p[i] + weights[i] * work[0], limits[i]).slope;
+    work[6] += (gq[i] - work[5]) * slope * weights[i];
+  }
+  for (int64_t s = 0; s < a.n_systems; ++s) {
+    double* work = a.work + kShareWork * s;
+    work[6] = (work[6] + gl[s]) / work[2];
+    gt[s] = T(work[5] + work[6]);
+  }
+  for (int64_t i = 0; i < a.n_atoms; ++i) {
+    const double* work = a.work + kShareWork * a.batch[i];
+    const double slope = saturated(p[i] + weights[i] * work[0], limits[i]).slope;
+    const double h = gq[i] - work[5], g = slope * (h - work[6]);
+    gp[i] = T(g);
+    gw[i] = T(work[0] * g + work[4] / work[3] * h);
+  }
+}
+
+}  // namespace LESFF_NAMESPACE
