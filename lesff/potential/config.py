@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 import torch
 
-from lesff.architectures import ARCHITECTURES
+from lesff.architectures import read_architecture
 from lesff.electrostatics.d3 import D3Config
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
 from lesff.nn.state_embedding import StateInput
-from lesff.plain_data import from_dict
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Types that a model can compute in, by their names in configurations."""
@@ -151,13 +150,7 @@ class ModelConfig:
         Raises:
             ConfigError: for an unknown architecture or hyper-parameter.
         """
-        options = dict(self.architecture)
-        name = options.pop("type", None)
-        if name not in ARCHITECTURES:
-            raise ConfigError(
-                f"`architecture.type` must be one of {', '.join(ARCHITECTURES)}, got {name!r}"
-            )
-        return from_dict(ARCHITECTURES[name][0], options, "architecture")
+        return read_architecture(self.architecture)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, every hyper-parameter spelled out."""
