@@ -144,6 +144,11 @@ class ModelConfig:
                 f"({len(self.elements)}), got {len(limits)}"
             )
 
+    @property
+    def charge_width(self) -> float | None:
+        """Sigma of the Gaussian charges in A, or None for a model without charges."""
+        return None if self.long_range is None else self.long_range.sigma
+
     def architecture_config(self) -> Any:
         """The architecture's own configuration object.
 
