@@ -155,7 +155,7 @@ def test_surfaces_that_cannot_be_shown_are_refused(model):
         lesff.view(model.predict(molecule("H2O"), ["energy"]), surface=True)
     crystal = molecule("H2O", cell=[8.0] * 3, pbc=True)
     with pytest.raises(PropertyError, match="must be False for a periodic structure"):
-        lesff.view(model.predict(crystal, NAMES), surface=True)
+        lesff.view(model.predict(crystal, ["charges"]), surface=True)
     with pytest.raises(PropertyError, match="must be False for a periodic structure"):
         lesff.view(p, crystal, surface=True)
     many = molecule("H2O")
