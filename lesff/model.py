@@ -290,6 +290,7 @@ class Model:
             executor=executor,
             chunk=chunk,
             on_error=on_error,
+            charge_width=self.config.charge_width,
         )
 
     def check_available(self, properties: Sequence[str]) -> None:

@@ -76,6 +76,8 @@ class Prediction(Mapping[str, np.ndarray]):
             model is not calibrated.
         units: Units by property, where they are not those of the table.
         structures: What was predicted, one entry each, as it was computed; None if not known.
+        charge_width: Sigma of the model's Gaussian charges in A, whose potential at a distance r is
+            ``q erf(r / sigma) / r``; None without charges or if not known.
     """
 
     def __init__(
@@ -87,11 +89,13 @@ class Prediction(Mapping[str, np.ndarray]):
         reasons: Sequence[tuple[str, ...]] | None = None,
         units: Mapping[str, str] | None = None,
         structures: Sequence[Any] | None = None,
+        charge_width: float | None = None,
     ) -> None:
         self._values = {name: Values(column) for name, column in values.items()}
         self._units = dict(units or {})
         self._is_single = is_single
         self.model = model
+        self.charge_width = charge_width
         self._reasons = None if reasons is None else list(reasons)
         self._structures = None if structures is None else list(structures)
 
@@ -153,6 +157,7 @@ class Prediction(Mapping[str, np.ndarray]):
             reasons=None if self._reasons is None else [self._reasons[i] for i in places],
             units=self._units,
             structures=None if self._structures is None else [self._structures[i] for i in places],
+            charge_width=self.charge_width,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -235,6 +240,7 @@ class Prediction(Mapping[str, np.ndarray]):
             reasons=self._reasons,
             units=labels,
             structures=self._structures,
+            charge_width=self.charge_width,
         )
 
     def _factor(self, name: str) -> float:

@@ -3,6 +3,7 @@
 A block runs unless the line before it says why not: ``<!-- not run: REASON -->``. The blocks of a
 page share one Python namespace and one folder, which begins with ``docs/examples``. An ``output``
 block says what the block before it prints: numbers may differ by 2 %, ``...`` stands for anything.
+A page for a program that is not everywhere says so at its top, ``<!-- needs: MODULE -->``.
 
     python tests/document_code.py docs/tutorials/molecule.md   # write those blocks anew
 """
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _REASON = re.compile(r"<!-- not run: ([^>]+) -->\n$")
+_NEEDS = re.compile(r"<!-- needs: ([\w.]+) -->\n")
 _NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
 RUNNABLE = ("python", "bash")
 
@@ -72,6 +74,11 @@ def blocks(page: Path) -> list[Block]:
         line = text.count("\n", 0, match.start()) + 1
         result.append(Block(match[1], match[2], line, before and before[1], output))
     return result
+
+
+def needed(page: Path) -> list[str]:
+    """Modules without which a page cannot run."""
+    return _NEEDS.findall(page.read_text(encoding="utf-8"))
 
 
 def run(page: Path) -> None:

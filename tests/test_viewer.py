@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 from ase.build import bulk, molecule
 
 import lesff
 from lesff.errors import ConfigError, PropertyError
 from lesff.prediction import Prediction
+from lesff.reports.viewer import MOST_SURFACE_ATOMS
+from lesff.units import COULOMB_CONSTANT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -113,6 +116,94 @@ def test_what_cannot_be_shown_is_refused(model):
     for height in (0, 1e3, 10**6):
         with pytest.raises(ConfigError, match="`height` must be 120 to 4000 pixels"):
             lesff.view(p[0], height=height)  # pyright: ignore[reportArgumentType]
+
+
+def surface_width(page: str) -> float | None:
+    """Width of the charges whose potential a page colours a surface by, A."""
+    found = re.search(r"^const sigma = (.*);$", page, re.MULTILINE)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_surface_has_the_width_of_the_models_charges(model):
+    """Of a prediction of one or many, in other units, and of `map`."""
+    long_range = model.config.long_range
+    assert long_range is not None
+    p = model.predict([molecule("H2O"), molecule("NH3")], NAMES)
+    (mapped,) = model.map([molecule("H2O")], ["charges"])
+    assert mapped is not None
+    for one in (p[0], p.to("debye")[1], p[:1][0], mapped, model.predict(molecule("H2O"), NAMES)):
+        assert surface_width(lesff.view(one, surface=True).page) == long_range.sigma
+        assert surface_width(lesff.view(one).page) is None
+
+
+def test_the_page_has_the_scripts_of_the_playground(model):
+    """One module, with nothing left to import, and the limits of the script itself."""
+    static = Path(lesff.__file__).parent / "service" / "static"
+    page = Page(lesff.view(model.predict(molecule("H2O"), NAMES), surface=True).page)
+    code = page.scripts[1]
+    assert not re.search(r"^import ", code, re.MULTILINE)
+    surface = (static / "surface.js").read_text(encoding="utf-8")
+    body = [line for line in surface.splitlines() if not line.startswith("import ")]
+    assert "\n".join(body) in code
+    assert f"MOST_ATOMS = {MOST_SURFACE_ATOMS};" in surface
+
+
+def test_surfaces_that_cannot_be_shown_are_refused(model):
+    p = model.predict(molecule("H2O"), NAMES)
+    with pytest.raises(PropertyError, match="`surface` needs charges: predict them"):
+        lesff.view(model.predict(molecule("H2O"), ["energy"]), surface=True)
+    crystal = molecule("H2O", cell=[8.0] * 3, pbc=True)
+    with pytest.raises(PropertyError, match="must be False for a periodic structure"):
+        lesff.view(model.predict(crystal, ["charges"]), surface=True)
+    with pytest.raises(PropertyError, match="must be False for a periodic structure"):
+        lesff.view(p, crystal, surface=True)
+    many = molecule("H2O")
+    for k in range(1, 67):
+        many += molecule("H2O", positions=molecule("H2O").positions + [6.0 * k, 0.0, 0.0])
+    with pytest.raises(PropertyError, match="for more than 200 atoms, got 201"):
+        lesff.view(model.predict(many, NAMES), surface=True)
+    unknown = Prediction({"charges": [p.charges]}, is_single=True, model="m")
+    with pytest.raises(PropertyError, match="how wide the charges are: set `prediction.charge_w"):
+        lesff.view(unknown, molecule("H2O"), surface=True)
+    unknown.charge_width = 1.0
+    assert surface_width(lesff.view(unknown, molecule("H2O"), surface=True).page) == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+def test_a_browser_draws_the_surface(model, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    p = model.predict(molecule("H2O"), NAMES)
+    plain = lesff.view(p, labels=False, dipole=False).save(tmp_path / "plain.html")
+    covered = lesff.view(p, labels=False, dipole=False, surface=True).save(tmp_path / "s.html")
+    said: list[str] = []
+    pictures, texts = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 700, "height": 560})
+        page.set_default_timeout(120_000)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        for path in (plain, covered):
+            page.goto(path.as_uri())
+            page.wait_for_selector("body[data-ready]")
+            texts.append(page.inner_text("#potential").replace("\u2212", "-"))
+            pictures.append(page.locator("#view").screenshot())
+        browser.close()
+    assert said == []
+    assert pictures[0] != pictures[1]
+    assert texts[0] == ""
+    low, high = (float(text) for text in re.findall(r"([-+][0-9.]+) V", texts[1]))
+    # between hydrogens and lone pairs, the ends of the scale: above oxygen, along the dipole
+    water, sigma = molecule("H2O"), p.charge_width
+    assert sigma is not None
+    at = water.positions[0] - 1.52 * p.dipole / np.linalg.norm(p.dipole)
+    r = np.linalg.norm(water.positions - at, axis=1)
+    above = COULOMB_CONSTANT * float((p.charges * scipy.special.erf(r / sigma) / r).sum())
+    assert low - 0.03 <= above < 0.0
+    assert "V at O 1 (red)" in texts[1]
+    assert high > 0.5
 
 
 @pytest.mark.slow

@@ -67,14 +67,21 @@ def table(cls: type) -> dict[str, Any]:
         "additionalProperties": False,
         "required": [f.name for f in rows if f.default is MISSING and f.default_factory is MISSING],
         "properties": {
-            f.name: {"description": meanings[f.name], **value(hints[f.name], f.name)} for f in rows
+            f.name: described(meanings.get(f.name), value(hints[f.name], f.name)) for f in rows
         },
     }
+
+
+def described(meaning: str | None, schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with what it means, if its dataclass says so."""
+    return schema if meaning is None else {"description": meaning, **schema}
 
 
 def value(hint: Any, name: str) -> dict[str, Any]:
     """Schema of a value of a type."""
     origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return {}
     if is_dataclass(hint):
         return table(hint)
     if origin in (Union, types.UnionType):
@@ -86,7 +93,12 @@ def value(hint: Any, name: str) -> dict[str, Any]:
         if args[-1] is Ellipsis:
             least = {"minItems": 1} if name in ("elements", "versions") else {}
             return {"type": "array", "items": value(args[0], name), **least}
-        return {"type": "array", "items": value(args[0], name), "minItems": 2, "maxItems": 2}
+        return {
+            "type": "array",
+            "items": value(args[0], name),
+            "minItems": len(args),
+            "maxItems": len(args),
+        }
     if origin is dict:
         return {"type": "object", "additionalProperties": value(args[1], name)}
     schema: dict[str, Any] = {"type": SCALARS[hint]}

@@ -41,6 +41,23 @@ INPUT = """<simulation verbosity='low'>
 </simulation>"""
 
 
+def simulation_input(atoms: ase.Atoms, model: str, *, beads: int, steps: int) -> str:
+    """Write template.extxyz and start.xyz of a crystal or a liquid; returns i-PI's input."""
+    # i-PI wants the first lattice vector along x, the second in the xy plane
+    cell, rotation = lower_triangular(atoms.cell)
+    atoms = atoms.copy()
+    atoms.positions = atoms.positions @ rotation
+    atoms.cell = cell
+    ase.io.write("template.extxyz", atoms)
+    lengths = " ".join(f"{x:.8f}" for x in atoms.cell.cellpar())
+    lines = [f"{a.symbol} {a.x:.8f} {a.y:.8f} {a.z:.8f}" for a in atoms]
+    comment = f"# CELL(abcABC): {lengths} positions{{angstrom}} cell{{angstrom}}"
+    Path("start.xyz").write_text("\n".join([str(len(atoms)), comment, *lines, ""]))
+    # all beads in one evaluation
+    force_field = ffdirect("template.extxyz", model, batch_size=beads, extras="charges")
+    return INPUT.format(steps=steps, beads=beads, force_field=force_field)
+
+
 def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -50,23 +67,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     options = parser.parse_args()
     atoms = ase.io.read(options.structure, index=0)
-    # i-PI wants the first lattice vector along x, the second in the xy plane
-    cell, rotation = lower_triangular(atoms.cell)
-    atoms.positions = atoms.positions @ rotation
-    atoms.cell = cell
-    atoms.calc = None
-    ase.io.write("template.extxyz", atoms)
-    lengths = " ".join(f"{x:.8f}" for x in atoms.cell.cellpar())
-    lines = [f"{a.symbol} {a.x:.8f} {a.y:.8f} {a.z:.8f}" for a in atoms]
-    comment = f"# CELL(abcABC): {lengths} positions{{angstrom}} cell{{angstrom}}"
-    Path("start.xyz").write_text("\n".join([str(len(atoms)), comment, *lines, ""]))
-    # all beads in one evaluation
-    force_field = ffdirect(
-        "template.extxyz", options.model, batch_size=options.beads, extras="charges"
-    )
-    text = INPUT.format(steps=options.steps, beads=options.beads, force_field=force_field)
-    simulation = InteractiveSimulation(text)
-    simulation.run(options.steps)
+    text = simulation_input(atoms, options.model, beads=options.beads, steps=options.steps)
+    InteractiveSimulation(text).run(options.steps)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Short-range architectures: one file or folder each, listed by name in ``ARCHITECTURES``."""
-
-from typing import Any
+"""Short-range architectures: one file or folder each, by name in :mod:`registry`."""
 
 from lesff.architectures.aimnet2.config import AIMNet2Config
 from lesff.architectures.aimnet2.model import AIMNet2
@@ -9,13 +7,12 @@ from lesff.architectures.mace.config import MACEConfig
 from lesff.architectures.mace.model import MACE
 from lesff.architectures.nequip.config import NequIPConfig
 from lesff.architectures.nequip.model import NequIP
-
-ARCHITECTURES: dict[str, tuple[type[Any], type[Any]]] = {
-    "aimnet2": (AIMNet2Config, AIMNet2),
-    "mace": (MACEConfig, MACE),
-    "nequip": (NequIPConfig, NequIP),
-}
-"""Name in ``config.json`` -> (configuration class, module class)."""
+from lesff.architectures.registry import (
+    ARCHITECTURES,
+    find_architecture,
+    read_architecture,
+    register_architecture,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -28,4 +25,7 @@ __all__ = [
     "MACEConfig",
     "NequIP",
     "NequIPConfig",
+    "find_architecture",
+    "read_architecture",
+    "register_architecture",
 ]

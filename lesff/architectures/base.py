@@ -62,6 +62,10 @@ class Architecture(nn.Module, ABC):
         equivariant_channels: Channels of these features, one number per order; as many as of the
             invariants if not given.
         has_layer_features: Whether ``forward`` takes ``layer_features``.
+        readout_names: Attributes whose weights turn invariants into energies; the finetuning
+            strategies ``head``, ``last_layer`` and ``lora`` train them in full.
+        layers_name: Attribute with the list of ``n_layers`` layers, of which ``last_layer`` trains
+            the last.
         n_potentials: Numbers per system by which carried charges depend on their whole system; 0
             for an architecture without, whose ``forward`` takes no ``potentials``.
     """
@@ -73,6 +77,8 @@ class Architecture(nn.Module, ABC):
     equivariant_channels: tuple[int, ...] | None = None
     has_layer_features: bool = False
     n_potentials: int = 0
+    readout_names: tuple[str, ...] = ("readouts",)
+    layers_name: str = "layers"
 
     @abstractmethod
     def topology(self, graph: AtomGraph) -> Topology:

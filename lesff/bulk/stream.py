@@ -29,6 +29,7 @@ def map_structures(
     executor: str | Executor | None = None,
     chunk: int,
     on_error: Literal["skip", "stop"] = "stop",
+    charge_width: float | None = None,
 ) -> Iterator[Prediction | None]:
     """Predictions of structures; see :meth:`lesff.model.Model.map`.
 
@@ -39,6 +40,7 @@ def map_structures(
         executor: As there.
         chunk: As there.
         on_error: As there.
+        charge_width: Of the model, see :class:`lesff.prediction.Prediction`.
 
     Raises:
         StructureError: with ``on_error="stop"``, for the first structure without results.
@@ -49,7 +51,10 @@ def map_structures(
     workers = None if executor is None else workers_of(executor)
     try:
         reference = model(workers is not None)
-        yield from _predictions(structures, reference, settings, options, workers)
+        for found in _predictions(structures, reference, settings, options, workers):
+            if found is not None:
+                found.charge_width = charge_width
+            yield found
     finally:
         if workers is not None:
             workers.close()

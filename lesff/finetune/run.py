@@ -305,8 +305,9 @@ class _Run:
             optimizer=options.optimizer,
             seed=options.seed,
         )
+        readouts = prepared.potential.architecture.readout_names
         plan = TrainingPlan(
-            rate=lambda name: options.rates.get(part_of(name.split("/")[0]), 1.0),
+            rate=lambda name: options.rates.get(part_of(name.split("/")[0], readouts), 1.0),
             anchor=options.anchor,
             score=score_against(prepared.start_errors, self.loss),
             keeps_best=True,

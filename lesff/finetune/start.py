@@ -12,7 +12,7 @@ from torch import nn
 
 from lesff.atoms.elements import elements_of
 from lesff.errors import ConfigError, DataError
-from lesff.finetune.options import FinetuneOptions
+from lesff.finetune.options import FinetuneOptions, Strategy
 from lesff.potential.edit import with_reference_energies
 from lesff.potential.potential import Potential
 from lesff.train.data import Frame
@@ -184,32 +184,47 @@ def check_start(
 _EMBEDDINGS = ("architecture.embedding", "state_embedding", "joint_embedding", "local_state")
 
 
-def part_of(name: str) -> str:
+def part_of(name: str, readout_names: Sequence[str] = ("readouts", "state_readout")) -> str:
     """Part of the model that a parameter belongs to; one of ``PARTS``.
 
     >>> part_of("architecture.readouts.layers.0.weight")
     'readout'
+
+    Args:
+        name: Of the parameter, as in the state dict.
+        readout_names: See :class:`lesff.architectures.base.Architecture`.
     """
     if name.startswith(("charge_head", "multipole_head")):
         return "charges"
-    if name.startswith(("architecture.readouts", "architecture.state_readout")):
+    if any(_is_in(name, f"architecture.{readout}") for readout in readout_names):
         return "readout"
     if name.startswith(_EMBEDDINGS):
         return "embedding"
     return "trunk"
 
 
+def _is_in(name: str, module: str) -> bool:
+    """Whether a parameter is this one, or of this module."""
+    return name == module or name.startswith(f"{module}.")
+
+
 def make_trainables(potential: Potential, options: FinetuneOptions) -> Trainables:
-    """Freeze what the strategy freezes; returns what the optimiser moves."""
-    last = f"architecture.layers.{potential.architecture.n_layers - 1}."
+    """Freeze what the strategy freezes; returns what the optimiser moves.
+
+    Raises:
+        ConfigError: for a strategy that trains parts which the architecture does not name.
+    """
+    architecture = potential.architecture
+    last = f"architecture.{architecture.layers_name}.{architecture.n_layers - 1}"
+    _check_parts(potential, options.strategy, last)
     adapted: dict[str, nn.Parameter] = {}
     for name, parameter in potential.named_parameters():
-        part = part_of(name)
+        part = part_of(name, architecture.readout_names)
         is_head = part in ("readout", "charges")
         trained = {
             "full": True,
             "head": is_head,
-            "last_layer": is_head or name.startswith(last),
+            "last_layer": is_head or _is_in(name, last),
             "lora": is_head,
         }[options.strategy]
         if options.strategy == "lora" and not is_head and _can_adapt(parameter, options.lora_rank):
@@ -219,6 +234,22 @@ def make_trainables(potential: Potential, options: FinetuneOptions) -> Trainable
     if options.strategy == "lora":
         return LowRankTrainables(potential, adapted, options.lora_rank, options.seed)
     return DirectTrainables(potential)
+
+
+def _check_parts(potential: Potential, strategy: Strategy, last: str) -> None:
+    """Raise ConfigError if a strategy would leave out a part that it is named after."""
+    names = [name for name, _ in potential.named_parameters()]
+    wanted = {"readout_names": [f"architecture.{x}" for x in potential.architecture.readout_names]}
+    if strategy == "last_layer":
+        wanted["layers_name"] = [last]
+    for attribute, modules in wanted.items():
+        found = any(_is_in(name, module) for name in names for module in modules)
+        if strategy != "full" and not found:
+            kind = type(potential.architecture).__name__
+            raise ConfigError(
+                f"`strategy` must be 'full' for {kind}, got {strategy!r}: it has no weights named "
+                f"{' or '.join(modules)}; set `{attribute}` of the class"
+            )
 
 
 def _can_adapt(weight: nn.Parameter, rank: int) -> bool:

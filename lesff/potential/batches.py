@@ -105,7 +105,12 @@ def predict_structures(
         domain.warn()
     reasons = None if domain is None else domain.reasons()
     return Prediction(
-        columns, is_single=is_single, model=model, reasons=reasons, structures=structures
+        columns,
+        is_single=is_single,
+        model=model,
+        reasons=reasons,
+        structures=structures,
+        charge_width=config.charge_width,
     )
 
 

@@ -7,13 +7,12 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from lesff.architectures import ARCHITECTURES
+from lesff.architectures import read_architecture
 from lesff.electrostatics.d3 import D3Config
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import LongRangeConfig
 from lesff.nn.state_embedding import StateInput
-from lesff.plain_data import from_dict
 
 Wall = Literal["zbl", "zbl-inner"]
 """See :class:`ModelConfig`."""
@@ -160,19 +159,18 @@ class ModelConfig:
                 f"({len(self.elements)}), got {len(limits)}"
             )
 
+    @property
+    def charge_width(self) -> float | None:
+        """Sigma of the Gaussian charges in A, or None for a model without charges."""
+        return None if self.long_range is None else self.long_range.sigma
+
     def architecture_config(self) -> Any:
         """The architecture's own configuration object.
 
         Raises:
             ConfigError: for an unknown architecture or hyper-parameter.
         """
-        options = dict(self.architecture)
-        name = options.pop("type", None)
-        if name not in ARCHITECTURES:
-            raise ConfigError(
-                f"`architecture.type` must be one of {', '.join(ARCHITECTURES)}, got {name!r}"
-            )
-        return from_dict(ARCHITECTURES[name][0], options, "architecture")
+        return read_architecture(self.architecture)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, every hyper-parameter spelled out."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lesff import kernels
-from lesff.architectures import ARCHITECTURES
+from lesff.architectures import find_architecture
 from lesff.architectures.base import Architecture, ArchitectureOutput
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, ExactGeometry, lattice_offset, strained
@@ -85,7 +85,7 @@ class Potential(nn.Module):
         self.config = config
         self.radial: RadialMode = "exact"
         self.uncertainty: Uncertainty | None = None
-        _, architecture_class = ARCHITECTURES[config.architecture["type"]]
+        _, architecture_class = find_architecture(config.architecture["type"])
         self.architecture: Architecture = architecture_class(
             config.architecture_config(), config.elements
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from lesff.prediction import Prediction
 
 _SCRIPTS = Path(__file__).parents[1] / "service" / "static"
 _SIZE = (120, 4000)
+_IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
+MOST_SURFACE_ATOMS = 200
+"""As in surface.js: the potential is summed over all atoms at each point of the surface."""
 _MOST_ROWS = 500
 """Atoms of the table below the picture."""
 
@@ -41,6 +45,7 @@ p, details {{ margin: .3rem .6rem; }}
 <body>
 <div id="view" role="img" tabindex="0"></div>
 <p>{caption}</p>
+<p id="potential"></p>
 {numbers}
 <script>{library}</script>
 <script type="module">
@@ -49,6 +54,11 @@ const shown = {row};
 const view = new View(document.getElementById("view"));
 view.options.labels = {labels};
 view.options.arrow = {dipole};
+const sigma = {surface};
+if (sigma !== null) {{
+  view.options.surface = (viewer, row) => drawSurface(viewer, row, sigma);
+  document.getElementById("potential").textContent = surfaceText(shown, sigma);
+}}
 view.show(shown);
 document.body.dataset.ready = "yes";
 </script>
@@ -96,6 +106,7 @@ def view(
     height: int = 420,
     labels: bool = True,
     dipole: bool = True,
+    surface: bool = False,
 ) -> StructureView:
     """Show one predicted structure: charges as colours and labels, dipole, cell.
 
@@ -109,12 +120,16 @@ def view(
         height: Of the picture, in pixels.
         labels: Write charges, or symbols without charges, beside atoms (up to 60 atoms).
         dipole: Draw the dipole.
+        surface: Draw the van der Waals surface of a molecule, coloured by the electrostatic
+            potential of its charges in V, and name the ends of the scale; up to
+            :data:`MOST_SURFACE_ATOMS` atoms. It needs ``charges``.
 
     Returns:
         What notebooks show, and ``save(path)`` writes.
 
     Raises:
-        PropertyError: for several structures, and without one.
+        PropertyError: for several structures, and without one; for a surface of a periodic or a
+            large structure, or without charges.
         StructureError: for a structure of another number of atoms.
         ConfigError: for a bad height.
     """
@@ -134,13 +149,46 @@ def view(
         caption=html.escape(_caption(prediction, state)),
         numbers=_numbers(row),
         library=(_SCRIPTS / "3Dmol-min.js").read_text(encoding="utf-8"),
-        code=(_SCRIPTS / "view.js").read_text(encoding="utf-8"),
+        code=_code(),
         # text in a script must not end it
         row=json.dumps(row, allow_nan=False).replace("<", "\\u003c"),
         labels=json.dumps(labels),
         dipole=json.dumps(dipole),
+        surface=json.dumps(_surface_width(prediction, state, values) if surface else None),
     )
     return StructureView(page, height)
+
+
+def _code() -> str:
+    """The playground's modules as one, in which nothing is imported."""
+    texts = [(_SCRIPTS / name).read_text(encoding="utf-8") for name in ("view.js", "surface.js")]
+    return "\n".join(_IMPORT.sub("", text) for text in texts)
+
+
+def _surface_width(prediction: Prediction, state: Structure, values: dict[str, Any]) -> float:
+    """Sigma in A of the charges whose potential colours a surface.
+
+    Raises:
+        PropertyError: saying why there is none to show.
+    """
+    if "charges" not in values:
+        raise PropertyError(
+            "`surface` needs charges: predict them, `predict(atoms, ['energy', 'charges'])`"
+        )
+    if state.pbc.any():
+        raise PropertyError(
+            "`surface` must be False for a periodic structure, whose potential is not that of one "
+            "molecule: cut the molecule out and set `pbc = False`"
+        )
+    if len(state) > MOST_SURFACE_ATOMS:
+        raise PropertyError(
+            f"`surface` must be False for more than {MOST_SURFACE_ATOMS} atoms, got {len(state)}"
+        )
+    if prediction.charge_width is None:
+        raise PropertyError(
+            "`surface` needs to know how wide the charges are: set `prediction.charge_width` in A"
+        )
+    return prediction.charge_width
 
 
 def _state(prediction: Prediction, structure: Any) -> Structure:

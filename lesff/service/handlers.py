@@ -156,7 +156,7 @@ class Handlers:
                     "level_of_theory": config.level_of_theory,
                     "properties": self.available[name],
                     "caveats": dict(model.source.caveats),
-                    "charge_width": None if config.long_range is None else config.long_range.sigma,
+                    "charge_width": config.charge_width,
                     "is_calibrated": model.potential.uncertainty is not None,
                 }
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import ase
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from lesff.architectures import ARCHITECTURES
 from lesff.architectures.base import Architecture, ArchitectureOutput
+from lesff.architectures.registry import check_config_type
 from lesff.atoms.graph import AtomGraph, build_graph
 from lesff.atoms.structure import to_structure
+from lesff.errors import ConfigError
 from lesff.nn.coupling import lm_slice
 from lesff.nn.harmonics import solid_harmonics
 from lesff.potential.potential import Potential
@@ -64,6 +66,10 @@ def check_architecture(
     def build(seed: int) -> Potential:
         return random_potential(model_config(config, elements, None), seed)
 
+    try:
+        check_config_type(config_type)
+    except ConfigError as error:
+        contract.fail("configuration", str(error))
     with _registered((config_type, module_type)):
         potential = build(seed)
         _check_configuration(contract, potential)
@@ -78,12 +84,11 @@ def check_architecture(
 @contextmanager
 def _registered(row: tuple[type, Callable[..., Architecture]]) -> Iterator[None]:
     """The architecture under a name of its own, for as long as it is checked."""
-    table = cast("dict[str, Any]", ARCHITECTURES)
-    table[_NAME] = row
+    ARCHITECTURES[_NAME] = row
     try:
         yield
     finally:
-        del table[_NAME]
+        del ARCHITECTURES[_NAME]
 
 
 def _check_configuration(contract: Contract, potential: Potential) -> None:

@@ -6,12 +6,13 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
+from lesff.architectures import read_architecture
 from lesff.atoms.batching import shuffled_batches
 from lesff.atoms.elements import elements_of
 from lesff.atoms.graph import build_graph
@@ -267,9 +268,11 @@ def model_config(
     architecture = dict(model.architecture)
     rng = np.random.default_rng(0)
     sample = [data.train[i] for i in rng.permutation(len(data.train))[:2000]]
-    edges = sum(build_graph(frame.structure, architecture["cutoff"]).n_edges for frame in sample)
-    atoms = sum(len(frame.structure) for frame in sample)
-    architecture["avg_num_neighbors"] = round(edges / atoms, 3)
+    config = read_architecture(architecture)
+    if "avg_num_neighbors" in {field.name for field in fields(config)}:
+        edges = sum(build_graph(frame.structure, config.cutoff).n_edges for frame in sample)
+        atoms = sum(len(frame.structure) for frame in sample)
+        architecture["avg_num_neighbors"] = round(edges / atoms, 3)
     forces = np.concatenate([frame.forces.ravel() for frame in sample])
     charges = [frame.structure.total_charge for frame in data.train]
     spins = [frame.structure.spin_multiplicity for frame in data.train]

@@ -40,6 +40,9 @@ class AIMNet2(Architecture):
         elements: Atomic numbers covered, ascending; their position is the element table row.
     """
 
+    readout_names = ("energy",)
+    layers_name = "passes"
+
     def __init__(self, config: AIMNet2Config, elements: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config

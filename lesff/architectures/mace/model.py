@@ -41,6 +41,7 @@ class MACE(Architecture):
     """
 
     has_layer_features = True
+    readout_names = ("readouts", "state_readout")
     divided_by_root_elements = ("embedding",)
 
     def __init__(self, config: MACEConfig, elements: tuple[int, ...]) -> None:

@@ -4,7 +4,7 @@ import { cellOf, kindOf, NAMES, sameStructure, structureOf, wholeOf } from "./in
 import { pythonLines } from "./python.js";
 import { ask, askText, info, setKey } from "./service.js";
 import { drawSpectrum, markMode, modeText } from "./spectrum.js";
-import { drawSurface, extremes, hasSurface } from "./surface.js";
+import { drawSurface, hasSurface, surfaceText } from "./surface.js";
 import { DEBYE, largest, signed, View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -204,12 +204,7 @@ function showSurface() {
   const isWanted = isPossible && $("surface").checked;
   view.options.surface = isWanted ? (viewer, shown) => drawSurface(viewer, shown, sigma) : null;
   $("surface").disabled = Boolean(row) && !isPossible;
-  $("potential").textContent = "";
-  if (isWanted) {
-    const { low, high } = extremes(row, sigma);
-    const end = ({ value, atom }) => `${signed(value)} V at ${row.symbols[atom]} ${atom + 1}`;
-    $("potential").textContent = `Potential of the charges on the van der Waals surface: ${end(low)} (red) to ${end(high)} (blue).`;
-  }
+  $("potential").textContent = isWanted ? surfaceText(row, sigma) : "";
   if (row) view.draw();
 }
 

@@ -1,5 +1,7 @@
 // The electrostatic potential of the charges of a molecule, on its van der Waals surface.
 
+import { signed } from "./view.js";
+
 const COULOMB = 14.399645; // V A / e
 const POINTS = 100; // of a sphere
 const GOLDEN = Math.PI * (3 - Math.sqrt(5));
@@ -51,6 +53,13 @@ export function extremes(row, sigma) {
 /** Whether a structure has a surface that can be shown. */
 export function hasSurface(row, sigma) {
   return Boolean(sigma && row.values.charges && !row.cell && row.symbols.length <= MOST_ATOMS);
+}
+
+/** Its ends in words. */
+export function surfaceText(row, sigma) {
+  const { low, high } = extremes(row, sigma);
+  const end = ({ value, atom }) => `${signed(value)} V at ${row.symbols[atom]} ${atom + 1}`;
+  return `Potential of the charges on the van der Waals surface: ${end(low)} (red) to ${end(high)} (blue).`;
 }
 
 /** Draw it; red is negative, blue positive, white zero. */
