@@ -76,10 +76,10 @@ def frames_of_text(text: str) -> list[ase.Atoms] | None:
 
 def _frames(text: str) -> Iterator[ase.Atoms]:
     """Frame after frame; blank lines may follow the last."""
-    # other line ends than \n, which splitlines() would see
-    if not text or re.search(r"[\r\v\f\x1c-\x1f]", text):
-        raise _LeaveItError
     lines, place = text.split("\n"), 0
+    # other ends of lines and words than ASE splits at
+    if not text or "\x1f" in text or text.splitlines() != (lines if lines[-1] else lines[:-1]):
+        raise _LeaveItError
     while place < len(lines) and (lines[place].strip() or place == 0):
         if not re.fullmatch(r"\s*[1-9][0-9]{0,6}\s*", lines[place]):
             raise _LeaveItError

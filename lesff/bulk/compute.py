@@ -149,7 +149,7 @@ def compute_chunk(task: Task) -> ChunkResult:
     order = sorted([*skipped, *more], key=lambda row: places[id(row.item)])
     return ChunkResult(
         chunk=index,
-        rows=tuple(_light(row) for row in done),
+        rows=tuple(done),
         skipped=tuple(replace(row, item=_bare(row.item)) for row in order),
         gaps=tuple(places[id(row.item)] for row in order),
         warnings=tuple(work.heard[:_WARNED]),
@@ -250,7 +250,7 @@ def _with_results(rows: Sequence[Row], prediction: Prediction) -> list[Row]:
     except PropertyError:
         reasons = [None] * len(rows)
     return [
-        replace(row, values=values, out_of_domain=why)
+        replace(row, item=_bare(row.item), values=values, out_of_domain=why)
         for row, values, why in zip(rows, prediction.per_structure(), reasons, strict=True)
     ]
 
@@ -306,7 +306,3 @@ def _raise_if_general(error: Exception) -> None:
 def _bare(item: Item) -> Item:
     """An item without its structure."""
     return replace(item, atoms=None, text=None)
-
-
-def _light(row: Row) -> Row:
-    return replace(row, item=_bare(row.item))
