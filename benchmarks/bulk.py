@@ -54,7 +54,9 @@ def smiles_of(path: Path, count: int) -> list[str]:
 
 
 def conformers(path: Path, count: int) -> list[ase.Atoms]:
-    """Structures of SMILES that can be embedded and have known elements."""
+    """Structures of SMILES that can be embedded and have known elements, or of an extxyz file."""
+    if path.suffix == ".extxyz":
+        return ase.io.read(path, f":{count}")  # pyright: ignore[reportReturnType]
     found = []
     for smiles in smiles_of(path, 2 * count):
         try:
@@ -216,7 +218,11 @@ def main() -> None:
     parser.add_argument("what", choices=["throughput", "resume", "cost"])
     parser.add_argument("-m", "--model", default="off-small")
     parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--smiles", type=Path, help="A column of SMILES, one row a molecule.")
+    parser.add_argument(
+        "--smiles",
+        type=Path,
+        help="A column of SMILES, one row a molecule; for throughput, or an extxyz file.",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--executor", action="append", help="Of resume, beside the serial runs; may be repeated."

@@ -151,6 +151,18 @@ def test_phases_that_are_known():
     assert found.compositions[0]["F"] <= expected / found.counts[:, 0].sum()
 
 
+def test_noise_is_no_phase():
+    """Points at random, as far apart as the largest cluster that is looked for is small."""
+    pytest.importorskip("sklearn")
+    frames = [_sandwich()]
+    features = 10.0 ** np.arange(20)[None, :, None] * np.ones((1, 20, 3))
+    found = find_phases(features, frames, np.zeros(1), method="hdbscan", n_blocks=1)
+    assert found.unassigned == 1.0
+    assert found.counts.shape == (1, 0)
+    assert found.compositions == []
+    assert len(found.growth) == 0
+
+
 @pytest.mark.slow
 def test_the_model_tells_salt_from_metal():
     pytest.importorskip("sklearn")

@@ -81,7 +81,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "index": row.item.index,
         "key": row.item.key,
         "smiles": row.item.smiles,
-        "formula": _formula(state.numbers),
+        "formula": formula_of(state.numbers),
         "n_atoms": len(state),
         "total_charge": state.total_charge,
         "spin_multiplicity": state.spin_multiplicity,
@@ -101,11 +101,15 @@ def plain_record(record: dict[str, Any], columns: Sequence[Column]) -> dict[str,
     return {column.name: _plain(record[column.name]) for column in columns}
 
 
-def _formula(numbers: np.ndarray) -> str:
-    """Formula in Hill's order, as ASE writes it, in a fifth of the time."""
+def formula_of(numbers: np.ndarray) -> str:
+    """Formula as ASE writes it, in a fifth of the time: C, H, the others by alphabet.
+
+    Args:
+        numbers: (n_atoms,) atomic numbers.
+    """
     counts = Counter(numbers.tolist())
     found = {chemical_symbols[z]: count for z, count in counts.items()}
-    first = [symbol for symbol in ("C", "H") if "C" in found and symbol in found]
+    first = [symbol for symbol in ("C", "H") if symbol in found]
     rest = sorted(symbol for symbol in found if symbol not in first)
     return "".join(f"{s}{found[s]}" if found[s] > 1 else s for s in (*first, *rest))
 
