@@ -2,12 +2,16 @@
 
     python benchmarks/bulk.py throughput --smiles pool.tsv --count 2000 -m off-small
     python benchmarks/bulk.py resume --count 5000
+    LESFF_WORKERS=2 python benchmarks/bulk.py resume --count 5000
+        --executor parsl:docs/examples/parsl_workstation.py
     python benchmarks/bulk.py cost --smiles pool.tsv --count 400
 
-``throughput``: CPU seconds, in alternation in one process, of ``model.predict`` of a list,
-of the same list from its file, and of what ``lesff predict FILE -o OUT`` does, for each format.
+``throughput``: CPU and wall seconds, in one process, of ``model.predict`` of a list, of the same
+list from its file, and of what ``lesff predict FILE -o OUT`` does, for each format; each right
+after the reference, the median of ``--repeats`` pairs.
 ``resume``: a file of rattled G2 molecules, one frame in a hundred bad; the command is killed three
-times and resumed; its table is compared with that of an uninterrupted run, and of two workers.
+times and resumed; its table is compared with that of an uninterrupted run, and with those of each
+``--executor`` (``processes:2`` if none is given).
 ``cost``: wall seconds of the command for SMILES, embedding and all, as core hours a million.
 """
 
@@ -50,7 +54,9 @@ def smiles_of(path: Path, count: int) -> list[str]:
 
 
 def conformers(path: Path, count: int) -> list[ase.Atoms]:
-    """Structures of SMILES that can be embedded and have known elements."""
+    """Structures of SMILES that can be embedded and have known elements, or of an extxyz file."""
+    if path.suffix == ".extxyz":
+        return ase.io.read(path, f":{count}")  # pyright: ignore[reportReturnType]
     found = []
     for smiles in smiles_of(path, 2 * count):
         try:
@@ -87,11 +93,11 @@ def rattled(count: int) -> list[ase.Atoms]:
     return frames
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """CPU time of one call."""
-    start = time.process_time()
+def seconds(action: Callable[[], object]) -> tuple[float, float]:
+    """CPU and wall time of one call."""
+    start, begin = time.process_time(), time.perf_counter()
     action()
-    return time.process_time() - start
+    return time.process_time() - start, time.perf_counter() - begin
 
 
 def throughput(options: argparse.Namespace, folder: Path) -> None:
@@ -113,8 +119,11 @@ def throughput(options: argparse.Namespace, folder: Path) -> None:
             lambda: items_of(sources), out, reference, settings, RunOptions(progress=False)
         )
 
+    def reference_action() -> object:
+        return model.predict(frames, progress=False)
+
     actions: dict[str, Callable[[], object]] = {
-        "model.predict(list)": lambda: model.predict(frames, progress=False),
+        "model.predict(list)": reference_action,
         "model.map(list)": lambda: list(model.map(frames)),
         "model.predict(file)": lambda: model.predict(source, progress=False),
     }
@@ -122,11 +131,18 @@ def throughput(options: argparse.Namespace, folder: Path) -> None:
         actions[f"lesff predict -o {ending}"] = lambda ending=ending: to_file(ending)
     for action in actions.values():
         action()
-    rows = [[seconds(action) for action in actions.values()] for _ in range(options.repeats)]
-    ratios = np.median(np.array(rows) / np.array(rows)[:, :1], axis=0)
+    # [repeat, action, itself or the reference just before it, CPU or wall]
+    found = np.array(
+        [
+            [(seconds(reference_action), seconds(action)) for action in actions.values()]
+            for _ in range(options.repeats)
+        ]
+    )
+    shares = 100.0 * np.median(found[:, :, 0] / found[:, :, 1], axis=0)
     print(f"{model.name}, {len(frames)} structures, {n_atoms / len(frames):.1f} atoms each")
-    for name, best, ratio in zip(actions, np.min(rows, axis=0), ratios, strict=True):
-        print(f"{name:28}{len(frames) / best:8.0f} structures/s{100 / ratio:7.1f} %", flush=True)
+    print("structures per CPU second; share of model.predict(list), CPU and wall")
+    for name, best, (cpu, wall) in zip(actions, found[:, :, 1, 0].min(0), shares, strict=True):
+        print(f"{name:28}{len(frames) / best:8.0f}{cpu:8.1f} %{wall:8.1f} %", flush=True)
 
 
 def resume(options: argparse.Namespace, folder: Path) -> None:
@@ -155,15 +171,17 @@ def resume(options: argparse.Namespace, folder: Path) -> None:
         process.wait()
         print(f"killed with {len(list(parts.glob('*.parquet')))} of {n_chunks} chunks", flush=True)
     print(f"resumed and ended: {finished('out.parquet'):.1f} s", flush=True)
-    two = finished("two.parquet", "--executor", "processes:2")
-    print(f"two processes: {two:.1f} s", flush=True)
     reference = (folder / "ref.parquet").read_bytes()
+    found: dict[str, bool] = {}
+    for number, executor in enumerate(options.executor):
+        output = f"executor-{number}.parquet"
+        print(f"{executor}: {finished(output, '--executor', executor):.1f} s", flush=True)
+        found[f"same bytes of {executor}"] = (folder / output).read_bytes() == reference
     table = pd.read_parquet(folder / "out.parquet")
     with (folder / "out.parquet.skipped.csv").open() as stream:
         skipped = [int(row["index"]) for row in csv.DictReader(stream)]
-    found = {
+    found |= {
         "same bytes as the uninterrupted run": (folder / "out.parquet").read_bytes() == reference,
-        "same bytes of two processes": (folder / "two.parquet").read_bytes() == reference,
         "every frame once": sorted([*table["index"], *skipped]) == list(range(options.count)),
         "bad frames are those skipped": skipped == list(range(50, options.count, 100)),
         "units in pandas": table.attrs["units"]["forces"] == "eV/A",
@@ -200,11 +218,19 @@ def main() -> None:
     parser.add_argument("what", choices=["throughput", "resume", "cost"])
     parser.add_argument("-m", "--model", default="off-small")
     parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--smiles", type=Path, help="A column of SMILES, one row a molecule.")
+    parser.add_argument(
+        "--smiles",
+        type=Path,
+        help="A column of SMILES, one row a molecule; for throughput, or an extxyz file.",
+    )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--executor", action="append", help="Of resume, beside the serial runs; may be repeated."
+    )
     options = parser.parse_args()
     if options.smiles is None and options.what != "resume":
         parser.error("--smiles is needed")
+    options.executor = options.executor or ["processes:2"]
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         {"throughput": throughput, "resume": resume, "cost": cost}[options.what](

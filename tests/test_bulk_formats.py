@@ -1,6 +1,7 @@
 """Files of results: what was computed stands in each of them, with units."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -9,10 +10,19 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
 from ase.db import connect
+from ase.io.extxyz import write_xyz
 from bulk_structures import MODEL, predict, rattled
 
 import lesff
+from lesff.atoms.structure import to_structure
+from lesff.bulk.columns import formula_of
+from lesff.bulk.compute import Row
+from lesff.bulk.extxyz import frame_of_atoms, frame_of_row
+from lesff.bulk.frames import with_results
+from lesff.bulk.items import Item
 from lesff.prediction import Prediction
 from lesff.train.data import read_labelled
 
@@ -74,6 +84,60 @@ def test_extxyz_is_labelled_data(folder: Path, expected: Prediction) -> None:
     assert_close(frames[3].forces, expected.forces[3])
     atoms = ase.io.read(folder / "out.extxyz", 2)
     assert (atoms.info["name"], atoms.info["source_index"]) == ("two", 2)
+
+
+def curious() -> list[ase.Atoms]:
+    """Atoms with what a frame may hold: arrays of each kind, a cell, constraints, many pairs."""
+    plain = molecule("CH3CH2OH")
+    n = len(plain)
+    rich = molecule("CH3CH2OH", cell=[5.0, 6.0, 7.0], pbc=[True, False, True])
+    rich.arrays |= {
+        "tags": np.arange(n), "momenta": np.linspace(-1e3, 1e-9, 3 * n).reshape(n, 3),
+        "is_end": np.arange(n) == 0, "label": np.array([f"C{i}" for i in range(n)]),
+        "column": np.ones((n, 1)), "single": np.ones(n, dtype=np.float32),
+    }  # fmt: skip
+    rich.info |= {
+        "text": "a b=c \\ \"d\"", "flag": True, "none": None, "list": [1, [2.5]],
+        "key with = sign": 1, "vector": np.array([1.5, np.nan]), "matrix": np.eye(3), "whole": 3,
+        "stress": np.arange(9.0).reshape(3, 3),
+    }  # fmt: skip
+    fixed = molecule("H2O")
+    fixed.set_constraint(FixAtoms([0]))
+    return [plain, rich, fixed, ase.Atoms("He"), bulk("MgO", "rocksalt", 4.21)]
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_frames_are_byte_for_byte_those_of_ase(place: int) -> None:
+    atoms = curious()[place]
+    text = io.StringIO()
+    write_xyz(text, atoms.copy())
+    assert frame_of_atoms(atoms) == text.getvalue()
+
+
+def test_frames_of_results_are_those_of_ase() -> None:
+    rng = np.random.default_rng(0)
+    atoms = bulk("MgO", "rocksalt", 4.21) * (2, 1, 1)
+    atoms.info["REF_energy"] = 1.0  # a label, which goes
+    stress = rng.normal(size=(3, 3))
+    values = {
+        "energy": -1.25, "forces": rng.normal(size=(4, 3)), "charges": rng.normal(size=4),
+        "stress": stress + stress.T, "dipole": rng.normal(size=3),
+        "born_effective_charges": rng.normal(size=(4, 3, 3)),
+    }  # fmt: skip
+    item = Item(source="in.cif", index=3, key="0")
+    row = Row(item=item, atoms=atoms, state=to_structure(atoms), values=values)
+    expected = with_results(atoms, values, row.state, "mat-small", set())
+    expected.info |= {"source": "in.cif", "source_index": 3}
+    text, dropped = io.StringIO(), set()
+    write_xyz(text, expected)
+    assert frame_of_row(row, "mat-small", dropped) == text.getvalue()
+    assert dropped == {"REF_energy"}
+
+
+@pytest.mark.parametrize("symbols", ["CH3CH2OH", "OH2", "NaCl", "C60", "HCN", "CuSO9H10", "ClH"])
+def test_formulas_are_those_of_ase(symbols: str) -> None:
+    atoms = ase.Atoms(symbols)
+    assert formula_of(atoms.numbers) == atoms.get_chemical_formula()
 
 
 def test_lines_of_json_and_of_csv(folder: Path, expected: Prediction) -> None:

@@ -151,6 +151,18 @@ def test_phases_that_are_known():
     assert found.compositions[0]["F"] <= expected / found.counts[:, 0].sum()
 
 
+def test_noise_is_no_phase():
+    """Points at random, as far apart as the largest cluster that is looked for is small."""
+    pytest.importorskip("sklearn")
+    frames = [_sandwich()]
+    features = 10.0 ** np.arange(20)[None, :, None] * np.ones((1, 20, 3))
+    found = find_phases(features, frames, np.zeros(1), method="hdbscan", n_blocks=1)
+    assert found.unassigned == 1.0
+    assert found.counts.shape == (1, 0)
+    assert found.compositions == []
+    assert len(found.growth) == 0
+
+
 @pytest.mark.slow
 def test_the_model_tells_salt_from_metal():
     pytest.importorskip("sklearn")
@@ -167,6 +179,32 @@ def test_the_model_tells_salt_from_metal():
     moved = atoms.copy()
     moved.positions += [0.3, 0.4, 5.0]
     np.testing.assert_allclose(descriptors(model, [moved], 4.0), values, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_hdbscan_from_the_command_line(tmp_path):
+    """Salt below metal, shaken: all 16 atoms of the salt are one phase, the metal has no F."""
+    pytest.importorskip("sklearn")
+    frames = [_sandwich() for _ in range(20)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=seed)
+    write(tmp_path / "made.traj", frames)
+    words = ["interface", "analyse", tmp_path / "made.traj", "-m", "mat-small", "--dt", 10,
+             "-o", tmp_path / "out", "--method", "hdbscan"]  # fmt: skip
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    phases = json.loads((tmp_path / "out" / "interface.json").read_text())["phases"]
+    salt, *metal = phases["list"]
+    assert salt["composition"] == {"Li": 0.5, "F": 0.5}
+    # 16 of 20 atoms, of 16 A
+    assert salt["thickness_first_a"] == pytest.approx(12.8)
+    assert metal
+    assert all(phase["composition"]["F"] == 0.0 for phase in metal)
+    total = sum(phase["atoms_first"] for phase in phases["list"])
+    assert total == pytest.approx(20.0 * (1.0 - phases["unassigned_share"]))
+    assert phases["silhouette"] > 0.5
+    labels = read(tmp_path / "out" / "phases.extxyz").arrays["phase"]
+    assert (labels[:16] == 0).all()
 
 
 def _tiny(tmp_path) -> lesff.Model:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from ase.io import write
 from click.testing import CliRunner
 from helpers import tiny_potential, water
@@ -13,7 +14,9 @@ from helpers import tiny_potential, water
 import lesff
 from lesff.cli import main
 from lesff.errors import ConfigError, PropertyError
+from lesff.heads.config import MultipoleConfig
 from lesff.model_folder.folder import save_model
+from lesff.potential.edit import with_multipoles
 from lesff.spectra.correlation import Spectrum, peaks
 from lesff.workflows.folder import WorkFolder
 from lesff.workflows.spectrum import (
@@ -102,3 +105,37 @@ def test_command_goes_on_and_writes_everything(tmp_path):
     other[other.index(str(tmp_path / "out"))] = str(tmp_path / "other")
     refused = CliRunner().invoke(main, other)
     assert isinstance(refused.exception, PropertyError) or "polarizability" in refused.output
+
+
+@pytest.mark.slow
+def test_raman_from_the_command_line(tmp_path):
+    """Infrared and Raman spectra of cold water have their maximum at a harmonic frequency.
+
+    off-small has no polarizability; here its atoms get one that changes with their surroundings by
+    weights at random.
+    """
+    known = lesff.load("off-small").potential
+    potential = with_multipoles(known, MultipoleConfig(induced="dipoles"))
+    response = potential.multipole_head.polarizability
+    torch.manual_seed(0)
+    with torch.no_grad():
+        response.gate.fill_(0.05)
+        for weight in response.readouts.parameters():
+            weight.normal_(std=0.3)
+    save_model(potential, tmp_path / "model", card="#", license_text="MIT")
+    write(tmp_path / "water.xyz", water())
+    words = ["spectrum", tmp_path / "water.xyz", "-m", tmp_path / "model", "-o", tmp_path / "out",
+             "--temperature", 10, "--steps", 1600, "--equilibration", 0, "--lag", 300,
+             "--blocks", 2]  # fmt: skip
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out" / "spectrum.json").read_text())
+    assert set(report["spectra"]) == {"ir", "raman", "vdos"}
+    lines = np.array([mode["wavenumber"] for mode in report["harmonic"]])
+    for kind in ("ir", "raman"):
+        x, y, _, *_ = np.genfromtxt(tmp_path / "out" / f"{kind}.csv", delimiter=",")[1:].T
+        inside = x > 500.0  # above rotations
+        highest = x[inside][y[inside].argmax()]
+        # half of the width, and the shift of stretches by steps of 0.5 fs
+        assert np.abs(lines - highest).min() < 0.5 * 111.2 + 25.0
+    assert "Raman" in (tmp_path / "out" / "spectrum.html").read_text()

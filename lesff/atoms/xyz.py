@@ -28,8 +28,8 @@ _PAIR = re.compile(
     rf"(?:=(?:\"(?P<quoted>(?:[^\"\\]|\\[\"\\])+)\"|(?P<bare>{_WORD}(?:=+{_WORD})*)))?(?=\s|$)"
 )
 _ESCAPED = re.compile(r"\\(.)")
-_NUMBER = frozenset("+-.0123456789nNiI")
-"""First characters of numbers, of nan and infinity too."""
+_NUMBER = re.compile(r"[-+.0-9_aefintyAEFINTY]+")
+"""Characters of numbers, of nan and infinity too."""
 _TRUTH = {
     "T": True, "true": True, "True": True, "TRUE": True,
     "F": False, "false": False, "False": False, "FALSE": False,
@@ -76,10 +76,10 @@ def frames_of_text(text: str) -> list[ase.Atoms] | None:
 
 def _frames(text: str) -> Iterator[ase.Atoms]:
     """Frame after frame; blank lines may follow the last."""
-    # other line ends than \n, which splitlines() would see
-    if not text or re.search(r"[\r\v\f\x1c-\x1f]", text):
-        raise _LeaveItError
     lines, place = text.split("\n"), 0
+    # other ends of lines and words than ASE splits at
+    if not text or "\x1f" in text or text.splitlines() != (lines if lines[-1] else lines[:-1]):
+        raise _LeaveItError
     while place < len(lines) and (lines[place].strip() or place == 0):
         if not re.fullmatch(r"\s*[1-9][0-9]{0,6}\s*", lines[place]):
             raise _LeaveItError
@@ -166,7 +166,7 @@ def _value(key: str, text: str | None) -> Any:
 
 def _converted(words: Sequence[str]) -> Any:
     """Whole numbers if all are, else numbers, else truth values; text as the first word."""
-    may_be_numbers = all(word[0] in _NUMBER for word in words)
+    may_be_numbers = all(map(_NUMBER.fullmatch, words))
     for kind in (int, float) if may_be_numbers else ():
         try:
             numbers = np.array(words, dtype=kind)

@@ -15,7 +15,12 @@ import torch
 from lesff.atoms.structure import Structure, to_structure
 from lesff.bulk.items import Chunk, Item
 from lesff.bulk.models import ModelReference
-from lesff.errors import LesffError, MissingDependencyError, PropertyError
+from lesff.errors import (
+    LesffError,
+    MissingDependencyError,
+    PropertyError,
+    UnsupportedInputError,
+)
 from lesff.potential.batches import predict_structures
 from lesff.potential.domain import check_domain
 from lesff.potential.potential import Potential
@@ -149,7 +154,7 @@ def compute_chunk(task: Task) -> ChunkResult:
     order = sorted([*skipped, *more], key=lambda row: places[id(row.item)])
     return ChunkResult(
         chunk=index,
-        rows=tuple(_light(row) for row in done),
+        rows=tuple(done),
         skipped=tuple(replace(row, item=_bare(row.item)) for row in order),
         gaps=tuple(places[id(row.item)] for row in order),
         warnings=tuple(work.heard[:_WARNED]),
@@ -171,15 +176,38 @@ def _ready(work: _Work) -> tuple[list[Row], list[Skipped]]:
                     where=item.name,
                     told=work.told,
                 )
-                # what this warns of is said when the batch is computed
-                check_domain(work.potential.config, [state], strict=settings.strict, quiet=True)
             except MissingDependencyError:
                 raise
             except Exception as error:  # noqa: BLE001 - one structure must not stop a million
                 skipped.append(Skipped(item=item, reason=_reason(error, item)))
             else:
                 rows.append(Row(item=item, atoms=atoms, state=state, values={}))
-    return rows, skipped
+        rows, others = _covered(work, rows)
+    return rows, [*skipped, *others]
+
+
+def _covered(work: _Work, rows: list[Row]) -> tuple[list[Row], list[Skipped]]:
+    """Rows that the model covers, and the others.
+
+    All are looked at together, for most often all are covered. What the check warns of is said when
+    the batch is computed.
+    """
+    config, strict = work.potential.config, work.task.settings.strict
+    try:
+        check_domain(config, [row.state for row in rows], strict=strict, quiet=True)
+    except UnsupportedInputError:
+        pass
+    else:
+        return rows, []
+    covered, others = [], []
+    for row in rows:
+        try:
+            check_domain(config, [row.state], strict=strict, quiet=True)
+        except UnsupportedInputError as error:
+            others.append(Skipped(item=row.item, reason=_reason(error, row.item)))
+        else:
+            covered.append(row)
+    return covered, others
 
 
 def _computed(work: _Work, rows: list[Row]) -> tuple[list[Row], list[Skipped]]:
@@ -250,7 +278,9 @@ def _with_results(rows: Sequence[Row], prediction: Prediction) -> list[Row]:
     except PropertyError:
         reasons = [None] * len(rows)
     return [
-        replace(row, values=values, out_of_domain=why)
+        Row(
+            item=_bare(row.item), atoms=row.atoms, state=row.state, values=values, out_of_domain=why
+        )
         for row, values, why in zip(rows, prediction.per_structure(), reasons, strict=True)
     ]
 
@@ -305,8 +335,7 @@ def _raise_if_general(error: Exception) -> None:
 
 def _bare(item: Item) -> Item:
     """An item without its structure."""
-    return replace(item, atoms=None, text=None)
-
-
-def _light(row: Row) -> Row:
-    return replace(row, item=_bare(row.item))
+    return Item(
+        source=item.source, index=item.index, key=item.key, smiles=item.smiles,
+        n_atoms=item.n_atoms, info=item.info, fault=item.fault,
+    )  # fmt: skip

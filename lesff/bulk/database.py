@@ -11,8 +11,8 @@ from ase.db import connect
 from ase.db.core import check
 
 from lesff.bulk.compute import Row
-from lesff.bulk.formats import INFO_INDEX, INFO_SOURCE, Format
-from lesff.bulk.frames import with_results
+from lesff.bulk.formats import Format
+from lesff.bulk.frames import INFO_INDEX, INFO_SOURCE, with_results
 
 
 class Database(Format):

@@ -19,11 +19,26 @@ from lesff.quantities import (
 )
 from lesff.train.labels import kind_of_key
 
+INFO_SOURCE, INFO_INDEX = "source", "source_index"
+"""Keys of ``atoms.info`` that say where a structure came from."""
+
 
 def with_results(
     atoms: ase.Atoms, values: dict[str, Any], state: Structure, model: str, dropped: set[str]
 ) -> ase.Atoms:
     """Results as ASE's own where ASE has a name for them, else as info and arrays.
+
+    The arguments are those of :func:`placed_results`.
+    """
+    atoms, results = placed_results(atoms, values, state, model, dropped)
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def placed_results(
+    atoms: ase.Atoms, values: dict[str, Any], state: Structure, model: str, dropped: set[str]
+) -> tuple[ase.Atoms, dict[str, Any]]:
+    """A copy of atoms with results as info and arrays, and those that ASE has a name for.
 
     Args:
         atoms: The structure as it was read.
@@ -48,8 +63,7 @@ def with_results(
     results: dict[str, Any] = {}
     for name, value in values.items():
         _place(atoms, name, np.asarray(value, dtype=np.float64), results)
-    atoms.calc = SinglePointCalculator(atoms, **results)
-    return atoms
+    return atoms, results
 
 
 def _place(atoms: ase.Atoms, name: str, values: np.ndarray, results: dict[str, Any]) -> None:

@@ -70,8 +70,9 @@ def _frame(
     atoms: list[str] = []
     while len(atoms) < n_atoms:
         line = next(rest, None)
-        # a count, an empty line or the end among the atoms: the frame ends too early
-        if line is None or not line.strip() or _COUNT.fullmatch(line):
+        # a count, an empty line or the end among the atoms: the frame ends too early; most lines
+        # begin with a letter and need no closer look
+        if line is None or (not line[:1].isalpha() and _ends_frame(line)):
             fault = f"it claims {n_atoms} atoms and has {len(atoms)}"
             return faulty_item(fault, source, index), line
         atoms.append(line)
@@ -83,8 +84,12 @@ def _frame(
     if behind is not None and _ATOM.fullmatch(behind):
         fault = f"it claims {n_atoms} atoms, and another atom follows: {behind.strip()[:40]!r}"
         return faulty_item(fault, source, index), _next_count(rest)
-    text = "".join(_ended(part) for part in (head, comment, *atoms))
+    text = _ended("".join((_ended(head), _ended(comment), *atoms)))
     return item_of_frame(text, source, index, n_atoms), behind
+
+
+def _ends_frame(line: str) -> bool:
+    return not line.strip() or _COUNT.fullmatch(line) is not None
 
 
 def _next_count(lines: Iterator[str]) -> str | None:

@@ -255,4 +255,6 @@ def _say(report: dict[str, Any], output: Path) -> None:
             f"{row['thickness_last_a']:.1f} A, growth {row['growth_a_per_ps']:.2g} +- "
             f"{row['growth_error_a_per_ps']:.1g} A/ps"
         )
+    if report["phases"] is not None and not report["phases"]["list"]:
+        click.echo("no phases: HDBSCAN takes all atoms for noise")
     click.echo(f"written to {output / 'interface'}.json and .html, {output / 'phases.extxyz'}")

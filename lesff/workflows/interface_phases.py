@@ -43,7 +43,9 @@ class Phases:
         labels: (n_frames, n_atoms), phases from 0, that of most atoms first; -1 for none.
         compositions: Of each phase, the share of each element.
         counts: (n_frames, n_phases) atoms.
-        silhouette: Mean silhouette of the clusters, -1 to 1: well apart towards 1.
+        unassigned: Share of the atoms of all frames that are of no phase; 1 if there is none.
+        silhouette: Mean silhouette of the clusters, -1 to 1: well apart towards 1; nan for less
+            than two.
         thickness: (n_frames, n_phases) in A: the share of atoms times volume over area.
         growth: (n_phases,) slope of the thickness, A/ps.
         growth_error: Standard error of the slopes of blocks.
@@ -53,6 +55,7 @@ class Phases:
     labels: np.ndarray
     compositions: list[dict[str, float]]
     counts: np.ndarray
+    unassigned: float
     silhouette: float
     thickness: np.ndarray
     growth: np.ndarray
@@ -124,8 +127,8 @@ def find_phases(
         else _hdbscan(points, chosen, min_share)
     )
     labels = _by_size(labels).reshape(n_frames, n_atoms)
-    numbers = range(int(labels.max(initial=0)) + 1)
-    counts = np.stack([(labels == k).sum(1) for k in numbers], axis=1)
+    numbers = range(int(labels.max()) + 1)  # none if all atoms are noise
+    counts = np.array([(labels == k).sum(1) for k in numbers]).reshape(-1, n_frames).T
     height = np.array(
         [a.get_volume() / np.linalg.norm(np.cross(*a.cell.array[:2])) for a in frames]
     )
@@ -137,6 +140,7 @@ def find_phases(
         labels=labels,
         compositions=[_composition(symbols, labels == k) for k in numbers],
         counts=counts,
+        unassigned=float((labels == UNASSIGNED).mean()),
         silhouette=silhouette,
         thickness=thickness,
         growth=growth,

@@ -99,7 +99,7 @@ def _phases(folder: WorkFolder, result: Analysis) -> dict[str, Any] | None:
         | {f"phase {k}: thickness (A)": phases.thickness[:, k] for k in range(len(phases.growth))},
     )
     return {
-        "silhouette": phases.silhouette,
+        "silhouette": phases.silhouette, "unassigned_share": phases.unassigned,
         "list": [
             {
                 "phase": k, "composition": composition,
@@ -119,12 +119,19 @@ def _summary(result: Analysis, stopped: str | None) -> list[str]:
     time = 1e-3 * (result.run.n_frames - 1) * result.run.time_step
     lines = [f"{time:.3f} ps at {result.run.temperature:.0f} K"]
     if result.phases is not None:
-        lines.append(
-            f"{len(result.phases.compositions)} phases, silhouette {result.phases.silhouette:.2f}"
-        )
+        lines.append(_phase_line(result.phases))
     if stopped is not None:
         lines.append(f"stopped: {stopped}")
     return lines
+
+
+def _phase_line(phases: Phases) -> str:
+    """How many phases there are and how far apart."""
+    n = len(phases.compositions)
+    if n == 0:
+        return "no phases: HDBSCAN takes all atoms for noise; take more frames, or k-means"
+    text = "1 phase" if n == 1 else f"{n} phases, silhouette {phases.silhouette:.2f}"
+    return text + (f", {phases.unassigned:.0%} of the atoms in none" if phases.unassigned else "")
 
 
 def _tables(report: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +195,7 @@ def _phase_figure(result: Analysis, phases: Phases) -> Any:
             z[phases.labels[-1] == k] % period, bins=40, range=(0.0, period), alpha=0.6, label=label
         )
     over_time.set(xlabel="time (ps)", ylabel="thickness (A)")
-    over_time.legend(frameon=False, fontsize=7)
+    if phases.compositions:
+        over_time.legend(frameon=False, fontsize=7)
     along.set(xlabel="height (A)", ylabel="atoms, last frame")
     return figure
