@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "exponential.h"
 #include "program.h"
 #include "vectors.h"
 
@@ -14,26 +15,6 @@ namespace LESFF_NAMESPACE {
 void program(int isa, const LesffProgram* a);
 
 namespace {
-
-// exp in float to 2 ulp: 2^n exp(r), |r| <= ln(2) / 2, with the polynomial of Cephes' expf. Without
-// branches, so that loops over it become vectors.
-inline float exponential(float x) {
-  x = std::min(std::max(x, -87.0f), 88.0f);
-  const float n = std::floor(x * 1.44269504088896341f + 0.5f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
-inline double exponential(double x) { return std::exp(x); }
 
 template <class T>
 inline T sigmoid(T x) {

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from helpers import tiny_potential, triclinic_ice, two_waters
+from helpers import tiny_aimnet2, tiny_potential, triclinic_ice, two_waters
 
 import lesff
 from lesff.atoms.graph import build_graph
 from lesff.atoms.neighbors import find_neighbors, nearest_pairs
 from lesff.atoms.structure import to_structure
 from lesff.calculator import LesffCalculator
+from lesff.convert.aimnet2 import convert_aimnet2
+from lesff.convert.reader import read_checkpoint
 from lesff.electrostatics.dispersion import DispersionConfig
-from lesff.errors import StructureError
+from lesff.errors import StructureError, UnsupportedInputError
 from lesff.kernels import kernel_status
 from lesff.kernels.recording import NotRecordable, record
 from lesff.potential.edit import with_dispersion
@@ -127,6 +129,41 @@ def test_recorded_steps_are_the_model(make, head):
     # edges were searched again, and the recording went on with them
     assert step.n_searches > 2
     assert step.n_plans < step.n_searches - 1
+
+
+def test_recorded_steps_of_passes_with_charges_are_the_model(tmp_path):
+    potential = convert_aimnet2(read_checkpoint(tiny_aimnet2(tmp_path)))
+    potential.cast_parameters(torch.float64)
+    potential.requires_grad_(False)
+    step, rng = RepeatedStep(potential, 0.6), np.random.default_rng(1)
+    atoms = molecule("CH3CH2OH")
+    atoms += two_waters()
+    for _ in range(16):
+        atoms.positions += rng.normal(scale=0.04, size=atoms.positions.shape)
+        structure = to_structure(atoms)
+        got = step(structure, ("energy", "forces", "charges"))
+        graph = build_graph(structure, potential.architecture.cutoff)
+        for name, value in potential(graph, ("energy", "forces", "charges")).items():
+            # pairs of Gaussian charges beyond the cutoff count to 3e-8
+            torch.testing.assert_close(got[name], value, rtol=0, atol=3e-7)
+    planned = step._step
+    assert planned is not None
+    assert planned.is_recorded
+    assert step.n_searches > 2
+    assert step.n_plans < step.n_searches - 1
+
+
+def test_crystals_with_d3_are_not_planned(tmp_path):
+    potential = convert_aimnet2(read_checkpoint(tiny_aimnet2(tmp_path)))
+    atoms = triclinic_ice()
+    graph = build_graph(to_structure(atoms), potential.architecture.cutoff)
+    with pytest.raises(UnsupportedInputError, match="D3 is for molecules, got a crystal"):
+        potential.plan(graph)
+    atoms.calc = LesffCalculator(potential)
+    for _ in range(3):
+        atoms.positions += 0.01
+        assert np.isfinite(atoms.get_forces()).all()
+    assert atoms.calc.evaluator._follower.n_plans == 0
 
 
 def test_changed_weights_are_seen():

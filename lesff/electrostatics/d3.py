@@ -24,16 +24,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lesff import kernels
 from lesff.atoms.graph import AtomGraph, vectors_between
 from lesff.atoms.neighbors import find_pairs
 from lesff.atoms.segments import segment_sum
-from lesff.autograd import recomputed
+from lesff.autograd import recomputed, recorded_gradients
 from lesff.errors import ConfigError
+from lesff.kernels.d3 import D3Atoms, D3Tables, d3_gradients, d3_shares
 from lesff.units import BOHR, HARTREE
 
 _STEEPNESS, _WIDTH = 16.0, 4.0
@@ -95,6 +99,11 @@ class D3Pairs:
     shifts: Tensor
     fades: Tensor
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Both atoms."""
+        return self.first, self.second
+
     def split(self, size: int) -> list[D3Pairs]:
         """Blocks of at most so many pairs."""
         fields = (self.first, self.second, self.shifts, self.fades)
@@ -139,22 +148,69 @@ class D3(nn.Module):
             graph: The batch.
             element: (n_atoms,) row of each atom's element in the tables.
         """
-        pairs = d3_pairs(graph, self.config.cutoff)
+        systems, pairs = open_systems(graph), listed_pairs(graph, self.config.cutoff)
         vectors = vectors_between(graph, pairs.first, pairs.second, pairs.shifts)
-        blocks = torch.split(vectors.to(torch.float64), _BLOCK_PAIRS)
+        positions = graph.positions if graph.exact is None else graph.exact.positions
+        positions, vectors = positions.to(torch.float64), vectors.to(torch.float64)
+        if kernels.is_active(positions):
+            return _Shares.apply(positions, vectors, self, element, systems, pairs)  # pyright: ignore[reportReturnType]
+        return self.plain_shares(positions, vectors, element, systems, pairs)
+
+    @property
+    def tables(self) -> D3Tables:
+        """What compiled kernels take."""
+        config = self.config
+        return D3Tables(
+            s6=config.s6,
+            s8=config.s8,
+            a1=config.a1,
+            a2=config.a2,
+            cutoff=config.cutoff,
+            fade=_FADE,
+            steepness=_STEEPNESS,
+            width=_WIDTH,
+            c6=self.c6,
+            counts=self.counts,
+            radius=self.radius,
+            size=self.size,
+            most=self.most,
+        )
+
+    def plain_shares(
+        self,
+        positions: Tensor,
+        vectors: Tensor,
+        element: Tensor,
+        systems: Tensor,
+        listed: D3Pairs,
+    ) -> Tensor:
+        """The same in plain PyTorch, differentiable to any order.
+
+        Args:
+            positions: (n_atoms, 3) in A, float64.
+            vectors: (n_pairs, 3) of the listed pairs in A, float64.
+            element: (n_atoms,) row of each atom's element in the tables.
+            systems: (n_open, 2) of molecules.
+            listed: Pairs of other systems.
+        """
+        n_atoms = len(element)
+        pairs = all_pairs(systems, listed)
+        between = [positions.index_select(0, x[: len(x) - len(vectors)]) for x in pairs.ends]
+        vectors = torch.cat([between[1] - between[0], vectors])
+        blocks = torch.split(vectors, _BLOCK_PAIRS)
         parts = pairs.split(_BLOCK_PAIRS)
         # N[i], p[i, A], then u[i, z', B] = sum_A p[i, A] C6[z_i, z', A, B]
         bonds = [
             _kept(lambda v, p=part: self._bonds(v, p, element), block)
             for block, part in zip(blocks, parts, strict=True)
         ]
-        share = self.shares(_to_atoms(bonds, pairs, graph.n_atoms), element)
+        share = self.shares(_to_atoms(bonds, pairs, n_atoms), element)
         mixed = torch.einsum("ia,izab->izb", share, self.c6[element])
         halves = [
             _kept(lambda v, m, s, p=part: self._halves(v, m, s, p, element), block, mixed, share)
             for block, part in zip(blocks, parts, strict=True)
         ]
-        return _to_atoms(halves, pairs, graph.n_atoms)
+        return _to_atoms(halves, pairs, n_atoms)
 
     def shares(self, count: Tensor, element: Tensor) -> Tensor:
         """Shares of the references of every atom, (n_atoms, n_references), which sum to one.
@@ -210,31 +266,96 @@ def _to_atoms(values: list[Tensor], pairs: D3Pairs, n_atoms: int) -> Tensor:
     return segment_sum(joined, pairs.first, n_atoms) + segment_sum(joined, pairs.second, n_atoms)
 
 
-def d3_pairs(graph: AtomGraph, cutoff: float) -> D3Pairs:
-    """All pairs of molecules, and those closer than ``cutoff`` in A of other systems."""
+class _Shares(torch.autograd.Function):
+    """:meth:`D3.forward` of the compiled library."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        positions: Tensor,
+        vectors: Tensor,
+        module: D3,
+        element: Tensor,
+        systems: Tensor,
+        pairs: D3Pairs,
+    ) -> Tensor:
+        ctx.save_for_backward(positions, vectors)
+        ctx.rest = module, element, systems, pairs
+        x = _atoms(positions, vectors, element, systems, pairs)
+        shares, ctx.work = d3_shares(x, module.tables)
+        return shares
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs, (module, *rest) = ctx.saved_tensors, ctx.rest
+        if torch.is_grad_enabled():
+            need = ctx.needs_input_grad[:2]
+            plain = partial(_plain_shares, module, rest)
+            return *recorded_gradients(plain, inputs, need, (grad,)), None, None, None, None
+        found = d3_gradients(grad, _atoms(*inputs, *rest), module.tables, ctx.work)
+        return *found, None, None, None, None
+
+
+def _plain_shares(module: D3, rest: Sequence[Any], positions: Tensor, vectors: Tensor) -> Tensor:
+    return module.plain_shares(positions, vectors, *rest)
+
+
+def _atoms(
+    positions: Tensor, vectors: Tensor, element: Tensor, systems: Tensor, pairs: D3Pairs
+) -> D3Atoms:
+    return D3Atoms(
+        element=element.contiguous(),
+        positions=positions.contiguous(),
+        systems=systems,
+        first=pairs.first.contiguous(),
+        second=pairs.second.contiguous(),
+        vectors=vectors.contiguous(),
+    )
+
+
+def open_systems(graph: AtomGraph) -> Tensor:
+    """First atom and end of each molecule of a batch, (n_open, 2)."""
+    counts = graph.atoms_per_system()
+    ends = torch.cumsum(counts, 0)
+    return torch.stack([ends - counts, ends], dim=1)[~graph.pbc.any(1)]
+
+
+def all_pairs(systems: Tensor, listed: D3Pairs) -> D3Pairs:
+    """All pairs of molecules, then those listed."""
+    device = systems.device
+    starts, ends = systems.cpu().unbind(1)
+    counts, parts = ends - starts, []
+    # molecules of the same size share a table of pairs
+    for count in torch.unique(counts).tolist():
+        begin = starts[counts == count]
+        table = torch.triu_indices(count, count, 1)
+        parts.append([(begin[:, None] + row).flatten().to(device) for row in table])
+    n_open = sum(len(first) for first, _ in parts)
+    return D3Pairs(
+        first=torch.cat([*(first for first, _ in parts), listed.first]),
+        second=torch.cat([*(second for _, second in parts), listed.second]),
+        shifts=torch.cat([listed.shifts.new_zeros(n_open, 3), listed.shifts]),
+        fades=torch.cat([listed.fades.new_zeros(n_open), listed.fades]),
+    )
+
+
+def no_pairs(device: torch.device) -> D3Pairs:
+    """What is listed of molecules."""
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    return D3Pairs(nothing, nothing, nothing.view(0, 3), nothing.to(torch.bool))
+
+
+def listed_pairs(graph: AtomGraph, cutoff: float) -> D3Pairs:
+    """Pairs closer than ``cutoff`` in A of crystals and slabs."""
+    device = graph.batch.device
+    chosen = torch.nonzero(graph.pbc.any(1)).flatten().tolist()
+    if not chosen:
+        return no_pairs(device)
     counts = graph.atoms_per_system().cpu()
     starts = torch.cumsum(counts, 0) - counts
-    is_open = ~graph.pbc.any(1).cpu()
-    parts = []
-    # molecules of the same size share a table of pairs
-    for count in torch.unique(counts[is_open]).tolist():
-        begin = starts[is_open & (counts == count)]
-        table = torch.triu_indices(count, count, 1)
-        first, second = (begin[:, None] + row for row in table)
-        parts.append((first.flatten(), second.flatten(), None))
-    for system in torch.nonzero(~is_open).flatten().tolist():
-        parts.append(_images(graph, system, int(starts[system]), int(counts[system]), cutoff))
-    device = graph.batch.device
-    n_open = sum(len(first) for first, _, shifts in parts if shifts is None)
-    first = torch.cat([first for first, _, _ in parts])
-    shifts = [torch.zeros(n_open, 3, dtype=torch.int64)]
-    shifts += [shift for _, _, shift in parts if shift is not None]
-    return D3Pairs(
-        first=first.to(device),
-        second=torch.cat([second for _, second, _ in parts]).to(device),
-        shifts=torch.cat(shifts).to(device),
-        fades=(torch.arange(len(first)) >= n_open).to(device),
-    )
+    parts = [_images(graph, k, int(starts[k]), int(counts[k]), cutoff) for k in chosen]
+    first, second, shifts = (torch.cat(x).to(device) for x in zip(*parts, strict=True))
+    return D3Pairs(first, second, shifts, torch.ones_like(first, dtype=torch.bool))
 
 
 def _images(

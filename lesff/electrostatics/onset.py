@@ -18,13 +18,18 @@ the short-range model are enough for. Images of crystals count as other pairs do
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lesff import kernels
 from lesff.atoms.graph import AtomGraph
 from lesff.atoms.segments import segment_sum
+from lesff.autograd import recorded_gradients
 from lesff.electrostatics.sums.settings import EwaldSettings
+from lesff.kernels.passes import OnsetPairs, onset_sums
 
 _NEARLY_ONE = 1.0 - 1e-6
 """Largest r / r_o; f is zero there to any precision."""
@@ -56,9 +61,47 @@ def onset_energy(
         settings: Constants of the Gaussian charges.
         end: ``r_o`` in A.
     """
-    a = 1.0 / (math.sqrt(2.0) * settings.sigma)
-    kernel = (torch.erfc(a * distance) - onset(distance, end)) / distance
+    rate = 1.0 / (math.sqrt(2.0) * settings.sigma)
+    pairs = OnsetPairs(
+        first=first,
+        second=second,
+        batch=graph.batch,
+        n_systems=graph.n_systems,
+        rate=rate,
+        end=end,
+        constant=settings.coulomb_constant,
+    )
+    if kernels.is_active(charges) and distance.dtype == charges.dtype:
+        return _OnsetEnergy.apply(charges, distance, pairs)  # pyright: ignore[reportReturnType]
+    return _plain_energy(charges, distance, pairs)
+
+
+def _plain_energy(charges: Tensor, distance: Tensor, pairs: OnsetPairs) -> Tensor:
+    """The sum in plain PyTorch, differentiable to any order."""
+    kernel = (torch.erfc(pairs.rate * distance) - onset(distance, pairs.end)) / distance
     # [p]: q_i q_j K(r_p)
-    product = charges.index_select(0, first) * charges.index_select(0, second)
-    energy = settings.coulomb_constant * product * kernel
-    return segment_sum(energy, graph.batch.index_select(0, first), graph.n_systems)
+    product = charges.index_select(0, pairs.first) * charges.index_select(0, pairs.second)
+    energy = pairs.constant * product * kernel
+    return segment_sum(energy, pairs.batch.index_select(0, pairs.first), pairs.n_systems)
+
+
+class _OnsetEnergy(torch.autograd.Function):
+    """The sum of the compiled library; keeps its gradient from the same call."""
+
+    @staticmethod
+    def forward(ctx: Any, charges: Tensor, distance: Tensor, pairs: OnsetPairs) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        energy, potential, slope = onset_sums(charges, distance, pairs)
+        ctx.save_for_backward(charges, distance, potential, slope)
+        ctx.pairs = pairs
+        return energy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        charges, distance, potential, slope = ctx.saved_tensors
+        pairs, need = ctx.pairs, ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():
+            plain = partial(_plain_energy, pairs=pairs)
+            return *recorded_gradients(plain, (charges, distance), need, (grad,)), None
+        of_atoms = grad.index_select(0, pairs.batch)
+        of_distance = of_atoms.index_select(0, pairs.first) * slope
+        return of_atoms * potential, of_distance, None

@@ -33,12 +33,12 @@ from torch.nn import functional
 from lesff import kernels
 from lesff.atoms.graph import AtomGraph, edge_vectors, first_edges
 from lesff.atoms.segments import segment_sum, shift_to_total
+from lesff.autograd import recorded_gradients
 from lesff.errors import ConfigError
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
 from lesff.kernels import TransferLimits
 from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs, Elements
-from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.radial import BesselBasis
 from lesff.nn.saturation import LINEAR_SHARE, saturated
 

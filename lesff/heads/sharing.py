@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lesff import kernels
 from lesff.atoms.segments import segment_sum
+from lesff.autograd import recorded_gradients
 from lesff.kernels import ShareInputs
-from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.saturation import saturated, saturation_slope
 
 _STEPS = 6

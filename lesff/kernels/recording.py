@@ -38,6 +38,13 @@ _WRITTEN: dict[str, tuple[str, ...]] = {
     "shares_backward": ("g_p", "g_weights", "g_totals", "work"),
     "local_state": ("charges", "spins", "raw", "guess", "potentials", "work"),
     "local_state_backward": ("g_values", "g_base", "g_openness", "g_bonded", "work"),
+    "shells": ("distance", "units", "shells"),
+    "shells_backward": ("grad_vectors",),
+    "pass": ("inputs", "sums", "vectors"),
+    "pass_backward": ("grad_sums", "grad_features", "grad_charges", "grad_shells", "grad_units"),
+    "onset": ("energy", "potential", "slope", "work"),
+    "d3": ("shares", "count", "reference", "mixed"),
+    "d3_backward": ("grad_positions", "grad_vectors", "count", "reference", "mixed"),
 }
 """Fields of a kernel's arguments that it writes to."""
 _MADE = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided"}

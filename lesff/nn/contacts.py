@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from lesff import kernels
 from lesff.atoms.segments import segment_sum
+from lesff.autograd import recorded_gradients
 from lesff.kernels import ContactTables
-from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.radial import ScreenedRepulsion
 from lesff.nn.saturation import from_below, smooth_step
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lesff import kernels
+from lesff.autograd import recorded_gradients
 from lesff.nn.coupling import monomials
-from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.edge_tables import Topology
 
 _BLOCK_VALUES = 250_000

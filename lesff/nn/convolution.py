@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from lesff import kernels
+from lesff.autograd import recorded_gradients
 from lesff.nn.coupling import convolution_paths, lm_slice, wigner_3j
-from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.edge_tables import Chunk, Topology
 from lesff.nn.radial_table import TabulatedWeights
 

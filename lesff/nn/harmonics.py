@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lesff import kernels
-from lesff.nn.double_backward import recorded_gradients
+from lesff.autograd import recorded_gradients
 
 _SHORTEST = 1e-12
 """Shortest vector in A that has a direction."""

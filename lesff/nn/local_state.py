@@ -55,10 +55,10 @@ from torch import Tensor, nn
 
 from lesff import kernels
 from lesff.atoms.segments import segment_sum
+from lesff.autograd import recorded_gradients
 from lesff.kernels import StateConstants, StateInputs
 from lesff.nn.activations import normalised_silu
 from lesff.nn.contacts import AtomContacts
-from lesff.nn.double_backward import recorded_gradients
 from lesff.nn.saturation import LINEAR_SHARE, saturated, saturation_slope, smooth_step
 
 CONSTANTS = StateConstants(

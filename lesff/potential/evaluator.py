@@ -487,6 +487,7 @@ class Evaluator:
             if len(structures) == 1:
                 structure = structures[0]
                 is_plain = structure.pbc.sum() != SLAB and structure.external_field is None
+                is_plain &= not (self._potential.plans_molecules_only and structure.pbc.any())
                 repeated = self.repeated or self._following(structure, slots[0])
                 if repeated is not None and is_plain and PLANNED.issuperset(asked):
                     return [_of_one(repeated(structure, asked))]

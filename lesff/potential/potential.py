@@ -295,12 +295,13 @@ class Potential(nn.Module):
 
         Raises:
             PropertyError: for a model whose steps need the host, see :meth:`can_plan`.
-            UnsupportedInputError: as :meth:`forward`; for slabs and external fields, too.
+            UnsupportedInputError: as :meth:`forward`; for slabs and external fields, too, and for
+                crystals where :attr:`plans_molecules_only` holds.
         """
         if not self.can_plan:
             raise PropertyError(
-                "steps of a model with charge equilibration, multipoles, D3 or the joint embedding "
-                "of published models cannot be planned: leave out `plan`"
+                "steps of a model with charge equilibration, multipoles or the joint embedding of "
+                "published models cannot be planned: leave out `plan`"
             )
         self._check_elements(graph)
         check_properties({"energy", "forces"}, graph, self.traits)
@@ -309,6 +310,11 @@ class Potential(nn.Module):
             raise UnsupportedInputError(
                 "a planned step is for crystals and molecules without `external_field` or "
                 "`point_charges`, got a slab, a field or point charges: leave out `plan`"
+            )
+        if self.plans_molecules_only and bool(graph.pbc.any()):
+            raise UnsupportedInputError(
+                "a planned step of a model with D3 is for molecules, got a crystal, whose pairs "
+                "the host searches: leave out `plan`"
             )
         chosen = self.config.dispersion
         with plain_arithmetic(self.device):
@@ -330,8 +336,14 @@ class Potential(nn.Module):
     def can_plan(self) -> bool:
         """Whether steps run without a look at the numbers, so that :meth:`plan` is possible."""
         asks = self.charge_head is not None and self.charge_head.asks_host
-        has_tables = self.joint_embedding is not None or self.d3 is not None
-        return not has_tables and self.multipole_head is None and not asks
+        # on a GPU, D3 makes its table of pairs on the host
+        asks |= self.d3 is not None and self.device.type != "cpu"
+        return self.joint_embedding is None and self.multipole_head is None and not asks
+
+    @property
+    def plans_molecules_only(self) -> bool:
+        """Whether steps of crystals need the host: D3 searches pairs of theirs at each step."""
+        return self.d3 is not None
 
     def born_effective_charges(
         self,

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from lesff.architectures.aimnet2.config import AIMNet2Config
-from lesff.architectures.aimnet2.layer import GaussianShells, Messages, Mixing, Network
+from lesff.architectures.aimnet2.layer import GaussianShells, Mixing, Network
+from lesff.architectures.aimnet2.messages import Messages, pair_shells
 from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, vectors_between
@@ -85,19 +86,21 @@ class AIMNet2(Architecture):
     ) -> ArchitectureOutput:
         """See :class:`Architecture`; radial functions are exact, ``tabulated`` or not."""
         topology = topology or self.topology(graph)
-        vectors, distance = _pair_vectors(graph, topology)
+        vectors = vectors_between(
+            graph, topology.pair_sender, topology.pair_receiver, topology.pair_shift
+        )
+        distance, units, shells = pair_shells(vectors, self.shells)
         neighbours = ClosePairs(
             distance=distance,
             first=topology.pair_sender,
             second=topology.pair_receiver,
             z=graph.atomic_numbers,
         )
-        directions = vectors / distance[:, None]
         learned = neighbours
         if self.inner_cutoff is not None:
-            distance = self.inner_cutoff(neighbours)
-            learned = replace(neighbours, distance=distance)
-        messages = Messages.of(self.shells(distance), directions, topology)
+            learned = replace(neighbours, distance=self.inner_cutoff(neighbours))
+            shells = self.shells(learned.distance)
+        messages = Messages(topology, shells, units)
 
         # a[i, (a, g)] = W[z_i], rows in element order from here on
         features = self.embedding.index_select(0, topology.node_element)
@@ -107,8 +110,8 @@ class AIMNet2(Architecture):
         read, charges, raw = features, None, None
         invariants, sums, found = [], [], []
         for index, network in enumerate(self.passes):
-            inputs, summed = self._inputs(read, charges, messages)
-            if max_order:
+            inputs, summed = self._inputs(read, charges, messages, with_sums=max_order > 0)
+            if summed is not None:
                 sums.append(summed)
             out = network(inputs)
             if index == self.n_layers - 1:
@@ -152,18 +155,14 @@ class AIMNet2(Architecture):
         )
 
     def _inputs(
-        self, features: Tensor, charges: Tensor | None, messages: Messages
-    ) -> tuple[Tensor, Tensor]:
-        """Inputs of a network, and the messages of the features, (n, G, 4, A)."""
+        self, features: Tensor, charges: Tensor | None, messages: Messages, *, with_sums: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Inputs of a network, and the messages of the features, (n, G, 4, A), if asked for."""
         config = self.config
-        # [n, (a, g)] -> [n, g, a]
-        table = features.view(-1, config.n_features, config.n_radial).transpose(1, 2)
-        sums = messages.sums(table.contiguous())
-        parts = [features, self.feature_mixing(sums)]
-        if charges is not None:
-            of_charges = messages.sums_of_charges(charges)
-            parts += [charges[:, None], self.charge_mixing(of_charges)]
-        return torch.cat(parts, dim=1), sums
+        # [n, (a, g)] -> [n, a, g]
+        table = features.view(-1, config.n_features, config.n_radial)
+        x = (table, charges, self.feature_mixing.weight, self.charge_mixing.weight)
+        return messages.plain_inputs(*x) if with_sums else (messages.inputs(*x), None)
 
     @staticmethod
     def _vectors(sums: Tensor) -> Tensor:
@@ -179,11 +178,3 @@ class AIMNet2(Architecture):
     def last_layer_features(self, invariants: list[Tensor]) -> Tensor:
         """See :class:`Architecture`; the last hidden layer of the network of the energy."""
         return self.energy.hidden(invariants[-1])
-
-
-def _pair_vectors(graph: AtomGraph, topology: Topology) -> tuple[Tensor, Tensor]:
-    """Vectors of pairs, sender to receiver, (n_pairs, 3), and lengths (n_pairs,), in A."""
-    vectors = vectors_between(
-        graph, topology.pair_sender, topology.pair_receiver, topology.pair_shift
-    )
-    return vectors, vectors.square().sum(1).sqrt()
