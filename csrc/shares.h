@@ -11,16 +11,29 @@ namespace LESFF_NAMESPACE {
 // [3] sum of the weights, [4] what the limits leave over; backward: [5] and [6] sums of gradients.
 constexpr int kShareWork = 8;
 
+// A charge at a potential, sat(sat(p) + w lambda), with its derivatives by argument and by p.
+struct LimitedCharge {
+  double value, slope, by_start;
+};
+
+template <class T>
+LimitedCharge limited_charge(const LesffShares& a, int64_t i, double potential) {
+  const double limit = static_cast<const T*>(a.limits)[i];
+  const WithSlope start = saturated(static_cast<const T*>(a.p)[i], limit);
+  const WithSlope y =
+      saturated(start.value + static_cast<const T*>(a.weights)[i] * potential, limit);
+  return {y.value, y.slope, y.slope * start.slope};
+}
+
 // Sums of charges and slopes at the present potentials; slopes count at least `least`.
 template <class T>
 void share_sums(const LesffShares& a, double least) {
-  const T *p = static_cast<const T*>(a.p), *weights = static_cast<const T*>(a.weights);
-  const T* limits = static_cast<const T*>(a.limits);
+  const T* weights = static_cast<const T*>(a.weights);
   for (int64_t s = 0; s < a.n_systems; ++s)
     a.work[kShareWork * s + 1] = a.work[kShareWork * s + 2] = 0.0;
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     double* work = a.work + kShareWork * a.batch[i];
-    const WithSlope y = saturated(p[i] + weights[i] * work[0], limits[i]);
+    const LimitedCharge y = limited_charge<T>(a, i, work[0]);
     work[1] += y.value;
     work[2] += weights[i] * std::fmax(y.slope, least);
   }
@@ -29,8 +42,7 @@ void share_sums(const LesffShares& a, double least) {
 template <class T>
 void shares(const LesffShares* pointer) {
   const LesffShares& a = *pointer;
-  const T *p = static_cast<const T*>(a.p), *weights = static_cast<const T*>(a.weights);
-  const T *limits = static_cast<const T*>(a.limits), *totals = static_cast<const T*>(a.totals);
+  const T *weights = static_cast<const T*>(a.weights), *totals = static_cast<const T*>(a.totals);
   T *charges = static_cast<T*>(a.charges), *potential = static_cast<T*>(a.potential);
   for (int64_t s = 0; s < kShareWork * a.n_systems; ++s) a.work[s] = 0.0;
   for (int64_t i = 0; i < a.n_atoms; ++i) a.work[kShareWork * a.batch[i] + 3] += weights[i];
@@ -54,8 +66,7 @@ void shares(const LesffShares* pointer) {
   }
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     const double* work = a.work + kShareWork * a.batch[i];
-    const WithSlope y = saturated(p[i] + weights[i] * work[0], limits[i]);
-    charges[i] = T(y.value + weights[i] / work[3] * work[4]);
+    charges[i] = T(limited_charge<T>(a, i, work[0]).value + weights[i] / work[3] * work[4]);
   }
 }
 
@@ -64,8 +75,7 @@ void shares(const LesffShares* pointer) {
 template <class T>
 void shares_backward(const LesffShares* pointer) {
   const LesffShares& a = *pointer;
-  const T *p = static_cast<const T*>(a.p), *weights = static_cast<const T*>(a.weights);
-  const T *limits = static_cast<const T*>(a.limits), *totals = static_cast<const T*>(a.totals);
+  const T *weights = static_cast<const T*>(a.weights), *totals = static_cast<const T*>(a.totals);
   const T *gq = static_cast<const T*>(a.g_charges), *gl = static_cast<const T*>(a.g_potential);
   const T* potential = static_cast<const T*>(a.potential);
   T *gp = static_cast<T*>(a.g_p), *gw = static_cast<T*>(a.g_weights);
@@ -88,7 +98,7 @@ void shares_backward(const LesffShares* pointer) {
   }
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     double* work = a.work + kShareWork * a.batch[i];
-    const double slope = saturated(p[i] + weights[i] * work[0], limits[i]).slope;
+    const double slope = limited_charge<T>(a, i, work[0]).slope;
     work[6] += (gq[i] - work[5]) * slope * weights[i];
   }
   for (int64_t s = 0; s < a.n_systems; ++s) {
@@ -98,10 +108,10 @@ void shares_backward(const LesffShares* pointer) {
   }
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     const double* work = a.work + kShareWork * a.batch[i];
-    const double slope = saturated(p[i] + weights[i] * work[0], limits[i]).slope;
-    const double h = gq[i] - work[5], g = slope * (h - work[6]);
-    gp[i] = T(g);
-    gw[i] = T(work[0] * g + work[4] / work[3] * h);
+    const LimitedCharge y = limited_charge<T>(a, i, work[0]);
+    const double h = gq[i] - work[5];
+    gp[i] = T(y.by_start * (h - work[6]));
+    gw[i] = T(work[0] * y.slope * (h - work[6]) + work[4] / work[3] * h);
   }
 }
 

@@ -6,7 +6,7 @@ import torch
 from helpers import make_graph, nacl, tiny_aimnet2, two_waters
 from test_kernels import assert_close, compare, isolated, needs_kernels, topology_of
 
-from lesff.architectures.aimnet2 import AIMNet2Config
+from lesff.architectures.aimnet2.config import AIMNet2Config
 from lesff.architectures.aimnet2.layer import GaussianShells
 from lesff.architectures.aimnet2.messages import Messages, pair_shells
 from lesff.atoms.graph import collate

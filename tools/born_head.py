@@ -42,8 +42,8 @@ SEED = 0
 BATCH = 24
 """Crystals of a step."""
 RATE = 5e-3
-DELTA = 0.3
-"""e, Huber threshold of the components of Z* / sqrt(eps_inf)."""
+DELTA = 0.66
+"""e, Huber threshold of the components of Z*."""
 AVERAGE = 0.995
 """Of weights, per step."""
 ALWAYS_TEST = ("ClNa", "MgO")
@@ -250,7 +250,9 @@ def train(
             batch = [rows[i] for i in group]
             labels = torch.cat([s.labels for s in batch])
             weights = torch.cat([s.weights for s in batch])
-            errors = born_columns(potential, batch) - labels
+            # those of Z* itself, sqrt(eps_inf) times those of the labels
+            scales = torch.cat([torch.full((len(s.labels), 1), s.scale) for s in batch])
+            errors = scales * (born_columns(potential, batch) - labels)
             sizes = functional.huber_loss(
                 errors, torch.zeros_like(errors), delta=DELTA, reduction="none"
             )

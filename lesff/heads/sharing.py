@@ -1,12 +1,13 @@
 r"""What is missing to a total, shared out by weights and within limits.
 
 Without limits ``q_i = p_i + f_i lambda`` with ``lambda = (T - sum p) / sum f``. With limits L_i the
-charges level off, ``q_i = sat(p_i + f_i lambda; L_i)``, and lambda solves
+charges level off, ``q_i = sat(sat(p_i; L_i) + f_i lambda; L_i)``, and lambda solves
 
-.. math:: \sum_i \mathrm{sat}(p_i + f_i \lambda; L_i) = T
+.. math:: \sum_i \mathrm{sat}(\mathrm{sat}(p_i; L_i) + f_i \lambda; L_i) = T
 
-which is the same lambda as long as no charge is beyond 0.8 of its limit. At a given lambda charges
-are functions of the receptive field.
+which is the same lambda as long as no charge is beyond 0.8 of its limit. What is beyond it already
+levels off before anything is shared out: Newton's steps would not come back from there. At a given
+lambda charges are functions of the receptive field.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def at_shares(
     p: Tensor, weights: Tensor, potential: Tensor, limits: Tensor, batch: Tensor
 ) -> Tensor:
     """Charges at a given potential of each system, (n_atoms,) in e."""
-    return saturated(p + weights * potential.index_select(0, batch), limits)
+    start = saturated(p, limits)
+    return saturated(start + weights * potential.index_select(0, batch), limits)
 
 
 def shared_within(
@@ -71,10 +73,11 @@ def shared_within(
 def plain_shares(x: ShareInputs) -> tuple[Tensor, Tensor]:
     """See :func:`shared_within`; in plain PyTorch, differentiable twice."""
     n_systems = len(x.totals)
+    start = saturated(x.p, x.limits)
 
     def step(potential: Tensor, least: float) -> Tensor:
         # lambda + (T - sum q) / sum dq/dlambda, the slope without gradient
-        argument = x.p + x.weights * potential.index_select(0, x.batch)
+        argument = start + x.weights * potential.index_select(0, x.batch)
         slope = x.weights * saturation_slope(argument.detach(), x.limits).clamp(min=least)
         missing = x.totals - segment_sum(saturated(argument, x.limits), x.batch, n_systems)
         return potential + missing / segment_sum(slope, x.batch, n_systems)
