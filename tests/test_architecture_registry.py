@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from labelled_frames import write_frames
 
 from lesff.architectures import ARCHITECTURES, Architecture, find_architecture
 from lesff.architectures.registry import ENTRY_POINTS, register_architecture
+from lesff.atoms.graph import build_graph
 from lesff.errors import ConfigError, ContractError
 from lesff.finetune import FinetuneOptions
 from lesff.finetune.start import make_trainables, part_of
@@ -20,6 +22,9 @@ from lesff.model_folder.folder import load_model, save_model
 from lesff.potential.config import ModelConfig
 from lesff.potential.potential import Potential
 from lesff.testing import check_architecture
+from lesff.train.data import read_frames
+from lesff.train.recipe import RecipeModel
+from lesff.train.training_data import TrainingData, model_config
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -51,12 +56,12 @@ class Small(Architecture):
     pass
 
 
-def model_config(**architecture):
+def small_model(**architecture):
     return ModelConfig(architecture=architecture, elements=(1, 8), reference_energies=(0.0, 0.0))
 
 
 def saved_toy(folder):
-    potential = Potential(model_config(type="toy", channels=4))
+    potential = Potential(small_model(type="toy", channels=4))
     save_model(potential, folder, card="# Toy\n", license_text="MIT\n")
     return folder
 
@@ -119,11 +124,11 @@ def test_only_architectures_are_registered(bad):
 @pytest.mark.parametrize("name", ["toys", None, 3, ["mace"]])
 def test_unknown_types_say_what_to_do(name):
     with pytest.raises(ConfigError, match="must be one of aimnet2, .*install the package"):
-        model_config(type=name)
+        small_model(type=name)
 
 
 def test_strategies_train_the_parts_that_the_class_names(toy):
-    potential = Potential(model_config(type="toy", channels=4))
+    potential = Potential(small_model(type="toy", channels=4))
     for strategy, moved in (
         ("head", {"readouts"}),
         ("last_layer", {"readouts", "layers.1"}),
@@ -144,7 +149,7 @@ def test_strategies_train_the_parts_that_the_class_names(toy):
     ],
 )
 def test_strategies_refuse_parts_that_are_not_there(toy, monkeypatch, attribute, value, strategy):
-    potential = Potential(model_config(type="toy", channels=4))
+    potential = Potential(small_model(type="toy", channels=4))
     monkeypatch.setattr(toy.Toy, attribute, value)
     with pytest.raises(ConfigError, match=f"no weights named .*; set `{attribute}` of the class"):
         make_trainables(potential, FinetuneOptions(strategy=strategy))
@@ -157,6 +162,27 @@ def test_readouts_of_our_architectures_are_readouts():
     name = "architecture.energy.layers.0.weight"
     assert part_of(name, aimnet2.readout_names) == "readout"  # pyright: ignore[reportFunctionMemberAccess]
     assert part_of(name, mace.readout_names) == "trunk"  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def test_recipes_fill_in_what_the_configuration_has(toy, tmp_path):
+    """`cutoff` may be left to its default, and nothing is filled in that there is no field for."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class PlainConfig:
+        cutoff: float = 3.0
+        channels: int = 4
+
+    write_frames(tmp_path / "train.xyz")
+    data = TrainingData(train=read_frames(tmp_path / "train.xyz"), validation=[], recipe_hash="")
+    made = model_config(RecipeModel(architecture={"type": "toy"}), data, {})
+    edges, atoms = 0, 0
+    for frame in data.train:
+        edges += build_graph(frame.structure, toy.ToyConfig().cutoff).n_edges
+        atoms += len(frame.structure)
+    assert made.architecture["avg_num_neighbors"] == pytest.approx(edges / atoms, abs=1e-3)
+    register_architecture("plain", PlainConfig)(Small)
+    made = model_config(RecipeModel(architecture={"type": "plain"}), data, {})
+    assert made.architecture == {"type": "plain"}
 
 
 # --- packages ----------------------------------------------------------------------------------
