@@ -77,8 +77,12 @@ write(folder / "lif-interstitial.extxyz", [first, last])
 nitride = [[3.648, 0, 0], [-1.824, 3.159, 0], [0, 0, 3.875]]
 sites = [(1 / 3, 2 / 3, 0), (2 / 3, 1 / 3, 0), (0, 0, 0.5), (0, 0, 0)]
 write(folder / "li3n.extxyz", Atoms("Li3N", scaled_positions=sites, cell=nitride, pbc=True))
+# alpha-AgI: I body-centred, a silver on every sixth of the tetrahedral sites
+sites = [(0, 0, 0), (0.5, 0.5, 0.5), (0.25, 0, 0.5), (0.75, 0.5, 0)]
+iodide = Atoms("I2Ag2", scaled_positions=sites, cell=[5.06, 5.06, 5.06], pbc=True)
+write(folder / "agi.extxyz", iodide * (3, 3, 3))
 sites = [(0, 0, 0), (0.2822, 0.25, 0.9747), (0.0948, 0.25, 0.4182),
          (0.0968, 0.25, 0.7428), (0.4571, 0.25, 0.2060), (0.1656, 0.0465, 0.2848)]  # fmt: skip
 symbols = ["Li", "Fe", "P", "O", "O", "O"]
 write_crystal("lifepo4.extxyz", symbols, sites, 62, [10.332, 6.010, 4.692] + cube)
-print(f"{len(shaken[:64])} molecules and 13 other files in {folder}")
+print(f"{len(shaken[:64])} molecules and 14 other files in {folder}")
