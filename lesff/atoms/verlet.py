@@ -29,7 +29,8 @@ class _KeptList:
         reach: In A.
 
     Attributes:
-        neighbors: Both directions of each pair, in the order of receivers, senders and shifts.
+        neighbors: Both directions of each pair, in the order of receivers, senders and shifts;
+            lengths are those of the search.
         reach: In A.
     """
 
@@ -42,7 +43,9 @@ class _KeptList:
         # the edge with the lower index of the two stands for the pair
         pairs = np.flatnonzero(np.arange(len(kept.reverse_edge)) < kept.reverse_edge)
         box = cell if pbc.any() else np.zeros((3, 3))
-        self._offsets = kept.cell_shifts[pairs] @ box  # shift vectors of these edges, A
+        self._now, self._min_period = self._cell, kept.min_period
+        self._shifts = kept.cell_shifts[pairs].astype(np.float64)
+        self._offsets = np.ascontiguousarray(self._shifts @ box)  # shift vectors of the pairs, A
         self._ends = np.ascontiguousarray(kept.edge_index[:, pairs])
         self._pair_of = np.empty(len(kept.reverse_edge), dtype=np.int64)
         self._pair_of[pairs] = self._pair_of[kept.reverse_edge[pairs]] = np.arange(len(pairs))
@@ -58,14 +61,34 @@ class _KeptList:
                 pair_of=self._pair_of,
             )
 
-    def moved(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> float:
-        """How far an atom has moved since the search, in A; infinite in another cell."""
+    def follow(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> float:
+        """Go on with atoms elsewhere, in a cell that may have changed.
+
+        Returns:
+            Distance in A within which no pair is lacking now; minus infinity for other boundaries.
+        """
         if positions.shape != self._positions.shape or not np.array_equal(pbc, self._pbc):
-            return np.inf
-        if pbc.any() and not np.array_equal(cell, self._cell):
-            return np.inf
-        moved = positions - self._positions
-        return float(np.sqrt(np.einsum("ij,ij->i", moved, moved).max()))
+            return -np.inf
+        if not pbc.any() or np.array_equal(cell, self._cell):
+            moved, least = positions - self._positions, 1.0
+        elif pbc.all():
+            # v -> v F shortens no vector by more than the least singular value of F; all atoms
+            # together may go anywhere
+            strain = np.linalg.inv(self._cell) @ cell
+            moved = positions - self._positions @ strain
+            moved -= moved.mean(axis=0)
+            least = float(np.linalg.svd(strain, compute_uv=False)[-1])
+        else:
+            return -np.inf
+        if pbc.any() and not np.array_equal(cell, self._now):
+            self._now = cell.copy()
+            # in place: the compiled library reads them, too
+            np.matmul(self._shifts, cell, out=self._offsets)
+            own = self._offsets[self._ends[0] == self._ends[1]]
+            self._min_period = float(np.linalg.norm(own, axis=1).min(initial=np.inf))
+        # two atoms that moved towards each other
+        furthest = float(np.sqrt(np.einsum("ij,ij->i", moved, moved).max()))
+        return least * self.reach - 2.0 * furthest
 
     def squared(self, positions: np.ndarray) -> np.ndarray:
         """Squares of the lengths of all kept pairs now, (n_pairs,) in A^2."""
@@ -79,7 +102,7 @@ class _KeptList:
         kept = self.neighbors
         if self._near is not None:
             near = self._near.within(positions, cutoff)
-            return Neighbors(**vars(near), min_period=kept.min_period)
+            return Neighbors(**vars(near), min_period=self._min_period)
         squared = self.squared(positions)
         # keep both edges of every close pair, in the order of the kept list
         is_near = (squared < cutoff**2).take(self._pair_of)
@@ -92,12 +115,14 @@ class _KeptList:
             reverse_edge=rank.take(kept.reverse_edge.take(order)),
             lengths=np.sqrt(squared).take(self._pair_of.take(order)),
             min_distance=float(np.sqrt(squared.min(initial=np.inf))),
-            min_period=kept.min_period,  # of the cell, which is that of the search
+            min_period=self._min_period,
         )
 
 
 class VerletList:
     """Neighbours along a trajectory: searched anew only when an atom has moved half the skin.
+
+    Atoms move with a cell that changes, and only what they move beyond that counts.
 
     A list with a larger cutoff is kept and cut down to the pairs that are close now. The edges and
     their order are therefore functions of the positions and of the last search's images, and the
@@ -121,8 +146,7 @@ class VerletList:
     def find(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Neighbors:
         """All pairs closer than the cutoff; arguments as for :func:`find_neighbors`."""
         kept = self._kept
-        # two atoms that moved half the skin each, towards each other, come closer by the skin
-        if kept is None or not kept.moved(positions, cell, pbc) < 0.5 * self.skin:
+        if kept is None or not kept.follow(positions, cell, pbc) > self.cutoff:
             kept = self._kept = _KeptList(positions, cell, pbc, self.cutoff + self.skin)
             self.n_searches += 1
         return kept.within(positions, self.cutoff)
@@ -158,8 +182,7 @@ class ClosestPairs:
         kept = self._kept
         if kept is None:
             return None
-        # a pair that is not kept has come as close as this
-        complete = kept.reach - 2.0 * kept.moved(positions, cell, pbc)
+        complete = kept.follow(positions, cell, pbc)
         cutoff = reach
         if len(kept.neighbors.reverse_edge) > 2 * count and complete > 0.0:
             squared = np.partition(kept.squared(positions), (count - 1, count) if count else 0)
