@@ -1,15 +1,19 @@
 """What engines cost on top of the model itself: constant-energy dynamics of water, step by step.
 
-    python benchmarks/engines.py --model off-small --steps 60
+    python benchmarks/engines.py --model off-small --runs 15
+    python benchmarks/engines.py --no-replay --engines lammps openmm
 
-"step" is a whole step of the engine (of five in a run); "model" is what the engine asks for (energy
-and forces; with ``stress`` where it asks for the virial, too) of a graph of the same positions that
-is there, measured after each run: medians of CPU ms, and of the ratios of pairs. Then beads of a
-ring polymer, all at once and one by one, through i-PI's driver. An engine is a row of ``ENGINES``:
-a function that gives its steps and its positions.
+"step" is a whole step of the engine (of 20 in a run), "model" the part of the same steps inside
+of the model: energy, forces and what else the engine asks for of a graph that is there, recorded or
+not (``--no-replay``). "overhead" is all the rest, neighbours, checks, copies and the integrator, in
+units of it; "least" is that of the run with the smallest. "plain" is energy and forces by
+``Potential`` of a graph of the same positions, measured after each run. All others are medians of
+CPU ms, or of the ratios of runs. Then beads of a ring polymer, all at once and one by one, through
+i-PI's driver. An engine is a row of ``ENGINES``: a function that gives its steps and positions.
 """
 
 import argparse
+import functools
 import os
 import tempfile
 import time
@@ -17,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.io
@@ -31,10 +36,41 @@ from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
 from lesff.engines import lammps
 from lesff.engines.ipi import ffdirect
+from lesff.kernels.recording import Recording
+from lesff.potential.potential import Potential
 
 STRUCTURE = Path(__file__).parents[1] / "docs" / "examples" / "water_64.xyz"
 Steps = tuple[Callable[[], object], Callable[[], np.ndarray]]
-CHUNK = 5
+Options = dict[str, Any]
+"""Of the evaluator."""
+CHUNK, SKIPPED = 20, 2
+"""Steps of a run, and runs at the beginning that are not counted."""
+
+
+class Inside:
+    """CPU time spent inside of the model, from when this is made on.
+
+    Attributes:
+        ms: Milliseconds so far.
+    """
+
+    def __init__(self) -> None:
+        self.ms, self._depth = 0.0, 0
+        for kind, name in ((Potential, "forward"), (Recording, "repeat")):
+            setattr(kind, name, self._timed(getattr(kind, name)))
+
+    def _timed(self, function: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(function)
+        def timed(*args: object, **options: object) -> object:
+            begin, self._depth = time.process_time(), self._depth + 1
+            try:
+                return function(*args, **options)
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self.ms += 1e3 * (time.process_time() - begin)
+
+        return timed
 
 
 def milliseconds(action: Callable[[], object]) -> float:
@@ -44,23 +80,26 @@ def milliseconds(action: Callable[[], object]) -> float:
     return 1e3 * (time.process_time() - start)
 
 
-def ase_steps(model: lesff.Model, atoms: ase.Atoms) -> Steps:
+def ase_steps(model: lesff.Model, atoms: ase.Atoms, options: Options) -> Steps:
     """ASE's velocity Verlet."""
-    atoms.calc = model.calculator(on_out_of_domain="ignore")
+    atoms.calc = model.calculator(**options)
     thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(0))
     dynamics = VelocityVerlet(atoms, 0.5 * fs)
     dynamics.run(1)
     return partial(dynamics.run, CHUNK), lambda: atoms.positions
 
 
-def lammps_steps(model: lesff.Model, atoms: ase.Atoms, *, virial: bool = True) -> Steps:
-    """LAMMPS' fix nve."""
+def lammps_steps(
+    model: lesff.Model, atoms: ase.Atoms, options: Options, *, motion: str = "nve"
+) -> Steps:
+    """LAMMPS' fix nve, or another one."""
     lmp = lammps.start("-log", "none", "-screen", "none")
     lmp.commands_string("units metal\natom_style atomic\natom_modify map array")
     lammps.add_atoms(lmp, atoms, ["O", "H"])
     lmp.commands_string("pair_style zero 6.0\npair_coeff * *\nneighbor 1.0 bin\ntimestep 0.0005")
-    lmp.commands_string("velocity all create 300.0 1\nfix 1 all nve")
-    found = lammps.attach(lmp, model, virial=virial, on_out_of_domain="ignore")
+    lmp.commands_string("velocity all create 300.0 1\nthermo 1000")
+    lmp.command(f"fix 1 all {motion}")
+    found = lammps.attach(lmp, model, **options)
     lmp.command("run 1")
 
     def positions() -> np.ndarray:
@@ -71,7 +110,27 @@ def lammps_steps(model: lesff.Model, atoms: ase.Atoms, *, virial: bool = True) -
     return partial(lmp.command, f"run {CHUNK} pre no post no"), positions
 
 
-def ipi_steps(model: lesff.Model, atoms: ase.Atoms) -> Steps:
+def openmm_steps(model: lesff.Model, atoms: ase.Atoms, options: Options) -> Steps:
+    """OpenMM's leapfrog on its CPU platform."""
+    import openmm
+
+    from lesff.engines.openmm import create_system, from_ase
+
+    topology, start = from_ase(atoms)
+    system = create_system(model, topology, **options)
+    platform = openmm.Platform.getPlatformByName("CPU")
+    integrator = openmm.VerletIntegrator(0.0005)
+    context = openmm.Context(system, integrator, platform, {"Threads": "1"})
+    context.setPositions(start)
+    context.setVelocitiesToTemperature(300.0, 1)
+
+    def positions() -> np.ndarray:
+        return 10.0 * np.array(context.getState(positions=True).getPositions(asNumpy=True)._value)
+
+    return partial(integrator.step, CHUNK), positions
+
+
+def ipi_steps(model: lesff.Model, atoms: ase.Atoms, options: Options) -> Steps:
     """One bead in i-PI, in its process."""
     from ipi.scripting import InteractiveSimulation
 
@@ -80,10 +139,10 @@ def ipi_steps(model: lesff.Model, atoms: ase.Atoms) -> Steps:
     rows = [f"{a.symbol} {a.x:.8f} {a.y:.8f} {a.z:.8f}" for a in atoms]
     head = f"# CELL(abcABC): {box} positions{{angstrom}} cell{{angstrom}}"
     Path("start.xyz").write_text("\n".join([str(len(atoms)), head, *rows, ""]))
-    field = ffdirect("template.extxyz", str(model.source.folder), on_out_of_domain="ignore")
+    field = ffdirect("template.extxyz", str(model.source.folder), **options)
     simulation = InteractiveSimulation(
         "<simulation verbosity='quiet'><output prefix='x'></output>"
-        f"<total_steps>1000</total_steps><prng><seed>1</seed></prng>{field}<system>"
+        f"<total_steps>100000</total_steps><prng><seed>1</seed></prng>{field}<system>"
         "<initialize nbeads='1'><file mode='xyz'>start.xyz</file>"
         "<velocities mode='thermal' units='kelvin'>300</velocities></initialize>"
         "<forces><force forcefield='lesff'/></forces><motion mode='dynamics'>"
@@ -98,30 +157,38 @@ def ipi_steps(model: lesff.Model, atoms: ase.Atoms) -> Steps:
     )
 
 
-FORCES = ("energy", "forces")
 ENGINES = {
-    "ase": ("ase", ase_steps, FORCES),
-    "lammps": ("lammps", lammps_steps, (*FORCES, "stress")),
-    "lammps --no-virial": ("lammps", partial(lammps_steps, virial=False), FORCES),
-    "ipi": ("ipi", ipi_steps, (*FORCES, "stress")),
+    "ase": ("ase", ase_steps),
+    "lammps": ("lammps", lammps_steps),
+    "lammps npt": (
+        "lammps",
+        partial(lammps_steps, motion="npt temp 300 300 0.1 iso 1.0 1.0 1.0"),
+    ),
+    "openmm": ("openmm", openmm_steps),
+    "ipi": ("ipi", ipi_steps),
 }
-"""Package, steps, and what is asked for at each."""
+"""Package and steps."""
 
 
-def compare(name: str, model: lesff.Model, atoms: ase.Atoms, count: int) -> str:
+def compare(
+    name: str, model: lesff.Model, atoms: ase.Atoms, options: Options, count: int, inside: Inside
+) -> str:
     """One row of the table."""
-    _, make, names = ENGINES[name]
-    step, positions = make(model, atoms.copy())
+    _, make = ENGINES[name]
+    step, positions = make(model, atoms.copy(), options)
     potential, frame, rows = model.potential, atoms.copy(), []
     for _ in range(count):
+        before = inside.ms
         whole = milliseconds(step) / CHUNK
+        own = (inside.ms - before) / CHUNK
         frame.positions = positions()
         structure = to_structure(frame)
         graph = build_graph(structure, potential.architecture.cutoff).to(dtype=potential.dtype)
-        bare = milliseconds(partial(potential, graph, names))
-        rows.append((whole, bare, whole / bare))
-    whole, bare, ratio = np.median(rows[5:], axis=0)
-    return f"{name:>20}{len(atoms):7d}{whole:9.1f}{bare:9.1f}{ratio - 1.0:10.1%}"
+        plain = milliseconds(partial(potential, graph, ("energy", "forces")))
+        rows.append((whole, own, whole / own, plain))
+    whole, own, ratio, plain = np.median(rows[SKIPPED:], axis=0)
+    overhead = f"{ratio - 1.0:10.1%}{np.min(rows[SKIPPED:], axis=0)[2] - 1.0:8.1%}"
+    return f"{name:>12}{len(atoms):7d}{whole:9.1f}{own:9.1f}{overhead}{plain:9.1f}"
 
 
 def beads(model: lesff.Model, atoms: ase.Atoms, count: int, n_beads: int) -> str:
@@ -153,24 +220,30 @@ def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="off-small")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=15, help="of 20 steps")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--no-replay", action="store_true", help="steps are not recorded")
     parser.add_argument("--beads", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, atoms = lesff.load(options.model), ase.io.read(STRUCTURE)
     os.chdir(tempfile.mkdtemp())
+    given: Options = {"on_out_of_domain": "ignore"}
+    given |= {"replay": False} if options.no_replay else {}
     print(f"{model.name}, one thread, CPU ms")
-    print(f"{'engine':>20}{'atoms':>7}{'step':>9}{'model':>9}{'overhead':>10}")
+    print(
+        f"{'engine':>12}{'atoms':>7}{'step':>9}{'model':>9}{'overhead':>10}{'least':>8}{'plain':>9}"
+    )
+    inside = Inside()
     for name in options.engines:
         if find_spec(ENGINES[name][0]) is not None:
-            print(compare(name, model, atoms, options.steps), flush=True)
+            print(compare(name, model, atoms, given, options.runs, inside), flush=True)
     if find_spec("ipi") is not None and "ipi" in options.engines:
         print(f"{'beads':>8}{'atoms':>7}{'one by one':>12}{'at once':>12}{'ratio':>9}")
         for n_atoms in (3, 24, len(atoms)):
             part = atoms[:n_atoms]
             part.pbc = n_atoms == len(atoms)  # droplets and the box
-            print(beads(model, part, options.steps // 3, options.beads), flush=True)
+            print(beads(model, part, options.runs, options.beads), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from inference import water_box
 
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import build_graph
-from lesff.atoms.neighbors import VerletList, find_neighbors
+from lesff.atoms.neighbors import find_neighbors
 from lesff.atoms.structure import to_structure
+from lesff.atoms.verlet import VerletList
 from lesff.nn.edge_tables import build_topology
 
 try:

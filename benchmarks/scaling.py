@@ -26,8 +26,8 @@ from lesff.potential.config import ModelConfig
 from lesff.potential.potential import Potential
 
 
-def model(hidden: str, cutoff: float) -> Potential:
-    """Random weights for hydrogen and oxygen."""
+def model(hidden: str, cutoff: float, head: str = "latent") -> Potential:
+    """Random weights for hydrogen and oxygen, with a charge head."""
     torch.manual_seed(0)
     config = ModelConfig(
         architecture={
@@ -38,7 +38,7 @@ def model(hidden: str, cutoff: float) -> Potential:
         },
         elements=(1, 8),
         reference_energies=(0.0, 0.0),
-        long_range=LongRangeConfig(),
+        long_range=LongRangeConfig(head=head),
     )
     potential = Potential(config).requires_grad_(requires_grad=False)
     potential.radial = "table"

@@ -1,13 +1,17 @@
 """A step of molecular dynamics of a small system, beside an older tree and other methods.
 
     python benchmarks/small_steps.py --old ../lesff-before --sizes 3 21 60 192
-    python benchmarks/small_steps.py --sizes 21 --xtb
+    python benchmarks/small_steps.py --sizes 21 --xtb --so3lr SO3LR/bin/python
+    python benchmarks/small_steps.py --sizes 21 192 --models off-small --md
 
 Each case is a process of its own that answers with the CPU ms of one step (ASE, velocity Verlet,
 0.25 fs, one thread, five steps at a time); the processes take turns. "steps" is the median over the
 run, searches of neighbours and new plans included, "fastest" the least of five steps. 3 and 21
 atoms are molecules, 60 and 192 water without periodicity, or in a cell with ``--periodic``.
 ``--old`` is a tree of lesff whose compiled library is in place, ``--xtb`` GFN2-xTB by tblite.
+``--so3lr`` names the Python of an environment with ``pip install so3krates-torch==0.2.1``, SO3LR in
+PyTorch with its weights (MIT); its own calculator is measured, in float32. ``--md`` adds the steps
+of ``lesff md``, with recorded steps and without.
 """
 
 import argparse
@@ -19,6 +23,10 @@ from pathlib import Path
 
 WATERS = {60: (5, 2, 2), 192: (4, 4, 4), 375: (5, 5, 5)}
 SPACING = 3.1
+SO3LR = "SO3LR (torch)"
+MD = " md"
+PLAIN = " md, not recorded"
+"""Ends of the names of models whose steps are those of ``lesff md``."""
 
 
 def system(n_atoms: int, *, periodic: bool):
@@ -56,10 +64,18 @@ def work(name: str, n_atoms: int, *, periodic: bool, steps: int) -> None:
 
     torch.set_num_threads(1)
     atoms = system(n_atoms, periodic=periodic)
+    if name.endswith((MD, PLAIN)):
+        work_as_command(name, atoms, steps)
+        return
     if name == "GFN2-xTB":
         from tblite.ase import TBLite
 
         atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
+    elif name == SO3LR:
+        from so3krates_torch.calculator.so3 import SO3LRCalculator
+
+        # the range of its dispersion and electrostatics; these systems are smaller
+        atoms.calc = SO3LRCalculator(r_max_lr=100.0, default_dtype="float32")
     else:
         import lesff
 
@@ -73,10 +89,28 @@ def work(name: str, n_atoms: int, *, periodic: bool, steps: int) -> None:
         print(1e3 * (time.process_time() - start) / steps, flush=True)
 
 
-def start(name: str, n_atoms: int, tree: Path, options: argparse.Namespace) -> subprocess.Popen:
+def work_as_command(name: str, atoms, steps: int) -> None:
+    """As :func:`work`, for what ``lesff md`` does: constant energy, a frame every tenth step."""
+    import lesff
+    from lesff.workflows.dynamics import DynamicsOptions, run_dynamics
+
+    if name.endswith(PLAIN):
+        from lesff.potential.evaluator import Evaluator
+
+        Evaluator._following = lambda self, structure, slot: None
+    model, count = lesff.load(name.removesuffix(PLAIN).removesuffix(MD)), 20 * steps
+    for _ in sys.stdin:
+        start = time.process_time()
+        run_dynamics(model, atoms, DynamicsOptions(ensemble="nve", dt=0.25, steps=count))
+        print(1e3 * (time.process_time() - start) / count, flush=True)
+
+
+def start(
+    name: str, n_atoms: int, tree: Path, options: argparse.Namespace, python: str = sys.executable
+) -> subprocess.Popen:
     """A process that does :func:`work` with the lesff of a tree."""
     path = os.pathsep.join([str(tree), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, "--work", name, "--sizes", str(n_atoms)]
+    command = [python, __file__, "--work", name, "--sizes", str(n_atoms)]
     command += ["--periodic"] if options.periodic else []
     return subprocess.Popen(  # noqa: S603 - this file, with names from the command line
         command,
@@ -85,6 +119,23 @@ def start(name: str, n_atoms: int, tree: Path, options: argparse.Namespace) -> s
         text=True,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )
+
+
+def start_all(
+    model: str, n_atoms: int, tree: Path, options: argparse.Namespace
+) -> dict[str, subprocess.Popen]:
+    """A process for each row of a model and a size."""
+    cases = {}
+    if options.old:
+        cases[f"{model}, before"] = start(model, n_atoms, options.old.resolve(), options)
+    cases[model] = start(model, n_atoms, tree, options)
+    if options.xtb:
+        cases["GFN2-xTB"] = start("GFN2-xTB", n_atoms, tree, options)
+    if options.so3lr:
+        cases[SO3LR] = start(SO3LR, n_atoms, tree, options, options.so3lr)
+    for end in (MD, PLAIN) if options.md else ():
+        cases[model + end] = start(model + end, n_atoms, tree, options)
+    return cases
 
 
 def compare(workers: dict[str, subprocess.Popen], repeats: int) -> dict[str, list[float]]:
@@ -104,6 +155,16 @@ def compare(workers: dict[str, subprocess.Popen], repeats: int) -> dict[str, lis
     return found
 
 
+def lacks_so3lr(python: str) -> str | None:
+    """Why a Python cannot run SO3LR, None if it can."""
+    command = [python, "-c", "import ase, so3krates_torch.calculator.so3"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError as error:
+        return str(error)
+    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,6 +173,8 @@ def main() -> None:
     parser.add_argument("--periodic", action="store_true")
     parser.add_argument("--old", type=Path)
     parser.add_argument("--xtb", action="store_true")
+    parser.add_argument("--so3lr", metavar="PYTHON", help="of an environment with so3krates-torch")
+    parser.add_argument("--md", action="store_true")
     parser.add_argument("--repeats", type=int, default=24)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -119,15 +182,13 @@ def main() -> None:
         work(options.work, options.sizes[0], periodic=options.periodic, steps=5)
         return
     tree = Path(__file__).parents[1]
+    if options.so3lr and (reason := lacks_so3lr(options.so3lr)):
+        print(f"without {SO3LR}: {reason}")
+        options.so3lr = None
     print("| atoms | case | steps, ms | fastest, ms | of the first |\n|---|---|---|---|---|")
     for n_atoms in options.sizes:
         for model in options.models:
-            cases = {}
-            if options.old:
-                cases[f"{model}, before"] = start(model, n_atoms, options.old.resolve(), options)
-            cases[model] = start(model, n_atoms, tree, options)
-            if options.xtb:
-                cases["GFN2-xTB"] = start("GFN2-xTB", n_atoms, tree, options)
+            cases = start_all(model, n_atoms, tree, options)
             found = compare(cases, options.repeats)
             first = None
             for name, times in found.items():

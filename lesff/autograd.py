@@ -23,17 +23,26 @@ def plain_arithmetic(device: torch.device | str = "cpu") -> Iterator[None]:
     Args:
         device: Where the computation takes place.
     """
+    kinds = {torch.device(device).type, "cpu"}
+    has_mode = torch.is_inference_mode_enabled() or torch.get_default_device().type != "cpu"
+    if not has_mode and not any(_casts(kind) for kind in kinds):
+        yield
+        return
     with ExitStack() as stack:
         # each is entered only where it is needed: they are not free
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(mode=False))
-        for kind in {torch.device(device).type, "cpu"}:
-            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+        for kind in filter(_casts, kinds):
+            stack.enter_context(torch.autocast(kind, enabled=False))
         # tensors that name no device are made on the host
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+def _casts(kind: str) -> bool:
+    """Whether autocast is on for a kind of device."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def gradients(

@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator, Parameters, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesff.atoms.ase_errors import AsePropertyError, ase_errors
-from lesff.atoms.neighbors import VerletList
+from lesff.atoms.verlet import VerletList
 from lesff.errors import OutOfDomainError, PropertyError
 from lesff.potential.domain import OutOfDomain, Outside
 from lesff.potential.evaluator import Evaluator

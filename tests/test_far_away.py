@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from lesff import load
 from lesff.atoms import neighbors
 from lesff.atoms.graph import build_graph, collate, edge_vectors
-from lesff.atoms.neighbors import VerletList, find_neighbors
+from lesff.atoms.neighbors import find_neighbors
 from lesff.atoms.structure import to_structure
+from lesff.atoms.verlet import VerletList
 from lesff.calculator import LesffCalculator
 from lesff.errors import LesffError, StructureError
 from lesff.potential.predict import predict_graph

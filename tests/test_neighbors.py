@@ -11,8 +11,9 @@ from helpers import left_handed, triclinic_ice, water
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesff.atoms import neighbors
-from lesff.atoms.neighbors import VerletList, find_neighbors
+from lesff.atoms import verlet
+from lesff.atoms.neighbors import find_neighbors, nearest_pairs
+from lesff.atoms.verlet import ClosestPairs, VerletList
 from lesff.kernels import KernelStatus, kernel_status
 
 
@@ -211,16 +212,60 @@ def test_compiled_verlet_lists_are_those_of_numpy(make, monkeypatch):
     for _ in range(3):
         one = compiled.find(atoms.positions, cell, pbc)
         with monkeypatch.context() as patch:
-            patch.setattr(neighbors, "kernel_status", lambda: KernelStatus(None))
+            patch.setattr(verlet, "kernel_status", lambda: KernelStatus(None))
             other = plain.find(atoms.positions, cell, pbc)
-        assert compiled._near is not None
-        assert plain._near is None
+        assert compiled._kept is not None
+        assert compiled._kept._near is not None
+        assert plain._kept is not None
+        assert plain._kept._near is None
         for name, value in vars(other).items():
             # other order of three sums
             np.testing.assert_allclose(getattr(one, name), value, rtol=1e-14)
             assert np.asarray(getattr(one, name)).dtype == np.asarray(value).dtype
         atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
     assert compiled.n_searches == 1
+
+
+@pytest.mark.parametrize("make", [triclinic_ice, lambda: left_handed(triclinic_ice()), water])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 1.5])
+def test_the_closest_pairs_along_a_trajectory_are_those_of_a_search(make, share):
+    atoms, rng = make(), np.random.default_rng(6)
+    cell, pbc = np.array(atoms.cell), np.array(atoms.pbc)
+    atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)  # no two equally long
+    count = int(share * len(find_neighbors(atoms.positions, cell, pbc, CUTOFF).lengths) / 2)
+    kept = ClosestPairs()
+    for step in range(12):
+        one, held = kept.find(atoms.positions, cell, pbc, CUTOFF, count)
+        other, expected = nearest_pairs(atoms.positions, cell, pbc, CUTOFF, count)
+        assert held == pytest.approx(expected, rel=1e-14)
+        for name in ("edge_index", "cell_shifts", "reverse_edge"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_allclose(one.lengths, other.lengths, rtol=1e-14)
+        # a step too long for what is kept, and another cell
+        atoms.positions += rng.normal(scale=0.5 if step == 6 else 0.02, size=atoms.positions.shape)
+        cell = cell * (1.01 if step == 8 else 1.0)
+    assert (2 if pbc.any() else 1) <= kept.n_searches < 8
+
+
+@pytest.mark.parametrize("make", SYSTEMS.values(), ids=list(SYSTEMS))
+def test_verlet_lists_follow_a_cell(make):
+    atoms, rng, kept = make(), np.random.default_rng(7), VerletList(CUTOFF, 0.5)
+    for _ in range(12):
+        cell, pbc = np.array(atoms.cell), np.array(atoms.pbc)
+        found = kept.find(atoms.positions, cell, pbc)
+        expected = find_neighbors(atoms.positions, cell, pbc, CUTOFF)
+        assert edge_set(found) == edge_set(expected)
+        np.testing.assert_allclose(np.sort(found.lengths), np.sort(expected.lengths), rtol=1e-12)
+        assert found.min_period == pytest.approx(expected.min_period, rel=1e-12) or (
+            found.min_period > CUTOFF and expected.min_period == np.inf
+        )
+        # a barostat: positions go with the cell, and about a point of their own
+        strain = np.eye(3) + rng.normal(scale=2e-3, size=(3, 3))
+        atoms.set_cell(cell @ strain)
+        atoms.positions = atoms.positions @ strain + rng.normal(scale=0.02, size=(len(atoms), 3))
+        atoms.positions += rng.normal(size=3)
+    if pbc.all():
+        assert 1 <= kept.n_searches < 8
 
 
 def test_verlet_list_is_searched_again_when_it_must_be():
@@ -231,7 +276,7 @@ def test_verlet_list_is_searched_again_when_it_must_be():
     kept.find(positions + [[0.2, 0, 0], [0, 0, 0]], cell, periodic)
     assert kept.n_searches == 1
     kept.find(positions + [[0.3, 0, 0], [0, 0, 0]], cell, periodic)  # more than half the skin
-    kept.find(positions + [[0.3, 0, 0], [0, 0, 0]], cell * 1.01, periodic)
-    kept.find(positions + [[0.3, 0, 0], [0, 0, 0]], cell * 1.01, ~periodic)
+    kept.find(positions + [[0.3, 0, 0], [0, 0, 0]], cell * 0.8, periodic)
+    kept.find(positions + [[0.3, 0, 0], [0, 0, 0]], cell * 0.8, ~periodic)
     kept.find(positions[:1], cell, ~periodic)
     assert kept.n_searches == 5

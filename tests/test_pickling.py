@@ -13,7 +13,7 @@ from helpers import make_graph, tiny_potential, triclinic_ice, two_waters, water
 from joblib import Parallel, delayed
 
 import lesff
-from lesff.atoms.neighbors import VerletList
+from lesff.atoms.verlet import VerletList
 from lesff.calculator import LesffCalculator
 from lesff.electrostatics.dispersion import DispersionConfig
 from lesff.errors import PropertyError

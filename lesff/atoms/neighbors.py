@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from vesin import NeighborList
 
 from lesff.atoms.scattered import check_density, check_geometry, scattered_pairs
 from lesff.errors import StructureError
-from lesff.kernels import NearPairs, kernel_status
 
 _LOCAL = threading.local()
 _MAX_BINS = 50_000
@@ -76,7 +74,7 @@ def find_neighbors(
             than a structure of atoms can have.
     """
     first, second, shifts, distances = find_pairs(positions, cell, pbc, cutoff)
-    return _both_ways(
+    return both_ways(
         first,
         second,
         shifts,
@@ -113,7 +111,7 @@ def nearest_pairs(
         chosen = order[:count]
         *pairs, distances = (x[chosen] for x in (*pairs, distances))
     first, second, shifts = pairs
-    return _both_ways(first, second, shifts, distances, _canonical), reach
+    return both_ways(first, second, shifts, distances, canonical_order), reach
 
 
 def find_pairs(
@@ -150,7 +148,7 @@ def find_pairs(
     return scattered_pairs(positions, box, pbc, cutoff)
 
 
-def _both_ways(
+def both_ways(
     first: np.ndarray,
     second: np.ndarray,
     shifts: np.ndarray,
@@ -215,104 +213,12 @@ def _are_few(bins: np.ndarray, n_atoms: int) -> bool:
     return bool(bins.max() < _MAX_BINS and bins.prod() < max(_MAX_BINS, 4 * n_atoms))
 
 
-class VerletList:
-    """Neighbours along a trajectory: searched anew only when an atom has moved half the skin.
-
-    A list with a larger cutoff is kept and cut down to the pairs that are close now. The edges and
-    their order are therefore functions of the positions and of the last search's images, and the
-    same positions give the same bits whenever the search was made.
-
-    Args:
-        cutoff: In A.
-        skin: How much further the kept list reaches, in A; 0 searches every time.
-    """
-
-    def __init__(self, cutoff: float, skin: float) -> None:
-        self.cutoff = cutoff
-        self.skin = skin
-        self.n_searches = 0
-        self._positions = np.zeros((0, 3))
-        self._cell = np.zeros((3, 3))
-        self._pbc = np.zeros(3, dtype=bool)
-        self._kept: Neighbors | None = None
-        self._ends = np.zeros((2, 0), dtype=np.int64)  # sender and receiver of each pair
-        self._offsets = np.zeros((0, 3))  # shift vectors of these edges, A
-        self._pair_of = np.zeros(0, dtype=np.int64)  # pair of each edge of the kept list
-        self._near: NearPairs | None = None  # the same in the compiled library, if there is one
-
-    def __getstate__(self) -> dict[str, Any]:
-        """State without the kept list: the copy searches anew."""
-        return vars(VerletList(self.cutoff, self.skin))
-
-    def find(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Neighbors:
-        """All pairs closer than the cutoff; arguments as for :func:`find_neighbors`."""
-        kept = self._kept
-        if kept is None or not self._is_valid(positions, cell, pbc):
-            # a new search; the edge with the lower index of the two stands for the pair
-            pairs = find_pairs(positions, cell, pbc, self.cutoff + self.skin)
-            kept = self._kept = _both_ways(*pairs, _canonical)
-            self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
-            pairs = np.flatnonzero(np.arange(len(kept.reverse_edge)) < kept.reverse_edge)
-            box = cell if pbc.any() else np.zeros((3, 3))
-            self._offsets = kept.cell_shifts[pairs] @ box
-            self._ends = np.ascontiguousarray(kept.edge_index[:, pairs])
-            self._pair_of = np.empty(len(kept.reverse_edge), dtype=np.int64)
-            self._pair_of[pairs] = self._pair_of[kept.reverse_edge[pairs]] = np.arange(len(pairs))
-            self._near = None
-            if kernel_status().instruction_set is not None:
-                self._near = NearPairs(
-                    edge_index=kept.edge_index,
-                    cell_shifts=kept.cell_shifts,
-                    reverse_edge=kept.reverse_edge,
-                    ends=self._ends,
-                    offsets=self._offsets,
-                    pair_of=self._pair_of,
-                )
-            self.n_searches += 1
-        if self._near is not None:
-            near = self._near.within(positions, self.cutoff)
-            return Neighbors(**vars(near), min_period=kept.min_period)
-        return self._cut_down(kept, positions)
-
-    def _cut_down(self, kept: Neighbors, positions: np.ndarray) -> Neighbors:
-        """The edges of the kept list that are close, as :class:`NearPairs` finds them."""
-        # lengths now, of one edge per pair: its reverse is exactly as long
-        sender, receiver = self._ends
-        vectors = positions.take(receiver, axis=0) - positions.take(sender, axis=0) + self._offsets
-        squared = np.einsum("ij,ij->i", vectors, vectors)  # i: pair, j: Cartesian
-        # keep both edges of every close pair, in the order of the kept list
-        is_near = (squared < self.cutoff**2).take(self._pair_of)
-        order = np.flatnonzero(is_near)
-        # from old to new places, for the references to reverse edges
-        rank = np.cumsum(is_near) - 1
-        return Neighbors(
-            edge_index=kept.edge_index.take(order, axis=1),
-            cell_shifts=kept.cell_shifts.take(order, axis=0),
-            reverse_edge=rank.take(kept.reverse_edge.take(order)),
-            lengths=np.sqrt(squared).take(self._pair_of.take(order)),
-            min_distance=float(np.sqrt(squared.min(initial=np.inf))),
-            min_period=kept.min_period,  # of the cell, which is that of the search
-        )
-
-    def _is_valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
-        """Whether the kept list still holds all pairs within the cutoff.
-
-        Two atoms that moved half the skin each, towards each other, come closer by the skin.
-        """
-        if positions.shape != self._positions.shape or not np.array_equal(pbc, self._pbc):
-            return False
-        if pbc.any() and not np.array_equal(cell, self._cell):
-            return False
-        moved = positions - self._positions
-        return bool(np.einsum("ij,ij->i", moved, moved).max() < (0.5 * self.skin) ** 2)
-
-
 def _by_receiver(receiver: np.ndarray, sender: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Order of edges by receiver, else as they were found."""
     return np.argsort(receiver, kind="stable")
 
 
-def _canonical(receiver: np.ndarray, sender: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def canonical_order(receiver: np.ndarray, sender: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Order of edges by receiver, sender and shift."""
     # one number for each edge, its digits in the order of their weight
     low, high = shifts.min(axis=0, initial=0), shifts.max(axis=0, initial=0)

@@ -21,8 +21,8 @@ from lesff import kernels
 from lesff.atoms.batching import plan_batches
 from lesff.atoms.contacts import ContactRule
 from lesff.atoms.graph import AtomGraph, build_graph, collate
-from lesff.atoms.neighbors import VerletList
 from lesff.atoms.structure import Structure, check_cell, check_positions, to_structure
+from lesff.atoms.verlet import VerletList
 from lesff.autograd import plain_arithmetic
 from lesff.electrostatics.sums.plan import SLAB
 from lesff.errors import ExtrapolationWarning, OutOfDomainError, PropertyError, StructureError, warn
@@ -499,6 +499,15 @@ class Evaluator:
                 for index, row in zip(chosen, found, strict=True):
                     rows[index] = row
         return rows
+
+    def may_repeat(self, n_atoms: int) -> bool:
+        """Whether steps of so many atoms may be repeated: they then depend by rounding on others.
+
+        Args:
+            n_atoms: Atoms of a structure.
+        """
+        is_small = n_atoms <= _MOST_ATOMS and self._potential.radial == "table"
+        return self.repeated is not None or (self._follower is not None and is_small)
 
     def _following(self, structure: Structure, slot: int) -> RepeatedStep | None:
         """What repeats the steps of a small system, from the second one of a trajectory on."""

@@ -23,6 +23,7 @@ from lesff.atoms.contacts import ContactRule, least_lengths
 from lesff.atoms.graph import AtomGraph, ExactGeometry, build_graph
 from lesff.atoms.neighbors import Neighbors, find_neighbors, nearest_pairs
 from lesff.atoms.structure import Structure
+from lesff.atoms.verlet import ClosestPairs
 from lesff.kernels.recording import NotRecordable, Recording, record
 from lesff.nn.edge_tables import Topology
 from lesff.nn.radial_table import TABLE_START
@@ -35,6 +36,8 @@ _SPARE_PAIRS = 1.05
 """Share of pairs beyond those within the reach that a plan has room for."""
 _WIDER = (1.1, 1.3, 1.7)
 """Factors of the reach in which as many pairs are looked for as there is room for."""
+_ALL = 2**62
+"""Pairs: more than there are."""
 _LEAST_SKIN = 0.5
 """Share of the skin that another set of edges must leave for the plan to go on with them."""
 _MOST_SKIN = 1.5
@@ -70,7 +73,8 @@ class RepeatedStep:
         self._key: tuple = ()
         self._step: _PlannedStep | None = None
         self._room = 0.0
-        # first and second atom, offset, square of the least length of each pair of the plan
+        self._closest = ClosestPairs()
+        # first and second atom, offset, square of the least length of each pair that may come close
         self._pairs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,7 +82,10 @@ class RepeatedStep:
 
         The copy makes the same plan from the same structure when it needs one.
         """
-        return {**self.__dict__, "n_plans": 0, "n_searches": 0, "_step": None, "_pairs": None}
+        return {
+            **self.__dict__, "n_plans": 0, "n_searches": 0, "_step": None, "_pairs": None,
+            "_closest": ClosestPairs(),
+        }  # fmt: skip
 
     def __call__(self, structure: Structure, properties: Collection[str]) -> Mapping[str, Tensor]:
         """Properties from :data:`lesff.potential.plan.PLANNED` as :meth:`Potential.forward` gives.
@@ -113,14 +120,17 @@ class RepeatedStep:
             self.contacts.check(structure, found, "structure")
 
     def _graph(self, structure: Structure, found: Neighbors, reach: float) -> AtomGraph:
-        """The graph of a plan; its pairs are kept for :meth:`_check_contacts`."""
+        """The graph of a plan; pairs that may come close are kept for :meth:`_check_contacts`."""
         along = np.flatnonzero(np.arange(len(found.reverse_edge)) < found.reverse_edge)
+        least = least_lengths(structure, *found.edge_index[:, along])
+        # both atoms of a pair move by the room at most as long as the plan serves
+        may = found.lengths[along] < least + 2.0 * self._room
+        along, least = along[may], least[may]
         first, second = found.edge_index[:, along]
         box = structure.cell if structure.pbc.any() else np.zeros((3, 3))
-        # squares, as they are compared
-        least = least_lengths(structure, first, second) ** 2
-        # an atom and its image stay as far apart as the cell says
-        self._pairs = first, second, found.cell_shifts[along] @ box, least * (first != second)
+        # squares, as they are compared; an atom and its image stay as far apart as the cell says
+        least = least**2 * (first != second)
+        self._pairs = first, second, found.cell_shifts[along] @ box, least
         return build_graph(structure, reach, found, contacts=self.contacts)
 
     def _model_key(self) -> tuple:
@@ -137,7 +147,7 @@ class RepeatedStep:
     def _plan(self, structure: Structure) -> _PlannedStep:
         cutoff = self.potential.architecture.cutoff
         reach = cutoff + self.skin
-        found, held = self._search(structure, reach, 2**62)
+        found, held = self._search(structure, reach, _ALL)
         if self._records():
             # some more pairs than there are now
             n_pairs = len(found.reverse_edge) // 2
@@ -162,7 +172,8 @@ class RepeatedStep:
 
     def _search(self, structure: Structure, reach: float, count: int) -> tuple[Neighbors, float]:
         self.n_searches += 1
-        return nearest_pairs(structure.positions, structure.cell, structure.pbc, reach, count)
+        search = nearest_pairs if count == _ALL else self._closest.find
+        return search(structure.positions, structure.cell, structure.pbc, reach, count)
 
     def _goes_on(self, step: _PlannedStep, structure: Structure) -> bool:
         """Search edges anew and give them to a recorded step; False if it cannot take them."""
@@ -227,6 +238,8 @@ class _PlannedStep:
             exact = ExactGeometry(positions=self._positions, cell=graph.exact.cell)
             self._graph = graph.replace(exact=exact)
         self._n_steps: Counter[frozenset[str]] = Counter()
+        is_host = self._positions.device.type == "cpu"
+        self._host = self._positions.numpy() if is_host else None
         self._graphs: dict[frozenset[str], tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
         self._recordings: dict[frozenset[str], Recording] = {}
         # comparisons of each recording with the step itself, and what for
@@ -249,7 +262,11 @@ class _PlannedStep:
         return bool(self._recordings)
 
     def __call__(self, positions: np.ndarray, wanted: frozenset[str]) -> Mapping[str, Tensor]:
-        self._positions.copy_(torch.from_numpy(positions))
+        if self._host is None:
+            self._positions.copy_(torch.from_numpy(positions))
+        else:
+            # the same memory: a copy by PyTorch takes longer to begin
+            np.copyto(self._host, positions, casting="same_kind")
         recording = self._recordings.get(wanted)
         if recording is not None:
             return self._repeated(recording, wanted)

@@ -2,9 +2,13 @@
 
 A run is cut into blocks of ``checkpoint`` steps. At the end of a block one file is written with
 its frames and all numbers that the integrator, the atoms and the random generator hold; lists of
-neighbours and forces are then found anew, as they are after a restart. So a run that was stopped
-and continued gives the same bytes as one that was not, on the same machine with the same number of
-threads; a run with another ``checkpoint`` differs by rounding.
+neighbours, recorded steps and forces are then found anew, as they are after a restart. So a run
+that was stopped and continued gives the same bytes as one that was not, on the same machine with
+the same number of threads; a run with another ``checkpoint`` differs by rounding.
+
+Steps of small systems in a cell that stays are recorded and repeated, see
+:mod:`lesff.potential.replay`. These depend by rounding on the steps before, so that such a run goes
+on from the last step that is a multiple of ``checkpoint``, and computes what came after it again.
 """
 
 from __future__ import annotations
@@ -191,12 +195,17 @@ def run_dynamics(
     rng = np.random.default_rng(options.seed)
     if not moving.has("momenta"):
         thermalize_momenta(moving, temperature_K=options.temperature, rng=rng)
-    # without repeated steps: a run that is continued gives the same bytes
-    calculator = model.calculator(on_out_of_domain=options.on_out_of_domain, replay=False)
+    # cells that change are not recorded, and nothing is on a GPU
+    may_repeat = options.ensemble != "npt" and model.potential.device.type == "cpu"
+    calculator = model.calculator(
+        on_out_of_domain=options.on_out_of_domain, replay=None if may_repeat else False
+    )
     moving.calc = calculator
     dynamics = _integrator(moving, options, rng)
     blocks = [] if folder is None else _stored(folder)
     stopped = None
+    if may_repeat and calculator.evaluator.may_repeat(len(moving)):
+        blocks = _whole(blocks, options)
     if blocks:
         stopped = _restored(blocks[-1], dynamics, moving, rng)
     while stopped is None and (not blocks or dynamics.nsteps < options.steps):
@@ -329,6 +338,15 @@ def _restored(
             holder = getattr(dynamics, part) if part else dynamics
             setattr(holder, name, float(value) if value.ndim == 0 else value.copy())
     return str(block["stopped"]) or None
+
+
+def _whole(blocks: list[dict[str, np.ndarray]], options: DynamicsOptions) -> list[Any]:
+    """The blocks without a last one that ends between two checkpoints where the run goes on."""
+    if not blocks or str(blocks[-1]["stopped"]):
+        return blocks
+    end = int(blocks[-1]["nsteps"])
+    is_whole = end % options.checkpoint == 0 or end >= options.steps
+    return blocks if is_whole else blocks[:-1]
 
 
 def _stored(folder: Path) -> list[dict[str, np.ndarray]]:
