@@ -6,7 +6,7 @@ import torch
 from helpers import make_graph, tiny_aimnet2, triclinic_ice, two_waters
 from test_kernels import assert_close, compare, isolated, needs_kernels, topology_of
 
-from lesff.architectures import AIMNet2Config
+from lesff.architectures.aimnet2.config import AIMNet2Config
 from lesff.architectures.aimnet2.layer import GaussianShells
 from lesff.architectures.aimnet2.messages import Messages, pair_shells
 from lesff.atoms.graph import collate
@@ -83,7 +83,9 @@ def test_shells(dtype, monkeypatch):
     assert len(beyond) > 0
     assert not beyond.any()
     if dtype == torch.float64:
-        assert torch.autograd.gradgradcheck(lambda v: pair_shells(v, shells), vectors[:5].detach().requires_grad_())
+        assert torch.autograd.gradgradcheck(
+            lambda v: pair_shells(v, shells), vectors[:5].detach().requires_grad_()
+        )
 
 
 @pytest.fixture(scope="module")
