@@ -123,7 +123,13 @@ def test_d3_of_molecules_and_crystals(d3, monkeypatch):
 def test_onset_energy(graph, dtype, monkeypatch):
     settings = EwaldSettings(sigma=0.9, dl=0.9)
     rng = np.random.default_rng(1)
-    first, second = torch.from_numpy(rng.integers(0, graph.n_atoms, (2, 30)))
+    # of the first system and of the last one
+    counts = graph.atoms_per_system().tolist()
+    parts = [
+        rng.integers(0, counts[0], (2, 15)),
+        graph.n_atoms - 1 - rng.integers(0, counts[-1], (2, 15)),
+    ]
+    first, second = torch.from_numpy(np.concatenate(parts, axis=1))
     # up to the end at 4.6 A and beyond it
     distance = torch.linspace(0.4, 5.5, 30, dtype=dtype).requires_grad_()
     charges = torch.from_numpy(rng.normal(size=graph.n_atoms)).to(dtype).requires_grad_()

@@ -196,8 +196,8 @@ class Potential(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters and tables are."""
+        return self.element_row.device
 
     @property
     def cutoff(self) -> float:

@@ -82,7 +82,8 @@ class Network(nn.Module):
 
     def hidden(self, x: Tensor) -> Tensor:
         """(n, inputs) to the last hidden layer, which the output's linear map reads."""
-        for linear in self.linears[:-1]:
+        # a slice of a list of modules would be a new module
+        for linear in list(self.linears)[:-1]:
             x = functional.gelu(linear(x))
         return x
 
