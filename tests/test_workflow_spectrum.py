@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from lesff.errors import ConfigError, PropertyError
 from lesff.heads.config import MultipoleConfig
 from lesff.model_folder.folder import save_model
 from lesff.potential.edit import with_multipoles
+from lesff.reports.spectrum import write_csv
 from lesff.spectra.correlation import Spectrum, peaks
 from lesff.workflows.folder import WorkFolder
 from lesff.workflows.spectrum import (
@@ -30,6 +32,15 @@ from lesff.workflows.spectrum import (
 def test_unit_of_intensities():
     """1 km/mol is 1.6605e-19 cm a molecule: 1e5 cm over Avogadro's number; 1 cm is 1e16 A^2/cm."""
     assert pytest.approx(1.66054e-19 * 1e16, rel=1e-5) == A2_PER_CM_OF_KM_PER_MOL
+
+
+def test_names_of_columns_may_have_commas(tmp_path):
+    columns = {"x (1/cm)": np.arange(3.0), "y, VV (a, b)": np.array([1.0, np.nan, 1e-9])}
+    write_csv(tmp_path / "a.csv", columns)
+    with (tmp_path / "a.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [list(row) for row in rows] == 3 * [list(columns)]
+    assert float(rows[2]["y, VV (a, b)"]) == 1e-9
 
 
 def test_bands_are_maxima_beyond_their_errors():
@@ -133,7 +144,7 @@ def test_raman_from_the_command_line(tmp_path):
     assert set(report["spectra"]) == {"ir", "raman", "vdos"}
     lines = np.array([mode["wavenumber"] for mode in report["harmonic"]])
     for kind in ("ir", "raman"):
-        x, y, _, *_ = np.genfromtxt(tmp_path / "out" / f"{kind}.csv", delimiter=",")[1:].T
+        x, y, *_ = np.genfromtxt(tmp_path / "out" / f"{kind}.csv", delimiter=",")[1:].T
         inside = x > 500.0  # above rotations
         highest = x[inside][y[inside].argmax()]
         # half of the width, and the shift of stretches by steps of 0.5 fs

@@ -11,7 +11,8 @@ import numpy as np
 def write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
     """Columns with a header line; names carry their unit."""
     table = np.column_stack(list(columns.values()))
-    header = ",".join(columns)
+    # names with commas are quoted
+    header = ",".join(f'"{name}"' if "," in name else name for name in columns)
     np.savetxt(path, table, delimiter=",", header=header, comments="", fmt="%.8g")
 
 

@@ -11,7 +11,7 @@ from lesff.reports.figures import new_figure
 from lesff.workflows.folder import WorkFolder
 from lesff.workflows.spectrum import Band, SpectrumResult, bands, inner_modes
 
-TITLES = {"ir": "infrared", "raman": "Raman, VV", "vdos": "vibrational density of states"}
+TITLES = {"ir": "infrared", "raman": "Raman VV", "vdos": "vibrational density of states"}
 
 
 def report_spectrum(
