@@ -8,8 +8,9 @@ of the model: energy, forces and what else the engine asks for of a graph that i
 not (``--no-replay``). "overhead" is all the rest, neighbours, checks, copies and the integrator, in
 units of it; "least" is that of the run with the smallest. "plain" is energy and forces by
 ``Potential`` of a graph of the same positions, measured after each run. All others are medians of
-CPU ms, or of the ratios of runs. Then beads of a ring polymer, all at once and one by one, through
-i-PI's driver. An engine is a row of ``ENGINES``: a function that gives its steps and positions.
+CPU ms, or of the ratios of runs. An engine is a row of ``ENGINES``: a function that gives its steps
+and positions. Then beads of a ring polymer through i-PI's driver: one by one, without recorded
+steps and with them, and all at once; "ratio" is that of the first and the last.
 """
 
 import argparse
@@ -90,7 +91,12 @@ def ase_steps(model: lesff.Model, atoms: ase.Atoms, options: Options) -> Steps:
 
 
 def lammps_steps(
-    model: lesff.Model, atoms: ase.Atoms, options: Options, *, motion: str = "nve"
+    model: lesff.Model,
+    atoms: ase.Atoms,
+    options: Options,
+    *,
+    motion: str = "nve",
+    virial: bool = True,
 ) -> Steps:
     """LAMMPS' fix nve, or another one."""
     lmp = lammps.start("-log", "none", "-screen", "none")
@@ -99,7 +105,7 @@ def lammps_steps(
     lmp.commands_string("pair_style zero 6.0\npair_coeff * *\nneighbor 1.0 bin\ntimestep 0.0005")
     lmp.commands_string("velocity all create 300.0 1\nthermo 1000")
     lmp.command(f"fix 1 all {motion}")
-    found = lammps.attach(lmp, model, **options)
+    found = lammps.attach(lmp, model, virial=virial, **options)
     lmp.command("run 1")
 
     def positions() -> np.ndarray:
@@ -160,6 +166,7 @@ def ipi_steps(model: lesff.Model, atoms: ase.Atoms, options: Options) -> Steps:
 ENGINES = {
     "ase": ("ase", ase_steps),
     "lammps": ("lammps", lammps_steps),
+    "lammps --no-virial": ("lammps", partial(lammps_steps, virial=False)),
     "lammps npt": (
         "lammps",
         partial(lammps_steps, motion="npt temp 300 300 0.1 iso 1.0 1.0 1.0"),
@@ -188,32 +195,39 @@ def compare(
         rows.append((whole, own, whole / own, plain))
     whole, own, ratio, plain = np.median(rows[SKIPPED:], axis=0)
     overhead = f"{ratio - 1.0:10.1%}{np.min(rows[SKIPPED:], axis=0)[2] - 1.0:8.1%}"
-    return f"{name:>12}{len(atoms):7d}{whole:9.1f}{own:9.1f}{overhead}{plain:9.1f}"
+    return f"{name:>20}{len(atoms):7d}{whole:9.1f}{own:9.1f}{overhead}{plain:9.1f}"
 
 
 def beads(model: lesff.Model, atoms: ase.Atoms, count: int, n_beads: int) -> str:
-    """Beads at once and one by one, in alternation."""
+    """Beads at once and one by one, recorded and not, in turn."""
     from lesff.engines.ipi_driver import LesffDriver
 
     ase.io.write("template.extxyz", atoms)
     make = partial(LesffDriver, "template.extxyz", str(model.source.folder))
     together = make(on_out_of_domain="ignore")
-    alone = [make(on_out_of_domain="ignore") for _ in range(n_beads)]
+    plain = [make(on_out_of_domain="ignore", replay=False) for _ in range(n_beads)]
+    recorded = [make(on_out_of_domain="ignore") for _ in range(n_beads)]
     rng, bohr = np.random.default_rng(0), 0.529177210903
     x = [atoms.positions / bohr + rng.normal(0, 0.05, (len(atoms), 3)) for _ in range(n_beads)]
     h, rows = np.array(atoms.cell).T / bohr, []
 
-    def one_by_one() -> None:
-        for driver, positions in zip(alone, x, strict=True):
+    def one_by_one(drivers: list[LesffDriver]) -> None:
+        for driver, positions in zip(drivers, x, strict=True):
             driver(h, positions)
 
     for _ in range(count):
         x = [positions + rng.normal(0, 0.005, positions.shape) for positions in x]
-        single = milliseconds(one_by_one)
-        batch = milliseconds(partial(together, [h] * n_beads, x))
-        rows.append((single, batch, single / batch))
-    single, batch, ratio = np.median(rows[2:], axis=0)
-    return f"{n_beads:>8}{len(atoms):7d}{single:12.1f}{batch:12.1f}{ratio:9.1f}"
+        rows.append(
+            (
+                milliseconds(partial(one_by_one, plain)),
+                milliseconds(partial(one_by_one, recorded)),
+                milliseconds(partial(together, [h] * n_beads, x)),
+            )
+        )
+    # the first steps are not recorded
+    single, repeated, batch = np.median(rows[6:], axis=0)
+    times = f"{single:12.1f}{repeated:12.1f}{batch:12.1f}"
+    return f"{n_beads:>8}{len(atoms):7d}{times}{single / batch:9.1f}"
 
 
 def main() -> None:
@@ -232,18 +246,19 @@ def main() -> None:
     given |= {"replay": False} if options.no_replay else {}
     print(f"{model.name}, one thread, CPU ms")
     print(
-        f"{'engine':>12}{'atoms':>7}{'step':>9}{'model':>9}{'overhead':>10}{'least':>8}{'plain':>9}"
+        f"{'engine':>20}{'atoms':>7}{'step':>9}{'model':>9}{'overhead':>10}{'least':>8}{'plain':>9}"
     )
     inside = Inside()
     for name in options.engines:
         if find_spec(ENGINES[name][0]) is not None:
             print(compare(name, model, atoms, given, options.runs, inside), flush=True)
     if find_spec("ipi") is not None and "ipi" in options.engines:
-        print(f"{'beads':>8}{'atoms':>7}{'one by one':>12}{'at once':>12}{'ratio':>9}")
+        head = f"{'beads':>8}{'atoms':>7}{'one by one':>12}{'recorded':>12}{'at once':>12}"
+        print(f"{head}{'ratio':>9}")
         for n_atoms in (3, 24, len(atoms)):
             part = atoms[:n_atoms]
             part.pbc = n_atoms == len(atoms)  # droplets and the box
-            print(beads(model, part, options.runs, options.beads), flush=True)
+            print(beads(model, part, options.runs + 6, options.beads), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ase import units
 from click.testing import CliRunner
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
@@ -100,29 +99,6 @@ def test_a_restarted_run_goes_on_as_if_nothing_had_happened(started, model, tmp_
     gap -= np.round(gap @ np.linalg.inv(cell)) @ cell
     np.testing.assert_allclose(gap, 0.0, atol=1e-9)
     other.close()
-
-
-def test_the_virial_is_given_at_the_steps_at_which_lammps_looks_at_it(started, model):
-    lmp = started()
-    found, asked = lammps.attach(lmp, model), []
-    evaluate = found.evaluator.evaluate
-
-    def observed(structure, names, also=()):
-        asked.append("virial" in names)
-        return evaluate(structure, names, also)
-
-    found.evaluator.evaluate = observed
-    lmp.commands_string(
-        "velocity all create 300.0 1\nfix 1 all nve\ncompute v all pressure NULL virial"
-    )
-    lmp.commands_string("thermo 3\nthermo_style custom step c_v[1] c_v[2] c_v[6]\nrun 7")
-    # steps 0, 3, 6 and the last; and 1, at which `fix halt` may look for the first time
-    assert asked == [True, True, False, True, False, False, True, True]
-    atoms = as_atoms(lmp, triclinic_ice())
-    stress = model.predict(atoms, ["stress"]).stress / units.bar
-    pressure = lmp.numpy.extract_compute("v", 0, 1)
-    expected = [-stress[0, 0], -stress[1, 1], -stress[2, 2]]
-    np.testing.assert_allclose(pressure[:3], expected, rtol=1e-6)
 
 
 def test_atoms_that_go_through_the_box_do_not_jump(started, model):

@@ -166,6 +166,30 @@ def test_crystals_with_d3_are_not_planned(tmp_path):
     assert atoms.calc.evaluator._follower.n_plans == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_recorded_steps_follow_a_cell(dtype):
+    potential = with_dispersion(tiny_potential(head="latent"), DispersionConfig())
+    potential = potential.to(dtype).requires_grad_(False)
+    step, atoms, rng = RepeatedStep(potential, 0.6), triclinic_ice(), np.random.default_rng(1)
+    # float32 has seven digits; total energies are some 10 eV
+    rtol, atol = (1e-4, 2e-5) if dtype == torch.float32 else (0.0, 1e-10)
+    recorded = 0
+    for _ in range(24):
+        strain = np.eye(3) + rng.normal(scale=1e-3, size=(3, 3))
+        # grows, so that a grid of wave vectors becomes too small
+        atoms.set_cell(1.002 * atoms.cell.array @ strain, scale_atoms=True)
+        atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
+        got = step(to_structure(atoms), ("energy", "forces", "stress"))
+        graph = build_graph(to_structure(atoms), potential.architecture.cutoff)
+        expected = potential(graph.to(dtype=potential.dtype), ("energy", "forces", "stress"))
+        for name, value in expected.items():
+            torch.testing.assert_close(got[name], value, rtol=rtol, atol=atol)
+        assert step._step is not None
+        recorded += step._step.is_recorded
+    assert recorded > 10
+    assert step.n_plans < 5
+
+
 def test_changed_weights_are_seen():
     potential = tiny_potential(head="latent").requires_grad_(False)
     step, structure = RepeatedStep(potential, 0.6), to_structure(two_waters())
@@ -193,6 +217,23 @@ def test_small_trajectories_are_repeated_without_being_asked(off_small):
     assert follower._step is not None
     assert follower._step.is_recorded
     assert twin.calc.evaluator._follower is None
+
+
+def test_constant_pressure_is_repeated(off_small):
+    atoms, twin = triclinic_ice(), triclinic_ice()
+    atoms.calc, twin.calc = off_small.calculator(), off_small.calculator(replay=False)
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        move = rng.normal(scale=0.02, size=atoms.positions.shape)
+        strain = np.eye(3) + rng.normal(scale=1e-4, size=(3, 3))
+        for one in (atoms, twin):
+            one.set_cell(one.cell.array @ strain, scale_atoms=True)
+            one.positions += move
+        np.testing.assert_allclose(atoms.get_forces(), twin.get_forces(), rtol=0, atol=2e-5)
+        np.testing.assert_allclose(atoms.get_stress(), twin.get_stress(), rtol=0, atol=1e-6)
+    follower = atoms.calc.evaluator._follower
+    assert follower._step.is_recorded
+    assert follower.n_plans == 1
 
 
 def test_contacts_are_seen_between_searches(off_small):

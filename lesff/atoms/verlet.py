@@ -19,6 +19,34 @@ _WIDER = 1.25
 """Reach of a list from which the closest pairs are chosen, in units of the reach asked for."""
 
 
+def moved_beyond(
+    positions: np.ndarray, cell: np.ndarray, moved: np.ndarray, moved_cell: np.ndarray
+) -> tuple[float, float]:
+    """How far atoms have moved beyond what they move with the cell, and what the cell shortens.
+
+    A pair of atoms, or of their images, that was ``d`` apart is not closer than ``least * d - 2 *
+    furthest`` now.
+
+    Args:
+        positions: (n_atoms, 3) in A, before.
+        cell: (3, 3) in A, before.
+        moved: (n_atoms, 3) in A, now.
+        moved_cell: (3, 3) in A, now; the same, or one that is periodic in three directions.
+
+    Returns:
+        ``furthest`` in A, and ``least``, 1 for the same cell.
+    """
+    least, steps = 1.0, moved - positions
+    if moved_cell is not cell and not np.array_equal(moved_cell, cell):
+        # v -> v F shortens no vector by more than the least singular value of F; all atoms
+        # together may go anywhere
+        strain = np.linalg.inv(cell) @ moved_cell
+        steps = moved - positions @ strain
+        steps -= steps.mean(axis=0)
+        least = float(np.linalg.svd(strain, compute_uv=False)[-1])
+    return float(np.sqrt(np.einsum("ij,ij->i", steps, steps).max())), least
+
+
 class _KeptList:
     """All pairs within a reach, to be cut down as atoms move.
 
@@ -69,15 +97,10 @@ class _KeptList:
         """
         if positions.shape != self._positions.shape or not np.array_equal(pbc, self._pbc):
             return -np.inf
-        if not pbc.any() or np.array_equal(cell, self._cell):
-            moved, least = positions - self._positions, 1.0
-        elif pbc.all():
-            # v -> v F shortens no vector by more than the least singular value of F; all atoms
-            # together may go anywhere
-            strain = np.linalg.inv(self._cell) @ cell
-            moved = positions - self._positions @ strain
-            moved -= moved.mean(axis=0)
-            least = float(np.linalg.svd(strain, compute_uv=False)[-1])
+        if not pbc.any():
+            furthest, least = moved_beyond(self._positions, self._cell, positions, self._cell)
+        elif pbc.all() or np.array_equal(cell, self._cell):
+            furthest, least = moved_beyond(self._positions, self._cell, positions, cell)
         else:
             return -np.inf
         if pbc.any() and not np.array_equal(cell, self._now):
@@ -87,7 +110,6 @@ class _KeptList:
             own = self._offsets[self._ends[0] == self._ends[1]]
             self._min_period = float(np.linalg.norm(own, axis=1).min(initial=np.inf))
         # two atoms that moved towards each other
-        furthest = float(np.sqrt(np.einsum("ij,ij->i", moved, moved).max()))
         return least * self.reach - 2.0 * furthest
 
     def squared(self, positions: np.ndarray) -> np.ndarray:

@@ -187,29 +187,28 @@ class Attachment:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                self._step(step, n, tag, x, f)
+                self._step(n, tag, x, f)
             self._tell([str(w.message) for w in caught])
         except Exception as error:  # noqa: BLE001 - raised again where the run was started
             f[:] = 0.0
             self._stop(error)
 
-    def _step(self, step: int, n: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
+    def _step(self, n: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
         lmp, units = self._lmp, self._units
         # LAMMPS has atoms in an order of its own, which changes: here they go by ID
         order = np.argsort(tag[:n], kind="stable")
         types = lmp.numpy.extract_atom("type")[:n]
         numbers = self._find_numbers()[types[order] - 1]
         cell, pbc = _box(lmp)
-        # boxes with an open side have no virial; nothing is computed that LAMMPS does not look at
-        gives_virial = self._virial and bool(pbc.all()) and self._tallies("vflag_global", step)
-        gives_energies = self._atom_energies and self._tallies("eflag_atom", step)
+        # boxes with an open side have no virial
+        gives_virial = self._virial and bool(pbc.all())
         names = ["forces"]
         # a crystal in a field has no energy
         if self.evaluator.external_field is None or not pbc.all():
             names.append("energy")
             names += [VIRIAL] if gives_virial else []
         names += ["charges"] if self._charges else []
-        names += ["node_energy"] if gives_energies else []
+        names += ["node_energy"] if self._atom_energies else []
         length = units.length
         positions = x[order]
         images = lmp.numpy.extract_atom("image")
@@ -225,15 +224,10 @@ class Attachment:
             lmp.fix_external_set_virial_global(self._fix, [virial[i, j] for i, j in _VIRIAL_ORDER])
         if self._charges:
             lmp.numpy.extract_atom("q")[:n][order] = out["charges"]
-        if gives_energies:
+        if self._atom_energies:
             energies = np.empty(n)
             energies[order] = out["node_energy"] / units.energy
             lmp.fix_external_set_energy_peratom(self._fix, energies.tolist())
-
-    def _tallies(self, name: str, step: int) -> bool:
-        """Whether LAMMPS looks at the virial, or at energies of atoms, at this step."""
-        last = self._lmp.extract_global(name)
-        return last is None or last == step
 
     def _tell(self, texts: Sequence[str]) -> None:
         """Write warnings to LAMMPS' screen and log, each once."""
@@ -307,10 +301,9 @@ def attach(
             of the types if not given.
         charges: Write the charges of atoms to ``q`` (e) at each step; for atom styles that have it.
         atom_energies: Give energies of atoms, too, for ``compute pe/atom``; they cost another
-            backward pass at the steps at which LAMMPS looks at them.
-        virial: Give the virial of periodic boxes at the steps at which LAMMPS looks at it (output
-            of thermodynamics, barostats); they cost about a tenth more. Without it the pressure is
-            that of the kinetic energy only.
+            backward pass.
+        virial: Give the virial of periodic boxes. Without it a step costs about a tenth less, and
+            the pressure is that of the kinetic energy only: for runs at constant volume.
         fix: ID of the fix; one of this ID that exists must be ``external pf/callback 1 1``.
         **options: Of :class:`lesff.potential.evaluator.Evaluator`, such as ``total_charge``,
             ``external_field`` (V/A), ``on_out_of_domain="stop"``.

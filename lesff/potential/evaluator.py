@@ -47,6 +47,9 @@ VIRIAL = "virial"
 _MOST_ATOMS = 256
 """Atoms up to which steps on CPUs are repeated: the more there are, the less is gained, and all
 intermediate results stay in memory."""
+_MOST_STRAIN = 1e-3
+"""Share by which a cell changes from step to step at most where steps are repeated: barostats do,
+finite strains do not."""
 _LEAST_SKIN = 0.2
 """A: with less, plans serve too few steps."""
 _ALONG = frozenset({"stress", "charges", *SPREADS})
@@ -517,7 +520,8 @@ class Evaluator:
             and last is not None
             and len(structure) <= _MOST_ATOMS
             and self._potential.radial == "table"
-            and is_alike(last, structure)
+            and is_alike(last, structure, in_cells=True)
+            and np.abs(structure.cell - last.cell).max() <= _MOST_STRAIN * np.abs(last.cell).max()
         )
         return self._follower if follows else None
 

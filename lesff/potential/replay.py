@@ -5,7 +5,7 @@ not on positions. :class:`RepeatedStep` decides it once for edges that reach fur
 cutoff, where they count nothing, and records the step: on a CUDA device as a CUDA graph, on CPUs
 with the compiled library as instructions on fixed memory (:mod:`lesff.kernels.recording`). It is
 then repeated with one call, until an atom has moved half of that reach. On CPUs a recording then
-goes on with other edges: the same number of them, the closest.
+goes on with other edges: the same number of them, the closest; and with another cell of a crystal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from lesff.atoms.contacts import ContactRule, least_lengths
 from lesff.atoms.graph import AtomGraph, ExactGeometry, build_graph
 from lesff.atoms.neighbors import Neighbors, find_neighbors, nearest_pairs
 from lesff.atoms.structure import Structure
-from lesff.atoms.verlet import ClosestPairs
+from lesff.atoms.verlet import ClosestPairs, moved_beyond
+from lesff.electrostatics.sums.ewald import wave_limits
+from lesff.electrostatics.sums.plan import SystemGroup
 from lesff.kernels.recording import NotRecordable, Recording, record
 from lesff.nn.edge_tables import Topology
 from lesff.nn.radial_table import TABLE_START
@@ -72,9 +74,9 @@ class RepeatedStep:
         self._structure: Structure | None = None
         self._key: tuple = ()
         self._step: _PlannedStep | None = None
-        self._room = 0.0
+        self._room = self._held = 0.0
         self._closest = ClosestPairs()
-        # first and second atom, offset, square of the least length of each pair that may come close
+        # first and second atom, shift, square of the least length of each pair that may come close
         self._pairs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,7 +98,7 @@ class RepeatedStep:
             PropertyError, UnsupportedInputError: as :meth:`Potential.plan`.
         """
         planned, key = self._structure, self._model_key()
-        if planned is None or key != self._key or not is_alike(planned, structure):
+        if planned is None or key != self._key or not self._serves(planned, structure):
             planned, self._step = structure, None
         elif not self._is_near(planned, structure):
             planned = structure
@@ -106,14 +108,16 @@ class RepeatedStep:
         if self._step is None:
             self._step = self._plan(planned)
         self._check_contacts(structure)
-        return self._step(structure.positions, frozenset(properties))
+        return self._step(structure, frozenset(properties))
 
     def _check_contacts(self, structure: Structure) -> None:
         """Look at the pairs of the plan as they are now; all of them only if one is close."""
         if self.contacts is None or self._pairs is None:
             return
-        first, second, offsets, least = self._pairs
-        vectors = structure.positions[second] - structure.positions[first] + offsets
+        first, second, shifts, least = self._pairs
+        vectors = structure.positions[second] - structure.positions[first]
+        if structure.pbc.any():
+            vectors += shifts @ structure.cell
         if (np.einsum("ij,ij->i", vectors, vectors) < least).any():
             reach = self.potential.architecture.cutoff
             found = find_neighbors(structure.positions, structure.cell, structure.pbc, reach)
@@ -127,10 +131,9 @@ class RepeatedStep:
         may = found.lengths[along] < least + 2.0 * self._room
         along, least = along[may], least[may]
         first, second = found.edge_index[:, along]
-        box = structure.cell if structure.pbc.any() else np.zeros((3, 3))
         # squares, as they are compared; an atom and its image stay as far apart as the cell says
         least = least**2 * (first != second)
-        self._pairs = first, second, found.cell_shifts[along] @ box, least
+        self._pairs = first, second, found.cell_shifts[along].astype(np.float64), least
         return build_graph(structure, reach, found, contacts=self.contacts)
 
     def _model_key(self) -> tuple:
@@ -139,10 +142,17 @@ class RepeatedStep:
         addresses = [weight.data_ptr() for weight, _ in self._weights]
         return self.potential.radial, torch.get_num_threads(), addresses, versions
 
+    def _serves(self, old: Structure, new: Structure) -> bool:
+        """Whether the plan may serve apart from edges; recordings go on with other cells."""
+        if not is_alike(old, new, in_cells=self._records()):
+            return False
+        return self._step is None or self._step.holds(new)
+
     def _is_near(self, old: Structure, new: Structure) -> bool:
         """Whether the edges searched for the old positions serve the new ones."""
-        moved = new.positions - old.positions
-        return bool(np.einsum("ij,ij->i", moved, moved).max() < self._room**2)
+        furthest, least = moved_beyond(old.positions, old.cell, new.positions, new.cell)
+        # what the cell shortens counts as if both atoms had moved
+        return furthest + 0.5 * max(0.0, 1.0 - least) * self._held < self._room
 
     def _plan(self, structure: Structure) -> _PlannedStep:
         cutoff = self.potential.architecture.cutoff
@@ -158,6 +168,7 @@ class RepeatedStep:
         near = 0.5 * (found.min_distance - TABLE_START)
         if near >= 0.5 * _LEAST_SKIN * self.skin:
             room = min(room, near)
+        self._held = held
         self._room, closest = room, found.min_distance - 2.0 * room
         graph = self._graph(structure, found, held)
         return _PlannedStep(self.potential, graph, closest=closest, records=self._records())
@@ -191,17 +202,17 @@ class RepeatedStep:
             room = min(room, 0.5 * (found.min_distance - TABLE_START))
         if room < 0.5 * _LEAST_SKIN * self.skin:
             return False
-        self._room = room
+        self._room, self._held = room, held
         return step.take(self._graph(structure, found, held))
 
 
-def is_alike(old: Structure, new: Structure) -> bool:
-    """Whether only positions differ."""
+def is_alike(old: Structure, new: Structure, *, in_cells: bool = False) -> bool:
+    """Whether only positions differ, or positions and the cell of crystals with ``in_cells``."""
     return (
         new.positions.shape == old.positions.shape
         and _equal(new.numbers, old.numbers)
         and _equal(new.pbc, old.pbc)
-        and _equal(new.cell, old.cell)
+        and (_equal(new.cell, old.cell) or (in_cells and bool(new.pbc.all())))
         and new.total_charge == old.total_charge
         and new.spin_multiplicity == old.spin_multiplicity
         and new.external_field is None
@@ -225,26 +236,30 @@ class _PlannedStep:
     def __init__(
         self, potential: Potential, graph: AtomGraph, *, closest: float, records: bool
     ) -> None:
+        self._cell = graph.cell[0].numpy().copy()
         graph = graph.to(dtype=potential.dtype, device=potential.device)
         self._potential = potential
         self._records = records
         self._plan = potential.plan(graph, closest=closest)
-        # where positions were rounded, the step reads those in float64
-        if graph.exact is None:
+        # where positions were rounded, the step reads those in float64; cells of its own, too
+        cell, exact = graph.cell.clone(), graph.exact
+        if exact is None:
             self._positions = graph.positions.clone()
-            self._graph = graph.replace(positions=self._positions)
+            self._graph = graph.replace(positions=self._positions, cell=cell)
+            self._cells = [cell]
         else:
-            self._positions = graph.exact.positions.clone()
-            exact = ExactGeometry(positions=self._positions, cell=graph.exact.cell)
-            self._graph = graph.replace(exact=exact)
+            self._positions = exact.positions.clone()
+            exact = ExactGeometry(positions=self._positions, cell=exact.cell.clone())
+            self._graph = graph.replace(exact=exact, cell=cell)
+            self._cells = [cell, exact.cell]
         self._n_steps: Counter[frozenset[str]] = Counter()
         is_host = self._positions.device.type == "cpu"
         self._host = self._positions.numpy() if is_host else None
         self._graphs: dict[frozenset[str], tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
         self._recordings: dict[frozenset[str], Recording] = {}
         # comparisons of each recording with the step itself, and what for
-        self._checked: set[tuple[frozenset[str], bool]] = set()
-        self._has_taken = False
+        self._checked: set[tuple[frozenset[str], frozenset[str]]] = set()
+        self._changed: frozenset[str] = frozenset()
 
     @property
     def n_pairs(self) -> int:
@@ -261,12 +276,44 @@ class _PlannedStep:
         """Whether there is a recording on the CPU."""
         return bool(self._recordings)
 
-    def __call__(self, positions: np.ndarray, wanted: frozenset[str]) -> Mapping[str, Tensor]:
+    def holds(self, structure: Structure) -> bool:
+        """Whether the grids of wave vectors hold those of its cell."""
+        cell = structure.cell
+        if not structure.pbc.any() or np.array_equal(cell, self._cell):
+            return True
+        rows = torch.from_numpy(cell)[None]
+        sums = (
+            (self._plan.coulomb, self._potential.ewald),
+            (self._plan.dispersion, self._potential.config.dispersion),
+        )
+        return all(
+            group.grid is None or bool((wave_limits(rows, settings.dl) <= _limits(group)).all())
+            for plan, settings in sums
+            if plan is not None and settings is not None
+            for group in plan.groups
+        )
+
+    def _go_to(self, structure: Structure) -> None:
+        """Put positions, and a cell that has changed, where the step reads them."""
         if self._host is None:
-            self._positions.copy_(torch.from_numpy(positions))
+            self._positions.copy_(torch.from_numpy(structure.positions))
         else:
             # the same memory: a copy by PyTorch takes longer to begin
-            np.copyto(self._host, positions, casting="same_kind")
+            np.copyto(self._host, structure.positions, casting="same_kind")
+        if structure.pbc.any() and not np.array_equal(structure.cell, self._cell):
+            self._cell = structure.cell
+            for place in self._cells:
+                place.copy_(torch.from_numpy(structure.cell)[None])
+            self._set_up("cell")
+
+    def _set_up(self, changed: str) -> None:
+        """Recordings go on with other settings."""
+        for recording in self._recordings.values():
+            recording.set_up()
+        self._changed |= {changed}
+
+    def __call__(self, structure: Structure, wanted: frozenset[str]) -> Mapping[str, Tensor]:
+        self._go_to(structure)
         recording = self._recordings.get(wanted)
         if recording is not None:
             return self._repeated(recording, wanted)
@@ -293,10 +340,12 @@ class _PlannedStep:
         pairs = zip(_tables(self._graph, old), _tables(graph, new), strict=True)
         for place, value in pairs:
             place.copy_(value)
-        for recording in self._recordings.values():
-            recording.set_up()
-        self._has_taken = True
+        self._set_up("edges")
         return True
+
+    def _settings(self) -> list[Tensor]:
+        """What a recording may go on with: edges, and the cell."""
+        return [*_tables(self._graph, self._plan.topology), *self._cells]
 
     def _run(self, wanted: frozenset[str]) -> dict[str, Tensor]:
         return self._potential(self._graph, wanted, plan=self._plan)
@@ -304,11 +353,7 @@ class _PlannedStep:
     def _recorded(self, wanted: frozenset[str]) -> Mapping[str, Tensor]:
         """Record the step; what cannot be recorded is computed as before from now on."""
         try:
-            recording = record(
-                lambda: self._run(wanted),
-                [self._positions],
-                _tables(self._graph, self._plan.topology),
-            )
+            recording = record(lambda: self._run(wanted), [self._positions], self._settings())
         except NotRecordable:
             self._records = False
             return self._run(wanted)
@@ -316,8 +361,8 @@ class _PlannedStep:
         return recording.repeat()
 
     def _repeated(self, recording: Recording, wanted: frozenset[str]) -> Mapping[str, Tensor]:
-        """A recorded step, compared with the step itself once, and once with other edges."""
-        results, check = recording.repeat(), (wanted, self._has_taken)
+        """A recorded step, compared with the step itself once, with other edges, another cell."""
+        results, check = recording.repeat(), (wanted, self._changed)
         if check in self._checked:
             return results
         expected = self._run(wanted)
@@ -339,6 +384,11 @@ class _PlannedStep:
         with torch.cuda.graph(graph):
             results = self._run(wanted)
         return graph, results
+
+
+def _limits(group: SystemGroup) -> Tensor:
+    """Limits of the grid of a group."""
+    return torch.tensor(() if group.grid is None else group.grid.limits)
 
 
 def _tables(graph: AtomGraph, topology: Topology) -> list[Tensor]:
