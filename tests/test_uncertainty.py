@@ -198,15 +198,22 @@ def test_out_of_domain_reasons(folder):
     assert model.predict(two_waters(), "novelty").out_of_domain == ()
     stretched = water()
     stretched.positions[1] = stretched.positions[0] + [1.6, 0.0, 0.0]
-    many = [triclinic_ice(), stretched]
-    with pytest.warns(ExtrapolationWarning, match="2 of 2 structures"):
-        ice, broken = model.predict(many, "uncertainty").out_of_domain
-    assert ice[0] == "pbc: crystals never seen (seen: molecules)"
+    with pytest.warns(ExtrapolationWarning, match="structure 1 is outside"):
+        known, broken = model.predict([two_waters(), stretched], "uncertainty").out_of_domain
+    assert known == ()
     assert broken[0].startswith("geometry: the surroundings of")
     with pytest.warns(ExtrapolationWarning, match="total charge 1 never seen"):
         ion = model.predict(water(), "novelty", total_charge=1).out_of_domain
     assert ion[0] == "total charge 1 never seen (seen: 0)"
     assert ion[1] == "spin multiplicity 2 never seen (seen: 1)"
+    # molecules in a box are known by their surroundings; what ends where crystals go on is not
+    uncertainty = model.potential.uncertainty
+    ice = to_structure(triclinic_ice())
+    assert uncertainty.state_reasons(ice) == ()
+    uncertainty.periodic_directions = torch.tensor([3])
+    assert uncertainty.state_reasons(ice) == ()
+    reasons = uncertainty.state_reasons(to_structure(water()))
+    assert reasons == ("pbc: molecules never seen (seen: crystals)",)
 
 
 def test_unseen_element_is_infinitely_novel():

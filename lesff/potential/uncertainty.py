@@ -187,6 +187,8 @@ class Uncertainty(nn.Module):
     def state_reasons(self, structure: Structure) -> tuple[str, ...]:
         """Elements, charge, spin and boundaries of a structure that were never seen; no distances.
 
+        Boundaries count where the structure has fewer periodic directions than any that was seen.
+
         Args:
             structure: The structure.
         """
@@ -199,8 +201,9 @@ class Uncertainty(nn.Module):
             value, values = getattr(structure, name), seen[name]
             if value not in values:
                 found.append(f"{what} {value} never seen (seen: {', '.join(map(str, values))})")
+        # a liquid of known molecules has known surroundings; surfaces end where crystals go on
         directions = int(structure.pbc.sum())
-        if directions not in seen["periodic_directions"]:
+        if directions < min(seen["periodic_directions"]):
             known = ", ".join(_BOUNDARIES[i] for i in seen["periodic_directions"])
             found.append(f"pbc: {_BOUNDARIES[directions]} never seen (seen: {known})")
         return tuple(found)
