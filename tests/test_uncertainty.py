@@ -210,7 +210,7 @@ def test_out_of_domain_reasons(folder):
     uncertainty = model.potential.uncertainty
     ice = to_structure(triclinic_ice())
     assert uncertainty.state_reasons(ice) == ()
-    uncertainty.periodic_directions = torch.tensor([3])
+    uncertainty.seen = uncertainty.seen | {"periodic_directions": (3,)}
     assert uncertainty.state_reasons(ice) == ()
     reasons = uncertainty.state_reasons(to_structure(water()))
     assert reasons == ("pbc: molecules never seen (seen: crystals)",)
