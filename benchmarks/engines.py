@@ -57,7 +57,11 @@ class Inside:
 
     def __init__(self) -> None:
         self.ms, self._depth = 0.0, 0
-        for kind, name in ((Potential, "forward"), (Recording, "repeat")):
+        for kind, name in (
+            (Potential, "forward"),
+            (Recording, "repeat"),
+            (Recording, "set_up"),
+        ):
             setattr(kind, name, self._timed(getattr(kind, name)))
 
     def _timed(self, function: Callable[..., object]) -> Callable[..., object]:

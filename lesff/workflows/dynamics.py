@@ -6,9 +6,9 @@ neighbours, recorded steps and forces are then found anew, as they are after a r
 that was stopped and continued gives the same bytes as one that was not, on the same machine with
 the same number of threads; a run with another ``checkpoint`` differs by rounding.
 
-Steps of small systems in a cell that stays are recorded and repeated, see
-:mod:`lesff.potential.replay`. These depend by rounding on the steps before, so that such a run goes
-on from the last step that is a multiple of ``checkpoint``, and computes what came after it again.
+Steps of small systems are recorded and repeated, see :mod:`lesff.potential.replay`. These depend by
+rounding on the steps before, so that such a run goes on from the last step that is a multiple of
+``checkpoint``, and computes what came after it again.
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ def run_dynamics(
     rng = np.random.default_rng(options.seed)
     if not moving.has("momenta"):
         thermalize_momenta(moving, temperature_K=options.temperature, rng=rng)
-    # cells that change are not recorded, and nothing is on a GPU
-    may_repeat = options.ensemble != "npt" and model.potential.device.type == "cpu"
+    # nothing is recorded on a GPU
+    may_repeat = model.potential.device.type == "cpu"
     calculator = model.calculator(
         on_out_of_domain=options.on_out_of_domain, replay=None if may_repeat else False
     )
