@@ -6,13 +6,17 @@ Index letters: n receiver, a feature, g radial function, h vector, d one of (1, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lesff.architectures.aimnet2.config import AIMNet2Config
+from lesff.autograd import recorded_gradients
 from lesff.kernels.passes import ShellConstants
 
 
@@ -83,11 +87,53 @@ class Network(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """(n, inputs) to the last hidden layer, which the output's linear map reads."""
         # a slice of a list of modules would be a new module
-        for linear in list(self.linears)[:-1]:
-            x = functional.gelu(linear(x))
-        return x
+        return _layers(x, list(self.linears)[:-1], is_active=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs) to (n, outputs)."""
-        x = self.linears[-1](self.hidden(x))
-        return functional.gelu(x) if self.is_active else x
+        return _layers(x, list(self.linears), is_active=self.is_active)
+
+
+def _layers(x: Tensor, linears: Sequence[nn.Module], *, is_active: bool) -> Tensor:
+    """Linear maps with the activation between them, and at the end if it ``is_active``."""
+    pairs = [(linear.weight, linear.bias) for linear in linears]
+    if x.requires_grad and not any(w.requires_grad or b.requires_grad for w, b in pairs):
+        return _FrozenLayers.apply(x, pairs, is_active)  # pyright: ignore[reportReturnType]
+    return _plain_layers(x, pairs, is_active)
+
+
+def _plain_layers(x: Tensor, pairs: Sequence[Any], is_active: bool) -> Tensor:
+    for index, (weight, bias) in enumerate(pairs):
+        x = functional.linear(x, weight, bias)
+        if is_active or index < len(pairs) - 1:
+            x = functional.gelu(x)
+    return x
+
+
+class _FrozenLayers(torch.autograd.Function):
+    """Layers whose weights nobody differentiates by: one step of a backward pass for all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pairs: Sequence[Any], is_active: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        kept = [x]
+        for index, (weight, bias) in enumerate(pairs):
+            x = functional.linear(x, weight, bias)
+            if is_active or index < len(pairs) - 1:
+                kept.append(x)
+                x = functional.gelu(x)
+        ctx.save_for_backward(*kept)
+        ctx.rest = pairs, is_active
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x, *before), (pairs, is_active) = ctx.saved_tensors, ctx.rest
+        if torch.is_grad_enabled():
+            plain = partial(_plain_layers, pairs=pairs, is_active=is_active)
+            return *recorded_gradients(plain, (x,), (True,), (grad,)), None, None
+        for weight, _ in reversed(pairs):
+            # the last layer may have no activation
+            if is_active:
+                grad = torch.ops.aten.gelu_backward(grad, before.pop())
+            grad, is_active = grad @ weight, True
+        return grad, None, None

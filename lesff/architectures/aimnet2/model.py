@@ -118,7 +118,8 @@ class AIMNet2(Architecture):
                 invariants.append(out)
                 break
             # increments of the charge, of the features, and the weight f
-            own, weight, change = out[:, 0], out[:, 1], out[:, 2:]
+            own, weight, change = torch.split(out, [1, 1, self.channels], dim=1)
+            own, weight = own.squeeze(1), weight.squeeze(1)
             raw = own if charges is None else charges + own
             given = None if potentials is None else potentials[:, index]
             charges, potential = shared(

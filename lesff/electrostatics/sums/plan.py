@@ -137,7 +137,9 @@ def _groups(
     counts = graph.atoms_per_system().tolist()
     periodic = kind != OPEN
     # (n1, n2, n3) of each system; a cell of zeros has the origin only
-    limits = wave_limits(torch.where(periodic[:, None, None], cell, 0.0), settings.dl).tolist()
+    limits = [[0, 0, 0]] * len(counts)
+    if bool(periodic.any()):
+        limits = wave_limits(torch.where(periodic[:, None, None], cell, 0.0), settings.dl).tolist()
     groups: dict[tuple, list[int]] = {}
     full: list[tuple[int, str, list[int]]] = []
     for system, (boundary, n_atoms, n) in enumerate(
