@@ -42,6 +42,7 @@ FIRST_WITHOUT = {
     "mat-small@0.1.0",
     "mat-medium@0.1.0",
     "mat-large@1.0.0",
+    "mat-large@1.1.0",
 }
 """Bundled versions from before every release carried its calibration, whose bytes stay, and those
 whose card says why they carry none (``tools/release.py --uncalibrated``)."""
