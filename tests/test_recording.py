@@ -236,6 +236,26 @@ def test_constant_pressure_is_repeated(off_small):
     assert follower.n_plans == 1
 
 
+def test_beads_of_small_systems_are_repeated(off_small):
+    together, alone = off_small.evaluator(), off_small.evaluator(replay=False)
+    rng, start = np.random.default_rng(4), molecule("CH3CHO")
+    x = [start.positions + rng.normal(scale=0.02, size=(7, 3)) for _ in range(3)]
+    names = ["energy", "forces"]
+    for _ in range(10):
+        x = [positions + rng.normal(scale=0.01, size=(7, 3)) for positions in x]
+        structures = [together.structure(start.numbers, positions) for positions in x]
+        rows = together.evaluate_batch(structures, names)
+        for row, expected in zip(rows, alone.evaluate_batch(structures, names), strict=True):
+            np.testing.assert_allclose(row["forces"], expected["forces"], rtol=0, atol=2e-5)
+            assert row["energy"] == pytest.approx(expected["energy"], abs=1e-5)
+    followers = [together._follower, *(slot.follower for slot in together._slots[1:])]
+    assert all(follower is not None and follower._step.is_recorded for follower in followers)
+    # two atoms of the last bead come close: it is named
+    x[2][1] = x[2][0] + 0.1
+    with pytest.raises(StructureError, match="structure 2"):
+        together.evaluate_batch([together.structure(start.numbers, p) for p in x], names)
+
+
 def test_contacts_are_seen_between_searches(off_small):
     atoms = molecule("H2O")
     atoms.calc = off_small.calculator(skin=2.0, replay=True)

@@ -67,6 +67,7 @@ class _Slot:
         model: Version of the weights then.
         row: Its results by name.
         asked: What was asked about it.
+        follower: What repeats its steps, of all but the first.
     """
 
     neighbors: VerletList
@@ -74,6 +75,7 @@ class _Slot:
     model: tuple = ()
     row: dict[str, np.ndarray] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
+    follower: RepeatedStep | None = None
 
     def is_at(self, structure: Structure, model: tuple) -> bool:
         """Whether the results are those of this structure."""
@@ -105,9 +107,9 @@ class Evaluator:
         skin: Neighbours are searched anew only when an atom has moved half of this, in A; the
             results do not depend on it. 0 searches at each call.
         replay: Whether steps are planned once and then repeated, see :mod:`lesff.potential.replay`.
-            None: on GPUs, for models that can, and on CPUs for trajectories of up to 256 atoms,
-            from the second step on, where radial functions come from tables. Steps that cannot
-            (slabs, fields, dipoles, batches) are computed as without it.
+            None: on GPUs, for models that can, and on CPUs for trajectories of up to 256 atoms (all
+            of a batch together), from the second step on, where radial functions come from tables.
+            Steps that cannot (slabs, fields, dipoles, larger batches) are computed as without it.
         caveats: Quantities that are not to be trusted, and why; a warning when one is computed.
         on_out_of_domain: What is done where atoms are outside of what the model was calibrated on:
             ``"warn"`` once, ``"stop"`` with an error, or ``"ignore"``.
@@ -487,16 +489,24 @@ class Evaluator:
         """Results of structures, each with the neighbours of its slot."""
         self.n_evaluations += len(structures)
         with plain_arithmetic(self._potential.device):
-            if len(structures) == 1:
-                structure = structures[0]
+            rows: list[dict[str, np.ndarray]] = [{} for _ in structures]
+            few = sum(len(structure) for structure in structures) <= _MOST_ATOMS
+            for index, (structure, slot) in enumerate(zip(structures, slots, strict=True)):
                 is_plain = structure.pbc.sum() != SLAB and structure.external_field is None
                 is_plain &= not (self._potential.plans_molecules_only and structure.pbc.any())
-                repeated = self.repeated or self._following(structure, slots[0])
-                if repeated is not None and is_plain and PLANNED.issuperset(asked):
-                    return [_of_one(repeated(structure, asked))]
-            rows: list[dict[str, np.ndarray]] = [{} for _ in structures]
-            sizes = np.array([len(structure) for structure in structures])
-            for chosen in plan_batches(sizes, "auto"):
+                if not is_plain or not PLANNED.issuperset(asked):
+                    continue
+                repeated = self.repeated if len(structures) == 1 else None
+                if repeated is None and few:
+                    repeated = self._following(structure, slot)
+                if repeated is not None:
+                    rows[index] = _of_one(repeated(structure, asked))
+            rest = np.array([index for index, row in enumerate(rows) if not row], dtype=np.int64)
+            if not len(rest):
+                return rows
+            sizes = np.array([len(structures[i]) for i in rest])
+            for places in plan_batches(sizes, "auto"):
+                chosen = rest[places]
                 graph = collate([self._graph(structures[i], slots[i]) for i in chosen])
                 found = predict_graph(self._potential, graph, asked)
                 for index, row in zip(chosen, found, strict=True):
@@ -516,14 +526,20 @@ class Evaluator:
         """What repeats the steps of a small system, from the second one of a trajectory on."""
         last = self._slots[slot].structure
         follows = (
-            slot == 0
+            self._follower is not None
             and last is not None
             and len(structure) <= _MOST_ATOMS
             and self._potential.radial == "table"
             and is_alike(last, structure, in_cells=True)
             and np.abs(structure.cell - last.cell).max() <= _MOST_STRAIN * np.abs(last.cell).max()
         )
-        return self._follower if follows else None
+        if not follows or slot == 0:
+            return self._follower if follows else None
+        own = self._slots[slot]
+        if own.follower is None:
+            where = f"structure {slot}"
+            own.follower = RepeatedStep(self._potential, self._skin, self.contacts, where)
+        return own.follower
 
     def _graph(self, structure: Structure, slot: int) -> AtomGraph:
         neighbors = self._slots[slot].neighbors

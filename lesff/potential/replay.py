@@ -56,6 +56,7 @@ class RepeatedStep:
         potential: The model; :attr:`Potential.can_plan` must hold.
         skin: How much further edges reach than the cutoff, in A.
         contacts: What is done about close contacts, whenever edges are searched.
+        where: Name of the structure, for messages.
 
     Attributes:
         n_plans: How often everything was decided anew.
@@ -63,10 +64,15 @@ class RepeatedStep:
     """
 
     def __init__(
-        self, potential: Potential, skin: float, contacts: ContactRule | None = None
+        self,
+        potential: Potential,
+        skin: float,
+        contacts: ContactRule | None = None,
+        where: str = "structure",
     ) -> None:
         self.potential = potential
         self.contacts = contacts
+        self._where = where
         self.skin = skin
         self.n_plans = 0
         self.n_searches = 0
@@ -121,7 +127,7 @@ class RepeatedStep:
         if (np.einsum("ij,ij->i", vectors, vectors) < least).any():
             reach = self.potential.architecture.cutoff
             found = find_neighbors(structure.positions, structure.cell, structure.pbc, reach)
-            self.contacts.check(structure, found, "structure")
+            self.contacts.check(structure, found, self._where)
 
     def _graph(self, structure: Structure, found: Neighbors, reach: float) -> AtomGraph:
         """The graph of a plan; pairs that may come close are kept for :meth:`_check_contacts`."""
@@ -134,7 +140,7 @@ class RepeatedStep:
         # squares, as they are compared; an atom and its image stay as far apart as the cell says
         least = least**2 * (first != second)
         self._pairs = first, second, found.cell_shifts[along].astype(np.float64), least
-        return build_graph(structure, reach, found, contacts=self.contacts)
+        return build_graph(structure, reach, found, contacts=self.contacts, where=self._where)
 
     def _model_key(self) -> tuple:
         """What a recording takes for constant: weights, mode and threads."""
