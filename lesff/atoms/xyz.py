@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ _TRUTH = {
     "F": False, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 _ENERGIES = ("energy", "free_energy")
+_SHORT = 80
+"""Characters of a value that is kept for the next frames."""
 _ARRAYS_3_3 = ("virial", "stress")
 _OTHER_RESULTS = frozenset(all_properties) - {*_ENERGIES}
 """Keys that ASE's readers take for results of other kinds."""
@@ -137,7 +140,10 @@ def _info(comment: str) -> dict[str, Any]:
         text = pair["bare"]
         if pair["quoted"] is not None:
             text = _ESCAPED.sub(r"\1", pair["quoted"])
-        info[pair["key"]] = _value(pair["key"], text)
+        is_short = text is None or len(text) <= _SHORT
+        value = (_known_value if is_short else _value)(pair["key"], text)
+        # what is kept for the next frame stays as it is
+        info[pair["key"]] = value.copy() if isinstance(value, (list, np.ndarray)) else value
     return info
 
 
@@ -162,6 +168,10 @@ def _value(key: str, text: str | None) -> Any:
         raise _LeaveItError
     # words between quotes keep their spaces
     return text if isinstance(value, str) else value
+
+
+_known_value = lru_cache(maxsize=256)(_value)
+"""As :func:`_value`: charges, boundaries and columns recur in every frame."""
 
 
 def _converted(words: Sequence[str]) -> Any:
