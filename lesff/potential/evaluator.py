@@ -109,7 +109,8 @@ class Evaluator:
         replay: Whether steps are planned once and then repeated, see :mod:`lesff.potential.replay`.
             None: on GPUs, for models that can, and on CPUs for trajectories of up to 256 atoms (all
             of a batch together), from the second step on, where radial functions come from tables.
-            Steps that cannot (slabs, fields, dipoles, larger batches) are computed as without it.
+            Steps that cannot (slabs, fields, dipoles, larger batches, crystals with D3) are
+            computed as without it.
         caveats: Quantities that are not to be trusted, and why; a warning when one is computed.
         on_out_of_domain: What is done where atoms are outside of what the model was calibrated on:
             ``"warn"`` once, ``"stop"`` with an error, or ``"ignore"``.
