@@ -188,6 +188,7 @@ def test_nothing_but_bad_structures(tmp_path: Path) -> None:
         assert out.exists()
 
 
+@pytest.mark.filterwarnings("ignore::lesff.errors.ExtrapolationWarning")
 def test_many_structures_are_summed_up_on_the_screen(folder: Path) -> None:
     text = predict(folder / "in.xyz", "-p", "energy", "--on-error", "skip").output
     bad = json.loads((folder / "bad.json").read_text())

@@ -138,7 +138,7 @@ def test_map_takes_smiles_files_and_options(model: Model, tmp_path: Path) -> Non
     assert len(list(model.map([tmp_path / "in.xyz", "CCO", rattled(1)[0]], "energy"))) == 5
     (cation,) = model.map(["[NH4+]"], "charges")
     assert cation.charges.sum() == pytest.approx(1.0, abs=1e-4)
-    with pytest.warns(ExtrapolationWarning, match="structure 0 has spin_multiplicity 2"):
+    with pytest.warns(ExtrapolationWarning, match="spin multiplicity 2 never seen"):
         (cation,) = model.map(rattled(1), "charges", total_charge=1, spin_multiplicity=2)
     assert cation.charges.sum() == pytest.approx(1.0, abs=1e-4)
 

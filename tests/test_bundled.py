@@ -53,6 +53,7 @@ def test_molecules_are_those_of_the_versions_before(model):
             np.testing.assert_allclose(new.forces, old.forces, rtol=0, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::lesff.errors.ExtrapolationWarning")
 def test_pressed_molecules_repel(model):
     """Where versions before fell by thousands of eV."""
     before = lesff.load(f"{model.name.split('@')[0]}@1.2.0", dtype="float64", offline=True)
@@ -177,6 +178,7 @@ def test_proton_affinity_has_no_offset(model):
 
 
 @pytest.mark.filterwarnings("ignore:.*initial magnetic moments:lesff.errors.StateWarning")
+@pytest.mark.filterwarnings("ignore::lesff.errors.ExtrapolationWarning")
 def test_neutral_singlets_do_not_see_the_state_embedding(model):
     """The embedding adds exactly zero (arXiv 2105.00304, without bias): the same bits."""
     embedding = model.potential.state_embedding

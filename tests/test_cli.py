@@ -93,7 +93,7 @@ def test_charge_outside_the_range_warns_or_is_refused(run, tmp_path):
     ase.io.write(path, molecule("H2O"))
     result = run("predict", path, "--charge", "6")
     assert result.exit_code == 0
-    assert "Warning: structure 0 has total_charge 6" in result.output
+    assert "Warning: structure 0 is outside of what off-medium@" in result.output
     assert run("predict", path, "--charge", "6", "--strict").exit_code == 1
 
 

@@ -211,6 +211,7 @@ def test_what_must_be_there(started, model, monkeypatch):
         lammps.start()
 
 
+@pytest.mark.filterwarnings("ignore::lesff.errors.ExtrapolationWarning")
 def test_an_error_in_a_step_ends_the_run_before_anything_is_written(started, model, tmp_path):
     lmp = started()
     lammps.attach(lmp, model)

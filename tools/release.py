@@ -259,6 +259,10 @@ def main() -> None:
         "spin_multiplicity": list(config.spin_multiplicity),
         "metrics": measured,
     }
+    # weights that were not trained anew are to be trusted as little as before
+    if (options.walled or options.cutoff) and entry["versions"]:
+        caveats = entry["versions"][-1].get("caveats")
+        version |= {} if caveats is None else {"caveats": caveats}
     entry |= {
         "name": options.name,
         "description": head["description"],
