@@ -143,7 +143,7 @@ def test_steps_cannot_be_planned():
     """Multipole sums have no plan: a calculator computes every step anew, on GPUs too."""
     potential = make("dipoles")
     assert not potential.can_plan
-    with pytest.raises(PropertyError, match="multipoles, D3 or the joint embedding"):
+    with pytest.raises(PropertyError, match="multipoles or the joint embedding"):
         potential.plan(make_graph(two_waters()))
     with pytest.raises(PropertyError, match="`replay` must be False or None for a model with"):
         LesffCalculator(potential, replay=True)

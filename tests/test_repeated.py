@@ -203,7 +203,8 @@ def test_repeated_step_plans_anew_for_another_structure(change):
     graph = build_graph(structure, potential.architecture.cutoff).to(dtype=potential.dtype)
     assert got == pytest.approx(float(potential(graph, ("energy",))["energy"]), abs=ROUNDING)
     assert abs(got - first) > 1e-6
-    assert step.n_plans == 2
+    # a plan lasts while the cell changes little
+    assert step.n_plans == (1 if change is changed_cell else 2)
 
 
 def test_calculator_repeats_steps():

@@ -81,9 +81,19 @@ class Ensemble(Potential):
         return self.potentials[0].cutoff
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.potentials[0].device
+
+    @property
     def can_plan(self) -> bool:
         """False: a plan holds the decisions for one potential."""
         return False
+
+    @property
+    def plans_molecules_only(self) -> bool:
+        """True: nothing can be planned."""
+        return True
 
     @property
     def traits(self) -> Traits:
