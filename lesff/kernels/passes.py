@@ -116,7 +116,7 @@ def gaussian_shells(vectors: Tensor, constants: ShellConstants) -> tuple[Tensor,
     call("shells", vectors.dtype, arguments)
     # numbers that no sum of float32 sees; subnormal ones cost a hundred times the time of others
     if vectors.dtype == torch.float32:
-        functional.threshold_(shells, _FAINT, 0.0)
+        functional.threshold(shells, _FAINT, 0.0, inplace=True)
     return distance, units, shells
 
 

@@ -205,7 +205,7 @@ def _with_energies_of(frames: list[Frame], potential: Potential) -> Potential:
     chosen = sorted(rows)
     found = predict_frames(potential, [known[i] for i in chosen])
     difference = np.array([p.frame.energy - p.energy for p in found])
-    used = counts[chosen]
+    used, shift = counts[chosen], np.zeros(len(elements))
     for _ in range(REFIT_ROUNDS):
         shift, left = explain_by_elements(used, difference)
         # what the model has not learned, such as atoms pressed together, says nothing of its zero
