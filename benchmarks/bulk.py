@@ -2,7 +2,7 @@
 
     python benchmarks/bulk.py throughput --smiles pool.tsv --count 2000 -m off-small
     python benchmarks/bulk.py resume --count 5000
-    LESFF_WORKERS=2 python benchmarks/bulk.py resume --count 5000
+    PARSL_WORKERS=2 python benchmarks/bulk.py resume --count 5000
         --executor parsl:docs/examples/parsl_workstation.py
     python benchmarks/bulk.py cost --smiles pool.tsv --count 400
 

@@ -68,7 +68,7 @@ def test_parsl_gives_the_same_bytes(
 ) -> None:
     """The configuration that is shipped, with two workers, in an environment not activated."""
     monkeypatch.setenv("PATH", os.defpath)
-    monkeypatch.setenv("LESFF_WORKERS", "2")
+    monkeypatch.setenv("PARSL_WORKERS", "2")
     monkeypatch.setenv("PARSL_RUN_DIR", str(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sockets and forks of Parsl

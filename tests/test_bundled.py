@@ -55,7 +55,7 @@ def test_molecules_are_those_of_the_versions_before(model):
 
 @pytest.mark.filterwarnings("ignore::lesff.errors.ExtrapolationWarning")
 def test_pressed_molecules_repel(model):
-    """Where versions before fell by thousands of eV."""
+    """Where versions before fell by tens to thousands of eV."""
     before = lesff.load(f"{model.name.split('@')[0]}@1.2.0", dtype="float64", offline=True)
     pressed = molecule("H2O")
     pressed.positions[1] = pressed.positions[0] + 0.5 * (
@@ -63,7 +63,7 @@ def test_pressed_molecules_repel(model):
     )
     old, new = (m.predict(pressed, "energy", allow_close=True).energy for m in (before, model))
     at_rest = model.predict(molecule("H2O"), "energy").energy
-    assert old < at_rest - 1000.0
+    assert old < at_rest - 40.0
     assert new > at_rest + 10.0
 
 

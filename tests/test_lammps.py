@@ -217,9 +217,9 @@ def test_an_error_in_a_step_ends_the_run_before_anything_is_written(started, mod
     lammps.attach(lmp, model)
     lmp.commands_string(f"dump 1 all custom 1 {tmp_path}/dump id x y z\nthermo 1\nfix 1 all nve")
     lmp.command("run 2")
-    # a hydrogen flies into its oxygen, 0.1 A a step
+    # a hydrogen flies into its oxygen, 0.3 A a step, faster than the wall can turn it
     x = by_id(lmp, "x", 6)
-    fast = -(x[1] - x[0]) / np.linalg.norm(x[1] - x[0]) * 0.1 / 2e-4
+    fast = -(x[1] - x[0]) / np.linalg.norm(x[1] - x[0]) * 0.3 / 2e-4
     lmp.command("group flying id 2")
     lmp.command("velocity flying set {} {} {}".format(*fast))
     script = tmp_path / "in"

@@ -6,7 +6,7 @@ from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
-WORKERS = int(os.environ.get("LESFF_WORKERS", os.cpu_count() or 1))
+WORKERS = int(os.environ.get("PARSL_WORKERS", os.cpu_count() or 1))
 
 config = Config(
     executors=[
