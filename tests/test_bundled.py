@@ -11,7 +11,7 @@ import torch
 from ase.build import molecule
 
 import lesff
-from lesff.errors import CaveatWarning
+from lesff.errors import CacheError, CaveatWarning
 from lesff.evaluation.checks.solids import BORN, SOLIDS, crystal
 from lesff.evaluation.checks.states import HYDROGEN_ATOM, at_donor
 from lesff.evaluation.molecules import add_proton
@@ -65,6 +65,21 @@ def test_pressed_molecules_repel(model):
     at_rest = model.predict(molecule("H2O"), "energy").energy
     assert old < at_rest - 40.0
     assert new > at_rest + 10.0
+
+
+def test_versions_that_share_weights_are_put_together_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "cache"))
+    folder = lesff.load("off-small@1.2.0", offline=True).source.folder
+    assert folder == tmp_path / "cache" / "models" / "off-small" / "1.2.0"
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    again = lesff.load("off-small@1.2.0", offline=True)  # damaged, and healed
+    assert verify_parity(again.source.folder).ok
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LESFF_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(CacheError, match=r"off-small@1.2.0 shares its weights"):
+        lesff.load("off-small@1.2.0", offline=True)
+    assert lesff.load("off-small", offline=True).source.origin == "bundled"
 
 
 def test_energies_are_continuous_in_the_cell(model):
