@@ -41,8 +41,6 @@ FIRST_WITHOUT = {
     *(f"off-small@{v}" for v in ("0.1.0", "1.0.0", "1.1.0", "1.2.0")),
     "mat-small@0.1.0",
     "mat-medium@0.1.0",
-    "mat-medium@0.2.0",
-    "mat-small@0.2.0",
     "mat-large@1.0.0",
     "mat-large@1.1.0",
 }

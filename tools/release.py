@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--dl", type=float, help="resolution of the Coulomb sum, A")
     parser.add_argument("--dispersion-dl", type=float, help="that of dispersion, A")
     parser.add_argument("--walled", action="store_true", help="add a wall below what is learned")
-    parser.add_argument("--energy-floor", type=float, help="of molecules, eV")
+    parser.add_argument("--energy-floor", type=float, help="of it, for molecules, eV")
     parser.add_argument("--train", type=Path, nargs="+", default=[], help="frames to calibrate on")
     parser.add_argument("--validation", type=Path, nargs="+", default=[], help="held-out frames")
     parser.add_argument("--uncalibrated", metavar="REASON", help="release without calibration")
