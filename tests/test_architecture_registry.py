@@ -35,6 +35,8 @@ def clean_table():
     yield
     ARCHITECTURES.clear()
     ARCHITECTURES.update(before)
+    # the next to import it registers it again
+    sys.modules.pop("toy_architecture", None)
 
 
 @pytest.fixture

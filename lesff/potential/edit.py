@@ -405,6 +405,7 @@ def with_multipoles(potential: Potential, multipoles: MultipoleConfig) -> Potent
     new = replace(long_range, multipoles=multipoles)
     result = copy.deepcopy(potential)
     result.config = replace(potential.config, long_range=new)
+    result.uncertainty = None  # it was calibrated without
     result.multipole_head = result.make_multipole_head()
     _adopt(result, result.multipole_head, potential)
     return result
