@@ -208,6 +208,8 @@ def main() -> None:
     potential = with_sums(
         load_model(options.model), options.cutoff, options.dl, options.dispersion_dl
     )
+    if options.energy_floor is not None and not options.walled:
+        sys.exit("`--energy-floor` is a part of the wall: give `--walled`, too")
     if options.walled:
         potential = with_wall_below(potential, options.energy_floor)
     said = {"level_of_theory": options.level_of_theory, "training_data": options.training_data}
