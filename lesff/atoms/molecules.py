@@ -29,10 +29,10 @@ class Molecules:
     system: Tensor
     has_others: Tensor
 
-    def net(self, forces: Tensor) -> Tensor:
-        """Sum of the forces on each molecule, (n_molecules, 3)."""
-        total = forces.new_zeros(len(self.system), 3)
-        return total.index_add(0, self.of_atom, forces)
+    def net(self, values: Tensor) -> Tensor:
+        """Sum over each molecule, (n_molecules, ...), of values of atoms, (n_atoms, ...)."""
+        total = values.new_zeros(len(self.system), *values.shape[1:])
+        return total.index_add(0, self.of_atom, values)
 
 
 def find_molecules(graph: AtomGraph) -> Molecules:
