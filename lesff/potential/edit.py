@@ -28,7 +28,7 @@ INNER_CUTOFF = 0.75
 _FREE = ("latent", "shifted")
 _FIRST_CHARGE = 1e-6
 """e, size of the first charges of a potential without."""
-_LAST_MAPS = (".weight", ".weight_2")
+LAST_MAPS = (".weight", ".weight_2")
 """Parameters of readouts that the charges are linear in."""
 _BASELESS = (
     *((old, new) for old in _FREE for new in ("qeq", "qeq-local", "fukui")),
@@ -111,7 +111,7 @@ def _with_first_head(potential: Potential, head: HeadName) -> Potential:
     # the last linear map of every readout, the same numbers at every call
     generator = torch.Generator().manual_seed(0)
     for name, parameter in result.charge_head.named_parameters():  # pyright: ignore[reportOptionalMemberAccess]
-        if name.endswith(_LAST_MAPS):
+        if name.endswith(LAST_MAPS):
             start = torch.randn(parameter.shape, generator=generator)
             parameter.data.copy_(_FIRST_CHARGE * start)
     _adopt(result, result, potential)
