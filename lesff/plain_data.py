@@ -9,6 +9,7 @@ import stat
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -115,7 +116,7 @@ def from_dict(cls: type[T], data: Any, where: str) -> T:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"`{where}` must be a table of keys, got {type(data).__name__}")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = {field.name: field for field in fields(cls) if field.init}  # pyright: ignore[reportArgumentType]
     unknown = sorted(set(data) - set(known))
     if unknown:
@@ -133,6 +134,12 @@ def from_dict(cls: type[T], data: Any, where: str) -> T:
     return cls(
         **{key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     )
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of the fields; evaluating them takes longer than all the rest."""
+    return get_type_hints(cls)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -308,19 +308,20 @@ def grouped_terms(index: np.ndarray, component: np.ndarray) -> tuple[np.ndarray,
     for m in np.unique(component):
         # monomials of component m that have no place yet
         left = {int(t): tuple(index[t].tolist()) for t in np.flatnonzero(component == m)}
+        held = {t: set(_pairs(term)) for t, term in left.items()}
+        count = Counter(pair for pairs in held.values() for pair in pairs)
         while left:
             # the pair of factors in most of them; ties go to the larger pair
-            count = Counter(pair for term in left.values() for pair in set(_pairs(term)))
             first, second = max(count, key=lambda pair: (count[pair], pair))
-            for t, term in list(left.items()):
+            for t in [t for t in left if (first, second) in held[t]]:
                 # the pair first, what remains of the monomial last
-                rest = list(term)
-                if (first, second) in _pairs(term):
-                    rest.remove(first)
-                    rest.remove(second)
-                    rows.append((first, second, *rest))
-                    sources.append(t)
-                    del left[t]
+                rest = list(left.pop(t))
+                rest.remove(first)
+                rest.remove(second)
+                rows.append((first, second, *rest))
+                sources.append(t)
+                count.subtract(held[t])
+            count = +count
     return np.array(rows), np.array(sources)
 
 
