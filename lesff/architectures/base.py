@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -13,9 +13,21 @@ from lesff.electrostatics.charges.sharing import CarriedCharges
 from lesff.nn.contacts import ClosePairs
 from lesff.nn.edge_tables import Topology
 
-FirstLayerState = Callable[[Tensor, ClosePairs], Tensor | None]
-"""Of the invariants of the first layer, (n_atoms, channels), and the pairs of neighbours, the
-increment (n_atoms, channels) of the invariants that the next layer reads; None for none."""
+
+class FirstLayerState(Protocol):
+    """What an architecture calls when its first layer is done."""
+
+    def __call__(self, features: Tensor, pairs: ClosePairs, /) -> Tensor | None:
+        """Increment of the invariants that the next layer reads, (n_atoms, channels), or None.
+
+        Args:
+            features: Invariants of the first layer, (n_atoms, channels).
+            pairs: Pairs of neighbours.
+        """
+
+    @property
+    def charges(self) -> Tensor:
+        """Charges of the local state in e, (n_atoms,), once it was called."""
 
 
 @dataclass(frozen=True)

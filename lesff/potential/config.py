@@ -146,6 +146,11 @@ class ModelConfig:
             raise ConfigError(
                 f"`energy_floor` must be null or in (0, {MAX_FLOOR}] eV, got {self.energy_floor!r}"
             )
+        if self.architecture.get("local_charges") and not self.local_state:
+            raise ConfigError(
+                "`architecture.local_charges` must be false without `local_state`, whose charges "
+                "they begin with"
+            )
         chosen = self.long_range
         if self.local_state and chosen is not None and chosen.reference_charges is not None:
             raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import get_args
 
 import torch
@@ -28,7 +28,7 @@ INNER_CUTOFF = 0.75
 _FREE = ("latent", "shifted")
 _FIRST_CHARGE = 1e-6
 """e, size of the first charges of a potential without."""
-LAST_MAPS = (".weight", ".weight_2")
+_LAST_MAPS = (".weight", ".weight_2")
 """Parameters of readouts that the charges are linear in."""
 _BASELESS = (
     *((old, new) for old in _FREE for new in ("qeq", "qeq-local", "fukui")),
@@ -111,7 +111,7 @@ def _with_first_head(potential: Potential, head: HeadName) -> Potential:
     # the last linear map of every readout, the same numbers at every call
     generator = torch.Generator().manual_seed(0)
     for name, parameter in result.charge_head.named_parameters():  # pyright: ignore[reportOptionalMemberAccess]
-        if name.endswith(LAST_MAPS):
+        if name.endswith(_LAST_MAPS):
             start = torch.randn(parameter.shape, generator=generator)
             parameter.data.copy_(_FIRST_CHARGE * start)
     _adopt(result, result, potential)
@@ -170,6 +170,34 @@ def with_local_state(potential: Potential) -> Potential:
     _adopt(result, result.local_state, potential)
     if result.contacts is not None:
         result.contacts.to(potential.device)
+    return result
+
+
+def with_local_charges(potential: Potential) -> Potential:
+    """A copy whose passes carry charges that begin with those of the local state.
+
+    Nothing of the copy depends on a sum over all atoms any more but for the shares of the local
+    state, which full atoms have next to nothing of. Energies change: it has to be trained.
+
+    Args:
+        potential: AIMNet2 with a local state and another head than its own; not modified.
+
+    Raises:
+        ConfigError: for an architecture that carries no charges, a potential without local state,
+            and the head ``"carried"``.
+    """
+    config = potential.config
+    if not potential.architecture.n_potentials:
+        raise ConfigError(
+            "`local_charges` needs an architecture that carries charges, got "
+            f"{config.architecture['type']!r}"
+        )
+    architecture = {**config.architecture, "local_charges": True}
+    result = Potential(replace(config, architecture=architecture))
+    result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
+    result.load_state_dict(potential.state_dict(), strict=True)
+    result.radial = potential.radial
+    _adopt(result, result, potential)
     return result
 
 
@@ -342,6 +370,7 @@ class Redesign:
         wall: See :func:`with_wall`.
         inner_cutoff: Of the wall.
         fresh_head: A head that knows nothing yet, see :func:`with_head`.
+        local_charges: See :func:`with_local_charges`.
         bounded_charges: See :func:`with_charge_limits`.
     """
 
@@ -350,6 +379,7 @@ class Redesign:
     wall: Wall | None = None
     inner_cutoff: float | None = INNER_CUTOFF
     fresh_head: HeadName | None = None
+    local_charges: bool = False
     bounded_charges: bool = False
 
     def __post_init__(self) -> None:
@@ -358,12 +388,10 @@ class Redesign:
             raise ConfigError(
                 "`redesign.inner_cutoff` is that of a wall: give `redesign.wall` = 'zbl', too"
             )
-        chosen = (self.elements, self.local_state, self.wall, self.fresh_head, self.bounded_charges)
-        if not any(chosen):
-            raise ConfigError(
-                "`redesign` must change something: `elements`, `local_state`, `wall`, "
-                "`fresh_head` or `bounded_charges`"
-            )
+        changes = [field.name for field in fields(self) if field.name != "inner_cutoff"]
+        if not any(getattr(self, name) for name in changes):
+            names = ", ".join(f"`{name}`" for name in changes[:-1])
+            raise ConfigError(f"`redesign` must change something: {names} or `{changes[-1]}`")
 
     def of(self, potential: Potential) -> Potential:
         """The changed copy."""
@@ -375,6 +403,8 @@ class Redesign:
             potential = with_wall(potential, wall=self.wall, inner_cutoff=self.inner_cutoff)
         if self.fresh_head is not None:
             potential = with_head(potential, self.fresh_head, fresh=True)
+        if self.local_charges:
+            potential = with_local_charges(potential)
         return with_charge_limits(potential) if self.bounded_charges else potential
 
 

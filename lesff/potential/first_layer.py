@@ -30,7 +30,7 @@ class FirstLayer:
         self.found: tuple[LocalStates, AtomContacts] | None = None
 
     def __call__(self, features: Tensor, pairs: ClosePairs) -> Tensor | None:
-        """See :data:`lesff.architectures.base.FirstLayerState`."""
+        """See :class:`lesff.architectures.base.FirstLayerState`."""
         graph, dtype = self._graph, features.dtype
         contacts = self._contacts(pairs)
         totals = Totals(
@@ -50,6 +50,11 @@ class FirstLayer:
     def states(self) -> LocalStates:
         """Charges and spins."""
         return self._given()[0]
+
+    @property
+    def charges(self) -> Tensor:
+        """See :class:`lesff.architectures.base.FirstLayerState`."""
+        return self._given()[0].charges
 
     @property
     def contacts(self) -> AtomContacts:

@@ -9,7 +9,9 @@ charge equilibration):
     q_i = \tilde q_i + f_i^2 \lambda, \qquad
     \lambda = \frac{Q - \sum_j \tilde q_j}{\sum_j f_j^2 + \epsilon}
 
-with ``\tilde q_i`` the charge before plus its increment. The last pass gives the features that the
+with ``\tilde q_i`` the charge before plus its increment. With ``local_charges`` the first
+``\tilde q_i`` has the charge of the local state added instead, ``lambda`` is zero, and no atom
+depends on others out of reach. The last pass gives the features that the
 energy is read off. Anstine, Zubatyuk, Isayev, Chem. Sci. 2025.
 """
 
@@ -28,6 +30,7 @@ from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLaye
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, vectors_between
 from lesff.electrostatics.charges.sharing import CarriedCharges, shared
+from lesff.errors import ConfigError
 from lesff.nn.contacts import ClosePairs, InnerCutoff
 from lesff.nn.edge_tables import Topology, build_topology
 
@@ -52,7 +55,7 @@ class AIMNet2(Architecture):
         self.channels = config.channels
         # every pass has vectors of its own
         self.equivariant_layers = (self.n_layers,)
-        self.n_potentials = self.n_layers - 1
+        self.n_potentials = 0 if config.local_charges else self.n_layers - 1
         self.register_buffer("element_row", element_rows(elements), persistent=False)
         self.element_row: Tensor
         self.embedding = nn.Parameter(torch.randn(len(elements), config.channels))
@@ -121,11 +124,6 @@ class AIMNet2(Architecture):
             own, weight, change = torch.split(out, [1, 1, self.channels], dim=1)
             own, weight = own.squeeze(1), weight.squeeze(1)
             raw = own if charges is None else charges + own
-            given = None if potentials is None else potentials[:, index]
-            charges, potential = shared(
-                raw, weight.square(), graph.total_charge, batch, given, self.config.share_floor
-            )
-            found.append(potential)
             read = features = features + change
             invariants.append(features)
             # charge and spin that the atoms' own environment says, for the next pass only
@@ -134,11 +132,19 @@ class AIMNet2(Architecture):
                 increment = first_layer_state(first, neighbours)
                 if increment is not None:
                     read = features + increment[topology.node_order]
+            if self.config.local_charges:
+                charges = raw + self._begun(first_layer_state, topology) if index == 0 else raw
+                continue
+            given = None if potentials is None else potentials[:, index]
+            charges, potential = shared(
+                raw, weight.square(), graph.total_charge, batch, given, self.config.share_floor
+            )
+            found.append(potential)
         # everything back in the order of the graph
         order = topology.node_rank
         invariants = [x.index_select(0, order) for x in invariants]
         carried = None
-        if charges is not None and raw is not None:
+        if found and charges is not None and raw is not None:
             carried = CarriedCharges(
                 local=raw.index_select(0, order),
                 charges=charges.index_select(0, order),
@@ -154,6 +160,13 @@ class AIMNet2(Architecture):
             exact_pairs=neighbours,
             carried=carried,
         )
+
+    @staticmethod
+    def _begun(state: FirstLayerState | None, topology: Topology) -> Tensor:
+        """Charges of the local state, rows in element order."""
+        if state is None:
+            raise ConfigError("`architecture.local_charges` must be false without `local_state`")
+        return state.charges.index_select(0, topology.node_order)
 
     def _inputs(
         self, features: Tensor, charges: Tensor | None, messages: Messages, *, with_sums: bool
