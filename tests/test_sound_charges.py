@@ -1,5 +1,6 @@
 """Bounded charges, the wall and the local state: what holds for any weights, in float64."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from helpers import ANY_HEADS, make_graph, tiny_potential, triclinic_ice
 from lesff import kernels
 from lesff.atoms.structure import to_structure
 from lesff.errors import ConfigError, UnsupportedInputError
-from lesff.heads import MultipoleConfig
+from lesff.heads import LongRangeConfig, MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.heads.edge import _FusedMoved, plain_moved
 from lesff.heads.sharing import plain_shares, shared_within
@@ -30,6 +31,7 @@ from lesff.potential.edit import (
     with_multipoles,
     with_wall,
 )
+from lesff.potential.potential import Potential
 from lesff.units import COULOMB_CONSTANT
 
 ELEMENTS = (1, 6, 7, 8, 17)
@@ -39,6 +41,29 @@ LIMITS = charge_limits_of(ELEMENTS)
 def _model(head="edge", **options):
     given = {"local_state": True, "wall": True, "limits": LIMITS, "elements": ELEMENTS}
     return tiny_potential(head=head, **(given | options))
+
+
+def _aimnet2(**options):
+    """A small AIMNet2 with all weights at random, and the parts of ``_model``."""
+    other = _model()
+    architecture = {
+        "type": "aimnet2",
+        "cutoff": 4.0,
+        "n_features": 4,
+        "n_radial": 4,
+        "n_vectors": 3,
+        "hidden": ((8, 6), (8, 6), (8, 6)),
+        "active_outputs": (False, True, True),
+        "energy_hidden": (8,),
+        "inner_cutoff": 0.75,
+        "local_charges": True,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        potential = Potential(replace(other.config, architecture=architecture, **options))
+        for parameter in potential.local_state.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    return potential.to(torch.float64).requires_grad_(False).eval()
 
 
 def _scaled(potential, factor):
@@ -169,6 +194,43 @@ def test_molecules_exchange_little_charge():
 
 
 @pytest.mark.skipif(kernels.backend(torch.zeros(1)) is None, reason="no compiled kernels here")
+@pytest.mark.parametrize(("ion", "charge"), [("Cl", -1), ("Li", 1)])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_ions_in_a_solvent_give_little_of_their_charge_and_take_none(ion, charge, scale):
+    """Any weights: -1 to -0.8 e in water, and forces that are the slope."""
+    elements = (1, 3, 6, 7, 8, 17)
+    potential = _model(elements=elements, limits=charge_limits_of(elements))
+    with torch.no_grad():
+        for parameter in (potential.local_state.out, potential.local_state.element):
+            parameter.zero_()
+        potential.local_state.element[elements.index(17), 0] = -1.0
+        potential.local_state.element[elements.index(3), 0] = 1.0
+        potential.charge_head.transfers.out.mul_(scale)
+    rng = np.random.default_rng(0)
+    atoms, waters = Atoms(ion, [[0.0, 0.0, 0.0]]), []
+    for place in (
+        *itertools.product((-2.3, 2.3), repeat=3),
+        *(3.2 * np.eye(3)),
+        *(-3.2 * np.eye(3)),
+    ):
+        water = molecule("H2O")
+        water.rotate(rng.uniform(0, 180), rng.normal(size=3))
+        water.positions += np.array(place) - water.positions[0]
+        waters.append(water)
+        atoms += water
+    found = _found(potential, atoms, charge)
+    kept = charge * float(found["charges"][0])
+    assert 0.8 < kept <= 1.0
+    assert float(found["charges"].sum()) == pytest.approx(charge, abs=1e-10)
+    moved, step = [], 1e-4
+    for sign in (1.0, -1.0):
+        copy = atoms.copy()
+        copy.positions[0, 0] += sign * step
+        moved.append(float(_found(potential, copy, charge)["energy"]))
+    slope = -(moved[0] - moved[1]) / (2.0 * step)
+    assert float(found["forces"][0, 0]) == pytest.approx(slope, abs=1e-6, rel=2e-5)
+
+
 @pytest.mark.parametrize("has_bonds", [True, False])
 @pytest.mark.parametrize("has_limits", [True, False])
 @pytest.mark.parametrize("scale", [0.001, 0.3, 10.0])
@@ -337,10 +399,11 @@ def _part(name):
     return special[name]() if name in special else molecule(name)
 
 
+@pytest.mark.parametrize("make", [_model, _aimnet2])
 @pytest.mark.parametrize("case", PAIRS)
-def test_far_fragments_are_independent_of_each_other_for_any_weights(case):
+def test_far_fragments_are_independent_of_each_other_for_any_weights(case, make):
     a, qa, sa, b, qb, sb = PAIRS[case]
-    potential = _model()
+    potential = make()
     first, second = _part(a), _part(b)
     second.positions += [200.0, 0.0, 0.0]
     both = first + second
@@ -354,6 +417,30 @@ def test_far_fragments_are_independent_of_each_other_for_any_weights(case):
     coulomb = COULOMB_CONSTANT * qa * qb / 200.0
     exact = qa == qb == 0 and sa == sb == 1
     assert difference == pytest.approx(coulomb, abs=1e-9 if exact else 0.2)
+
+
+def test_charges_of_passes_are_local_only_where_a_state_says_where_they_are():
+    potential = _aimnet2()
+    architecture = dict(potential.config.architecture) | {"local_charges": False}
+    shared = Potential(replace(potential.config, architecture=architecture)).to(torch.float64)
+    shared.load_state_dict(potential.state_dict())
+    far = molecule("H2O")
+    far.positions += [200.0, 0.0, 0.0]
+    for model, leaks in ((shared, True), (potential, False)):
+        alone = _found(model, _ammonium(), 1)["energy"] + _found(model, molecule("H2O"))["energy"]
+        joined = _found(model, _ammonium() + far, 1)["energy"]
+        assert (abs(float(joined - alone)) > 1e-3) is leaks
+    # the redesign gives the same model
+    redesigned = Redesign(local_charges=True).of(shared)
+    both = (_found(model, _ammonium(), 1)["energy"] for model in (potential, redesigned))
+    torch.testing.assert_close(*both, rtol=0.0, atol=0.0)
+    with pytest.raises(ConfigError, match="`local_charges` needs an architecture that carries"):
+        Redesign(local_charges=True).of(_model())
+    with pytest.raises(ConfigError, match="`architecture.local_charges` must be false without"):
+        replace(potential.config, local_state=False)
+    # what passes carry is no charge of the model any more
+    with pytest.raises(ConfigError, match="'carried' for an architecture that carries no"):
+        Potential(replace(potential.config, long_range=LongRangeConfig(head="carried")))
 
 
 def test_ions_of_opposite_charge_keep_theirs_where_the_guess_says_so():

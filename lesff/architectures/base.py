@@ -67,7 +67,8 @@ class Architecture(nn.Module, ABC):
 
     Attributes:
         cutoff: Edge cutoff in A.
-        n_layers: Message-passing layers; the receptive field is ``n_layers * cutoff``.
+        n_layers: Message-passing layers; the receptive field is that many edges and
+            ``extra_hops``.
         channels: Channels of each layer's invariants.
         equivariant_layers: Layers that hand out features of order l = 1, 2, ...: one number per
             order, empty for a model of invariants only.
@@ -78,6 +79,7 @@ class Architecture(nn.Module, ABC):
             strategies ``head``, ``last_layer`` and ``lora`` train them in full.
         layers_name: Attribute with the list of ``n_layers`` layers, of which ``last_layer`` trains
             the last.
+        extra_hops: Edges by which results reach further than ``n_layers`` of them.
         n_potentials: Numbers per system by which carried charges depend on their whole system; 0
             for an architecture without, whose ``forward`` takes no ``potentials``.
     """
@@ -88,6 +90,7 @@ class Architecture(nn.Module, ABC):
     equivariant_layers: tuple[int, ...] = ()
     equivariant_channels: tuple[int, ...] | None = None
     has_layer_features: bool = False
+    extra_hops: int = 0
     n_potentials: int = 0
     readout_names: tuple[str, ...] = ("readouts",)
     layers_name: str = "layers"

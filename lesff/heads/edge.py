@@ -12,7 +12,8 @@ With ``residual`` N_i are the charges of a pretrained free head and transfers st
 charges and energies are those of that head at the start, and the sum stays what that head makes it.
 
 With a local state N_i are its charges, integers for fragments out of each other's reach, and atoms
-without a covalent bond between them exchange 0.006 e at most: charge stays on its molecule.
+without a covalent bond between them exchange 0.006 e at most: charge stays on its molecule. Ions
+without bonds give at most 0.003 e of their charge to an atom, and take none of that sign.
 
 On top of another head (``bases``) N_i are its charges, whatever they depend on.
 
@@ -38,9 +39,9 @@ from lesff.errors import ConfigError
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
 from lesff.kernels import TransferLimits
-from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs, Elements
+from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs, Elements, plain_count
 from lesff.nn.radial import BesselBasis
-from lesff.nn.saturation import LINEAR_SHARE, saturated
+from lesff.nn.saturation import LINEAR_SHARE, saturated, smooth_step
 
 _HIDDEN, _N_RADIAL, _POWER = 16, 8, 5
 """Hidden units, radial functions, and power of their cutoff: two smooth derivatives at least."""
@@ -48,6 +49,9 @@ _BETWEEN = 0.006
 """e, largest transfer between atoms without a bond in a model with a local state. Across a hydrogen
 bond of water a few thousandths flow (Khaliullin, Bell, Head-Gordon, Chem. Eur. J. 15, 851 (2009));
 without limit the transfers of a few dozen neighbours add up to whole charges."""
+_FROM_IONS = 0.003
+"""e, the same of ions without bonds, which some fifty atoms of a solvent surround: all together
+they take 0.15 e. Populations of halides in water are -0.8 to -1 e."""
 _SOFT = 1e-3
 """e of a transfer, where its size is rounded off."""
 
@@ -111,6 +115,8 @@ class EdgeHead(ChargeModel):
         """
         pairs, limits = x.neighbours(), self.limits(x)
         transfers = self.transfers.of_pairs(x, pairs)
+        if x.state_charges is not None:
+            transfers = from_ions(transfers, pairs, x.state_charges, self.elements)
         fused = kernels.backend(transfers)
         if fused is None or not fused.has_contacts:
             return plain_moved(transfers, pairs.distance, pairs, limits, self.elements)
@@ -186,6 +192,28 @@ def limited_transfers(
         factor = torch.where(total > LINEAR_SHARE * limits.atoms, factor, 1.0)
         transfers = transfers * factor.index_select(0, first) * factor.index_select(0, second)
     return transfers
+
+
+def from_ions(transfers: Tensor, pairs: ClosePairs, charges: Tensor, elements: Elements) -> Tensor:
+    """Transfers of which ions without bonds only give their charge away, (n_pairs,) in e.
+
+    Args:
+        transfers: (n_pairs,) charge that the second atom of each pair takes, of any sign.
+        pairs: The pairs.
+        charges: (n_atoms,) of the local state in e.
+        elements: Tables by atomic number.
+    """
+    # liquids of closed shells have no ions; a GPU is not waited for
+    if charges.device.type == "cpu" and not bool(charges.any()):
+        return transfers
+    bonded = smooth_step(plain_count(pairs.distance, pairs, elements))
+    ion = (1.0 - bonded) * charges
+    # +-1 where the first atom is such a cation, or anion, or the second an anion, or cation
+    excess = ion.index_select(0, pairs.first) - ion.index_select(0, pairs.second)
+    share = smooth_step(excess.abs())
+    square = transfers.square()
+    size = saturated(square * torch.rsqrt(square + _SOFT**2), _FROM_IONS)
+    return (1.0 - share) * transfers + torch.sign(excess) * share * size
 
 
 class _FusedMoved(torch.autograd.Function):

@@ -174,7 +174,7 @@ def with_local_state(potential: Potential) -> Potential:
 
 
 def with_local_charges(potential: Potential) -> Potential:
-    """A copy whose passes carry charges that begin with those of the local state.
+    """A copy whose passes share out among neighbours what is missing to the local state's charges.
 
     Nothing of the copy depends on a sum over all atoms any more but for the shares of the local
     state, which full atoms have next to nothing of. Energies change: it has to be trained.

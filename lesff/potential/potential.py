@@ -651,7 +651,8 @@ class Potential(nn.Module):
     @property
     def charge_reach(self) -> float:
         """Receptive field of a local charge in A."""
-        return (self.architecture.n_layers + self.charge_hops) * self.architecture.cutoff
+        hops = self.architecture.n_layers + self.architecture.extra_hops + self.charge_hops
+        return hops * self.architecture.cutoff
 
     def _local(self, graph: AtomGraph, terms: EnergyTerms) -> LocalCharges:
         return LocalCharges(

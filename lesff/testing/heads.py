@@ -118,10 +118,8 @@ def _check_local_charges(
             rest = terms.charges - potential.local_charges(graph, None, terms.potentials)
             error = float((rest - rest.mean()).abs().max())
             contract.require("receptive field", f"charges of the {name}", error, EXACT, "e")
-    pair = [
-        graph_of(potential, atoms)
-        for atoms in chains(potential, potential.architecture.n_layers + potential.charge_hops)
-    ]
+    hops = round(potential.charge_reach / potential.architecture.cutoff)
+    pair = [graph_of(potential, atoms) for atoms in chains(potential, hops)]
     potentials = potential.energy_terms(pair[0]).potentials  # those of one, for both
     before, after = (
         {"charges": potential.local_charges(graph, None, potentials)[:1]} for graph in pair

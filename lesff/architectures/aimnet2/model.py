@@ -9,10 +9,15 @@ charge equilibration):
     q_i = \tilde q_i + f_i^2 \lambda, \qquad
     \lambda = \frac{Q - \sum_j \tilde q_j}{\sum_j f_j^2 + \epsilon}
 
-with ``\tilde q_i`` the charge before plus its increment. With ``local_charges`` the first
-``\tilde q_i`` has the charge of the local state added instead, ``lambda`` is zero, and no atom
-depends on others out of reach. The last pass gives the features that the
-energy is read off. Anstine, Zubatyuk, Isayev, Chem. Sci. 2025.
+with ``\tilde q_i`` the charge before plus its increment. With ``local_charges`` what each
+atom lacks to its charge ``s_j`` in the local state is shared out among itself and its neighbours,
+and no atom depends on others out of reach:
+
+.. math::
+    q_i = \tilde q_i + f_i^2 \sum_j K_{ij} \frac{s_j - \tilde q_j}{\sum_k K_{jk} f_k^2 + \epsilon}
+
+with K one up to half of the cutoff, zero at the cutoff, and ``K_ii = 1``. The last pass gives the
+features that the energy is read off. Anstine, Zubatyuk, Isayev, Chem. Sci. 2025.
 """
 
 from __future__ import annotations
@@ -29,10 +34,10 @@ from lesff.architectures.aimnet2.messages import Messages, pair_shells
 from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState
 from lesff.atoms.element_rows import element_rows
 from lesff.atoms.graph import AtomGraph, vectors_between
-from lesff.electrostatics.charges.sharing import CarriedCharges, shared
-from lesff.errors import ConfigError
+from lesff.electrostatics.charges.sharing import CarriedCharges, shared, shared_nearby
 from lesff.nn.contacts import ClosePairs, InnerCutoff
 from lesff.nn.edge_tables import Topology, build_topology
+from lesff.nn.saturation import smooth_step
 
 
 @final
@@ -56,6 +61,8 @@ class AIMNet2(Architecture):
         # every pass has vectors of its own
         self.equivariant_layers = (self.n_layers,)
         self.n_potentials = 0 if config.local_charges else self.n_layers - 1
+        # to the neighbours that share a charge out, and to theirs, which take part in it
+        self.extra_hops = 2 * (self.n_layers - 1) if config.local_charges else 0
         self.register_buffer("element_row", element_rows(elements), persistent=False)
         self.element_row: Tensor
         self.embedding = nn.Parameter(torch.randn(len(elements), config.channels))
@@ -110,7 +117,7 @@ class AIMNet2(Architecture):
         if node_state is not None:
             features = features + node_state[topology.node_order]
         batch = graph.batch[topology.node_order]
-        read, charges, raw = features, None, None
+        read, charges, raw, state = features, None, None, None
         invariants, sums, found = [], [], []
         for index, network in enumerate(self.passes):
             inputs, summed = self._inputs(read, charges, messages, with_sums=max_order > 0)
@@ -126,14 +133,10 @@ class AIMNet2(Architecture):
             raw = own if charges is None else charges + own
             read = features = features + change
             invariants.append(features)
-            # charge and spin that the atoms' own environment says, for the next pass only
             if index == 0 and first_layer_state is not None:
-                first = features.index_select(0, topology.node_rank)
-                increment = first_layer_state(first, neighbours)
-                if increment is not None:
-                    read = features + increment[topology.node_order]
+                read, state = self._with_state(features, first_layer_state, neighbours, topology)
             if self.config.local_charges:
-                charges = raw + self._begun(first_layer_state, topology) if index == 0 else raw
+                charges = self._shared_nearby(raw, weight.square(), state, neighbours, topology)
                 continue
             given = None if potentials is None else potentials[:, index]
             charges, potential = shared(
@@ -162,11 +165,38 @@ class AIMNet2(Architecture):
         )
 
     @staticmethod
-    def _begun(state: FirstLayerState | None, topology: Topology) -> Tensor:
-        """Charges of the local state, rows in element order."""
-        if state is None:
-            raise ConfigError("`architecture.local_charges` must be false without `local_state`")
-        return state.charges.index_select(0, topology.node_order)
+    def _with_state(
+        features: Tensor, state: FirstLayerState, neighbours: ClosePairs, topology: Topology
+    ) -> tuple[Tensor, Tensor]:
+        """Features with charge and spin that the atoms' own environment says, and the charges.
+
+        For the next pass only; features in element order, charges in that of the graph.
+        """
+        increment = state(features.index_select(0, topology.node_rank), neighbours)
+        if increment is not None:
+            features = features + increment[topology.node_order]
+        return features, state.charges
+
+    def _shared_nearby(
+        self,
+        charges: Tensor,
+        weights: Tensor,
+        state: Tensor | None,
+        neighbours: ClosePairs,
+        topology: Topology,
+    ) -> Tensor:
+        """What atoms lack to the charges of the local state, shared out among their neighbours."""
+        rank = topology.node_rank
+        charges, weights = charges.index_select(0, rank), weights.index_select(0, rank)
+        near = 1.0 - smooth_step(2.0 * neighbours.distance / self.cutoff - 1.0)
+        found = shared_nearby(
+            charges,
+            weights,
+            torch.zeros_like(charges) if state is None else state,
+            (neighbours.first, neighbours.second, near),
+            self.config.share_floor,
+        )
+        return found.index_select(0, topology.node_order)
 
     def _inputs(
         self, features: Tensor, charges: Tensor | None, messages: Messages, *, with_sums: bool

@@ -1,4 +1,4 @@
-"""What a system lacks to its total charge, shared out by weights; charges that layers pass on."""
+"""What is lacking to a total charge, shared out by weights; charges that layers pass on."""
 
 from __future__ import annotations
 
@@ -51,3 +51,33 @@ def shared(
         missing = totals - segment_sum(charges, batch, n_systems)
         potential = missing / (segment_sum(weights, batch, n_systems) + floor)
     return charges + weights * potential.index_select(0, batch), potential
+
+
+def shared_nearby(
+    charges: Tensor,
+    weights: Tensor,
+    targets: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor],
+    floor: float = 0.0,
+) -> Tensor:
+    """``q_i + w_i sum_j K_ij (t_j - q_j) / (sum_k K_jk w_k + floor)`` with ``K_ii = 1``.
+
+    The sum becomes that of the targets, but for the floor, and an atom that lacks nothing and whose
+    neighbours lack nothing keeps its charge. With K one for all pairs of a system it is
+    :func:`shared`.
+
+    Args:
+        charges: (n_atoms,) before, in e.
+        weights: (n_atoms,) w, not negative.
+        targets: (n_atoms,) t in e.
+        pairs: Two atoms of each pair of neighbours and K, (n_pairs,) each.
+        floor: See :func:`shared`.
+    """
+    first, second, near = pairs
+
+    def gathered(own: Tensor) -> Tensor:
+        """Sum over an atom and its neighbours."""
+        total = own.index_add(0, first, near * own.index_select(0, second))
+        return total.index_add(0, second, near * own.index_select(0, first))
+
+    return charges + weights * gathered((targets - charges) / (gathered(weights) + floor))
