@@ -24,10 +24,12 @@ class FirstLayerState(Protocol):
             features: Invariants of the first layer, (n_atoms, channels).
             pairs: Pairs of neighbours.
         """
+        ...
 
     @property
     def charges(self) -> Tensor:
         """Charges of the local state in e, (n_atoms,), once it was called."""
+        ...
 
 
 @dataclass(frozen=True)
