@@ -102,6 +102,7 @@ struct LesffContacts {
   double bond_full, bond_none, open_from, open_full;
   double crowding;   // eV of one bond too many
   double wall_from;  // share of the sum of radii from which on there is no repulsion; 0: all of it
+  double wall_stiffness;  // eV of a pair per square of what levelling off adds, in sums of radii
   void* inner;     // (n_pairs) distances that level off: output, or null
   void* d_inner;   // (n_pairs) its derivative
   void* wall;      // (n_atoms) eV: output, or null

@@ -97,6 +97,12 @@ void contacts(const LesffContacts* p) {
           const WithSlope other = screened_repulsion(seen, double(zi), double(zj), reach);
           y.value -= other.value;
           y.slope -= other.slope * below.slope;
+          if (a.wall_stiffness > 0.0) {
+            // k ((r' - r) / R)^2
+            const double gap = (seen - r) / reach;
+            y.value += a.wall_stiffness * gap * gap;
+            y.slope += 2.0 * a.wall_stiffness * gap * (below.slope - 1.0) / reach;
+          }
         }
         wall[i] += T(0.5 * y.value);
         wall[j] += T(0.5 * y.value);

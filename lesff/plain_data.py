@@ -148,8 +148,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value, where)
     if origin in (Union, types.UnionType):
-        inner = next(arg for arg in args if arg is not type(None))
-        return None if value is None else _convert(inner, value, where)
+        if value is None and type(None) in args:
+            return None
+        # of a number or a list of them the one that the value looks like
+        inner = [arg for arg in args if arg is not type(None)]
+        is_list = isinstance(value, (list, tuple))
+        fitting = (arg for arg in inner if (get_origin(arg) is tuple) is is_list)
+        return _convert(next(fitting, inner[0]), value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         return _convert_tuple(args, value, where)
     if origin is dict and isinstance(value, Mapping):

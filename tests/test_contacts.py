@@ -41,11 +41,14 @@ def _fields(found):
 
 
 @compiled
-@pytest.mark.parametrize(("has_wall", "wall_from"), [(True, 0.0), (True, 0.75), (False, 0.0)])
-def test_compiled_contacts_are_those_of_pytorch(has_wall, wall_from):
+@pytest.mark.parametrize(
+    ("has_wall", "wall_from", "stiffness"),
+    [(True, 0.0, 0.0), (True, 0.75, 0.0), (True, 0.75, 300.0), (False, 0.0, 0.0)],
+)
+def test_compiled_contacts_are_those_of_pytorch(has_wall, wall_from, stiffness):
     # as many pairs as it takes for some atoms to be crowded
     pairs = _pairs(n_pairs=150)
-    contacts = Contacts(has_wall=has_wall, wall_from=wall_from).eval()
+    contacts = Contacts(has_wall=has_wall, wall_from=wall_from, wall_stiffness=stiffness).eval()
     weight = torch.linspace(0.5, 1.5, len(pairs.z), dtype=torch.float64)
     found, slopes = [], []
     for is_fused in (True, False):
@@ -65,10 +68,10 @@ def test_compiled_contacts_are_those_of_pytorch(has_wall, wall_from):
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("wall_from", [0.0, 0.75])
-def test_contacts_have_second_derivatives(wall_from):
+@pytest.mark.parametrize(("wall_from", "stiffness"), [(0.0, 0.0), (0.75, 0.0), (0.75, 300.0)])
+def test_contacts_have_second_derivatives(wall_from, stiffness):
     pairs = _pairs(n_atoms=6, n_pairs=8)
-    contacts = Contacts(has_wall=True, wall_from=wall_from).eval()
+    contacts = Contacts(has_wall=True, wall_from=wall_from, wall_stiffness=stiffness).eval()
     r = pairs.distance.clone().requires_grad_()
 
     def function(x):
@@ -99,6 +102,34 @@ def test_inner_cutoff_is_the_identity_above_its_start_and_has_second_derivatives
     assert torch.autograd.gradgradcheck(function, (r,))
 
 
+@pytest.mark.parametrize("is_fused", [pytest.param(True, marks=compiled), False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stiffness_is_a_spring_between_distances_and_those_that_level_off(is_fused, dtype):
+    """k ((r' - r) / R)^2 of a pair, half of it for each atom; nothing at all from s R outwards."""
+    radius = float(covalent_radii[11])
+    share = torch.tensor([0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 1.0], dtype=dtype)
+    n = len(share)
+    pairs = ClosePairs(
+        distance=2.0 * radius * share,
+        first=torch.arange(n),
+        second=n + torch.arange(n),
+        z=torch.full((2 * n,), 11),
+    )
+
+    def wall(stiffness):
+        contacts = Contacts(has_wall=True, wall_from=0.75, wall_stiffness=stiffness).eval()
+        return contacts(pairs).wall if is_fused else contacts.plain(pairs.distance, pairs)[0]
+
+    added = wall(400.0) - wall(0.0)
+    assert torch.equal(added[:n], added[n:])
+    assert not added[4:n].any()
+    # u (1 + u^4)^(-1/4) in shares of w = 0.08
+    u = (0.75 - share[:4].double()) / 0.08
+    gap = 0.08 * (u - u * (1.0 + u**4) ** -0.25)
+    expected = (0.5 * 400.0 * gap**2).to(dtype)
+    torch.testing.assert_close(added[:4], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_inner_walls_begin_where_what_is_learned_levels_off():
     """Zero from there outwards, bit for bit, and as steep as the repulsion of the nuclei far in."""
     pairs = _pairs(n_pairs=40)
@@ -117,8 +148,8 @@ def test_inner_walls_begin_where_what_is_learned_levels_off():
     torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-2, atol=0)
 
 
-def test_walls_rise_monotonically_for_all_pairs_of_elements():
-    contacts = Contacts(has_wall=True)
+def _energies_of_all_pairs(contacts: Contacts, shares: torch.Tensor) -> torch.Tensor:
+    """(n_shares, n_pairs) walls in eV of all pairs of elements at shares of their radii."""
     elements = torch.tensor([z for z in range(1, 95) if covalent_radii[z] > 0])
     first, second = torch.combinations(torch.arange(len(elements)), with_replacement=True).T
     radius = torch.tensor(covalent_radii)[elements]
@@ -126,15 +157,36 @@ def test_walls_rise_monotonically_for_all_pairs_of_elements():
     # one pair of nuclei per structure of two atoms: energies of pairs are sums of their two halves
     z = torch.cat([elements[first], elements[second]])
     n = len(first)
-    previous = None
-    for share in torch.linspace(0.99, 0.1, 60, dtype=torch.float64):
+    walls = []
+    for share in shares:
         pairs = ClosePairs(
             distance=share * reach, first=torch.arange(n), second=n + torch.arange(n), z=z
         )
-        energy = contacts(pairs).wall
-        energy = energy[:n] + energy[n:]
-        assert previous is None or bool((energy > previous).all())
-        previous = energy
+        wall = contacts(pairs).wall
+        walls.append(wall[:n] + wall[n:])
+    return torch.stack(walls)
+
+
+def test_walls_rise_monotonically_for_all_pairs_of_elements():
+    shares = torch.linspace(0.99, 0.1, 60, dtype=torch.float64)
+    energies = _energies_of_all_pairs(Contacts(has_wall=True), shares)
+    assert bool((energies.diff(dim=0) > 0.0).all())
+
+
+def test_stiff_walls_rise_monotonically_for_all_pairs_of_elements():
+    """From the inner cutoff inwards, where every pair is repelled by its nuclei alone at least."""
+    shares = torch.linspace(0.74, 0.1, 60, dtype=torch.float64)
+    soft, stiff = (
+        _energies_of_all_pairs(
+            Contacts(has_wall=True, counts_bonds=False, wall_from=0.75, wall_stiffness=k), shares
+        )
+        for k in (0.0, 200.0)
+    )
+    assert bool((stiff.diff(dim=0) > soft.diff(dim=0)).all())
+    assert bool((soft.diff(dim=0) >= 0.0).all())
+    # 200 (0.5 - (0.75 - 0.08))^2 at half of the radii, but for the width of levelling off
+    half = int((shares - 0.5).abs().argmin())
+    assert float((stiff - soft)[half].min()) == pytest.approx(200.0 * 0.17**2, rel=0.1)
 
 
 def test_crowded_atoms_repel_and_known_structures_are_not_crowded():

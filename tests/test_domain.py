@@ -1,5 +1,6 @@
 """Out of domain by default: predictions warn or refuse, calculators warn or stop a run."""
 
+import argparse
 import hashlib
 import json
 import runpy
@@ -462,6 +463,37 @@ def test_a_release_without_calibration_is_refused(tmp_path, data, monkeypatch):
     assert tool["with_sums"](bare, "smooth", 1.0, None).uncertainty is bare.uncertainty
     card = f"# Tiny\n\n## Uncertainty\n\n{section}\n\n## Licence\n\nYours.\n"
     assert tool["calibrated"](bare, card, [], []) == section
+
+
+def test_a_release_gets_the_wall_that_the_command_line_says(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    walled = runpy.run_path(str(ROOT / "tools" / "release.py"))["walled_as_told"]
+    bare = tiny_potential(head="shifted")
+
+    def told(**options):
+        given = {"walled": True, "wall_stiffness": 0.0, "energy_floor": None, "no_crowding": False}
+        return walled(bare, argparse.Namespace(**(given | options))).config
+
+    assert told(walled=False) == bare.config
+    for part in ({"wall_stiffness": 1.0}, {"energy_floor": "5"}, {"no_crowding": True}):
+        with pytest.raises(SystemExit, match="is a part of the wall: give `--walled`, too"):
+            told(walled=False, **part)
+    config = told(wall_stiffness=200.0, energy_floor="5")
+    assert (config.wall, config.wall_stiffness, config.energy_floor, config.crowding) == (
+        "zbl-inner",
+        200.0,
+        5.0,
+        True,
+    )
+    assert not told().crowding
+    floors = tmp_path / "floors.json"
+    floors.write_text('{"O": 7.0, "H": 4.0, "Na": 1.0}', encoding="utf-8")
+    config = told(energy_floor=str(floors), no_crowding=True)
+    assert config.energy_floor == (4.0, 7.0)
+    assert not config.crowding
+    floors.write_text('{"O": 7.0}', encoding="utf-8")
+    with pytest.raises(SystemExit, match="must have a floor for every element, and has none for H"):
+        told(energy_floor=str(floors))
 
 
 def test_a_release_has_its_card_in_two_parts(tmp_path, data, monkeypatch):

@@ -85,8 +85,8 @@ def value(hint: Any, name: str) -> dict[str, Any]:
     if is_dataclass(hint):
         return table(hint)
     if origin in (Union, types.UnionType):
-        inner = next(arg for arg in args if arg is not type(None))
-        return {"anyOf": [value(inner, name), {"type": "null"}]}
+        inner = [value(arg, name) for arg in args if arg is not type(None)]
+        return {"anyOf": [*inner, *([{"type": "null"}] if type(None) in args else [])]}
     if origin is Literal:
         return {"enum": list(args)}
     if origin is tuple:

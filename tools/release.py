@@ -3,6 +3,8 @@
     python tools/release.py RUN/model NAME VERSION
     python tools/release.py lesff/weights/NAME/OLD NAME VERSION --cutoff smooth --dl 1
     python tools/release.py lesff/weights/NAME/OLD NAME VERSION --walled [--energy-floor 5]
+    python tools/release.py lesff/weights/NAME/OLD NAME VERSION --walled --wall-stiffness 200 \
+        --energy-floor FLOORS.json --no-crowding
     python tools/release.py FOLDER NAME VERSION --train FILE... --validation FILE...
     python tools/release.py FOLDER NAME VERSION --uncalibrated REASON --license FILE
 
@@ -15,8 +17,10 @@ frames) and ``NAME.born.json`` (``tools/born_errors.py``), which become the metr
 use, ``EVALUATION.md`` has the training and all tables.
 ``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
 weights: crystals and slabs change, molecules do not. ``--walled`` gives the same weights a wall, a
-floor and limits of charges that no structure of the training sees. Works to cite (``bibtex``) are
-kept from version to version; those of a new model are added to its manifest entry by hand.
+floor and limits of charges that no structure of the training sees; ``--wall-stiffness`` makes the
+wall steeper (eV), ``--energy-floor`` is one number or a JSON file with one for each symbol, and
+``--no-crowding`` is for solids. A folder with a wall gets another one. Works to cite (``bibtex``)
+are kept from version to version; those of a new model are added to its manifest entry by hand.
 Every version carries its calibration: ``lesff train`` attaches it where the recipe says how. For a
 folder without, ``--train`` and ``--validation`` give the frames to calibrate it on; of a file given
 to both, its own split counts. Without them it is refused, unless ``--uncalibrated`` says in a
@@ -35,6 +39,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ase.data import chemical_symbols
 from card_training import with_training
 
 from lesff.evaluation.card_pages import two_parts
@@ -94,19 +99,59 @@ def born_metrics(result: dict) -> list[dict]:
     ]
 
 
-def with_wall_below(potential: Potential, energy_floor: float | None) -> Potential:
+def floors_of(text: str, elements: Sequence[int]) -> float | tuple[float, ...]:
+    """Floors in eV: a number, or those of the elements in a JSON file ``{"Na": 4.0, ...}``."""
+    path = Path(text)
+    if path.suffix != ".json":
+        return float(text)
+    floors = json.loads(path.read_text("utf-8"))
+    symbols = [chemical_symbols[z] for z in elements]
+    missing = ", ".join(symbol for symbol in symbols if symbol not in floors)
+    if missing:
+        sys.exit(f"{path} must have a floor for every element, and has none for {missing}")
+    return tuple(float(floors[symbol]) for symbol in symbols)
+
+
+def with_wall_below(
+    potential: Potential,
+    energy_floor: float | tuple[float, ...] | None,
+    *,
+    stiffness: float = 0.0,
+    crowding: bool = True,
+) -> Potential:
     """The same weights with a wall and limits of charges; molecules: floor and crowding, too."""
     changed = with_wall(
         potential,
         wall="zbl-inner",
+        wall_stiffness=stiffness,
         energy_floor=energy_floor,
-        crowding=energy_floor is not None,
+        crowding=crowding and energy_floor is not None,
     )
     if changed.config.long_range is not None:
         changed = with_charge_limits(changed)
     # features of what it was calibrated on do not change
     changed.uncertainty = potential.uncertainty
     return changed
+
+
+def walled_as_told(potential: Potential, options: argparse.Namespace) -> Potential:
+    """The potential with the wall of the command line, or as it is without ``--walled``."""
+    parts = {
+        "--energy-floor": options.energy_floor is not None,
+        "--wall-stiffness": options.wall_stiffness,
+        "--no-crowding": options.no_crowding,
+    }
+    if options.walled:
+        floor = options.energy_floor
+        return with_wall_below(
+            potential,
+            None if floor is None else floors_of(floor, potential.config.elements),
+            stiffness=options.wall_stiffness,
+            crowding=not options.no_crowding,
+        )
+    for name in (name for name, is_given in parts.items() if is_given):
+        sys.exit(f"`{name}` is a part of the wall: give `--walled`, too")
+    return potential
 
 
 def with_sums(
@@ -191,7 +236,11 @@ def main() -> None:
     parser.add_argument("--dl", type=float, help="resolution of the Coulomb sum, A")
     parser.add_argument("--dispersion-dl", type=float, help="that of dispersion, A")
     parser.add_argument("--walled", action="store_true", help="add a wall below what is learned")
-    parser.add_argument("--energy-floor", type=float, help="of it, for molecules, eV")
+    parser.add_argument("--wall-stiffness", type=float, default=0.0, help="of the wall, eV")
+    parser.add_argument("--energy-floor", help="of it, eV: a number, or a JSON file by symbol")
+    parser.add_argument(
+        "--no-crowding", action="store_true", help="do not count bonds: solids with a floor"
+    )
     parser.add_argument("--train", type=Path, nargs="+", default=[], help="frames to calibrate on")
     parser.add_argument("--validation", type=Path, nargs="+", default=[], help="held-out frames")
     parser.add_argument("--uncalibrated", metavar="REASON", help="release without calibration")
@@ -208,10 +257,7 @@ def main() -> None:
     potential = with_sums(
         load_model(options.model), options.cutoff, options.dl, options.dispersion_dl
     )
-    if options.energy_floor is not None and not options.walled:
-        sys.exit("`--energy-floor` is a part of the wall: give `--walled`, too")
-    if options.walled:
-        potential = with_wall_below(potential, options.energy_floor)
+    potential = walled_as_told(potential, options)
     said = {"level_of_theory": options.level_of_theory, "training_data": options.training_data}
     potential.config = replace(
         potential.config, **{key: text for key, text in said.items() if text is not None}

@@ -141,6 +141,8 @@ class ContactTables:
         crowding: Energy of one bond too many in eV.
         wall_from: Share of the sum of radii from which on the wall has no repulsion, which levels
             off there as distances do; 0 for one up to the sum of radii.
+        wall_stiffness: Energy in eV of a pair per square of what levelling off adds to its
+            distance, in sums of radii; 0 without ``wall_from``.
     """
 
     radius: Tensor
@@ -156,6 +158,7 @@ class ContactTables:
     open_full: float
     crowding: float
     wall_from: float
+    wall_stiffness: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -94,6 +94,7 @@ class _Contacts(ctypes.Structure):
         *[(n, c_void_p) for n in ("radius", "valence", "onium", "most", "counted")],
         *[(n, c_double) for n in ("inner_start", "inner_width", "bond_full", "bond_none")],
         *[(n, c_double) for n in ("open_from", "open_full", "crowding", "wall_from")],
+        ("wall_stiffness", c_double),
         *[(n, c_void_p) for n in ("inner", "d_inner", "wall", "d_wall")],
         *[(n, c_void_p) for n in ("openness", "bonded", "lacks", "d_bond", "d_open")],
         *[(n, c_void_p) for n in ("d_bonded", "d_crowd", "count")],
@@ -411,6 +412,7 @@ class CPUBackend:
             open_full=tables.open_full,
             crowding=tables.crowding,
             wall_from=tables.wall_from,
+            wall_stiffness=tables.wall_stiffness,
             count=count.data_ptr(),
             **{n: x.data_ptr() for n, x in out.items() if asked[n]},
         )

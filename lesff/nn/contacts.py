@@ -131,7 +131,11 @@ class Elements(nn.Module):
         return torch.where((self.valence[z1] > 0) & (self.valence[z2] > 0), bond, 1.0)
 
     def tables(
-        self, start: float = 1.0, crowding: float = 0.0, wall_from: float = 0.0
+        self,
+        start: float = 1.0,
+        crowding: float = 0.0,
+        wall_from: float = 0.0,
+        wall_stiffness: float = 0.0,
     ) -> ContactTables:
         """For the compiled library, with s of the inner cutoff and parts of the wall."""
         return ContactTables(
@@ -148,6 +152,7 @@ class Elements(nn.Module):
             open_full=OPEN_FULL,
             crowding=crowding,
             wall_from=wall_from,
+            wall_stiffness=wall_stiffness,
         )
 
 
@@ -186,15 +191,22 @@ class Contacts(nn.Module):
         counts_bonds: Whether atoms with too many bonds are a part of it.
         wall_from: s of the inner cutoff for a repulsion minus what it is at the distances that
             level off, or 0 for all of it.
+        wall_stiffness: k of :func:`plain_stiffness` in eV; without effect if ``wall_from`` is 0.
     """
 
     def __init__(
-        self, *, has_wall: bool, counts_bonds: bool = True, wall_from: float = 0.0
+        self,
+        *,
+        has_wall: bool,
+        counts_bonds: bool = True,
+        wall_from: float = 0.0,
+        wall_stiffness: float = 0.0,
     ) -> None:
         super().__init__()
         self.has_wall = has_wall
         self.counts_bonds = counts_bonds
         self.wall_from = wall_from
+        self.wall_stiffness = wall_stiffness
         self.elements = Elements()
         self.repulsion = ScreenedRepulsion()
 
@@ -222,6 +234,10 @@ class Contacts(nn.Module):
             if self.wall_from:
                 seen = plain_inner(distance, pairs, self.elements, self.wall_from)
                 wall = wall - plain_wall(seen, pairs, self.repulsion)
+                if self.wall_stiffness:
+                    # k ((r' - r) / R)^2
+                    gap = plain_gap(distance, seen, pairs, self.elements)
+                    wall = wall + _halves(self.wall_stiffness * gap.square(), pairs)
             wall = wall + self.crowding * plain_excess(count, pairs, self.elements).square()
         return wall, *plain_bonds(count, pairs, self.elements)
 
@@ -236,9 +252,31 @@ def plain_inner(distance: Tensor, pairs: ClosePairs, elements: Elements, start: 
 def plain_wall(distance: Tensor, pairs: ClosePairs, repulsion: ScreenedRepulsion) -> Tensor:
     """Repulsion of the nuclei, (n_atoms,) in eV; half of a pair's energy for each of its atoms."""
     z = pairs.z
-    half = 0.5 * repulsion(distance, z[pairs.first], z[pairs.second])
-    energy = segment_sum(half, pairs.first, len(z))
-    return energy + segment_sum(half, pairs.second, len(z))
+    return _halves(repulsion(distance, z[pairs.first], z[pairs.second]), pairs)
+
+
+def plain_gap(distance: Tensor, seen: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
+    """What levelling off adds to distances, in sums of covalent radii, (n_pairs,).
+
+    ``(r' - r) / R = w (u - levelled(u))`` with ``u = (s - r/R) / w``: zero from s R outwards,
+    ``w u^5 / 4`` just below, rising ever more steeply towards ``s - w - r/R``. Its square has nine
+    continuous derivatives.
+
+    Args:
+        distance: r in A.
+        seen: r' in A, from :func:`plain_inner`.
+        pairs: The pairs.
+        elements: Covalent radii.
+    """
+    radius, z = elements.radius, pairs.z
+    bond = (radius[z[pairs.first]] + radius[z[pairs.second]]).to(distance.dtype)
+    return (seen - distance) / bond
+
+
+def _halves(energy: Tensor, pairs: ClosePairs) -> Tensor:
+    """Half of a pair's energy (n_pairs,) for each of its atoms, (n_atoms,)."""
+    half, n_atoms = 0.5 * energy, len(pairs.z)
+    return segment_sum(half, pairs.first, n_atoms) + segment_sum(half, pairs.second, n_atoms)
 
 
 def plain_count(distance: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
@@ -323,7 +361,11 @@ class _FusedContacts(torch.autograd.Function):
             pairs.first,
             pairs.second,
             pairs.z,
-            module.elements.tables(crowding=module.crowding, wall_from=module.wall_from),
+            module.elements.tables(
+                crowding=module.crowding,
+                wall_from=module.wall_from,
+                wall_stiffness=module.wall_stiffness,
+            ),
             wall=module.has_wall,
             bonds=True,
         )

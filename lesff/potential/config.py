@@ -30,6 +30,8 @@ MAX_STATE = 1000
 
 MAX_FLOOR = 1000.0
 """eV."""
+MAX_STIFFNESS = 1e5
+"""eV."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +55,14 @@ class ModelConfig:
             ``"zbl"``; ``"zbl-inner"``, whose repulsion is that of ``"zbl"`` minus what it is at the
             distances where the inner cutoff of the architecture levels off: nothing from there
             outwards, for pretrained weights; or None (:mod:`lesff.nn.contacts`).
+        wall_stiffness: k in eV of an energy ``k ((r' - r) / R)^2`` that a pair has in addition
+            under the wall ``"zbl-inner"``, with the distance r' that the network sees and the sum
+            R of covalent radii: the repulsion of light nuclei alone hardly rises there.
         crowding: Whether the wall counts bonds; not in models of solids, whose atoms have more
             neighbours than any molecule.
         energy_floor: eV below the reference energy from which what is learned of an atom levels
-            off, or None: no atom gains more than that, and one eV, from any environment.
+            off, one number for all elements or one for each in the order of ``elements``, or
+            None: no atom gains more than that, and one eV, from any environment.
         joint_embedding: Inputs of the embedding of published models with charge and spin states,
             instead of ours.
         dtype: Type of the stored weights.
@@ -80,7 +86,8 @@ class ModelConfig:
     local_state: bool = False
     wall: Wall | None = None
     crowding: bool = True
-    energy_floor: float | None = None
+    wall_stiffness: float = 0.0
+    energy_floor: float | tuple[float, ...] | None = None
     joint_embedding: tuple[StateInput, ...] = ()
     dtype: Literal["float32", "float64"] = "float32"
     energy_reference: str = "unspecified"
@@ -133,19 +140,7 @@ class ModelConfig:
             raise ConfigError(
                 "`dispersion` and `d3` exclude each other, got both: each is all of the dispersion"
             )
-        if self.wall not in (None, *get_args(Wall)):
-            raise ConfigError(f"`wall` must be null, 'zbl' or 'zbl-inner', got {self.wall!r}")
-        if self.wall is None and not self.crowding:
-            raise ConfigError("`crowding` must be left out without `wall`, which it is a part of")
-        if self.wall == "zbl-inner" and self.architecture.get("inner_cutoff") is None:
-            raise ConfigError(
-                "`wall` must not be 'zbl-inner' without `architecture.inner_cutoff`: there is no "
-                "distance from which on what is learned levels off; use 'zbl'"
-            )
-        if self.energy_floor is not None and not 0.0 < self.energy_floor <= MAX_FLOOR:
-            raise ConfigError(
-                f"`energy_floor` must be null or in (0, {MAX_FLOOR}] eV, got {self.energy_floor!r}"
-            )
+        self._check_wall()
         if self.architecture.get("local_charges") and not self.local_state:
             raise ConfigError(
                 "`architecture.local_charges` must be false without `local_state`, whose charges "
@@ -162,6 +157,39 @@ class ModelConfig:
             raise ConfigError(
                 "`long_range.charge_limits` must have one value per element "
                 f"({len(self.elements)}), got {len(limits)}"
+            )
+
+    def _check_wall(self) -> None:
+        """Raise ConfigError for a wall that is none, and for parts of it that do not fit."""
+        if self.wall not in (None, *get_args(Wall)):
+            raise ConfigError(f"`wall` must be null, 'zbl' or 'zbl-inner', got {self.wall!r}")
+        if self.wall is None and not self.crowding:
+            raise ConfigError("`crowding` must be left out without `wall`, which it is a part of")
+        if self.wall == "zbl-inner" and self.architecture.get("inner_cutoff") is None:
+            raise ConfigError(
+                "`wall` must not be 'zbl-inner' without `architecture.inner_cutoff`: there is no "
+                "distance from which on what is learned levels off; use 'zbl'"
+            )
+        if not 0.0 <= self.wall_stiffness <= MAX_STIFFNESS:
+            raise ConfigError(
+                f"`wall_stiffness` must be in [0, {MAX_STIFFNESS:g}] eV, got "
+                f"{self.wall_stiffness!r}"
+            )
+        if self.wall_stiffness and self.wall != "zbl-inner":
+            raise ConfigError(
+                "`wall_stiffness` must be left out or 0 without `wall` = 'zbl-inner', which it is "
+                f"a part of, got {self.wall_stiffness!r} with `wall` = {self.wall!r}"
+            )
+        floor = self.energy_floor
+        floors = floor if isinstance(floor, tuple) else () if floor is None else (floor,)
+        if isinstance(floor, tuple) and len(floor) != len(self.elements):
+            raise ConfigError(
+                "`energy_floor` must be one number or have one value per element "
+                f"({len(self.elements)}), got {len(floor)}"
+            )
+        if not all(0.0 < value <= MAX_FLOOR for value in floors):
+            raise ConfigError(
+                f"`energy_floor` must be null or in (0, {MAX_FLOOR}] eV, got {floor!r}"
             )
 
     @property
@@ -189,7 +217,7 @@ class ModelConfig:
                 del data["long_range"]["in_energy"]
         if self.crowding:
             del data["crowding"]
-        for name in ("local_state", "wall", "energy_floor", "d3"):
+        for name in ("local_state", "wall", "wall_stiffness", "energy_floor", "d3"):
             if not data[name]:
                 del data[name]
         data["architecture"] = {

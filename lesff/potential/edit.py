@@ -206,7 +206,8 @@ def with_wall(
     *,
     wall: Wall = "zbl",
     inner_cutoff: float | None = INNER_CUTOFF,
-    energy_floor: float | None = ENERGY_FLOOR,
+    wall_stiffness: float = 0.0,
+    energy_floor: float | tuple[float, ...] | None = ENERGY_FLOOR,
     crowding: bool = True,
 ) -> Potential:
     """A copy with a wall below what is learned: atoms that come too close or too many repel.
@@ -216,15 +217,17 @@ def with_wall(
     for pairs below the inner cutoff, for crowds, and for atoms below the floor.
 
     Args:
-        potential: A potential without wall; not modified.
+        potential: A potential without wall, or whose wall is to be this one; not modified.
         wall: See :class:`lesff.potential.config.ModelConfig`.
         inner_cutoff: Share of the sum of covalent radii below which what is learned levels off; see
             :class:`lesff.nn.contacts.InnerCutoff`. None: it does not.
-        energy_floor: See :class:`lesff.potential.config.ModelConfig`.
+        wall_stiffness: See :class:`lesff.potential.config.ModelConfig`.
+        energy_floor: Likewise.
         crowding: Likewise; false for solids.
 
     Raises:
-        ConfigError: for an architecture with a repulsion of its own, or without inner cutoff.
+        ConfigError: for an architecture with a repulsion of its own, or without inner cutoff, and
+            for a stiffness of another wall than ``"zbl-inner"``.
     """
     architecture = dict(potential.config.architecture)
     if architecture.get("repulsion"):
@@ -235,6 +238,7 @@ def with_wall(
         potential.config,
         wall=wall,
         crowding=crowding,
+        wall_stiffness=wall_stiffness,
         energy_floor=energy_floor,
         architecture=architecture,
     )
@@ -288,9 +292,10 @@ def with_charge_limits(potential: Potential, limits: tuple[float, ...] | None = 
 def with_elements(potential: Potential, like: Mapping[str, str]) -> Potential:
     """A copy that knows further elements, each of which starts out as a copy of a known one.
 
-    Energies of structures of the known elements stay the same to rounding. Reference energies and
-    reference charges of new elements are those of the elements they are like, limits of charges
-    and dispersion coefficients their own. The copy has to be trained on structures with them.
+    Energies of structures of the known elements stay the same to rounding. Reference energies,
+    reference charges and floors of new elements are those of the elements they are like, limits of
+    charges and dispersion coefficients their own. The copy has to be trained on structures with
+    them.
 
     Args:
         potential: A potential; not modified.
@@ -315,8 +320,15 @@ def with_elements(potential: Potential, like: Mapping[str, str]) -> Potential:
             limits = tuple(limits[known[z]] if z in known else own[z] for z in elements)
         long_range = replace(long_range, reference_charges=charges, charge_limits=limits)
     energies = tuple(config.reference_energies[row] for row in rows)
+    floor = config.energy_floor
     result = Potential(
-        replace(config, elements=elements, reference_energies=energies, long_range=long_range)
+        replace(
+            config,
+            elements=elements,
+            reference_energies=energies,
+            long_range=long_range,
+            energy_floor=tuple(floor[row] for row in rows) if isinstance(floor, tuple) else floor,
+        )
     )
     result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
     # parameters that a module divides by the root of the number of elements

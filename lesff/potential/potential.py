@@ -121,6 +121,13 @@ class Potential(nn.Module):
             persistent=False,
         )
         self.charge_limits: Tensor | None
+        floors = config.energy_floor
+        self.register_buffer(
+            "energy_floors",
+            torch.tensor(floors, dtype=torch.float64) if isinstance(floors, tuple) else None,
+            persistent=False,
+        )
+        self.energy_floors: Tensor | None
         self.charge_head: ChargeModel | None = None
         self.multipole_head: MultipoleHead | None = None
         self.ewald: EwaldSettings | None = None
@@ -154,6 +161,7 @@ class Potential(nn.Module):
             has_wall=has_wall,
             counts_bonds=self.config.crowding,
             wall_from=self.config.architecture["inner_cutoff"] if is_inner else 0.0,
+            wall_stiffness=self.config.wall_stiffness,
         )
 
     def make_head(self) -> ChargeModel:
@@ -419,8 +427,11 @@ class Potential(nn.Module):
         )
         # E_i = E0[z_i] + scale e_i, in float64: energies of large systems need the digits
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
-        if self.config.energy_floor is not None:
-            node_energy = from_below(node_energy, -self.config.energy_floor, FLOOR_WIDTH)
+        floor = self.config.energy_floor
+        if floor is not None:
+            # F or F[z_i]
+            own = -floor if self.energy_floors is None else -self.energy_floors[element]
+            node_energy = from_below(node_energy, own, FLOOR_WIDTH)
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
             node_energy = node_energy + output.state_energy.to(torch.float64)
