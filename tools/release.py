@@ -4,7 +4,7 @@
     python tools/release.py lesff/weights/NAME/OLD NAME VERSION --cutoff smooth --dl 1
     python tools/release.py lesff/weights/NAME/OLD NAME VERSION --walled [--energy-floor 5]
     python tools/release.py lesff/weights/NAME/OLD NAME VERSION --walled --wall-stiffness 200 \
-        --energy-floor FLOORS.json --no-crowding
+        --energy-floor FLOORS.json --charge-limits LIMITS.json --no-crowding
     python tools/release.py FOLDER NAME VERSION --train FILE... --validation FILE...
     python tools/release.py FOLDER NAME VERSION --uncalibrated REASON --license FILE
 
@@ -18,7 +18,8 @@ use, ``EVALUATION.md`` has the training and all tables.
 ``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
 weights: crystals and slabs change, molecules do not. ``--walled`` gives the same weights a wall, a
 floor and limits of charges that no structure of the training sees; ``--wall-stiffness`` makes the
-wall steeper (eV), ``--energy-floor`` is one number or a JSON file with one for each symbol, and
+wall steeper (eV), ``--energy-floor`` is one number or a JSON file with one for each symbol,
+``--charge-limits`` such a file (both of ``tools/learned_range.py``), and
 ``--no-crowding`` is for solids. A folder with a wall gets another one. Works to cite (``bibtex``)
 are kept from version to version; those of a new model are added to its manifest entry by hand.
 Every version carries its calibration: ``lesff train`` attaches it where the recipe says how. For a
@@ -99,17 +100,20 @@ def born_metrics(result: dict) -> list[dict]:
     ]
 
 
-def floors_of(text: str, elements: Sequence[int]) -> float | tuple[float, ...]:
-    """Floors in eV: a number, or those of the elements in a JSON file ``{"Na": 4.0, ...}``."""
-    path = Path(text)
-    if path.suffix != ".json":
-        return float(text)
-    floors = json.loads(path.read_text("utf-8"))
+def by_element(path: Path, elements: Sequence[int]) -> tuple[float, ...]:
+    """Numbers of the elements in a JSON file ``{"Na": 4.0, ...}``."""
+    found = json.loads(path.read_text("utf-8"))
     symbols = [chemical_symbols[z] for z in elements]
-    missing = ", ".join(symbol for symbol in symbols if symbol not in floors)
+    missing = ", ".join(symbol for symbol in symbols if symbol not in found)
     if missing:
-        sys.exit(f"{path} must have a floor for every element, and has none for {missing}")
-    return tuple(float(floors[symbol]) for symbol in symbols)
+        sys.exit(f"{path} must have a number for every element, and has none for {missing}")
+    return tuple(float(found[symbol]) for symbol in symbols)
+
+
+def floors_of(text: str, elements: Sequence[int]) -> float | tuple[float, ...]:
+    """Floors in eV: a number, or those of the elements in a JSON file."""
+    path = Path(text)
+    return by_element(path, elements) if path.suffix == ".json" else float(text)
 
 
 def with_wall_below(
@@ -118,6 +122,7 @@ def with_wall_below(
     *,
     stiffness: float = 0.0,
     crowding: bool = True,
+    limits: tuple[float, ...] | None = None,
 ) -> Potential:
     """The same weights with a wall and limits of charges; molecules: floor and crowding, too."""
     changed = with_wall(
@@ -128,7 +133,7 @@ def with_wall_below(
         crowding=crowding and energy_floor is not None,
     )
     if changed.config.long_range is not None:
-        changed = with_charge_limits(changed)
+        changed = with_charge_limits(changed, limits)
     # features of what it was calibrated on do not change
     changed.uncertainty = potential.uncertainty
     return changed
@@ -140,14 +145,16 @@ def walled_as_told(potential: Potential, options: argparse.Namespace) -> Potenti
         "--energy-floor": options.energy_floor is not None,
         "--wall-stiffness": options.wall_stiffness,
         "--no-crowding": options.no_crowding,
+        "--charge-limits": options.charge_limits is not None,
     }
     if options.walled:
-        floor = options.energy_floor
+        floor, limits = options.energy_floor, options.charge_limits
         return with_wall_below(
             potential,
             None if floor is None else floors_of(floor, potential.config.elements),
             stiffness=options.wall_stiffness,
             crowding=not options.no_crowding,
+            limits=None if limits is None else by_element(limits, potential.config.elements),
         )
     for name in (name for name, is_given in parts.items() if is_given):
         sys.exit(f"`{name}` is a part of the wall: give `--walled`, too")
@@ -235,6 +242,7 @@ def main() -> None:
     parser.add_argument("--cutoff", choices=("sharp", "smooth"), help="of the sum over k")
     parser.add_argument("--dl", type=float, help="resolution of the Coulomb sum, A")
     parser.add_argument("--dispersion-dl", type=float, help="that of dispersion, A")
+    parser.add_argument("--charge-limits", type=Path, help="of it, JSON by symbol, e")
     parser.add_argument("--walled", action="store_true", help="add a wall below what is learned")
     parser.add_argument("--wall-stiffness", type=float, default=0.0, help="of the wall, eV")
     parser.add_argument("--energy-floor", help="of it, eV: a number, or a JSON file by symbol")

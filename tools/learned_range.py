@@ -1,0 +1,94 @@
+"""What a model makes of the structures it learned: floors and limits for the wall below it.
+
+    python tools/learned_range.py mat-small@0.1.0 inorganic_chgnet.npz born_charges.npz -o FOLDER
+
+Writes ``FOLDER/floors.json``, the energy in eV by which no atom of an element has to fall below its
+reference energy: the lowest of the structures and ``MARGIN``, or ``WIDE_MARGIN`` for elements with
+fewer than ``FEW`` atoms; and ``FOLDER/limits.json``, charges in e that are ``BEYOND`` times the
+largest: charges stay as they are up to 0.8 of a limit. For ``--energy-floor`` and
+``--charge-limits`` of ``tools/release.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+from tqdm import tqdm
+
+import lesff
+from lesff.atoms.files import read_npz
+from lesff.atoms.graph import build_graph
+from lesff.atoms.structure import to_structure
+
+MARGIN, WIDE_MARGIN, LEAST, FEW = 1.5, 2.0, 2.0, 50
+"""eV, eV, eV and atoms."""
+BEYOND, SMALLEST = 1.4, 0.2
+"""Share of the largest charge, and e."""
+
+
+def crystals(path: Path, known: set[int], most: int) -> Iterator[Atoms]:
+    """Structures of a shard at random, of known elements only."""
+    data = read_npz(path)
+    ends = np.cumsum(data["n"].astype(int))
+    for i in np.random.default_rng(0).permutation(len(ends))[:most]:
+        part = slice(ends[i] - int(data["n"][i]), ends[i])
+        if set(data["numbers"][part].tolist()) <= known:
+            yield Atoms(
+                data["numbers"][part], data["positions"][part], cell=data["cell"][i], pbc=True
+            )
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--most", type=int, default=2000, help="structures of each file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = lesff.load(options.model)
+    potential, known = model.potential, set(model.config.elements)
+    energies, charges = defaultdict(list), defaultdict(list)
+    for path in options.files:
+        for atoms in tqdm(crystals(path, known, options.most), desc=path.name):
+            graph = build_graph(to_structure(atoms), potential.cutoff).to(dtype=potential.dtype)
+            with torch.no_grad():
+                terms = potential.energy_terms(graph, dispersion=False)
+            rows = potential.element_row[graph.atomic_numbers]
+            below = terms.node_energy - potential.reference_energies[rows]
+            local = torch.zeros_like(below) if terms.local_charges is None else terms.local_charges
+            for z, energy, charge in zip(
+                atoms.numbers, below.tolist(), local.abs().tolist(), strict=True
+            ):
+                energies[int(z)].append(energy)
+                charges[int(z)].append(charge)
+    unseen = ", ".join(chemical_symbols[z] for z in sorted(known - set(energies)))
+    if unseen:
+        sys.exit(f"the files must show every element of {options.model}, and lack {unseen}")
+    floors = {
+        chemical_symbols[z]: round(
+            max(LEAST, (MARGIN if len(found) >= FEW else WIDE_MARGIN) - min(found)), 1
+        )
+        for z, found in sorted(energies.items())
+    }
+    limits = {
+        chemical_symbols[z]: round(max(SMALLEST, BEYOND * max(found)), 2)
+        for z, found in sorted(charges.items())
+    }
+    options.output.mkdir(exist_ok=True, parents=True)
+    for name, values in (("floors", floors), ("limits", limits)):
+        (options.output / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
