@@ -42,6 +42,8 @@ FIRST_WITHOUT = {
     *(f"off-small@{v}" for v in ("0.1.0", "1.0.0", "1.1.0", "1.2.0")),
     "mat-small@0.1.0",
     "mat-medium@0.1.0",
+    "mat-small@0.2.0",
+    "mat-medium@0.2.0",
     "mat-large@1.0.0",
     "mat-large@1.1.0",
 }
@@ -471,11 +473,22 @@ def test_a_release_gets_the_wall_that_the_command_line_says(tmp_path, monkeypatc
     bare = tiny_potential(head="shifted")
 
     def told(**options):
-        given = {"walled": True, "wall_stiffness": 0.0, "energy_floor": None, "no_crowding": False}
+        given = {
+            "walled": True,
+            "wall_stiffness": 0.0,
+            "energy_floor": None,
+            "charge_limits": None,
+            "no_crowding": False,
+        }
         return walled(bare, argparse.Namespace(**(given | options))).config
 
     assert told(walled=False) == bare.config
-    for part in ({"wall_stiffness": 1.0}, {"energy_floor": "5"}, {"no_crowding": True}):
+    for part in (
+        {"wall_stiffness": 1.0},
+        {"energy_floor": "5"},
+        {"no_crowding": True},
+        {"charge_limits": tmp_path},
+    ):
         with pytest.raises(SystemExit, match="is a part of the wall: give `--walled`, too"):
             told(walled=False, **part)
     config = told(wall_stiffness=200.0, energy_floor="5")
@@ -491,8 +504,9 @@ def test_a_release_gets_the_wall_that_the_command_line_says(tmp_path, monkeypatc
     config = told(energy_floor=str(floors), no_crowding=True)
     assert config.energy_floor == (4.0, 7.0)
     assert not config.crowding
+    assert told(charge_limits=floors).long_range.charge_limits == (4.0, 7.0)
     floors.write_text('{"O": 7.0}', encoding="utf-8")
-    with pytest.raises(SystemExit, match="must have a floor for every element, and has none for H"):
+    with pytest.raises(SystemExit, match="a number for every element, and has none for H"):
         told(energy_floor=str(floors))
 
 
