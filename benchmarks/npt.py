@@ -3,8 +3,7 @@
     python benchmarks/npt.py off-medium --side 4
 
 CPU ms a step, medians of short stretches taken in turn, and the median of their ratios. Steps at
-constant energy are measured as they are by default, and without recording (``replay=False``): up to
-256 atoms they are recorded, and those of cells that change are not.
+constant energy are measured as they are by default, and without recording (``replay=False``).
 """
 
 import argparse
