@@ -427,11 +427,12 @@ class Potential(nn.Module):
         )
         # E_i = E0[z_i] + scale e_i, in float64: energies of large systems need the digits
         node_energy = output.node_energy.to(torch.float64) * self.config.energy_scale
+        # F[z_i], or F
         floor = self.config.energy_floor
-        if floor is not None:
-            # F or F[z_i]
-            own = -floor if self.energy_floors is None else -self.energy_floors[element]
-            node_energy = from_below(node_energy, own, FLOOR_WIDTH)
+        if self.energy_floors is not None:
+            node_energy = from_below(node_energy, -self.energy_floors[element], FLOOR_WIDTH)
+        elif floor is not None and not isinstance(floor, tuple):
+            node_energy = from_below(node_energy, -floor, FLOOR_WIDTH)
         node_energy = node_energy + self.reference_energies[element]
         if output.state_energy is not None:
             node_energy = node_energy + output.state_energy.to(torch.float64)
