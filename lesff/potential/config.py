@@ -224,6 +224,7 @@ class ModelConfig:
             "type": self.architecture["type"],
             **asdict(self.architecture_config()),
         }
-        if data["architecture"].get("inner_cutoff", 0.0) is None:
-            del data["architecture"]["inner_cutoff"]
+        for name in ("inner_cutoff", "local_charges"):
+            if data["architecture"].get(name, 1.0) in (None, False):
+                del data["architecture"][name]
         return data
