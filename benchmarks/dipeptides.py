@@ -49,8 +49,8 @@ def without_coulomb(model: lesff.Model) -> lesff.Model:
 def with_latent_charges(model: lesff.Model, atoms: list[ase.Atoms]) -> lesff.Model:
     """The model with a charge head that knows no more than which elements attract electrons.
 
-    From the 1e-6 e of :func:`with_head`, with which energies stay what they are, and from charges
-    at random, training finds no way: it makes them small and does without.
+    The Coulomb energy is quadratic in the charges: from the 1e-6 e of :func:`with_head`, with which
+    energies stay what they are, training would have to find their signs first.
     """
     potential = with_head(model.potential, "latent")
     batch = collate([build_graph(to_structure(a), potential.cutoff) for a in atoms])

@@ -51,7 +51,7 @@ bond of water a few thousandths flow (Khaliullin, Bell, Head-Gordon, Chem. Eur. 
 without limit the transfers of a few dozen neighbours add up to whole charges."""
 _FROM_IONS = 0.003
 """e, the same of ions without bonds, which some fifty atoms of a solvent surround: all together
-they take 0.15 e. Populations of halides in water are -0.8 to -1 e."""
+they take 0.15 e: charge that a model has no better reason to move stays on its ion."""
 _SOFT = 1e-3
 """e of a transfer, where its size is rounded off."""
 
