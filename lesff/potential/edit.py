@@ -15,7 +15,7 @@ from lesff.electrostatics.dispersion import Dispersion, DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, LongRangeConfig, MultipoleConfig
 from lesff.heads.config import charge_limits_of
-from lesff.potential.config import Wall
+from lesff.potential.config import ModelConfig, Wall
 from lesff.potential.potential import Potential
 
 ENERGY_FLOOR = 5.0
@@ -173,6 +173,16 @@ def with_local_state(potential: Potential) -> Potential:
     return result
 
 
+def _rebuilt(potential: Potential, config: ModelConfig) -> Potential:
+    """The same weights under another configuration with the same parameters."""
+    result = Potential(config)
+    result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
+    result.load_state_dict(potential.state_dict(), strict=True)
+    result.radial = potential.radial
+    _adopt(result, result, potential)
+    return result
+
+
 def with_local_charges(potential: Potential) -> Potential:
     """A copy whose passes share out among neighbours what is missing to the local state's charges.
 
@@ -193,12 +203,7 @@ def with_local_charges(potential: Potential) -> Potential:
             f"{config.architecture['type']!r}"
         )
     architecture = {**config.architecture, "local_charges": True}
-    result = Potential(replace(config, architecture=architecture))
-    result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
-    result.load_state_dict(potential.state_dict(), strict=True)
-    result.radial = potential.radial
-    _adopt(result, result, potential)
-    return result
+    return _rebuilt(potential, replace(config, architecture=architecture))
 
 
 def with_wall(
@@ -242,12 +247,7 @@ def with_wall(
         energy_floor=energy_floor,
         architecture=architecture,
     )
-    result = Potential(config)
-    result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
-    result.load_state_dict(potential.state_dict(), strict=True)
-    result.radial = potential.radial
-    _adopt(result, result, potential)
-    return result
+    return _rebuilt(potential, config)
 
 
 def with_reference_energies(potential: Potential, energies: Sequence[float]) -> Potential:
@@ -259,12 +259,7 @@ def with_reference_energies(potential: Potential, energies: Sequence[float]) -> 
     """
     config = replace(potential.config, reference_energies=tuple(energies))
     with torch.random.fork_rng(devices=[]):
-        result = Potential(config)
-    result.cast_parameters(potential.dtype)  # before: no digit of a weight is lost
-    result.load_state_dict(potential.state_dict(), strict=True)
-    result.radial = potential.radial
-    _adopt(result, result, potential)
-    return result
+        return _rebuilt(potential, config)
 
 
 def with_charge_limits(potential: Potential, limits: tuple[float, ...] | None = None) -> Potential:
