@@ -222,6 +222,25 @@ struct LesffShares {
   double* work;            // (n_systems, 8) work space
 };
 
+// Charges that each molecule shares out: lesff/electrostatics/charges/sharing.py.
+struct LesffMolecules {
+  int64_t n_atoms, n_pairs;
+  double full;             // bonds from here on conduct without limit
+  double floor;            // added to the sum of the weights of a group
+  const void* charges;     // (n_atoms) before, e
+  const void* weights;     // (n_atoms)
+  const void* targets;     // (n_atoms) e
+  const void* bond;        // (n_pairs) from zero to one
+  const int64_t* first;    // (n_pairs)
+  const int64_t* second;   // (n_pairs)
+  void* shared;            // (n_atoms): output
+  const void* g_shared;    // (n_atoms)
+  void* g_charges;         // (n_atoms): outputs of the backward
+  void* g_weights;         // (n_atoms)
+  void* g_targets;         // (n_atoms)
+  void* g_bond;            // (n_pairs)
+};
+
 // The kernels of one floating-point type, compiled for one instruction set.
 template <class T>
 struct LesffKernels {
@@ -240,4 +259,6 @@ struct LesffKernels {
   void (*near_pairs)(const LesffNearPairs*);
   void (*shares)(const LesffShares*);
   void (*shares_backward)(const LesffShares*);
+  void (*molecules)(const LesffMolecules*);
+  void (*molecules_backward)(const LesffMolecules*);
 };

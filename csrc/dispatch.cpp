@@ -27,7 +27,7 @@ LESFF_DECLARE(lesff_avx512)
 #endif
 
 // Raised whenever a structure or the meaning of an argument changes.
-LESFF_EXPORT int lesff_abi_version() { return 12; }
+LESFF_EXPORT int lesff_abi_version() { return 13; }
 
 // Best instruction set of this processor: 0 generic, 1 AVX2 with FMA, 2 AVX-512.
 LESFF_EXPORT int lesff_best_instruction_set() {
@@ -84,6 +84,8 @@ LESFF_ENTRY(open_pairs, LesffOpenPairs)
 LESFF_ENTRY(near_pairs, LesffNearPairs)
 LESFF_ENTRY(shares, LesffShares)
 LESFF_ENTRY(shares_backward, LesffShares)
+LESFF_ENTRY(molecules, LesffMolecules)
+LESFF_ENTRY(molecules_backward, LesffMolecules)
 LESFF_ENTRY_OF(pick_pass, shells, LesffShells)
 LESFF_ENTRY_OF(pick_pass, shells_backward, LesffShells)
 LESFF_ENTRY_OF(pick_pass, pass, LesffPass)

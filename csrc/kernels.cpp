@@ -6,6 +6,7 @@
 #include "convolution.h"
 #include "harmonics.h"
 #include "local_state.h"
+#include "molecules.h"
 #include "near_pairs.h"
 #include "open_pairs.h"
 #include "shares.h"
@@ -19,7 +20,8 @@ LesffKernels<T> kernels() {
           contract_backward<T>, any_harmonics<T, false>, any_harmonics<T, true>,
           contacts<T>,          local_state<T>,          local_state_backward<T>,
           transfers<T>,         transfers_backward<T>,  open_pairs<T>,
-          near_pairs<T>,        shares<T>,              shares_backward<T>};
+          near_pairs<T>,        shares<T>,              shares_backward<T>,
+          molecules<T>,         molecules_backward<T>};
 }
 
 LesffKernels<float> float_kernels() { return kernels<float>(); }

@@ -16,9 +16,10 @@ from labelled_frames import labelled
 
 import lesff
 from lesff.architectures import AIMNet2Config
+from lesff.architectures.aimnet2.layer import GaussianShells
 from lesff.convert.aimnet2 import convert_aimnet2
 from lesff.convert.reader import read_checkpoint
-from lesff.electrostatics.charges.sharing import shared, shared_nearby
+from lesff.electrostatics.charges.sharing import shared
 from lesff.electrostatics.coulomb import latent_energy
 from lesff.electrostatics.d3 import D3, D3Config
 from lesff.electrostatics.onset import onset, onset_energy
@@ -56,27 +57,14 @@ def close(graph):
 # --- charges -----------------------------------------------------------------------------------
 
 
-def test_what_is_shared_nearby_stays_nearby_and_is_all_of_it():
-    g = torch.Generator().manual_seed(0)
-    charges, targets = torch.randn(2, 7, generator=g, dtype=torch.float64)
-    weights = torch.rand(7, generator=g, dtype=torch.float64)
-    first, second = torch.triu_indices(7, 7, 1)
-    everywhere = torch.ones(len(first), dtype=torch.float64)
-    found = shared_nearby(charges, weights, targets, (first, second, everywhere))
-    # all are neighbours: the same as over the whole system
-    batch = torch.zeros(7, dtype=torch.int64)
-    whole, _ = shared(charges, weights, targets.sum()[None], batch)
-    torch.testing.assert_close(found, whole, rtol=0.0, atol=1e-13)
-    # a chain whose far end lacks more: nothing changes two neighbours away
-    chain = (torch.arange(6), torch.arange(1, 7), torch.full((6,), 0.3, dtype=torch.float64))
-    before = shared_nearby(charges, weights, targets, chain)
-    more = targets.clone()
-    more[6] += 1.0
-    after = shared_nearby(charges, weights, more, chain)
-    assert float(before.sum()) == pytest.approx(float(targets.sum()), abs=1e-12)
-    assert float((after - before).sum()) == pytest.approx(1.0)
-    assert torch.equal(after[:5], before[:5])
-    assert not torch.equal(after[5:], before[5:])
+def test_radial_functions_are_never_subnormal():
+    # from one end of the range to the other e^-eta(r - s)^2 is 1e-40 and less
+    shells = GaussianShells(AIMNet2Config())
+    distance = torch.linspace(0.7, 5.2, 4001)
+    found = shells(distance)
+    exact = shells(distance.double())
+    assert bool(((found == 0.0) | (found > torch.finfo(found.dtype).tiny)).all())
+    torch.testing.assert_close(found.double(), exact, rtol=2e-5, atol=5e-8)
 
 
 def test_shared_charges_have_the_total():

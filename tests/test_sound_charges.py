@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.data import covalent_radii
 from helpers import ANY_HEADS, make_graph, tiny_potential, triclinic_ice
 
 from lesff import kernels
+from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
-from lesff.errors import ConfigError, UnsupportedInputError
-from lesff.heads import LongRangeConfig, MultipoleConfig
+from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
+from lesff.heads import MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.heads.edge import _FusedMoved, plain_moved
 from lesff.heads.sharing import plain_shares, shared_within
@@ -32,6 +33,8 @@ from lesff.potential.edit import (
     with_wall,
 )
 from lesff.potential.potential import Potential
+from lesff.potential.replay import RepeatedStep
+from lesff.potential.verify import _crystal_born
 from lesff.units import COULOMB_CONSTANT
 
 ELEMENTS = (1, 6, 7, 8, 17)
@@ -438,9 +441,73 @@ def test_charges_of_passes_are_local_only_where_a_state_says_where_they_are():
         Redesign(local_charges=True).of(_model())
     with pytest.raises(ConfigError, match="`architecture.local_charges` must be false without"):
         replace(potential.config, local_state=False)
-    # what passes carry is no charge of the model any more
-    with pytest.raises(ConfigError, match="'carried' for an architecture that carries no"):
-        Potential(replace(potential.config, long_range=LongRangeConfig(head="carried")))
+
+
+def test_single_molecules_keep_their_energies_when_charges_become_local():
+    potential = _aimnet2()
+    architecture = dict(potential.config.architecture) | {"local_charges": False}
+    shared = Potential(replace(potential.config, architecture=architecture)).to(torch.float64)
+    shared.load_state_dict(potential.state_dict())
+    for atoms, charge in ((molecule("CH3CONH2"), 0), (_ammonium(), 1)):
+        before, after = (_found(m, atoms, charge)["energy"] for m in (shared, potential))
+        torch.testing.assert_close(after, before, rtol=0.0, atol=1e-9)
+
+
+def test_forces_of_a_molecule_that_comes_apart_are_the_slope_of_its_energy():
+    potential, reach = _aimnet2(), float(covalent_radii[8] + covalent_radii[1])
+    water = molecule("H2O")
+    along = water.positions[1] - water.positions[0]
+    along /= np.linalg.norm(along)
+
+    def at(distance):
+        atoms = water.copy()
+        atoms.positions[1] = atoms.positions[0] + distance * along
+        graph = make_graph(atoms, potential.architecture.cutoff)
+        return potential(graph, ["energy", "forces"])
+
+    for x in (1.26, 1.3, 1.4, 1.5, 1.54):
+        h = 1e-6
+        force = float(at(x * reach)["forces"][1] @ torch.from_numpy(along))
+        energies = [float(at(x * reach + k * h)["energy"]) for k in (-1, 1)]
+        assert force == pytest.approx(-(energies[1] - energies[0]) / (2 * h), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", [_model, _aimnet2])
+@pytest.mark.parametrize("charge", [0, 1])
+def test_recorded_steps_with_a_local_state_are_the_model(make, charge):
+    potential, rng = make(), np.random.default_rng(1)
+    step = RepeatedStep(potential, 0.6)
+    atoms = _ammonium() if charge else molecule("NH3")
+    other = molecule("CH3OH")
+    other.positions += [0.0, 0.0, 4.0]
+    atoms += other
+    for _ in range(8):
+        atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
+        structure = to_structure(atoms, total_charge=charge)
+        got = step(structure, ("energy", "forces", "charges"))
+        graph = build_graph(structure, potential.architecture.cutoff)
+        for name, value in potential(graph, ("energy", "forces", "charges")).items():
+            torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-9)
+    planned = step._step
+    assert planned is not None
+    assert planned.is_recorded
+
+
+def test_born_charges_of_a_liquid_reach_across_its_molecules():
+    potential = _aimnet2()
+    box = molecule("CH3OH", cell=[4.5, 4.4, 4.6], pbc=True)
+    extra = potential.architecture.extra_reach(make_graph(box, potential.architecture.cutoff))
+    widest = box.get_all_distances().max()
+    assert extra == pytest.approx(2 * widest)
+    born, reference = _crystal_born(potential, box)
+    np.testing.assert_allclose(born, reference, rtol=1e-5, atol=1e-7)
+
+
+def test_born_charges_of_bonds_without_end_are_refused():
+    potential = _aimnet2()
+    graph = make_graph(bulk("C", cubic=True), potential.architecture.cutoff)
+    with pytest.raises(PropertyError, match="go on through its cell"):
+        potential(graph, ["born_effective_charges"])
 
 
 def test_ions_of_opposite_charge_keep_theirs_where_the_guess_says_so():

@@ -70,7 +70,7 @@ class Architecture(nn.Module, ABC):
     Attributes:
         cutoff: Edge cutoff in A.
         n_layers: Message-passing layers; the receptive field is that many edges and
-            ``extra_hops``.
+            :meth:`extra_reach`.
         channels: Channels of each layer's invariants.
         equivariant_layers: Layers that hand out features of order l = 1, 2, ...: one number per
             order, empty for a model of invariants only.
@@ -81,9 +81,10 @@ class Architecture(nn.Module, ABC):
             strategies ``head``, ``last_layer`` and ``lora`` train them in full.
         layers_name: Attribute with the list of ``n_layers`` layers, of which ``last_layer`` trains
             the last.
-        extra_hops: Edges by which results reach further than ``n_layers`` of them.
         n_potentials: Numbers per system by which carried charges depend on their whole system; 0
             for an architecture without, whose ``forward`` takes no ``potentials``.
+        carries_charges: Whether it hands out :class:`CarriedCharges`.
+        asks_host: Whether its plain PyTorch looks at numbers, which a GPU would wait for.
     """
 
     cutoff: float
@@ -92,10 +93,15 @@ class Architecture(nn.Module, ABC):
     equivariant_layers: tuple[int, ...] = ()
     equivariant_channels: tuple[int, ...] | None = None
     has_layer_features: bool = False
-    extra_hops: int = 0
     n_potentials: int = 0
+    carries_charges: bool = False
+    asks_host: bool = False
     readout_names: tuple[str, ...] = ("readouts",)
     layers_name: str = "layers"
+
+    def extra_reach(self, graph: AtomGraph) -> float:  # noqa: ARG002
+        """By how many A results of a structure reach further than ``n_layers`` edges."""
+        return 0.0
 
     @abstractmethod
     def topology(self, graph: AtomGraph) -> Topology:

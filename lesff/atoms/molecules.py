@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from lesff.atoms.graph import AtomGraph, edge_vectors
 
 BOND_STRETCH = 1.25
 """Atoms closer than this times the sum of their covalent radii are bonded."""
+_SAME_PLACE = 1e-3
+"""A, between an atom and itself; its images are further away."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,36 @@ def find_molecules(graph: AtomGraph) -> Molecules:
     # all atoms of a molecule are in one system: any of them says which
     system = graph.batch.new_zeros(count).index_copy(0, of_atom, graph.batch)
     return Molecules(of_atom, system, torch.bincount(system)[system] > 1)
+
+
+def largest_extent(graph: AtomGraph, is_bond: Tensor) -> float:
+    """Largest distance in A between two atoms that bonds connect; inf where they go on for ever.
+
+    Args:
+        graph: A batch.
+        is_bond: (n_edges,) which edges are bonds.
+    """
+    sender, receiver = graph.edge_index[:, is_bond].cpu().numpy()
+    vectors = edge_vectors(graph).detach()[is_bond].cpu().double().numpy()
+    bonded: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(graph.n_atoms)]
+    for i, j, v in zip(sender.tolist(), receiver.tolist(), vectors, strict=True):
+        bonded[i].append((j, v))
+    # every molecule as one piece, walked from an atom of it along its bonds
+    place: dict[int, np.ndarray] = {}
+    largest = 0.0
+    for first in range(graph.n_atoms):
+        if first in place:
+            continue
+        place[first] = np.zeros(3)
+        members = [first]
+        for i in members:
+            for j, v in bonded[i]:
+                if j not in place:
+                    place[j] = place[i] + v
+                    members.append(j)
+                elif np.abs(place[i] + v - place[j]).max() > _SAME_PLACE:
+                    return math.inf
+        points = np.stack([place[i] for i in members])
+        for point in points:
+            largest = max(largest, float(np.linalg.norm(points - point, axis=1).max()))
+    return largest

@@ -20,7 +20,7 @@ from lesff.kernels.library import call
 
 _BLOCK = 16
 """Radial functions and vectors are dealt with in blocks of so many."""
-_FAINT = 1e-15
+FAINT = 1e-15
 """Radial functions below this are zero in float32; the largest are about one."""
 
 
@@ -116,7 +116,7 @@ def gaussian_shells(vectors: Tensor, constants: ShellConstants) -> tuple[Tensor,
     call("shells", vectors.dtype, arguments)
     # numbers that no sum of float32 sees; subnormal ones cost a hundred times the time of others
     if vectors.dtype == torch.float32:
-        functional.threshold(shells, _FAINT, 0.0, inplace=True)
+        functional.threshold(shells, FAINT, 0.0, inplace=True)
     return distance, units, shells
 
 

@@ -36,6 +36,8 @@ _WRITTEN: dict[str, tuple[str, ...]] = {
     "transfers_backward": ("grad_transfers", "grad_distance", "total", "factor", "slope"),
     "shares": ("charges", "potential", "work"),
     "shares_backward": ("g_p", "g_weights", "g_totals", "work"),
+    "molecules": ("shared",),
+    "molecules_backward": ("g_charges", "g_weights", "g_targets", "g_bond"),
     "local_state": ("charges", "spins", "raw", "guess", "potentials", "work"),
     "local_state_backward": ("g_values", "g_base", "g_openness", "g_bonded", "work"),
     "shells": ("distance", "units", "shells"),
@@ -51,6 +53,17 @@ _MADE = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided
 _FILLED = {"zeros", "new_zeros", "zeros_like", "ones", "ones_like", "new_ones", "full", "full_like"}
 _ASKS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "unique", "_unique2", "item"}
 """Operations whose answers decide what comes next: where they see inputs, nothing is recorded."""
+
+
+_is_recording = False
+
+
+def may_ask(values: Tensor) -> bool:
+    """Whether numbers may be looked at to leave out what they make superfluous.
+
+    Not where a GPU would be waited for, nor in a computation that is being recorded.
+    """
+    return values.device.type == "cpu" and not _is_recording
 
 
 class NotRecordable(KernelError):
@@ -158,9 +171,14 @@ def record(
     Raises:
         NotRecordable: if it asks for numbers that depend on the inputs.
     """
+    global _is_recording  # noqa: PLW0603
     recorder = _Recorder()
-    with observed_calls(recorder.called), recorder:
-        results = dict(function())
+    _is_recording = True
+    try:
+        with observed_calls(recorder.called), recorder:
+            results = dict(function())
+    finally:
+        _is_recording = False
     operations = _operations(recorder.listed, [*inputs, *settings])
     _, live = _changing(operations, {_memory(x) for x in inputs})
     changing, either = _changing(operations, {_memory(x) for x in (*inputs, *settings)})

@@ -184,17 +184,18 @@ def _rebuilt(potential: Potential, config: ModelConfig) -> Potential:
 
 
 def with_local_charges(potential: Potential) -> Potential:
-    """A copy whose passes share out among neighbours what is missing to the local state's charges.
+    """A copy whose passes bring every molecule to its charge in the local state.
 
     Nothing of the copy depends on a sum over all atoms any more but for the shares of the local
-    state, which full atoms have next to nothing of. Energies change: it has to be trained.
+    state, which full atoms have next to nothing of. Single molecules keep their energies, those of
+    several have to be trained.
 
     Args:
-        potential: AIMNet2 with a local state and another head than its own; not modified.
+        potential: AIMNet2 with a local state; not modified.
 
     Raises:
-        ConfigError: for an architecture that carries no charges, a potential without local state,
-            and the head ``"carried"``.
+        ConfigError: for an architecture that carries no charges, and a potential without local
+            state.
     """
     config = potential.config
     if not potential.architecture.n_potentials:

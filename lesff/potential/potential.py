@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
@@ -194,7 +195,7 @@ class Potential(nn.Module):
             cutoff=self.architecture.cutoff,
             equivariant_layers=self.architecture.equivariant_layers,
             equivariant_channels=self.architecture.equivariant_channels,
-            carries_charges=self.architecture.n_potentials > 0,
+            carries_charges=self.architecture.carries_charges,
         )
 
     @property
@@ -344,8 +345,9 @@ class Potential(nn.Module):
     def can_plan(self) -> bool:
         """Whether steps run without a look at the numbers, so that :meth:`plan` is possible."""
         asks = self.charge_head is not None and self.charge_head.asks_host
-        # on a GPU, D3 makes its table of pairs on the host
-        asks |= self.d3 is not None and self.device.type != "cpu"
+        # on a GPU, D3 makes its table of pairs on the host, and molecules are searched there
+        searches = self.d3 is not None or self.architecture.asks_host
+        asks |= searches and self.device.type != "cpu"
         return self.joint_embedding is None and self.multipole_head is None and not asks
 
     @property
@@ -662,16 +664,28 @@ class Potential(nn.Module):
 
     @property
     def charge_reach(self) -> float:
-        """Receptive field of a local charge in A."""
-        hops = self.architecture.n_layers + self.architecture.extra_hops + self.charge_hops
+        """Receptive field of a local charge in A, but for :meth:`Architecture.extra_reach`."""
+        hops = self.architecture.n_layers + self.charge_hops
         return hops * self.architecture.cutoff
+
+    def _extra_reach(self, graph: AtomGraph) -> float:
+        """:meth:`Architecture.extra_reach` of crystals, which alone are unfolded."""
+        if not bool(graph.pbc.all(1).any()):
+            return 0.0
+        extra = self.architecture.extra_reach(graph)
+        if math.isinf(extra):
+            raise PropertyError(
+                "Born effective charges need molecules that end: bonds of this crystal go on "
+                "through its cell, and the model shares charge along them; use another model"
+            )
+        return extra
 
     def _local(self, graph: AtomGraph, terms: EnergyTerms) -> LocalCharges:
         return LocalCharges(
             function=self.local_charges,
             node_state=self.node_state(graph),
             potentials=terms.potentials,
-            reach=self.charge_reach,
+            reach=self.charge_reach + self._extra_reach(graph),
             cutoff=self.architecture.cutoff,
             by_layers=self.architecture.has_layer_features
             and self.local_state is None

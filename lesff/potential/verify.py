@@ -315,7 +315,8 @@ def _crystal_born(potential: Potential, atoms: ase.Atoms) -> tuple[np.ndarray, n
     atom, axis = 1, 2
     born = _value(potential, _graph(potential, atoms), "born_effective_charges")[atom, :, axis]
     heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell), axis=0)
-    large = atoms.repeat(tuple(np.ceil(2.0 * (potential.charge_reach + 0.1) / heights).astype(int)))
+    reach = potential.charge_reach + potential.architecture.extra_reach(_graph(potential, atoms))
+    large = atoms.repeat(tuple(np.ceil(2.0 * (reach + 0.1) / heights).astype(int)))
     potentials = _head_potentials(potential, atoms)
 
     def local(h: float) -> np.ndarray:

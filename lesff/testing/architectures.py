@@ -167,7 +167,7 @@ def _check_receptive_field(contract: Contract, potential: Potential) -> None:
     architecture = potential.architecture
     before, after = (
         {"node_energy": _at_potentials(architecture, graph_of(potential, atoms)).node_energy[:1]}
-        for atoms in chains(potential, architecture.n_layers + architecture.extra_hops)
+        for atoms in chains(potential, architecture.n_layers)
     )
     contract.same("receptive field", "chain of atoms", after, before)
 

@@ -34,7 +34,7 @@ PROMISES = {
     "translation": "results do not depend on the origin or on the image of an atom",
     "batch equals single": "a structure has the same results alone and in a batch",
     "extensive energy": "two cells have twice the energy of one",
-    "receptive field": "an atom sees `n_layers` edges far, local charges `extra_hops` further",
+    "receptive field": "an atom sees `n_layers` edges far, charges the head's `extra_hops` further",
     "cutoff": "energy and forces are continuous where an atom crosses the cutoff",
     "edges beyond the cutoff": "with a given topology longer edges count nothing",
     "planned steps": "a step with a plan has the results of one without",

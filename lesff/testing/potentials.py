@@ -73,7 +73,7 @@ def random_potential(
                 cutoff=architecture.cutoff,
                 equivariant_layers=architecture.equivariant_layers,
                 equivariant_channels=architecture.equivariant_channels,
-                carries_charges=architecture.n_potentials > 0,
+                carries_charges=architecture.carries_charges,
             )
             potential.charge_head = head_factory(config.long_range, sizes)
         potential = potential.to(torch.float64)

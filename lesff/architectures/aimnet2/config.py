@@ -29,10 +29,9 @@ class AIMNet2Config:
         energy_hidden: Hidden units of the network of the energy.
         share_floor: Added to the sum of the weights that share out charge; published weights have
             1e-6, with which charges miss the total by that share of what is shared out.
-        local_charges: Whether what is missing to the charges of the local state
-            (:mod:`lesff.nn.local_state`) is shared out among neighbours, after every pass, and not
-            what is missing to the total charge among all atoms: nothing then depends on atoms far
-            away. What passes carry are features then, not the charges of the model.
+        local_charges: Whether each molecule is brought to its charge in the local state
+            (:mod:`lesff.nn.local_state`), and not all atoms together to the total charge: nothing
+            then depends on atoms that neither bonds nor edges lead to.
         inner_cutoff: Share of the sum of covalent radii below which radial functions level off
             (:class:`lesff.nn.contacts.InnerCutoff`), or None.
     """

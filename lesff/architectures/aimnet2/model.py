@@ -9,15 +9,11 @@ charge equilibration):
     q_i = \tilde q_i + f_i^2 \lambda, \qquad
     \lambda = \frac{Q - \sum_j \tilde q_j}{\sum_j f_j^2 + \epsilon}
 
-with ``\tilde q_i`` the charge before plus its increment. With ``local_charges`` what each
-atom lacks to its charge ``s_j`` in the local state is shared out among itself and its neighbours,
-and no atom depends on others out of reach:
-
-.. math::
-    q_i = \tilde q_i + f_i^2 \sum_j K_{ij} \frac{s_j - \tilde q_j}{\sum_k K_{jk} f_k^2 + \epsilon}
-
-with K one up to half of the cutoff, zero at the cutoff, and ``K_ii = 1``. The last pass gives the
-features that the energy is read off. Anstine, Zubatyuk, Isayev, Chem. Sci. 2025.
+with ``\tilde q_i`` the charge before plus its increment. With ``local_charges`` the sums are those
+over the molecule, with the charges of the local state for Q
+(:func:`lesff.electrostatics.charges.sharing.shared_in_molecules`): nothing is shared with atoms
+that no bonds lead to. The last pass gives the features that the energy is read off. Anstine,
+Zubatyuk, Isayev, Chem. Sci. 2025.
 """
 
 from __future__ import annotations
@@ -33,11 +29,16 @@ from lesff.architectures.aimnet2.layer import GaussianShells, Mixing, Network
 from lesff.architectures.aimnet2.messages import Messages, pair_shells
 from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState
 from lesff.atoms.element_rows import element_rows
-from lesff.atoms.graph import AtomGraph, vectors_between
-from lesff.electrostatics.charges.sharing import CarriedCharges, shared, shared_nearby
-from lesff.nn.contacts import ClosePairs, InnerCutoff
+from lesff.atoms.graph import AtomGraph, edge_vectors, vectors_between
+from lesff.atoms.molecules import largest_extent
+from lesff.electrostatics.charges.sharing import (
+    Bonds,
+    CarriedCharges,
+    shared,
+    shared_in_molecules,
+)
+from lesff.nn.contacts import ClosePairs, Elements, InnerCutoff
 from lesff.nn.edge_tables import Topology, build_topology
-from lesff.nn.saturation import smooth_step
 
 
 @final
@@ -60,9 +61,9 @@ class AIMNet2(Architecture):
         self.channels = config.channels
         # every pass has vectors of its own
         self.equivariant_layers = (self.n_layers,)
+        self.carries_charges = True
+        self.asks_host = config.local_charges
         self.n_potentials = 0 if config.local_charges else self.n_layers - 1
-        # to the neighbours that share a charge out, and to theirs, which take part in it
-        self.extra_hops = 2 * (self.n_layers - 1) if config.local_charges else 0
         self.register_buffer("element_row", element_rows(elements), persistent=False)
         self.element_row: Tensor
         self.embedding = nn.Parameter(torch.randn(len(elements), config.channels))
@@ -78,6 +79,19 @@ class AIMNet2(Architecture):
         self.energy = Network((config.channels, *config.energy_hidden, 1))
         inner = config.inner_cutoff
         self.inner_cutoff = None if inner is None else InnerCutoff(inner)
+        self.elements = Elements() if config.local_charges else None
+
+    def extra_reach(self, graph: AtomGraph) -> float:
+        """See :class:`Architecture`; across the largest molecule, each time charge is shared."""
+        if self.elements is None:
+            return 0.0
+        pairs = ClosePairs(
+            distance=edge_vectors(graph).norm(dim=1),
+            first=graph.edge_index[0],
+            second=graph.edge_index[1],
+            z=graph.atomic_numbers,
+        )
+        return (self.n_layers - 1) * largest_extent(graph, self.elements.bond(pairs) > 0.0)
 
     def topology(self, graph: AtomGraph) -> Topology:
         """See :class:`Architecture`."""
@@ -119,6 +133,7 @@ class AIMNet2(Architecture):
         batch = graph.batch[topology.node_order]
         read, charges, raw, state = features, None, None, None
         invariants, sums, found = [], [], []
+        bonds = self._bonds(neighbours)
         for index, network in enumerate(self.passes):
             inputs, summed = self._inputs(read, charges, messages, with_sums=max_order > 0)
             if summed is not None:
@@ -135,8 +150,8 @@ class AIMNet2(Architecture):
             invariants.append(features)
             if index == 0 and first_layer_state is not None:
                 read, state = self._with_state(features, first_layer_state, neighbours, topology)
-            if self.config.local_charges:
-                charges = self._shared_nearby(raw, weight.square(), state, neighbours, topology)
+            if bonds is not None:
+                charges = self._shared_in_molecules(raw, weight, state, bonds, topology)
                 continue
             given = None if potentials is None else potentials[:, index]
             charges, potential = shared(
@@ -147,11 +162,11 @@ class AIMNet2(Architecture):
         order = topology.node_rank
         invariants = [x.index_select(0, order) for x in invariants]
         carried = None
-        if found and charges is not None and raw is not None:
+        if charges is not None and raw is not None:
             carried = CarriedCharges(
                 local=raw.index_select(0, order),
                 charges=charges.index_select(0, order),
-                potentials=torch.stack(found, dim=1),
+                potentials=torch.stack(found, dim=1) if found else None,
             )
         return ArchitectureOutput(
             node_energy=self.energy(invariants[-1]).squeeze(1),
@@ -177,23 +192,29 @@ class AIMNet2(Architecture):
             features = features + increment[topology.node_order]
         return features, state.charges
 
-    def _shared_nearby(
+    def _bonds(self, neighbours: ClosePairs) -> Bonds | None:
+        """Which atoms are joined, if molecules share charge among themselves alone."""
+        if self.elements is None:
+            return None
+        strength = self.elements.bond(neighbours)
+        return Bonds(strength=strength, first=neighbours.first, second=neighbours.second)
+
+    def _shared_in_molecules(
         self,
         charges: Tensor,
         weights: Tensor,
         state: Tensor | None,
-        neighbours: ClosePairs,
+        bonds: Bonds,
         topology: Topology,
     ) -> Tensor:
-        """What atoms lack to the charges of the local state, shared out among their neighbours."""
+        """What molecules lack to their charge in the local state, shared out in each."""
         rank = topology.node_rank
-        charges, weights = charges.index_select(0, rank), weights.index_select(0, rank)
-        near = 1.0 - smooth_step(2.0 * neighbours.distance / self.cutoff - 1.0)
-        found = shared_nearby(
+        charges = charges.index_select(0, rank)
+        found = shared_in_molecules(
             charges,
-            weights,
+            weights.square().index_select(0, rank),
             torch.zeros_like(charges) if state is None else state,
-            (neighbours.first, neighbours.second, near),
+            bonds,
             self.config.share_floor,
         )
         return found.index_select(0, topology.node_order)
