@@ -15,7 +15,7 @@ from lesff import kernels
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
-from lesff.heads import MultipoleConfig
+from lesff.heads import LongRangeConfig, MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.heads.edge import _FusedMoved, plain_moved
 from lesff.heads.sharing import plain_shares, shared_within
@@ -451,6 +451,22 @@ def test_single_molecules_keep_their_energies_when_charges_become_local():
     for atoms, charge in ((molecule("CH3CONH2"), 0), (_ammonium(), 1)):
         before, after = (_found(m, atoms, charge)["energy"] for m in (shared, potential))
         torch.testing.assert_close(after, before, rtol=0.0, atol=1e-9)
+
+
+def test_what_a_head_adds_to_carried_charges_is_limited():
+    potential = _aimnet2(long_range=LongRangeConfig(head="carried"))
+    topped = with_head(potential, "edge")
+    with torch.no_grad():
+        for parameter in topped.charge_head.transfers.parameters():
+            parameter.copy_(30.0 * torch.randn_like(parameter))
+    limited = with_charge_limits(topped)
+    graph = make_graph(molecule("CH3CONH2"), topped.architecture.cutoff)
+    limits = limited.charge_limits[topped.element_row[graph.atomic_numbers]]
+    for model, is_within in ((topped, False), (limited, True)):
+        terms = model.energy_terms(graph)
+        moved = terms.charges - terms.carried.charges
+        assert bool((moved.abs() <= limits).all()) is is_within
+        assert float(terms.charges.sum()) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_forces_of_a_molecule_that_comes_apart_are_the_slope_of_its_energy():

@@ -21,7 +21,9 @@ from lesff.errors import StructureError
 MAX_COORDINATE = 1e13
 """A: float64 holds positions to 0.002 A there."""
 MAX_DEGREE = 4000
-"""Mean number of neighbours of an atom; a solid has 0.2 atoms/A^3, 200 within 6 A of each."""
+"""Mean number of neighbours of an atom within 10 A or less."""
+MAX_DENSITY = 1.0
+"""Atoms per A^3 beyond which more are refused, whatever the cutoff; diamond has 0.18."""
 FEW_ATOMS = 1000
 """Up to so many atoms all pairs of an open structure are few enough to be looked at."""
 _MIN_SINE = 1e-9
@@ -30,6 +32,11 @@ _MAX_IMAGES = 2_000_000
 """Images near the cell that are looked at, or 40 for each atom if that is more."""
 _GAP = 1.25
 """What wide empty layers are narrowed to, in cutoffs."""
+
+
+def most_neighbours(cutoff: float) -> int:
+    """Largest mean number of neighbours of an atom within a cutoff in A."""
+    return max(MAX_DEGREE, int(MAX_DENSITY * 4.0 / 3.0 * np.pi * cutoff**3))
 
 
 def check_geometry(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray) -> None:
@@ -86,10 +93,11 @@ def check_density(
         # atoms in the volume of the cell times their extent along open axes, at least the cutoff
         volume = abs(np.linalg.det(box)) * np.maximum(extent[~pbc], cutoff).prod()
         degree = n_atoms / volume * 4.0 / 3.0 * np.pi * cutoff**3
-        if degree > MAX_DEGREE:
+        most = most_neighbours(cutoff)
+        if degree > most:
             raise StructureError(
                 f"{n_atoms} atoms in a cell of {box[pbc].tolist()} have about {degree:.3g} "
-                f"neighbours each within {cutoff:g} A, more than {MAX_DEGREE}: the cell is too "
+                f"neighbours each within {cutoff:g} A, more than {most}: the cell is too "
                 "small; check its unit (A)"
             )
     if n_atoms <= FEW_ATOMS:
@@ -100,7 +108,7 @@ def check_density(
     _, place, count = np.unique(key, return_inverse=True, return_counts=True)
     # a sphere has 4.19 times the volume of the cube
     degree = 4.19 * float(np.square(count.astype(float)).sum()) / n_atoms
-    if degree > MAX_DEGREE:
+    if degree > most_neighbours(cutoff):
         crowded = int(np.flatnonzero(place == count.argmax())[0])
         raise StructureError(
             f"{int(count.max())} atoms are within {cutoff:g} A of atom {crowded}, too many to be "
@@ -144,7 +152,7 @@ def scattered_pairs(
     # count before anything is stored
     everything = KDTree(points)
     degree = everything.query_ball_point(atoms, cutoff, return_length=True)
-    if degree.sum() > MAX_DEGREE * max(n_atoms, FEW_ATOMS):
+    if degree.sum() > most_neighbours(cutoff) * max(n_atoms, FEW_ATOMS):
         crowded = int(degree.argmax())
         raise StructureError(
             f"atom {crowded} has {int(degree[crowded])} neighbours within {cutoff:g} A, too many "

@@ -307,6 +307,8 @@ class LongRangeConfig:
             residual=first.residual,
             min_hardness=first.min_hardness,
             reference_charges=first.reference_charges,
+            # limits are for what a head of ours adds, not for what an architecture carries
+            charge_limits=None if first.head == "carried" else self.charge_limits,
             bases=tuple(rest),
         )
 
