@@ -183,6 +183,70 @@ void product(const LesffInstruction& x) {
   if (col < n) columns<T, 1, false>(x, col, int(n - col));
 }
 
+// Products of many small matrices: sizes are (batch, m, n, k), strides (batch, row, column).
+template <class T>
+void small_products(const LesffInstruction& x) {
+  const int64_t m = x.sizes[1], n = x.sizes[2], depth = x.sizes[3];
+  for (int64_t s = 0; s < x.sizes[0]; ++s)
+    for (int64_t i = 0; i < m; ++i) {
+      T* __restrict out = static_cast<T*>(x.out) + s * x.out_strides[0] + i * x.out_strides[1];
+      const T* a = static_cast<const T*>(x.a) + s * x.a_strides[0] + i * x.a_strides[1];
+      const T* b = static_cast<const T*>(x.b) + s * x.b_strides[0];
+      const int64_t so = x.out_strides[2], sk = x.b_strides[1], sn = x.b_strides[2];
+      for (int64_t j = 0; j < n; ++j) out[j * so] = T(0);
+      for (int64_t k = 0; k < depth; ++k) {
+        const T left = a[k * x.a_strides[2]];
+        const T* __restrict right = b + k * sk;
+        if (so == 1 && sn == 1)
+          for (int64_t j = 0; j < n; ++j) out[j] += left * right[j];
+        else
+          for (int64_t j = 0; j < n; ++j) out[j * so] += left * right[j * sn];
+      }
+    }
+}
+
+// Cross products of rows: strides are (row, component).
+template <class T>
+void cross_products(const LesffInstruction& x) {
+  for (int64_t i = 0; i < x.sizes[0]; ++i) {
+    T* out = static_cast<T*>(x.out) + i * x.out_strides[0];
+    const T* a = static_cast<const T*>(x.a) + i * x.a_strides[0];
+    const T* b = static_cast<const T*>(x.b) + i * x.b_strides[0];
+    const int64_t sa = x.a_strides[1], sb = x.b_strides[1];
+    for (int d = 0; d < 3; ++d) {
+      const int e = (d + 1) % 3, f = (d + 2) % 3;
+      out[d * x.out_strides[1]] = a[e * sa] * b[f * sb] - a[f * sa] * b[e * sb];
+    }
+  }
+}
+
+// Products of complex numbers; sizes and strides count those. The scalar says whose conjugates are
+// taken: 1 of the first, 2 of the second, 3 of both.
+template <class T>
+void complex_products(const LesffInstruction& x) {
+  struct Pair {
+    T real, imag;
+  };
+  const T first = int(x.scalar) & 1 ? T(-1) : T(1), second = int(x.scalar) & 2 ? T(-1) : T(1);
+  binary<Pair, Pair>(x, [=](const Pair& a, const Pair& b) {
+    const T p = first * a.imag, q = second * b.imag;
+    return Pair{a.real * b.real - p * q, a.real * q + p * b.real};
+  });
+}
+
+// out = a where b holds, and stays what it is elsewhere.
+template <class T>
+void choose_where(const LesffInstruction& x) {
+  const int64_t n = x.sizes[3];
+  const int64_t so = x.out_strides[3], sa = x.a_strides[3], sb = x.b_strides[3];
+  each_row(x, sizeof(T), sizeof(T), 1, [&](char* o, const char* p, const char* q) {
+    T* __restrict out = reinterpret_cast<T*>(o);
+    const T* __restrict a = reinterpret_cast<const T*>(p);
+    const uint8_t* __restrict holds = reinterpret_cast<const uint8_t*>(q);
+    for (int64_t l = 0; l < n; ++l) out[l * so] = holds[l * sb] ? a[l * sa] : out[l * so];
+  });
+}
+
 enum Code {
   kernel,
   zero,
@@ -213,6 +277,17 @@ enum Code {
   absolute,
   at_least,
   at_most,
+  less_equal,
+  greater_equal,
+  both,
+  choose,
+  power_of,
+  sign,
+  nearest,
+  error_complement,
+  complex_multiply,
+  matrices,
+  cross,
 };
 
 template <class T>
@@ -269,6 +344,19 @@ void run(const LesffInstruction& x) {
     case tangent: unary<T, T>(x, [](T a) { return std::tanh(a); }); break;
     case absolute: unary<T, T>(x, [](T a) { return std::fabs(a); }); break;
     case at_least: unary<T, T>(x, [=](T a) { return a < bound ? bound : a; }); break;
+    case less_equal: binary<uint8_t, T>(x, [](T a, T b) { return uint8_t(a <= b); }); break;
+    case greater_equal: binary<uint8_t, T>(x, [](T a, T b) { return uint8_t(a >= b); }); break;
+    case both:
+      binary<uint8_t, uint8_t>(x, [](uint8_t a, uint8_t b) { return uint8_t(a && b); });
+      break;
+    case choose: choose_where<T>(x); break;
+    case power_of: unary<T, T>(x, [=](T a) { return std::pow(a, bound); }); break;
+    case sign: unary<T, T>(x, [](T a) { return T(a > T(0)) - T(a < T(0)); }); break;
+    case nearest: unary<T, T>(x, [](T a) { return std::nearbyint(a); }); break;
+    case error_complement: unary<T, T>(x, [](T a) { return std::erfc(a); }); break;
+    case complex_multiply: complex_products<T>(x); break;
+    case matrices: small_products<T>(x); break;
+    case cross: cross_products<T>(x); break;
     case at_most: unary<T, T>(x, [=](T a) { return a > bound ? bound : a; }); break;
   }
 }

@@ -52,9 +52,39 @@ FUNCTIONS = {
     ],
     "pieces": lambda x: [torch.cat([x[1:3], x], 0), torch.stack([x[0], x[:, 0]], 1), x.T.clone()],
     "in place": lambda x: [torch.zeros_like(x).add_(x).mul_(x), torch.ones_like(x).add_(x.T)],
-    "rare": lambda x: [x.flip(0), torch.linalg.norm(x, dim=1), x.round(), torch.cumsum(x, 0)],
+    "choices": lambda x: [
+        x.where(x < 0.1, 2.0), torch.where((x <= 0.0) & (x >= -0.3), x * x, -x), x.clamp(-0.1, 0.2),
+        x * (x <= x.T), x * (x.double() >= 0.1), x.abs().clamp(min=0.2).rsqrt(),
+    ],
+    "signs": lambda x: [x.sign() * x, x.abs() * x.T, x.round() + x, (3 * x).round() * x],
+    "rarer functions": lambda x: [
+        (x + 1.0) ** -1.5, (x * x + 0.1) ** 0.25, torch.erfc(x), torch.addcmul(x, x, x.T),
+        torch.linalg.norm(x, dim=1), torch.linalg.norm(x + 1.0),
+    ],
+    "complex numbers": lambda x: [
+        many.real.sum(0) * many.imag.sum(1) for many in of_complex(torch.complex(x, 0.5 * x.T))
+    ],
+    "many matrices": lambda x: [
+        x.repeat(4, 1)[:, :, None] @ x.repeat(4, 1)[:, None, :],
+        x.repeat(4, 1)[:, None, :] @ x.expand(20, 5, 5),
+        torch.ones(3, 5, 5, dtype=x.dtype).baddbmm_(x.expand(3, 5, 5), x.T.expand(3, 5, 5)),
+    ],
+    "crosses": lambda x: [
+        torch.linalg.cross(x[:, :3], x[:, 2:]), torch.linalg.cross(x[:1, :3], x.T[:1, 1:4]),
+    ],
+    "flips": lambda x: [x.flip(0), x.flip(0, 1), x[None, 1:].flip(1) * x[1:], x.T.flip(1)],
+    "rare": lambda x: [torch.cumsum(x, 0), torch.logsumexp(x, 1)],
     "constants": lambda x: [torch.eye(5, dtype=x.dtype) @ x, INDEX.to(x.dtype) * x],
 }  # fmt: skip
+
+
+def of_complex(z):
+    """Everything that is done with tables of waves."""
+    return [
+        z * z.T, z + z.flip(0), z - z.T, torch.cat([z, z[1:]], 0)[:5], z * z.real, 2.0 * z,
+        z.conj() * z, z.conj() * z.T.conj(), z * z.T.conj(), z.conj().clone(),
+        torch.zeros_like(z).index_copy(0, INDEX.unique(), z[:4]),
+    ]  # fmt: skip
 
 
 def flat(function, x):

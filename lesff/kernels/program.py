@@ -24,7 +24,10 @@ _CODES = (
     *("softplus", "softplus_backward", "raise", "less", "greater", "matrix"),
     *("gather", "scatter_copy", "scatter_add", "total", "square_root", "reciprocal"),
     *("exponent", "tangent", "absolute", "at_least", "at_most"),
+    *("less_equal", "greater_equal", "both", "choose", "power_of", "sign", "nearest"),
+    *("error_complement", "complex_multiply", "matrices", "cross"),
 )
+_COMPARED = ("less", "greater", "less_equal", "greater_equal")
 _CODE = {name: code for code, name in enumerate(_CODES)}
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bool: 2, torch.int64: 3}
 _REAL = (torch.float32, torch.float64)
@@ -132,7 +135,10 @@ class Program:
 
     def pointwise(self, name: str, out: Tensor, *operands: Any, scalar: float = 0.0) -> None:
         """``out = f(a)`` or ``f(a, b)`` with operands spread to the shape of the result."""
-        compared = name in ("less", "greater")
+        if out.is_complex():
+            self._complex(name, out, *operands)
+            return
+        compared = name in _COMPARED
         dtype = operands[0].dtype if compared else out.dtype
         _require(not compared or not isinstance(operands[1], Tensor) or operands[1].dtype == dtype)
         _require(dtype in _REAL and (out.dtype == torch.bool) == compared)
@@ -141,8 +147,78 @@ class Program:
 
     def copy(self, out: Tensor, x: Tensor) -> None:
         """``out = x``, converted to the type of ``out``."""
+        if out.is_complex():
+            _require(x.dtype == out.dtype)
+            if x.is_conj():
+                to, x = _parts(out), _parts(x.conj().expand(out.shape))
+                self.copy(to[..., 0], x[..., 0])
+                self.pointwise("negate", to[..., 1], x[..., 1])
+                return
+            out, x = _parts(out), _parts(x.expand(out.shape))
         _require(out.dtype in _REAL and x.dtype in _TYPES)
         self._emit("copy", out.dtype, out, x.expand(out.shape), type_from=_TYPES[x.dtype])
+
+    def _complex(self, name: str, out: Tensor, a: Any, b: Any) -> None:
+        """Sums and products of complex numbers, products with real ones."""
+        both = all(isinstance(x, Tensor) and x.dtype == out.dtype for x in (a, b))
+        if name in ("add", "subtract"):
+            _require(both)
+            a, b = (_parts(x.expand(out.shape)) for x in (a, b))
+            self.pointwise(name, _parts(out), a, b)
+        elif both:
+            _require(name == "multiply")
+            conjugate = sum(sign for sign, x in ((1, a), (2, b)) if x.is_conj())
+            a, b = (x.conj() if x.is_conj() else x for x in (a, b))
+            self._emit("complex_multiply", _parts(out).dtype, out, a.expand(out.shape),
+                       b.expand(out.shape), scalar=conjugate)  # fmt: skip
+        else:
+            _require(name == "multiply")
+            a, b = (b, a) if not (isinstance(a, Tensor) and a.is_complex()) else (a, b)
+            _require(a.dtype == out.dtype and not isinstance(b, complex))
+            factor = b[..., None] if isinstance(b, Tensor) and b.dim() else b
+            self.pointwise("multiply", _parts(out), _parts(a.expand(out.shape)), factor)
+
+    def choose(self, out: Tensor, holds: Tensor, a: Tensor) -> None:
+        """``out = a`` where a mask holds."""
+        _require(out.dtype in _REAL and holds.dtype == torch.bool)
+        a = self._as(a, out.dtype)
+        self._emit("choose", out.dtype, out, a.expand(out.shape), holds.expand(out.shape))
+
+    def both(self, out: Tensor, a: Tensor, b: Tensor) -> None:
+        """Where two masks hold."""
+        _require(all(x.dtype == torch.bool for x in (out, a, b)))
+        self._emit("both", torch.float32, out, a.expand(out.shape), b.expand(out.shape))
+
+    def flipped(self, out: Tensor, x: Tensor, dims: Sequence[int]) -> None:
+        """``out = x`` in the opposite order along dimensions."""
+        if out.is_complex():
+            dims = [d % x.dim() for d in dims]
+            out, x = _parts(out), _parts(x)
+        _require(out.dtype in _REAL and x.dtype == out.dtype)
+        turned = {d % x.dim() for d in dims}
+        rows = [
+            (size, out.stride(d), x.stride(d) * (-1 if d in turned else 1))
+            for d, size in enumerate(out.shape) if size != 1
+        ]  # fmt: skip
+        sizes, *strides = zip(*_padded(_merged(rows), 2), strict=True)
+        last = sum((x.shape[d] - 1) * x.stride(d) for d in turned)
+        self._emit_raw("copy", out.dtype, out, x, sizes=sizes, strides=strides,
+                       type_from=_TYPES[x.dtype], start=last)  # fmt: skip
+
+    def matrices(self, out: Tensor, a: Tensor, b: Tensor) -> None:
+        """``out = a b`` of many matrices, (n, i, j), (n, i, k) and (n, k, j)."""
+        _require(out.dtype in _REAL and a.dtype == b.dtype == out.dtype)
+        self._emit_raw(
+            "matrices", out.dtype, out, a, b, sizes=(*out.shape, a.shape[2]),
+            strides=[x.stride() for x in (out, a, b)],
+        )  # fmt: skip
+
+    def cross(self, out: Tensor, a: Tensor, b: Tensor) -> None:
+        """Cross products of rows, (n, 3)."""
+        _require(out.dtype in _REAL and a.dtype == b.dtype == out.dtype and out.dim() == 2)
+        both = [x.expand(out.shape) for x in (a, b)]
+        self._emit_raw("cross", out.dtype, out, *both, sizes=(len(out),),
+                       strides=[x.stride() for x in (out, *both)])  # fmt: skip
 
     def zero_rest(self, out: Tensor) -> None:
         """Zeros around a part that is written next, unless they stay from the recording."""
@@ -172,7 +248,7 @@ class Program:
     def _emit_raw(
         self, name: str, dtype: torch.dtype, out: Tensor, *operands: Tensor,
         sizes: Sequence[int], strides: Sequence[Sequence[int]] = (), index: Tensor | None = None,
-        type_from: int = 0, scalar: float = 0.0,
+        type_from: int = 0, scalar: float = 0.0, start: int = 0,
     ) -> None:  # fmt: skip
         instruction = _Instruction(
             code=_CODE[name], type=int(dtype == torch.float64), type_from=type_from, scalar=scalar
@@ -183,6 +259,8 @@ class Program:
             getattr(instruction, field)[: len(row)] = list(row)
         for field, tensor in zip(("out", "a", "b"), (out, *operands), strict=False):
             setattr(instruction, field, tensor.data_ptr())
+        if start:  # the first operand begins so many numbers later
+            instruction.a = operands[0].data_ptr() + start * operands[0].element_size()
         if index is not None:
             _require(index.dtype == torch.int64 and index.is_contiguous())
             _require(index.numel() == 0 or int(index.min()) >= 0)
@@ -239,6 +317,12 @@ class Program:
         table = _padded(kept, 2, 2) + _padded(rest, 2, 2)
         sizes, *strides = zip(*table, strict=True)
         self._emit_raw("total", out.dtype, out, x, sizes=sizes, strides=strides)
+
+
+def _parts(x: Tensor) -> Tensor:
+    """Real and imaginary parts of complex numbers, (..., 2)."""
+    _require(not x.is_conj())
+    return torch.view_as_real(x)
 
 
 def _require(holds: bool) -> None:
@@ -317,17 +401,17 @@ def _softplus_backward(
 
 
 def _power(p: Program, out: Tensor, a: Tensor, n: float) -> None:
-    _require(float(n).is_integer() and 0 <= n <= _MAX_POWER)
-    p.pointwise("raise", out, a, scalar=float(n))
+    few = float(n).is_integer() and 0 <= n <= _MAX_POWER
+    p.pointwise("raise" if few else "power_of", out, a, scalar=float(n))
 
 
 def _clamp(
     p: Program, out: Tensor, a: Tensor, low: float | None = None, high: float | None = None
 ) -> None:
-    _require((low is None) != (high is None))
     if low is not None:
         p.pointwise("at_least", out, a, scalar=float(low))
-    elif high is not None:
+        a = out
+    if high is not None:
         p.pointwise("at_most", out, a, scalar=float(high))
 
 
@@ -378,7 +462,9 @@ def _matrices(p: Program, out: Tensor, a: Tensor, b: Tensor) -> None:
         for m in range(out.shape[1]):
             p.product(out[:, m], a[:, m], b[0])
         return
-    _require(len(out) <= _MAX_PRODUCTS)
+    if len(out) > _MAX_PRODUCTS:
+        p.matrices(out, a, b)
+        return
     for k in range(len(out)):
         p.product(out[k], a[k], b[k])
 
@@ -433,6 +519,54 @@ def _total(
     p.total(out, x, dims or (), keepdim)
 
 
+def _where(p: Program, out: Tensor, holds: Tensor, a: Tensor, b: Tensor) -> None:
+    p.copy(out, b)
+    p.choose(out, holds, a)
+
+
+def _add_product(
+    p: Program, out: Tensor, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1
+) -> None:
+    _require(value == 1)
+    p.pointwise("multiply", out, a, b)
+    p.pointwise("add", out, out, x)
+
+
+def _add_matrices(
+    p: Program, _: Tensor, x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+) -> None:
+    _require(beta == 1 and alpha == 1)
+    product = torch.empty_like(x)
+    _matrices(p, product, a, b)
+    p.pointwise("add", x, x, product)
+
+
+def _norm(
+    p: Program, out: Tensor, x: Tensor, order: float = 2, dims: Any = None, keepdim: bool = False,
+    **_: Any,
+) -> None:  # fmt: skip
+    _require(order == 2 and x.dtype == out.dtype)
+    square = torch.empty_like(x)
+    p.pointwise("multiply", square, x, x)
+    p.total(out, square, dims or (), keepdim)
+    p.pointwise("square_root", out, out)
+
+
+def _from_parts(p: Program, out: Tensor, real: Tensor, imag: Tensor) -> None:
+    for part, x in enumerate((real, imag)):
+        p.copy(_parts(out)[..., part], x)
+
+
+def _inverse_root(p: Program, out: Tensor, x: Tensor) -> None:
+    p.pointwise("square_root", out, x)
+    p.pointwise("reciprocal", out, out)
+
+
+def _cross(p: Program, out: Tensor, a: Tensor, b: Tensor, *, dim: int = -1) -> None:
+    _require(dim in (-1, out.dim() - 1))
+    p.cross(out, a, b)
+
+
 def _in_place(name: str) -> Callable[..., None]:
     def encode(p: Program, _: Tensor, a: Tensor, b: Any, alpha: float = 1) -> None:
         _require(alpha == 1)
@@ -475,6 +609,25 @@ _ENCODERS: dict[Any, Callable[..., None]] = {
     _A.lt.Tensor: _compare("less"),
     _A.gt.Scalar: _compare("greater"),
     _A.gt.Tensor: _compare("greater"),
+    _A.le.Scalar: _compare("less_equal"),
+    _A.le.Tensor: _compare("less_equal"),
+    _A.ge.Scalar: _compare("greater_equal"),
+    _A.ge.Tensor: _compare("greater_equal"),
+    _A.where.self: _where,
+    _A.bitwise_and.Tensor: lambda p, out, a, b: p.both(out, a, b),
+    _A.logical_and.default: lambda p, out, a, b: p.both(out, a, b),
+    _A.logical_and_.default: lambda p, _, a, b: p.both(a, a, b),
+    _A.sgn.default: _plain("sign"),
+    _A.sign.default: _plain("sign"),
+    _A.round.default: _plain("nearest"),
+    _A.erfc.default: _plain("error_complement"),
+    _A.rsqrt.default: _inverse_root,
+    _A.addcmul.default: _add_product,
+    _A.mul.out: lambda p, result, a, b, **_: p.pointwise("multiply", result, a, b),
+    _A.complex.default: _from_parts,
+    _A.flip.default: lambda p, out, x, dims: p.flipped(out, x, dims),
+    _A.linalg_cross.default: _cross,
+    _A.linalg_vector_norm.default: _norm,
     _A.clone.default: _copy,
     _A._to_copy.default: _copy,
     _A.copy_.default: _copy_into,
@@ -488,6 +641,8 @@ _ENCODERS: dict[Any, Callable[..., None]] = {
     _A.select_backward.default: _select_backward,
     _A.mm.default: lambda p, out, a, b: p.product(out, a, b),
     _A.bmm.default: _matrices,
+    _A.baddbmm_.default: _add_matrices,
+    _A.mv.default: lambda p, out, a, b: p.product(out[:, None], a, b[:, None]),
     _A.index_select.default: _select_rows,
     _A.index.Tensor: _index,
     _A.index_add.default: _add_rows,
