@@ -280,7 +280,10 @@ class LesffCalculator(Calculator):
         if atoms is None:
             raise AsePropertyError("`atoms` must be given: nothing has been calculated yet")
         with self._kept_outside():
-            return super().get_property(name, atoms, allow_calculation)
+            found = super().get_property(name, atoms, allow_calculation)
+        if name in ASE_NAMES:
+            self.evaluator.read(ASE_NAMES[name])
+        return found
 
     @contextmanager
     def _kept_outside(self) -> Iterator[None]:
@@ -301,8 +304,8 @@ class LesffCalculator(Calculator):
     ) -> None:
         """Compute what is asked for and forces; the energy too, unless a crystal is in a field.
 
-        What is known of the same atoms in the same state is computed again with it; nothing else
-        remains in ``results``.
+        What is known of the same atoms in the same state is computed again with it, and what every
+        step of the trajectory so far was asked for; nothing else remains in ``results``.
 
         Raises:
             AsePropertyError: for properties that the model cannot give for these atoms.
@@ -339,7 +342,9 @@ class LesffCalculator(Calculator):
         asked = {ASE_NAMES[name] for name in names} | {"forces"}
         # a crystal in a field has no energy
         has_energy = structure.external_field is None or not structure.pbc.all()
-        row = self.evaluator.evaluate(structure, asked, also={"energy"} if has_energy else ())
+        also = {"energy"} if has_energy else set()
+        also |= self.evaluator.along(structure)
+        row = self.evaluator.evaluate(structure, asked, also)
         results = {a: row[name] for a, name in ASE_NAMES.items() if name in row}
         for name in {"stress", "stress_spread"} & results.keys():
             results[name] = full_3x3_to_voigt_6_stress(results[name])

@@ -441,6 +441,15 @@ class Evaluator:
             for structure, slot in zip(structures, self._slots, strict=False)
         ]
 
+    def along(self, structure: Structure) -> set[str]:
+        """What is computed besides forces, as the trajectory so far asked for it."""
+        return self._slots[0].along(structure) if self._slots else set()
+
+    def read(self, name: str) -> None:
+        """Note that a property is asked for that was computed already."""
+        if self._slots:
+            self._slots[0].asked.add(name)
+
     def _are_known(self, structures: Sequence[Structure]) -> bool:
         """Whether the slots have computed the same atoms in the same state before."""
         return len(structures) <= len(self._slots) and all(

@@ -243,6 +243,8 @@ class _PlannedStep:
         self, potential: Potential, graph: AtomGraph, *, closest: float, records: bool
     ) -> None:
         self._cell = graph.cell[0].numpy().copy()
+        # edges of cells, in A, up to which the grids are known to hold
+        self._held_edges = np.zeros(3)
         graph = graph.to(dtype=potential.dtype, device=potential.device)
         self._potential = potential
         self._records = records
@@ -287,17 +289,23 @@ class _PlannedStep:
         cell = structure.cell
         if not structure.pbc.any() or np.array_equal(cell, self._cell):
             return True
+        edges = np.sqrt(np.einsum("ij,ij->i", cell, cell))
+        if (edges <= self._held_edges).all():
+            return True
         rows = torch.from_numpy(cell)[None]
         sums = (
             (self._plan.coulomb, self._potential.ewald),
             (self._plan.dispersion, self._potential.config.dispersion),
         )
-        return all(
+        found = all(
             group.grid is None or bool((wave_limits(rows, settings.dl) <= _limits(group)).all())
             for plan, settings in sums
             if plan is not None and settings is not None
             for group in plan.groups
         )
+        if found:  # limits grow with each edge alone
+            self._held_edges = np.maximum(self._held_edges, edges)
+        return found
 
     def _go_to(self, structure: Structure) -> None:
         """Put positions, and a cell that has changed, where the step reads them."""
