@@ -116,26 +116,6 @@ def test_guesses_between_steps_cost_although_their_sum_is_right():
     assert loss(-0.7, -0.3) == pytest.approx(0.2**2)
 
 
-def test_carried_charges_are_counted_by_molecule():
-    bonded = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
-    water = replace(WATER, structure=replace(WATER.structure, positions=bonded))
-    both = joined([water, CHLORIDE], 100.0 * np.eye(3)[:2])
-    batch = make_batch([both], 3.0, torch.float64)
-    config = LossConfig(energy=0.0, forces=0.0, carried_charges=3.0, charges_delta=0.01)
-
-    def loss(difference: list[float]) -> float:
-        found = BatchPrediction(
-            energy=torch.zeros(1),
-            forces=torch.zeros(4, 3),
-            carried_charges=torch.tensor(difference, dtype=torch.float64),
-        )
-        return float(loss_value(found, batch, config))
-
-    # polar molecules are free, charge that leaves one is not: |0.1| - delta / 2 of both
-    assert loss([0.4, -0.2, -0.2, 0.0]) == pytest.approx(0.0, abs=1e-12)
-    assert loss([0.4, -0.2, -0.1, -0.1]) == pytest.approx(3.0 * (0.1 - 0.005))
-
-
 def test_a_composite_lacks_what_a_part_lacks():
     with_charges = replace(WATER, charges=np.array([-0.8, 0.4, 0.4]))
     both = joined([with_charges, with_charges], 100.0 * np.eye(2, 3))

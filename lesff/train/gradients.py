@@ -59,13 +59,6 @@ def accumulate_gradients(
         )
     if config.charge_guess and potential.local_state is None:
         raise ConfigError("`loss.charge_guess` must be 0 for a model without `local_state`")
-    if config.carried_charges and (
-        potential.local_state is None or not potential.architecture.n_potentials
-    ):
-        raise ConfigError(
-            "`loss.carried_charges` must be 0 for a model without `local_state`, and for an "
-            "architecture that shares out no charges over the whole system"
-        )
     if method == "double_backward":
         return _double_backward(potential, batch, config)
     if config.born_effective_charges:
@@ -101,9 +94,6 @@ def _outputs(
             extras["charge_transfer"] = terms.local_charges - references
     if config.charge_guess and terms.states is not None:
         extras["charge_guess"] = terms.states.raw
-    if config.carried_charges and terms.carried is not None and terms.states is not None:
-        # which molecule a charge is on is the local state's to say
-        extras["carried_charges"] = terms.carried.charges - terms.states.charges.detach()
     energy = terms.energy_sr + terms.energy_lr
     if graph.external_field is not None:
         energy = energy + _field_share(terms, graph)

@@ -37,14 +37,11 @@ class LossConfig:
             With less than some ten, energies hold guesses between two steps of the staircase.
             Half of the squared distance of each guess to the nearest step is part of it, too: a sum
             that is right of guesses between steps is not.
-        carried_charges: Weight of the difference, summed over each molecule, between charges that
-            the architecture shares out over the whole system (AIMNet2 as published) and those of
-            the local state: on the way to ``architecture.local_charges``.
         energy_delta: Huber threshold in eV/atom.
         forces_delta: Huber threshold in eV/A, also for net forces.
         dipole_delta: Huber threshold in e A.
         stress_delta: Huber threshold in eV/A^3.
-        charges_delta: Huber threshold in e; also for Born and carried charges.
+        charges_delta: Huber threshold in e; also for Born charges.
     """
 
     kind: Literal["huber", "mse"] = "huber"
@@ -58,7 +55,6 @@ class LossConfig:
     total_charge: float = 0.0
     charge_transfer: float = 0.0
     charge_guess: float = 0.0
-    carried_charges: float = 0.0
     energy_delta: float = 0.01
     forces_delta: float = 0.01
     dipole_delta: float = 0.01
@@ -79,8 +75,6 @@ class BatchPrediction:
         charge_transfer: (n_atoms,) local charges minus those of the elements, e, or None.
         charges: (n_atoms,) e, summing to the total charge, or None.
         charge_guess: (n_atoms,) e, what a local state reads off the environment, or None.
-        carried_charges: (n_atoms,) e, those of the architecture minus those of the local state, or
-            None.
         born_effective_charges: (n_atoms, 3, 3) e, or None.
     """
 
@@ -92,7 +86,6 @@ class BatchPrediction:
     charge_transfer: Tensor | None = None
     charges: Tensor | None = None
     charge_guess: Tensor | None = None
-    carried_charges: Tensor | None = None
     born_effective_charges: Tensor | None = None
 
 
@@ -180,19 +173,7 @@ def _guess_penalty(guess: Tensor, batch: LabelledBatch, _config: LossConfig) -> 
     return (w * squared).sum() / w.sum().clamp(min=1e-12)
 
 
-def _carried_penalty(difference: Tensor, batch: LabelledBatch, config: LossConfig) -> Tensor:
-    """See :attr:`LossConfig.carried_charges`; a mean over molecules."""
-    molecules = find_molecules(batch.graph)
-    sums = molecules.net(difference)
-    values = functional.huber_loss(
-        sums, torch.zeros_like(sums), delta=config.charges_delta, reduction="none"
-    )
-    w = batch.weight[molecules.system]
-    return (w * values).sum() / config.charges_delta / w.sum()
-
-
 _PENALTIES = {
     "charge_transfer": _transfer_penalty,
     "charge_guess": _guess_penalty,
-    "carried_charges": _carried_penalty,
 }
