@@ -7,6 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import make_graph, tiny_potential, triclinic_ice, two_waters, water
 from labelled_frames import RECIPE, labelled, write_frames
@@ -25,7 +26,7 @@ from lesff.train.gradients import accumulate_gradients
 from lesff.train.loss import LossConfig
 from lesff.train.metrics import predict_frames
 from lesff.train.recipe import OptimizerConfig, read_recipe
-from lesff.train.run import run_recipe
+from lesff.train.run import _with_energies_of, run_recipe
 from lesff.train.trainer import Trainer, learning_rate_factor
 from lesff.train.training_data import model_config, read_training_data
 
@@ -303,6 +304,31 @@ def test_the_trunk_has_a_rate_of_its_own(tmp_path):
                 moved[part] = max(moved[part], step)
     assert moved["charge_head."] > 0.0
     assert moved["architecture."] == pytest.approx(0.1 * moved["charge_head."], rel=0.02)
+
+
+def test_an_element_whose_frames_fit_badly_gets_its_energy_all_the_same(tmp_path):
+    """Frames of a rare element are unusual among all, but not among its own."""
+    rng, shifts = np.random.default_rng(0), {1: 2.0, 8: -3.0, 16: 1000.0}
+    potential = tiny_potential(elements=tuple(shifts))
+    frames = []
+    for noise, numbers, count in ((1e-4, [8, 1, 1], 40), (0.3, [16, 1, 1], 7), (1e-4, [1, 1], 20)):
+        for _ in range(count):
+            atoms = Atoms(numbers, 1.1 * np.eye(3)[: len(numbers)])
+            atoms.rattle(0.05, rng=rng)
+            energy = sum(shifts[z] for z in numbers) + rng.normal(scale=noise)
+            atoms.calc = SinglePointCalculator(
+                atoms, energy=energy, forces=np.zeros((len(atoms), 3))
+            )
+            frames.append(atoms)
+    ase.io.write(tmp_path / "frames.xyz", frames)
+    read = list(read_frames(tmp_path / "frames.xyz"))
+    labels = [
+        replace(frame, energy=frame.energy + prediction.energy)
+        for frame, prediction in zip(read, predict_frames(potential, read), strict=True)
+    ]
+    found = _with_energies_of(labels, potential).config.reference_energies
+    moved = np.subtract(found, potential.config.reference_energies)
+    assert moved == pytest.approx(list(shifts.values()), abs=0.5)
 
 
 def test_a_recipe_moves_the_energy_zero(tmp_path):

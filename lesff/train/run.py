@@ -209,12 +209,21 @@ def _with_energies_of(frames: list[Frame], potential: Potential) -> Potential:
     for _ in range(REFIT_ROUNDS):
         shift, left = explain_by_elements(used, difference)
         # what the model has not learned, such as atoms pressed together, says nothing of its zero
-        is_usual = np.abs(left) <= 3.0 * np.median(np.abs(left)) + 1e-6
+        is_usual = np.abs(left) <= 3.0 * _usual(used, np.abs(left)) + 1e-6
         used, difference = used[is_usual], difference[is_usual]
     old = potential.config.reference_energies
     return with_reference_energies(
         potential, [a + float(b) for a, b in zip(old, shift, strict=True)]
     )
+
+
+def _usual(counts: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """What is usually left unexplained of frames with the elements of each frame, (n_frames,).
+
+    The largest median of its elements: half of the frames of every element, at least, have no more.
+    """
+    medians = [np.median(left[has]) if has.any() else 0.0 for has in counts.T > 0]
+    return np.where(counts > 0, medians, 0.0).max(axis=1)
 
 
 def _widened(config: ModelConfig, data: TrainingData) -> ModelConfig:
