@@ -217,6 +217,12 @@ def test_energies_of_other_states_do_not_count(tmp_path):
         assert np.isfinite(data.train[1].forces).all()
         found.append(dry_run(read_recipe(path), tmp_path))
     assert found[0]["loss_of_a_batch"] == found[1]["loss_of_a_batch"]
+    # each term of the loss alone
+    assert {n for n in found[0] if n.startswith("gradient_")} == {
+        "gradient_energy",
+        "gradient_forces",
+    }
+    assert all(found[0][f"gradient_{n}"] > 0.0 for n in ("energy", "forces"))
 
 
 def test_sources_without_energies(tmp_path):

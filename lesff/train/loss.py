@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,6 +12,11 @@ from torch.nn import functional
 from lesff.atoms.molecules import find_molecules
 from lesff.atoms.segments import segment_sum
 from lesff.train.batches import LabelledBatch
+
+_WEIGHTS = (
+    *("energy", "forces", "net_forces", "dipole", "stress", "charges", "born_effective_charges"),
+    *("total_charge", "charge_transfer", "charge_guess"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,9 @@ class LossConfig:
             far as the labels do not ask for others.
         charge_guess: Weight of the guess of a local state: of closed shells, the squared residual
             of its sum per system, and of neutral ones a fiftieth of the sum of its squares.
-            With less than some ten, energies hold guesses between two steps of the staircase.
+            Its gradient is that of forces a hundred times over at the same weight: ten beside
+            ``forces = 50`` keeps guesses on the steps of the staircase, ten beside
+            ``forces = 1`` keeps a pretrained trunk from learning forces.
             Half of the squared distance of each guess to the nearest step is part of it, too: a sum
             that is right of guesses between steps is not.
         energy_delta: Huber threshold in eV/atom.
@@ -60,6 +67,12 @@ class LossConfig:
     dipole_delta: float = 0.01
     stress_delta: float = 0.001
     charges_delta: float = 0.01
+
+    def parts(self) -> dict[str, LossConfig]:
+        """The same with one weight alone, by the names of the weights that are not zero."""
+        weights = {name: getattr(self, name) for name in _WEIGHTS}
+        none = dict.fromkeys(_WEIGHTS, 0.0)
+        return {n: replace(self, **(none | {n: w})) for n, w in weights.items() if w}
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> 
 
     Returns:
         Frames and atoms to train on, frames held out, batches of an epoch, parameters, elements,
-        and the loss and seconds of one batch.
+        the loss and seconds of one batch, and the norm of the gradient of each term of the loss
+        (``gradient_energy``, ...): terms a hundred times as large as others drown these.
     """
     data = read_training_data(recipe, data_folder)
     torch.manual_seed(recipe.seed)
@@ -133,6 +134,13 @@ def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> 
     batch = make_batch(data.frames_of(batches[0]), potential.architecture.cutoff, potential.dtype)
     begin = time.perf_counter()
     loss = accumulate_gradients(potential, batch, recipe.loss, recipe.optimizer.gradients)
+    seconds = time.perf_counter() - begin
+    gradients = {}
+    for name, part in recipe.loss.parts().items():
+        potential.zero_grad()
+        accumulate_gradients(potential, batch, part, recipe.optimizer.gradients)
+        norms = [p.grad.norm() for p in potential.parameters() if p.grad is not None]
+        gradients[f"gradient_{name}"] = float(f"{float(torch.stack(norms).norm()):.3g}")
     return {
         "frames": len(data.train),
         "atoms": int(data.sizes.sum()),
@@ -141,7 +149,8 @@ def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> 
         "parameters": sum(p.numel() for p in potential.parameters()),
         "elements": symbols(potential.config.elements),
         "loss_of_a_batch": round(loss, 4),
-        "seconds_of_a_batch": round(time.perf_counter() - begin, 3),
+        "seconds_of_a_batch": round(seconds, 3),
+        **gradients,
     }
 
 
