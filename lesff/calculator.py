@@ -281,7 +281,8 @@ class LesffCalculator(Calculator):
             raise AsePropertyError("`atoms` must be given: nothing has been calculated yet")
         with self._kept_outside():
             found = super().get_property(name, atoms, allow_calculation)
-        if name in ASE_NAMES:
+        # None: not known, and not to be calculated, as writers of trajectories ask
+        if found is not None and name in ASE_NAMES:
             self.evaluator.read(ASE_NAMES[name])
         return found
 

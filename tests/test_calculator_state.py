@@ -13,6 +13,8 @@ import pytest
 import torch
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.db import connect
+from ase.md.verlet import VelocityVerlet
+from ase.units import fs
 from helpers import tiny_potential, triclinic_ice, two_waters, water
 
 import lesff
@@ -360,3 +362,16 @@ def test_a_property_that_comes_along_does_so_while_it_is_read(potential):
             atoms.get_stress()
         assert calculator.evaluator.n_evaluations == before + 1
     assert not had_stress
+
+
+@pytest.mark.parametrize("make", [water, triclinic_ice])
+def test_what_writers_of_trajectories_look_for_is_not_computed_for_them(potential, make, tmp_path):
+    """They ask for every property without a calculation; a molecule has no stress."""
+    atoms = make()
+    atoms.calc = calculator = LesffCalculator(potential)
+    VelocityVerlet(atoms, 0.1 * fs, trajectory=str(tmp_path / "run.traj")).run(3)
+    assert not {"stress", "charges"} & calculator.results.keys()
+    assert calculator.get_property("charges", atoms, allow_calculation=False) is None
+    atoms.positions[0, 0] += 0.01
+    atoms.get_forces()
+    assert "charges" not in calculator.results

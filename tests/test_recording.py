@@ -64,6 +64,12 @@ FUNCTIONS = {
     "complex numbers": lambda x: [
         many.real.sum(0) * many.imag.sum(1) for many in of_complex(torch.complex(x, 0.5 * x.T))
     ],
+    "parts of complex numbers": lambda x: [
+        torch.complex(x, x.T).conj().imag * x, torch.complex(x, x.T).conj().imag.clone(),
+        (torch.complex(x, x.T) * 1j).real, (x * 1j).imag * x,
+        torch.view_as_real(torch.complex(x, x.T) * torch.tensor(1j, dtype=torch.complex64)).sum(2),
+        torch.view_as_real(torch.complex(x, x.T) * torch.ones(5, dtype=torch.complex128)).sum(2),
+    ],
     "many matrices": lambda x: [
         x.repeat(4, 1)[:, :, None] @ x.repeat(4, 1)[:, None, :],
         x.repeat(4, 1)[:, None, :] @ x.expand(20, 5, 5),

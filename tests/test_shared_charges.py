@@ -131,3 +131,40 @@ def test_compiled_sharing_is_that_of_plain_pytorch(dtype):
     tolerance = {torch.float64: 1e-10, torch.float32: 2e-3}[dtype]
     for compiled, plain in zip(found["compiled"], found["plain"], strict=True):
         torch.testing.assert_close(compiled, plain, rtol=tolerance, atol=tolerance)
+
+
+def test_no_bonds_no_weights_and_bonds_with_an_image():
+    charges, weights, targets = _values(5)
+    nobody = torch.zeros(0, dtype=torch.int64)
+    empty = Bonds(strength=torch.zeros(0, dtype=torch.float64), first=nobody, second=nobody)
+    # every atom by itself has its target
+    torch.testing.assert_close(shared_in_molecules(charges, weights, targets, empty), targets)
+    # a bond of an atom with its own image, and one counted twice, say nothing new
+    ends = torch.tensor([0, 0, 1]), torch.tensor([1, 1, 1])
+    for strength, same in ((1.0, 1.0), (0.3, 0.3 / 0.7)):
+        bonds = Bonds(
+            strength=torch.full((3,), strength, dtype=torch.float64), first=ends[0], second=ends[1]
+        )
+        # two conductances side by side add up
+        once = 1.0 if strength == 1.0 else 2.0 * same / (1.0 + 2.0 * same)
+        single = Bonds(
+            strength=torch.tensor([once], dtype=torch.float64),
+            first=ends[0][:1],
+            second=ends[1][:1],
+        )
+        for function in (shared_in_molecules, _plainly):
+            torch.testing.assert_close(
+                function(charges, weights, targets, bonds),
+                function(charges, weights, targets, single),
+            )
+    # nobody to share with: charges stay, and derivatives are finite
+    leaves = [x.clone().requires_grad_() for x in (charges, torch.zeros_like(weights), targets)]
+    for function in (shared_in_molecules, _plainly):
+        found = function(*leaves, Bonds(strength=_bonds(0.5), first=FIRST, second=SECOND), 1e-9)
+        torch.testing.assert_close(found, charges)
+        gradients = torch.autograd.grad(found.sum(), leaves)
+        assert all(bool(g.isfinite().all()) for g in gradients)
+
+
+def _plainly(charges, weights, targets, bonds, floor=0.0):
+    return plain_molecules(charges, weights, targets, bonds.strength, bonds, floor)

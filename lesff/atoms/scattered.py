@@ -21,9 +21,11 @@ from lesff.errors import StructureError
 MAX_COORDINATE = 1e13
 """A: float64 holds positions to 0.002 A there."""
 MAX_DEGREE = 4000
-"""Mean number of neighbours of an atom within 10 A or less."""
+"""Mean number of neighbours of an atom within 9.8 A or less."""
 MAX_DENSITY = 1.0
-"""Atoms per A^3 beyond which more are refused, whatever the cutoff; diamond has 0.18."""
+"""Atoms per A^3 beyond which more are refused for larger cutoffs; diamond has 0.18."""
+_MOST_DEGREE = 40_000
+"""More are refused whatever the cutoff."""
 FEW_ATOMS = 1000
 """Up to so many atoms all pairs of an open structure are few enough to be looked at."""
 _MIN_SINE = 1e-9
@@ -36,7 +38,8 @@ _GAP = 1.25
 
 def most_neighbours(cutoff: float) -> int:
     """Largest mean number of neighbours of an atom within a cutoff in A."""
-    return max(MAX_DEGREE, int(MAX_DENSITY * 4.0 / 3.0 * np.pi * cutoff**3))
+    most = int(MAX_DENSITY * 4.0 / 3.0 * np.pi * cutoff**3)
+    return min(max(MAX_DEGREE, most), _MOST_DEGREE)
 
 
 def check_geometry(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray) -> None:

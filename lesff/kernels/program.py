@@ -34,6 +34,8 @@ _REAL = (torch.float32, torch.float64)
 _MAX_POWER = 12
 _MAX_PRODUCTS = 16
 """Products of matrices that one operation becomes."""
+_MAX_SMALL = 32**3
+"""Multiplications of a small matrix product; larger ones are PyTorch's."""
 
 
 class _Instruction(ctypes.Structure):
@@ -106,11 +108,12 @@ class Program:
     def add(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         """An operation of PyTorch that gave ``out``, or that changed its first argument."""
         # instructions of an operation that turns out to have none are taken back
-        n_pending, n_held = len(self._pending), len(self._held)
+        n_pending, n_held, n_before = len(self._pending), len(self._held), self.n_instructions
         try:
             _ENCODERS[function](self, out, *args, **kwargs)
         except (KeyError, IndexError, NoInstruction, TypeError):
             del self._pending[n_pending:], self._held[n_held:]
+            self.n_instructions = n_before
             self.finish()
             self.calls.append(str(function))
             self._parts.append(_again(function, args, kwargs, out))
@@ -127,6 +130,7 @@ class Program:
             return torch.tensor(x, dtype=dtype)
         if x.dtype == dtype:
             return x
+        _require(not x.is_complex())
         if self._is_constant(x):
             return x.to(dtype)
         converted = torch.empty_like(x, dtype=dtype)
@@ -174,7 +178,11 @@ class Program:
         else:
             _require(name == "multiply")
             a, b = (b, a) if not (isinstance(a, Tensor) and a.is_complex()) else (a, b)
-            _require(a.dtype == out.dtype and not isinstance(b, complex))
+            _require(isinstance(a, Tensor) and a.dtype == out.dtype)
+            if isinstance(b, complex):
+                self._complex(name, out, a, torch.tensor(b, dtype=out.dtype))
+                return
+            _require(not (isinstance(b, Tensor) and b.is_complex()))
             factor = b[..., None] if isinstance(b, Tensor) and b.dim() else b
             self.pointwise("multiply", _parts(out), _parts(a.expand(out.shape)), factor)
 
@@ -250,6 +258,8 @@ class Program:
         sizes: Sequence[int], strides: Sequence[Sequence[int]] = (), index: Tensor | None = None,
         type_from: int = 0, scalar: float = 0.0, start: int = 0,
     ) -> None:  # fmt: skip
+        # memory of these holds something else than their numbers
+        _require(not any(x.is_neg() or x.is_conj() for x in (out, *operands)))
         instruction = _Instruction(
             code=_CODE[name], type=int(dtype == torch.float64), type_from=type_from, scalar=scalar
         )
@@ -463,6 +473,7 @@ def _matrices(p: Program, out: Tensor, a: Tensor, b: Tensor) -> None:
             p.product(out[:, m], a[:, m], b[0])
         return
     if len(out) > _MAX_PRODUCTS:
+        _require(out[0].numel() * a.shape[2] <= _MAX_SMALL)
         p.matrices(out, a, b)
         return
     for k in range(len(out)):

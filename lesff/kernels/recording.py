@@ -11,6 +11,7 @@ import ctypes
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ _ASKS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "unique", "_un
 """Operations whose answers decide what comes next: where they see inputs, nothing is recorded."""
 
 
-_is_recording = False
+_IS_RECORDING: ContextVar[bool] = ContextVar("_IS_RECORDING", default=False)
 
 
 def may_ask(values: Tensor) -> bool:
@@ -63,7 +64,7 @@ def may_ask(values: Tensor) -> bool:
 
     Not where a GPU would be waited for, nor in a computation that is being recorded.
     """
-    return values.device.type == "cpu" and not _is_recording
+    return values.device.type == "cpu" and not _IS_RECORDING.get()
 
 
 class NotRecordable(KernelError):
@@ -171,14 +172,13 @@ def record(
     Raises:
         NotRecordable: if it asks for numbers that depend on the inputs.
     """
-    global _is_recording  # noqa: PLW0603
     recorder = _Recorder()
-    _is_recording = True
+    token = _IS_RECORDING.set(True)
     try:
         with observed_calls(recorder.called), recorder:
             results = dict(function())
     finally:
-        _is_recording = False
+        _IS_RECORDING.reset(token)
     operations = _operations(recorder.listed, [*inputs, *settings])
     _, live = _changing(operations, {_memory(x) for x in inputs})
     changing, either = _changing(operations, {_memory(x) for x in (*inputs, *settings)})

@@ -56,6 +56,8 @@ MOST_OF_OTHERS = 8
 MOST_OF_IONS = {7: 4, 8: 3}
 """Bonds beyond which an atom is in a crowd and no ion: those of NH4+ and H3O+; of others the most
 that they have anywhere."""
+_FADING = 0.1
+"""Share of the cutoff in which :meth:`Elements.joined` fades out."""
 CROWDING = 1.5
 """eV of one bond too many, and as much of its other atom if that is crowded, too. With twice as
 much, molecules that are pushed through each other fall as their atoms pass; with none, clusters of
@@ -129,6 +131,13 @@ class Elements(nn.Module):
         reach = (self.radius[z1] + self.radius[z2]).to(pairs.distance.dtype)
         bond = smooth_step((BOND_NONE - pairs.distance / reach) / (BOND_NONE - BOND_FULL))
         return torch.where((self.valence[z1] > 0) & (self.valence[z2] > 0), bond, 1.0)
+
+    def joined(self, pairs: ClosePairs, cutoff: float) -> Tensor:
+        """1 for pairs as close as bonds, of any elements, 0 for others and from the cutoff on."""
+        z1, z2 = pairs.z[pairs.first], pairs.z[pairs.second]
+        reach = (self.radius[z1] + self.radius[z2]).to(pairs.distance.dtype)
+        bond = smooth_step((BOND_NONE - pairs.distance / reach) / (BOND_NONE - BOND_FULL))
+        return bond * smooth_step((1.0 - pairs.distance / cutoff) / _FADING)
 
     def tables(
         self,

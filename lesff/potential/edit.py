@@ -198,11 +198,13 @@ def with_local_charges(potential: Potential) -> Potential:
             state.
     """
     config = potential.config
-    if not potential.architecture.n_potentials:
+    if not potential.architecture.carries_charges:
         raise ConfigError(
             "`local_charges` needs an architecture that carries charges, got "
             f"{config.architecture['type']!r}"
         )
+    if config.architecture.get("local_charges"):
+        return copy.deepcopy(potential)
     architecture = {**config.architecture, "local_charges": True}
     return _rebuilt(potential, replace(config, architecture=architecture))
 

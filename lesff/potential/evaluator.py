@@ -160,7 +160,8 @@ class Evaluator:
         if replay and not potential.can_plan:
             raise PropertyError(
                 "`replay` must be False or None for a model with charge equilibration, "
-                "multipoles or the joint embedding of published models, got True"
+                "multipoles or the joint embedding of published models, on a GPU also for one with "
+                "D3 or charges of molecules, got True"
             )
         self._choice = replay
         can_follow = replay is None and potential.can_plan and skin >= _LEAST_SKIN

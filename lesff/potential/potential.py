@@ -310,7 +310,8 @@ class Potential(nn.Module):
         if not self.can_plan:
             raise PropertyError(
                 "steps of a model with charge equilibration, multipoles or the joint embedding of "
-                "published models cannot be planned: leave out `plan`"
+                "published models, and on a GPU with D3 or charges of molecules, cannot be "
+                "planned: leave out `plan`"
             )
         self._check_elements(graph)
         check_properties({"energy", "forces"}, graph, self.traits)
@@ -675,8 +676,9 @@ class Potential(nn.Module):
         extra = self.architecture.extra_reach(graph)
         if math.isinf(extra):
             raise PropertyError(
-                "Born effective charges need molecules that end: bonds of this crystal go on "
-                "through its cell, and the model shares charge along them; use another model"
+                "Born effective charges and forces in a field need molecules that end: bonds of "
+                "this crystal go on through its cell, and the model shares charge along them; use "
+                "another model"
             )
         return extra
 
@@ -685,7 +687,7 @@ class Potential(nn.Module):
             function=self.local_charges,
             node_state=self.node_state(graph),
             potentials=terms.potentials,
-            reach=self.charge_reach + self._extra_reach(graph),
+            reach=lambda: self.charge_reach + self._extra_reach(graph),
             cutoff=self.architecture.cutoff,
             by_layers=self.architecture.has_layer_features
             and self.local_state is None

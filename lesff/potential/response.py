@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -59,7 +60,7 @@ class LocalCharges:
         node_state: (n_atoms, channels) charge and spin increment of the node features, or None.
         potentials: (n_systems, k) of the charge head, see :class:`lesff.heads.base.HeadOutput`, or
             None.
-        reach: Receptive field in A.
+        reach: Gives the receptive field in A, which may depend on the structure.
         cutoff: Edge cutoff in A.
         by_layers: Whether the function takes ``layer_features``, and whatever of an atom enters
             charges of others is in these: at most one edge leads from the last ones to a charge.
@@ -68,7 +69,7 @@ class LocalCharges:
     function: ChargeFunction
     node_state: Tensor | None
     potentials: Tensor | None
-    reach: float
+    reach: Callable[[], float]
     cutoff: float
     by_layers: bool = False
 
@@ -147,7 +148,7 @@ def _crystal(
             _wrapped(graph),
             local.function,
             local.node_state,
-            reach=local.reach,
+            reach=local.reach(),
             cutoff=local.cutoff,
             potentials=local.potentials,
             directions=directions,

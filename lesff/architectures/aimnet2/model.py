@@ -40,6 +40,10 @@ from lesff.electrostatics.charges.sharing import (
 from lesff.nn.contacts import ClosePairs, Elements, InnerCutoff
 from lesff.nn.edge_tables import Topology, build_topology
 
+_FLOOR = 1e-9
+"""Least floor of the weights that share out charge in molecules: without any, those whose weights
+vanish have no solution."""
+
 
 @final
 class AIMNet2(Architecture):
@@ -91,7 +95,10 @@ class AIMNet2(Architecture):
             second=graph.edge_index[1],
             z=graph.atomic_numbers,
         )
-        return (self.n_layers - 1) * largest_extent(graph, self.elements.bond(pairs) > 0.0)
+        is_bond = self.elements.joined(pairs, self.cutoff) > 0.0
+        # of crystals, which alone are unfolded
+        is_bond &= graph.pbc.all(1)[graph.batch[pairs.first]]
+        return (self.n_layers - 1) * largest_extent(graph, is_bond)
 
     def topology(self, graph: AtomGraph) -> Topology:
         """See :class:`Architecture`."""
@@ -196,7 +203,7 @@ class AIMNet2(Architecture):
         """Which atoms are joined, if molecules share charge among themselves alone."""
         if self.elements is None:
             return None
-        strength = self.elements.bond(neighbours)
+        strength = self.elements.joined(neighbours, self.cutoff)
         return Bonds(strength=strength, first=neighbours.first, second=neighbours.second)
 
     def _shared_in_molecules(
@@ -215,7 +222,7 @@ class AIMNet2(Architecture):
             weights.square().index_select(0, rank),
             torch.zeros_like(charges) if state is None else state,
             bonds,
-            self.config.share_floor,
+            max(self.config.share_floor, _FLOOR),
         )
         return found.index_select(0, topology.node_order)
 

@@ -119,11 +119,14 @@ def plain_molecules(
     # of each group, at the row of one of its atoms
     missing = segment_sum(targets - charges, group, n_atoms)
     total = segment_sum(weights, group, n_atoms) + floor
-    potential = missing / total
-    if len(molecules.joined):
-        potential = potential.index_copy(
-            0, molecules.joined, _joined_potentials(missing, total, molecules)
-        )
+    joined = molecules.joined
+    if len(joined):
+        solved = _joined_potentials(missing, total, molecules)
+        # their quotients count nothing, and must have derivatives all the same
+        total = total.index_fill(0, joined, 1.0)
+        potential = (missing / total).index_copy(0, joined, solved)
+    else:
+        potential = missing / total
     return charges + weights * potential.index_select(0, group)
 
 
@@ -141,7 +144,7 @@ class _FusedMolecules(torch.autograd.Function):
         floor: float,
     ) -> Tensor:
         ctx.save_for_backward(charges, weights, targets, strength)
-        ctx.rest = bonds, floor
+        ctx.rest = replace(bonds, strength=strength.detach()), floor
         return molecule_charges(_inputs(charges, weights, targets, strength, bonds, floor))
 
     @staticmethod
