@@ -379,6 +379,7 @@ class Redesign:
         local_state: See :func:`with_local_state`.
         wall: See :func:`with_wall`.
         inner_cutoff: Of the wall.
+        wall_stiffness: Of the wall ``"zbl-inner"``, in eV.
         fresh_head: A head that knows nothing yet, see :func:`with_head`.
         local_charges: See :func:`with_local_charges`.
         bounded_charges: See :func:`with_charge_limits`.
@@ -388,17 +389,20 @@ class Redesign:
     local_state: bool = False
     wall: Wall | None = None
     inner_cutoff: float | None = INNER_CUTOFF
+    wall_stiffness: float = 0.0
     fresh_head: HeadName | None = None
     local_charges: bool = False
     bounded_charges: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect; raises ConfigError."""
-        if self.wall is None and self.inner_cutoff != INNER_CUTOFF:
-            raise ConfigError(
-                "`redesign.inner_cutoff` is that of a wall: give `redesign.wall` = 'zbl', too"
-            )
-        changes = [field.name for field in fields(self) if field.name != "inner_cutoff"]
+        of_wall = {"inner_cutoff": INNER_CUTOFF, "wall_stiffness": 0.0}
+        for name, default in of_wall.items():
+            if self.wall is None and getattr(self, name) != default:
+                raise ConfigError(
+                    f"`redesign.{name}` is that of a wall: give `redesign.wall` = 'zbl', too"
+                )
+        changes = [field.name for field in fields(self) if field.name not in of_wall]
         if not any(getattr(self, name) for name in changes):
             names = ", ".join(f"`{name}`" for name in changes[:-1])
             raise ConfigError(f"`redesign` must change something: {names} or `{changes[-1]}`")
@@ -410,7 +414,12 @@ class Redesign:
         if self.local_state:
             potential = with_local_state(potential)
         if self.wall is not None:
-            potential = with_wall(potential, wall=self.wall, inner_cutoff=self.inner_cutoff)
+            potential = with_wall(
+                potential,
+                wall=self.wall,
+                inner_cutoff=self.inner_cutoff,
+                wall_stiffness=self.wall_stiffness,
+            )
         if self.fresh_head is not None:
             potential = with_head(potential, self.fresh_head, fresh=True)
         if self.local_charges:
