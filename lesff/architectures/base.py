@@ -8,9 +8,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from lesff.atoms.graph import AtomGraph
+from lesff.atoms.graph import AtomGraph, edge_vectors
+from lesff.atoms.molecules import largest_extent
 from lesff.electrostatics.charges.sharing import CarriedCharges
-from lesff.nn.contacts import ClosePairs
+from lesff.nn.contacts import ClosePairs, Elements
 from lesff.nn.edge_tables import Topology
 
 
@@ -83,6 +84,8 @@ class Architecture(nn.Module, ABC):
             the last.
         n_potentials: Numbers per system by which carried charges depend on their whole system; 0
             for an architecture without, whose ``forward`` takes no ``potentials``.
+        n_shared: How often molecules share charge among all of their atoms
+            (:func:`lesff.electrostatics.charges.sharing.shared_in_molecules`).
         carries_charges: Whether it hands out :class:`CarriedCharges`.
         asks_host: Whether its plain PyTorch looks at numbers, which a GPU would wait for.
     """
@@ -94,14 +97,30 @@ class Architecture(nn.Module, ABC):
     equivariant_channels: tuple[int, ...] | None = None
     has_layer_features: bool = False
     n_potentials: int = 0
+    n_shared: int = 0
     carries_charges: bool = False
     asks_host: bool = False
     readout_names: tuple[str, ...] = ("readouts",)
     layers_name: str = "layers"
 
-    def extra_reach(self, graph: AtomGraph) -> float:  # noqa: ARG002
-        """By how many A results of a structure reach further than ``n_layers`` edges."""
-        return 0.0
+    def extra_reach(self, graph: AtomGraph) -> float:
+        """By how many A results in crystals reach further than ``n_layers`` edges.
+
+        Across the largest molecule, as often as molecules share charge; inf where bonds go on for
+        ever.
+        """
+        if not self.n_shared:
+            return 0.0
+        pairs = ClosePairs(
+            distance=edge_vectors(graph).norm(dim=1),
+            first=graph.edge_index[0],
+            second=graph.edge_index[1],
+            z=graph.atomic_numbers,
+        )
+        elements = Elements().to(graph.positions.device)
+        is_bond = elements.joined(pairs, self.cutoff) > 0.0
+        is_bond &= graph.pbc.all(1)[graph.batch[pairs.first]]
+        return self.n_shared * largest_extent(graph, is_bond)
 
     @abstractmethod
     def topology(self, graph: AtomGraph) -> Topology:

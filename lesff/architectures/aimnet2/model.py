@@ -29,8 +29,7 @@ from lesff.architectures.aimnet2.layer import GaussianShells, Mixing, Network
 from lesff.architectures.aimnet2.messages import Messages, pair_shells
 from lesff.architectures.base import Architecture, ArchitectureOutput, FirstLayerState
 from lesff.atoms.element_rows import element_rows
-from lesff.atoms.graph import AtomGraph, edge_vectors, vectors_between
-from lesff.atoms.molecules import largest_extent
+from lesff.atoms.graph import AtomGraph, vectors_between
 from lesff.electrostatics.charges.sharing import (
     Bonds,
     CarriedCharges,
@@ -68,6 +67,7 @@ class AIMNet2(Architecture):
         self.carries_charges = True
         self.asks_host = config.local_charges
         self.n_potentials = 0 if config.local_charges else self.n_layers - 1
+        self.n_shared = self.n_layers - 1 if config.local_charges else 0
         self.register_buffer("element_row", element_rows(elements), persistent=False)
         self.element_row: Tensor
         self.embedding = nn.Parameter(torch.randn(len(elements), config.channels))
@@ -84,21 +84,6 @@ class AIMNet2(Architecture):
         inner = config.inner_cutoff
         self.inner_cutoff = None if inner is None else InnerCutoff(inner)
         self.elements = Elements() if config.local_charges else None
-
-    def extra_reach(self, graph: AtomGraph) -> float:
-        """See :class:`Architecture`; across the largest molecule, each time charge is shared."""
-        if self.elements is None:
-            return 0.0
-        pairs = ClosePairs(
-            distance=edge_vectors(graph).norm(dim=1),
-            first=graph.edge_index[0],
-            second=graph.edge_index[1],
-            z=graph.atomic_numbers,
-        )
-        is_bond = self.elements.joined(pairs, self.cutoff) > 0.0
-        # of crystals, which alone are unfolded
-        is_bond &= graph.pbc.all(1)[graph.batch[pairs.first]]
-        return (self.n_layers - 1) * largest_extent(graph, is_bond)
 
     def topology(self, graph: AtomGraph) -> Topology:
         """See :class:`Architecture`."""
