@@ -270,6 +270,9 @@ def test_constant_pressure_is_repeated(off_small):
     follower = atoms.calc.evaluator._follower
     assert follower._step.is_recorded
     assert follower.n_plans == 1
+    # nothing is left to PyTorch
+    for recording in follower._step._recordings.values():
+        assert recording.program.calls == recording.settings.calls == []
 
 
 def test_beads_of_small_systems_are_repeated(off_small):

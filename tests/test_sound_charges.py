@@ -502,7 +502,7 @@ def test_molecules_end_within_the_cutoff(pair):
         return Elements().joined(close, cutoff)
 
     bonded, apart = joined([1.2 * reach])[0], joined([1.56 * reach, cutoff, cutoff + 0.1])
-    assert float(bonded) == (1.0 if 1.2 * reach < 0.9 * cutoff else bonded)
+    assert float(bonded) == 1.0
     assert not apart.any()
     # no jump anywhere
     distance = np.linspace(0.5, 5.0, 2001)

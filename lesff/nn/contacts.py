@@ -127,17 +127,22 @@ class Elements(nn.Module):
 
     def bond(self, pairs: ClosePairs) -> Tensor:
         """1 for bonds, 0 for pairs without, (n_pairs,); 1 for all pairs of metals."""
-        z1, z2 = pairs.z[pairs.first], pairs.z[pairs.second]
-        reach = (self.radius[z1] + self.radius[z2]).to(pairs.distance.dtype)
-        bond = smooth_step((BOND_NONE - pairs.distance / reach) / (BOND_NONE - BOND_FULL))
-        return torch.where((self.valence[z1] > 0) & (self.valence[z2] > 0), bond, 1.0)
+        return torch.where(self.may_bond(pairs), self.close(pairs.distance, pairs), 1.0)
+
+    def may_bond(self, pairs: ClosePairs) -> Tensor:
+        """Whether contacts are covalent: not those of metals and noble gases, (n_pairs,)."""
+        return (self.valence[pairs.z[pairs.first]] > 0) & (self.valence[pairs.z[pairs.second]] > 0)
+
+    def close(self, distance: Tensor, pairs: ClosePairs) -> Tensor:
+        """1 for pairs of any elements as close as bonds, falling smoothly to 0, (n_pairs,)."""
+        z = pairs.z
+        reach = (self.radius[z[pairs.first]] + self.radius[z[pairs.second]]).to(distance.dtype)
+        return smooth_step((BOND_NONE - distance / reach) / (BOND_NONE - BOND_FULL))
 
     def joined(self, pairs: ClosePairs, cutoff: float) -> Tensor:
-        """1 for pairs as close as bonds, of any elements, 0 for others and from the cutoff on."""
-        z1, z2 = pairs.z[pairs.first], pairs.z[pairs.second]
-        reach = (self.radius[z1] + self.radius[z2]).to(pairs.distance.dtype)
-        bond = smooth_step((BOND_NONE - pairs.distance / reach) / (BOND_NONE - BOND_FULL))
-        return bond * smooth_step((1.0 - pairs.distance / cutoff) / _FADING)
+        """:meth:`close`, 0 from the cutoff on."""
+        inside = smooth_step((1.0 - pairs.distance / cutoff) / _FADING)
+        return self.close(pairs.distance, pairs) * inside
 
     def tables(
         self,
@@ -290,14 +295,10 @@ def _halves(energy: Tensor, pairs: ClosePairs) -> Tensor:
 
 def plain_count(distance: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
     """Covalent bonds of every atom, (n_atoms,)."""
-    z, first, second = pairs.z, pairs.first, pairs.second
-    valence = elements.valence[z]
-    # b[p] from one to zero; contacts with metals and noble gases are no covalent bonds
-    reach = elements.radius[z[first]] + elements.radius[z[second]]
-    bond = smooth_step((BOND_NONE - distance / reach.to(distance.dtype)) / (BOND_NONE - BOND_FULL))
-    bond = bond * ((valence[first] > 0) & (valence[second] > 0))
+    # b[p] from one to zero
+    bond, n_atoms = elements.close(distance, pairs) * elements.may_bond(pairs), len(pairs.z)
     # k[i] = sum of the pairs at i
-    return segment_sum(bond, first, len(z)) + segment_sum(bond, second, len(z))
+    return segment_sum(bond, pairs.first, n_atoms) + segment_sum(bond, pairs.second, n_atoms)
 
 
 def plain_excess(count: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:

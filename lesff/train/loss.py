@@ -39,9 +39,8 @@ class LossConfig:
             far as the labels do not ask for others.
         charge_guess: Weight of the guess of a local state: of closed shells, the squared residual
             of its sum per system, and of neutral ones a fiftieth of the sum of its squares.
-            Its gradient is that of forces a hundred times over at the same weight: ten beside
-            ``forces = 50`` keeps guesses on the steps of the staircase, ten beside
-            ``forces = 1`` keeps a pretrained trunk from learning forces.
+            Its gradient may be that of forces a hundred times over at the same weight, which
+            keeps a pretrained trunk from learning forces: ``lesff train --dry-run`` prints both.
             Half of the squared distance of each guess to the nearest step is part of it, too: a sum
             that is right of guesses between steps is not.
         energy_delta: Huber threshold in eV/atom.
