@@ -19,7 +19,7 @@ from lesff.train.shards import read_shard, write_npz
 
 TRUSTED = 0.12
 """Spread at which the weight of a frame is half, eV/A."""
-PER_ATOM = ("numbers", "positions", "forces")
+PER_ATOM = ("numbers", "positions", "forces", "charges")
 PER_FRAME = ("n", "energy", "charge", "dipole", "spin_multiplicity", "group", "valid")
 
 
@@ -28,7 +28,7 @@ def thinned(path: Path, share: float, rng: np.random.Generator) -> dict[str, np.
     data = read_shard(path)
     kept = rng.random(len(data["n"])) < share
     atoms = np.repeat(kept, data["n"].astype(np.int64))
-    found = {key: data[key][atoms] for key in PER_ATOM}
+    found = {key: data[key][atoms] for key in PER_ATOM if key in data}
     found |= {key: data[key][kept] for key in PER_FRAME if key in data}
     spread = data["spread"][kept] if "spread" in data else np.zeros(kept.sum())
     found["weight"] = (1.0 / (1.0 + (spread / TRUSTED) ** 2)).astype(np.float32)
