@@ -128,7 +128,6 @@ def test_other_architectures_carry_no_charges():
     ("options", "match"),
     [
         ({"head": "carried", "residual": True}, "must be left out for the head 'carried'"),
-        ({"head": "carried", "charge_limits": (1.0,)}, "must be left out for the head 'carried'"),
         ({"head": "qeq", "onset": 4.0}, "`long_range.onset` must be null for the head 'qeq'"),
         ({"onset": -1.0}, r"`long_range.onset` must be null or in \(0, 1000\) A, got -1.0"),
     ],

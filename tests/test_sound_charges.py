@@ -469,6 +469,67 @@ def test_what_a_head_adds_to_carried_charges_is_limited():
         assert float(terms.charges.sum()) == pytest.approx(0.0, abs=1e-6)
 
 
+def _strong(scale, **options):
+    """A small AIMNet2 with limits of charges, whose passes move charges by more or less."""
+    potential = _aimnet2(
+        long_range=LongRangeConfig(head="carried", charge_limits=LIMITS), **options
+    )
+    with torch.no_grad():
+        for network in potential.architecture.passes[:-1]:
+            last = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1]
+            last.weight[0] *= scale
+            last.bias[0] *= scale
+    return potential
+
+
+@pytest.mark.parametrize(("scale", "is_beyond"), [(0.1, False), (60.0, True)])
+def test_carried_charges_level_off_and_keep_their_sum(scale, is_beyond):
+    potential = _strong(scale)
+    atoms = molecule("CH3CONH2")
+    atoms += Atoms("Cl", [[0.0, 0.0, 4.0]])
+    graph = make_graph(atoms, potential.architecture.cutoff, total_charge=-1)
+    limits = potential.charge_limits[potential.element_row[graph.atomic_numbers]]
+    with torch.no_grad():
+        terms = potential.energy_terms(graph)
+    raw, charges = terms.carried.charges, terms.charges
+    assert bool((raw.abs() > limits).any()) is is_beyond
+    assert bool((charges.abs() <= limits * (1.0 + 1e-9)).all())
+    assert float(charges.sum()) == pytest.approx(float(raw.sum()), abs=1e-9)
+    if not is_beyond:
+        torch.testing.assert_close(charges, raw, rtol=0.0, atol=1e-12)
+    # another model without limits is as it was
+    free = Potential(replace(potential.config, long_range=LongRangeConfig(head="carried"))).to(
+        torch.float64
+    )
+    free.load_state_dict(potential.state_dict())
+    with torch.no_grad():
+        assert torch.equal(free.energy_terms(graph).charges, raw)
+
+
+@pytest.mark.parametrize("scale", [0.1, 60.0])
+def test_energies_of_limited_carried_charges_have_their_forces(scale):
+    potential = _strong(scale)
+    atoms = molecule("CH3CONH2")
+    atoms.rattle(0.02, seed=3)
+    forces = _found(potential, atoms)["forces"]
+    for atom, axis in ((0, 0), (3, 1), (7, 2)):
+        sides = []
+        for step in (1e-4, -1e-4):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += step
+            sides.append(float(_found(potential, moved)["energy"]))
+        slope = (sides[0] - sides[1]) / 2e-4
+        assert float(forces[atom, axis]) == pytest.approx(-slope, rel=1e-5, abs=1e-6)
+
+
+def test_born_charges_of_limited_carried_charges_are_differences():
+    """Against finite differences: the shares depend on the whole cell, one number at a time."""
+    potential = _strong(60.0)
+    box = molecule("CH3OH", cell=[4.5, 4.4, 4.6], pbc=True)
+    born, reference = _crystal_born(potential, box)
+    np.testing.assert_allclose(born, reference, rtol=1e-5, atol=1e-7)
+
+
 def test_forces_of_a_molecule_that_comes_apart_are_the_slope_of_its_energy():
     potential, reach = _aimnet2(), float(covalent_radii[8] + covalent_radii[1])
     water = molecule("H2O")
@@ -509,7 +570,7 @@ def test_molecules_end_within_the_cutoff(pair):
     assert float(joined(distance).diff().abs().max()) < 0.02
 
 
-@pytest.mark.parametrize("make", [_model, _aimnet2])
+@pytest.mark.parametrize("make", [_model, _aimnet2, lambda: _strong(60.0)])
 @pytest.mark.parametrize("charge", [0, 1])
 def test_recorded_steps_with_a_local_state_are_the_model(make, charge):
     potential, rng = make(), np.random.default_rng(1)

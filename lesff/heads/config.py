@@ -258,10 +258,10 @@ class LongRangeConfig:
 
     def _check_onset(self) -> None:
         """Raise ConfigError for charges whose interaction does not fade in."""
-        if self.head == "carried" and (self.residual or self.charge_limits is not None):
+        if self.head == "carried" and self.residual:
             raise ConfigError(
-                "`long_range.residual` and `long_range.charge_limits` must be left out for the "
-                "head 'carried', whose charges are those of the architecture"
+                "`long_range.residual` must be left out for the head 'carried', whose charges are "
+                "those of the architecture"
             )
         if self.onset is None:
             return
@@ -307,8 +307,6 @@ class LongRangeConfig:
             residual=first.residual,
             min_hardness=first.min_hardness,
             reference_charges=first.reference_charges,
-            # limits are for what a head of ours adds, not for what an architecture carries
-            charge_limits=None if first.head == "carried" else self.charge_limits,
             bases=tuple(rest),
         )
 

@@ -16,9 +16,9 @@ Six kinds, as subsets of the group names:
   J. Comput. Chem. 44, 2120 (2023)) correct the end of the curve, growing with the square of the
   share of the way to it.
 
-Frames with a force component above 60 eV/A or without a converged SCF are left out. Energies are
-there, but errors of GFN2-xTB grow with the compression: train with ``energies = false``, or with a
-small weight; those of ``stretched`` are as good as the method.
+Frames with a force component above 60 eV/A (``--largest-force``) or without a converged SCF are
+left out. Energies are there, but errors of GFN2-xTB grow with the compression: train with
+``energies = false``, or with a small weight; those of ``stretched`` are as good as the method.
 
 Needs ``pip install ase scipy tblite tqdm`` in an environment that finds lesff.
 
@@ -31,6 +31,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ase
@@ -71,7 +72,7 @@ SMALL = 5
 BONDED = 1.25
 """Pairs below this share of the sum of covalent radii are bonds."""
 MOST_FORCE = 60.0
-"""Largest force component, eV/A."""
+"""Largest force component unless ``--largest-force`` says otherwise, eV/A."""
 
 
 @dataclass(frozen=True)
@@ -276,15 +277,19 @@ def shrunk(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
     return changed(molecule, molecule.positions * rng.uniform(*SHRUNK), "shrunk")
 
 
-def crowded(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+def crowded(
+    molecules: list[Molecule], rng: np.random.Generator, drawn_to: tuple[float, float] = DRAWN
+) -> Row | None:
     """Molecules of one to three kinds, every second kind small; see :func:`drawn_together`."""
     small = [m for m in molecules if len(m.numbers) <= SMALL] or molecules
     pools = [small if rng.random() < 0.5 else molecules for _ in range(rng.integers(1, 4))]
     kinds = [pool[rng.integers(len(pool))] for pool in pools]
-    return drawn_together(kinds, rng.integers(CROWD[0], CROWD[1] + 1), rng)
+    return drawn_together(kinds, rng.integers(CROWD[0], CROWD[1] + 1), rng, drawn_to)
 
 
-def liquid(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
+def liquid(
+    molecules: list[Molecule], rng: np.random.Generator, drawn_to: tuple[float, float] = DRAWN
+) -> Row | None:
     """As many of one small molecule as there may be, water every second time."""
     small = [m for m in molecules if 3 <= len(m.numbers) <= SMALL and m.charge == 0]
     water = [m for m in small if sorted(m.numbers.tolist()) == [1, 1, 8]]
@@ -292,10 +297,12 @@ def liquid(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
     if not pool:
         return None
     kind = pool[rng.integers(len(pool))]
-    return drawn_together([kind], MOST_IN_CROWD // len(kind.numbers), rng)
+    return drawn_together([kind], MOST_IN_CROWD // len(kind.numbers), rng, drawn_to)
 
 
-def drawn_together(kinds: list[Molecule], number: int, rng: np.random.Generator) -> Row | None:
+def drawn_together(
+    kinds: list[Molecule], number: int, rng: np.random.Generator, drawn_to: tuple[float, float]
+) -> Row | None:
     """Some molecules packed about a point, then drawn together: rigid ones, or all coordinates."""
     parts: list[Molecule] = []
     for _ in range(number):
@@ -319,7 +326,7 @@ def drawn_together(kinds: list[Molecule], number: int, rng: np.random.Generator)
                 break
         centres = np.vstack([centres, distance * direction])
         numbers, positions = np.concatenate([numbers, part.numbers]), np.vstack([positions, new])
-    factor = rng.uniform(*DRAWN)
+    factor = rng.uniform(*drawn_to)
     sizes = [len(part.numbers) for part in parts]
     if rng.random() < 0.5:
         drawn = positions * factor
@@ -354,7 +361,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--times", type=float, default=1.0, help="factor of all counts")
     parser.add_argument("--kinds", nargs="+", choices=sorted(COUNTS), default=list(COUNTS))
+    parser.add_argument("--largest-force", type=float, default=MOST_FORCE, help="eV/A")
+    parser.add_argument(
+        "--drawn", type=float, nargs=2, default=DRAWN, metavar=("LOW", "HIGH"),
+        help="factor of lengths of crowded and liquid",
+    )  # fmt: skip
     options = parser.parse_args()
+    makers = KINDS | {
+        kind: partial(KINDS[kind], drawn_to=tuple(options.drawn)) for kind in ("crowded", "liquid")
+    }
     sources = [read_molecules(options.data / name) for name in FILES]
     rng = np.random.default_rng(options.seed)
     rows: list[Row] = []
@@ -365,17 +380,18 @@ def main() -> None:
             row = None
             while row is None:
                 try:
-                    row = KINDS[kind](sources[rng.integers(len(sources))], rng)
+                    row = makers[kind](sources[rng.integers(len(sources))], rng)
                 except (CalculationFailed, RuntimeError):
                     failed += 1
                     continue
-                if row is not None and not np.abs(row.forces).max() <= MOST_FORCE:
+                if row is not None and not np.abs(row.forces).max() <= options.largest_force:
                     strong += 1
                     row = None
             rows.append(row)
     write_shard(options.output, rows)
     sys.stdout.write(
-        f"{len(rows)} frames; left out: {failed} without SCF, {strong} above {MOST_FORCE} eV/A\n"
+        f"{len(rows)} frames; left out: {failed} without SCF, "
+        f"{strong} above {options.largest_force} eV/A\n"
     )
 
 
