@@ -1,11 +1,12 @@
 """What a model makes of the structures it learned: floors and limits for the wall below it.
 
     python tools/learned_range.py mat-small@0.1.0 inorganic_chgnet.npz born_charges.npz -o FOLDER
+    python tools/learned_range.py RUN/model organic2.npz compressed.npz -o FOLDER --margin 0.3
 
-Writes ``FOLDER/floors.json``, the energy in eV by which no atom of an element has to fall below its
-reference energy: the lowest of the structures and ``MARGIN``, or ``WIDE_MARGIN`` for elements with
-fewer than ``FEW`` atoms; and ``FOLDER/limits.json``, charges in e that are ``BEYOND`` times the
-largest: charges stay as they are up to 0.8 of a limit. For ``--energy-floor`` and
+Writes ``FOLDER/floors.json``, the energy in eV by which no atom of an element has to fall below
+its reference energy: the lowest of the structures and ``--margin``, with ``WIDER`` added for
+elements with fewer than ``FEW`` atoms; and ``FOLDER/limits.json``, charges in e that are ``BEYOND``
+times the largest: charges stay as they are up to 0.8 of a limit. For ``--energy-floor`` and
 ``--charge-limits`` of ``tools/release.py``.
 """
 
@@ -29,22 +30,27 @@ from lesff.atoms.files import read_npz
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
 
-MARGIN, WIDE_MARGIN, LEAST, FEW = 1.5, 2.0, 2.0, 50
+MARGIN, WIDER, LEAST, FEW = 1.5, 0.5, 2.0, 50
 """eV, eV, eV and atoms."""
 BEYOND, SMALLEST = 1.4, 0.2
 """Share of the largest charge, and e."""
 
 
-def crystals(path: Path, known: set[int], most: int) -> Iterator[Atoms]:
-    """Structures of a shard at random, of known elements only."""
+def structures(path: Path, known: set[int], most: int) -> Iterator[Atoms]:
+    """Structures of a shard at random, of known elements only; crystals if it has cells."""
     data = read_npz(path)
     ends = np.cumsum(data["n"].astype(int))
     for i in np.random.default_rng(0).permutation(len(ends))[:most]:
         part = slice(ends[i] - int(data["n"][i]), ends[i])
-        if set(data["numbers"][part].tolist()) <= known:
-            yield Atoms(
-                data["numbers"][part], data["positions"][part], cell=data["cell"][i], pbc=True
-            )
+        if not set(data["numbers"][part].tolist()) <= known:
+            continue
+        atoms = Atoms(data["numbers"][part], data["positions"][part])
+        if "cell" in data:
+            atoms.cell, atoms.pbc = data["cell"][i], True
+        for key in ("charge", "spin_multiplicity"):
+            if key in data:
+                atoms.info[key] = int(data[key][i])
+        yield atoms
 
 
 def main() -> None:
@@ -54,13 +60,14 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--most", type=int, default=2000, help="structures of each file")
+    parser.add_argument("--margin", type=float, default=MARGIN, help="eV")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = lesff.load(options.model)
     potential, known = model.potential, set(model.config.elements)
     energies, charges = defaultdict(list), defaultdict(list)
     for path in options.files:
-        for atoms in tqdm(crystals(path, known, options.most), desc=path.name):
+        for atoms in tqdm(structures(path, known, options.most), desc=path.name):
             graph = build_graph(to_structure(atoms), potential.cutoff).to(dtype=potential.dtype)
             with torch.no_grad():
                 terms = potential.energy_terms(graph, dispersion=False)
@@ -77,7 +84,7 @@ def main() -> None:
         sys.exit(f"the files must show every element of {options.model}, and lack {unseen}")
     floors = {
         chemical_symbols[z]: round(
-            max(LEAST, (MARGIN if len(found) >= FEW else WIDE_MARGIN) - min(found)), 1
+            max(LEAST, options.margin + (0.0 if len(found) >= FEW else WIDER) - min(found)), 1
         )
         for z, found in sorted(energies.items())
     }

@@ -278,17 +278,24 @@ def shrunk(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
 
 
 def crowded(
-    molecules: list[Molecule], rng: np.random.Generator, drawn_to: tuple[float, float] = DRAWN
+    molecules: list[Molecule],
+    rng: np.random.Generator,
+    drawn_to: tuple[float, float] = DRAWN,
+    most_atoms: int = MOST_IN_CROWD,
 ) -> Row | None:
     """Molecules of one to three kinds, every second kind small; see :func:`drawn_together`."""
     small = [m for m in molecules if len(m.numbers) <= SMALL] or molecules
     pools = [small if rng.random() < 0.5 else molecules for _ in range(rng.integers(1, 4))]
     kinds = [pool[rng.integers(len(pool))] for pool in pools]
-    return drawn_together(kinds, rng.integers(CROWD[0], CROWD[1] + 1), rng, drawn_to)
+    number = rng.integers(CROWD[0], CROWD[1] + 1)
+    return drawn_together(kinds, number, rng, drawn_to, most_atoms)
 
 
 def liquid(
-    molecules: list[Molecule], rng: np.random.Generator, drawn_to: tuple[float, float] = DRAWN
+    molecules: list[Molecule],
+    rng: np.random.Generator,
+    drawn_to: tuple[float, float] = DRAWN,
+    most_atoms: int = MOST_IN_CROWD,
 ) -> Row | None:
     """As many of one small molecule as there may be, water every second time."""
     small = [m for m in molecules if 3 <= len(m.numbers) <= SMALL and m.charge == 0]
@@ -297,17 +304,22 @@ def liquid(
     if not pool:
         return None
     kind = pool[rng.integers(len(pool))]
-    return drawn_together([kind], MOST_IN_CROWD // len(kind.numbers), rng, drawn_to)
+    number = most_atoms // len(kind.numbers)
+    return drawn_together([kind], number, rng, drawn_to, most_atoms)
 
 
 def drawn_together(
-    kinds: list[Molecule], number: int, rng: np.random.Generator, drawn_to: tuple[float, float]
+    kinds: list[Molecule],
+    number: int,
+    rng: np.random.Generator,
+    drawn_to: tuple[float, float],
+    most_atoms: int,
 ) -> Row | None:
     """Some molecules packed about a point, then drawn together: rigid ones, or all coordinates."""
     parts: list[Molecule] = []
     for _ in range(number):
         part = kinds[rng.integers(len(kinds))]
-        if sum(len(m.numbers) for m in parts) + len(part.numbers) <= MOST_IN_CROWD:
+        if sum(len(m.numbers) for m in parts) + len(part.numbers) <= most_atoms:
             parts.append(part.turned(Rotation.random(random_state=rng)))
     if len(parts) < CROWD[0]:
         return None
@@ -366,10 +378,10 @@ def main() -> None:
         "--drawn", type=float, nargs=2, default=DRAWN, metavar=("LOW", "HIGH"),
         help="factor of lengths of crowded and liquid",
     )  # fmt: skip
+    parser.add_argument("--most-atoms", type=int, default=MOST_IN_CROWD, help="of those")
     options = parser.parse_args()
-    makers = KINDS | {
-        kind: partial(KINDS[kind], drawn_to=tuple(options.drawn)) for kind in ("crowded", "liquid")
-    }
+    crowd = {"drawn_to": tuple(options.drawn), "most_atoms": options.most_atoms}
+    makers = KINDS | {kind: partial(KINDS[kind], **crowd) for kind in ("crowded", "liquid")}
     sources = [read_molecules(options.data / name) for name in FILES]
     rng = np.random.default_rng(options.seed)
     rows: list[Row] = []
