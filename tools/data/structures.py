@@ -204,8 +204,8 @@ def shard_of(conformers: Sequence[Conformer]) -> Arrays | None:
         "numbers": np.concatenate([c.numbers for c in conformers]).astype(np.uint8),
         "positions": np.concatenate([c.positions for c in conformers]).astype(np.float32),
         "charge": np.array([c.charge for c in conformers], dtype=np.int8),
-        "group": np.array([c.name.encode() for c in conformers], dtype="S400"),
-        "kind": np.array([c.kind.encode() for c in conformers], dtype="S24"),
+        "group": np.array([c.name.encode() for c in conformers]),
+        "kind": np.array([c.kind.encode() for c in conformers]),
         "valid": np.array([is_held_out(c.name) for c in conformers]),
     }
 
