@@ -54,6 +54,33 @@ def test_labelled_frames_end_to_end(tmp_path):
     assert max(rows[f"m{i}"] for i in range(1, 5)) < 0.01
 
 
+def test_a_baseline_leaves_out_the_frames_that_it_does_not_cover(tmp_path):
+    """The model knows silicon, what it is compared with does not."""
+    folder = tmp_path / "wide"
+    save_model(
+        tiny_potential(elements=(1, 8, 14)), folder,
+        card="---\nname: wide\nlicense: mit\n---\n# wide\n", license_text="x",
+    )  # fmt: skip
+    frames = []
+    for index, name in enumerate(["H2O"] * 4 + ["SiH4"] * 2):
+        atoms = molecule(name)
+        atoms.rattle(0.02, seed=index)
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((len(atoms), 3)))
+        atoms.info |= {"molecule": f"m{index // 2}", "subset": name}
+        frames.append(atoms)
+    write(tmp_path / "data.extxyz", frames)
+    command = ["evaluate", str(folder), "--suite", "standard", "--only", "frames", "--only",
+               "conformers", "--data", str(tmp_path / "data.extxyz"), "--json",
+               str(tmp_path / "out.json"), "--baseline", "off-small"]  # fmt: skip
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out.json").read_text())["results"]
+    ours, theirs = (found[name] for name in found)
+    for check in ("frames", "conformers"):
+        assert ours[check]["left_out"] == {}
+        assert theirs[check]["left_out"] == {"2 frames of data.extxyz": "no Si"}
+
+
 def test_energies_of_other_states_are_left_out(tmp_path):
     """The energy of an ion is labelled 5 eV off: it counts, or only its forces do."""
     model = lesff.load("off-small")

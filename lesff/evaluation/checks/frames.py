@@ -66,6 +66,24 @@ class Labelled:
     def keep_covered(self, subject: Method) -> None:
         """Leave out frames that the model does not cover, also for what it is compared with."""
         self.model = subject.name
+        self.frames, left_out = self._covered(subject)
+        self.left_out |= left_out
+
+    def predict(self, subject: Method) -> tuple[list[FramePrediction], dict[str, str]]:
+        """Predictions for the frames that a method covers, once for each, and what is left out.
+
+        Raises:
+            NotCoveredError: if there are no frames.
+        """
+        frames, left_out = self._covered(subject)
+        if not frames:
+            raise NotCoveredError("no frame of the data is covered")
+        if subject.name not in self.predictions:
+            self.predictions[subject.name] = subject.predict(frames)
+        return self.predictions[subject.name], self.left_out | left_out
+
+    def _covered(self, subject: Method) -> tuple[list[Frame], dict[str, str]]:
+        """Frames that a method covers, and why how many others are not."""
         reasons = [
             subject.lacks(
                 f.structure.numbers.tolist(),
@@ -74,24 +92,11 @@ class Labelled:
             )
             for f in self.frames
         ]
-        self.frames = [f for f, why in zip(self.frames, reasons, strict=True) if not why]
-        self.left_out |= {
+        return [f for f, why in zip(self.frames, reasons, strict=True) if not why], {
             f"{reasons.count(why)} frames of {self.path.name}": why
             for why in sorted(set(reasons))
             if why
         }
-
-    def predict(self, subject: Method) -> list[FramePrediction]:
-        """Predictions for the frames, computed once per subject.
-
-        Raises:
-            NotCoveredError: if there are no frames.
-        """
-        if not self.frames:
-            raise NotCoveredError("no frame of the data is covered")
-        if subject.name not in self.predictions:
-            self.predictions[subject.name] = subject.predict(self.frames)
-        return self.predictions[subject.name]
 
 
 def check_frames(subject: Method, data: Labelled) -> CheckResult:
@@ -99,9 +104,9 @@ def check_frames(subject: Method, data: Labelled) -> CheckResult:
 
     Energies are compared for the evaluated model only: others may have another energy zero.
     """
-    predictions = data.predict(subject)
+    predictions, left_out = data.predict(subject)
     held_out = [p for p in predictions if data.split.holds_out(p.frame.group)]
-    result = CheckResult(left_out=dict(data.left_out))
+    result = CheckResult(left_out=left_out)
     has_zero = subject.name == data.model
     for part, chosen in (("held out", held_out), ("all frames", predictions)):
         if not chosen:
@@ -127,12 +132,13 @@ def check_frames(subject: Method, data: Labelled) -> CheckResult:
 
 def check_conformers(subject: Method, data: Labelled) -> CheckResult:
     """Energy differences between frames of one molecule, kcal/mol."""
-    rows = relative_errors(data.predict(subject))
+    predictions, left_out = data.predict(subject)
+    rows = relative_errors(predictions)
     if not rows:
         raise NotCoveredError("no covered molecule has two frames")
     for row in rows:
         row["held_out"] = data.split.holds_out(row["molecule"])
-    result = CheckResult(rows=rows, left_out=dict(data.left_out))
+    result = CheckResult(rows=rows, left_out=left_out)
     for subset in sorted({row["subset"] for row in rows}):
         chosen = [row for row in rows if row["subset"] == subset]
         _add_mean(result, f"relative energies MAE, {subset} ({len(chosen)} molecules)", chosen)
