@@ -99,7 +99,14 @@ def test_entry_points_are_found_without_pytorch(tmp_path):
     )  # fmt: skip
     bundled = [
         f"lesff-{name}"
-        for name in ("mat-large", "mat-medium", "mat-small", "off-medium", "off-small")
+        for name in (
+            "mat-large",
+            "mat-medium",
+            "mat-small",
+            "off-large",
+            "off-medium",
+            "off-small",
+        )
     ]
     assert found.stdout.split() == ["lesff", *bundled]
     assert sorted(entry_points()) == ["lesff", *bundled]

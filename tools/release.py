@@ -26,7 +26,8 @@ Every version carries its calibration: ``lesff train`` attaches it where the rec
 folder without, ``--train`` and ``--validation`` give the frames to calibrate it on; of a file given
 to both, its own split counts. Without them it is refused, unless ``--uncalibrated`` says in a
 sentence for the card why there is none. ``--license`` gives the text of another licence than that
-of the repository; ``--level-of-theory`` and ``--training-data`` replace those of the configuration.
+of the repository; ``--level-of-theory``, ``--training-data`` and ``--total-charge`` replace those
+of the configuration.
 A version that exists is never changed.
 """
 
@@ -257,6 +258,9 @@ def main() -> None:
     )
     parser.add_argument("--level-of-theory", help="instead of that of the configuration")
     parser.add_argument("--training-data", help="instead of those of the configuration")
+    parser.add_argument(
+        "--total-charge", type=int, nargs=2, metavar=("LOW", "HIGH"), help="trained range, e"
+    )
     options = parser.parse_args()
     manifest = ROOT / "checkpoints_manifest" / f"{options.name}.json"
     entry = json.loads(manifest.read_text("utf-8")) if manifest.exists() else {"versions": []}
@@ -270,6 +274,8 @@ def main() -> None:
     potential.config = replace(
         potential.config, **{key: text for key, text in said.items() if text is not None}
     )
+    if options.total_charge is not None:
+        potential.config = replace(potential.config, total_charge=tuple(options.total_charge))
     section = calibrated(
         potential,
         read_card(options.model) + (read_evaluation(options.model) or ""),

@@ -1,0 +1,83 @@
+"""off-large: what charges and spins do, with the marks of docs/evaluation.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ase import Atoms
+from ase.build import molecule
+
+import lesff
+from lesff.evaluation.robustness.solvated_ions import WINDOW, in_water
+from lesff.units import COULOMB_CONSTANT
+
+ROOT = Path(__file__).parents[1]
+FAR = 30.0
+"""A between the parts of a pair."""
+
+
+@pytest.fixture(scope="module")
+def model() -> lesff.Model:
+    return lesff.load("off-large", dtype="float64", offline=True)
+
+
+def energy(model, atoms, charge=0, spin=None):
+    return model.predict(atoms, "energy", total_charge=charge, spin_multiplicity=spin).energy
+
+
+def ammonium():
+    atoms = molecule("CH4")
+    atoms.symbols[0] = "N"
+    atoms.positions *= 1.02 / 1.09
+    return atoms
+
+
+def far(first, second):
+    """Two molecules ``FAR`` apart."""
+    return first + Atoms(second.numbers, second.positions + [FAR, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "charges", "spins", "spin"),
+    [
+        ("ammonium", "Cl", (1, -1), (1, 1), 1),
+        ("H2O", "Cl", (0, -1), (1, 1), 1),
+        ("O2", "H2O", (0, 0), (3, 1), 3),
+        ("CH3", "CH4", (0, 0), (2, 1), 2),
+        ("H2O", "C6H6", (0, 0), (1, 1), 1),
+    ],
+)
+def test_far_parts_are_the_sum_and_their_coulomb_energy(model, first, second, charges, spins, spin):
+    a, b = (ammonium() if n == "ammonium" else Atoms("Cl") if n == "Cl" else molecule(n)
+            for n in (first, second))  # fmt: skip
+    both = far(a, b)
+    expected = energy(model, a, charges[0], spins[0]) + energy(model, b, charges[1], spins[1])
+    expected += COULOMB_CONSTANT * charges[0] * charges[1] / FAR
+    p = model.predict(
+        both, ["energy", "charges"], total_charge=sum(charges), spin_multiplicity=spin
+    )
+    assert p.energy == pytest.approx(expected, abs=0.05)
+    assert p.charges[: len(a)].sum() == pytest.approx(charges[0], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["O2", "CH2_s3B1d", "NH", "S2", "SO"])
+def test_ground_states_are_triplets(model, name):
+    """NIST-JANAF and Huber, Herzberg: O2, CH2, NH, S2 and SO are triplets."""
+    atoms = molecule(name)
+    assert energy(model, atoms, spin=3) < energy(model, atoms, spin=1)
+
+
+@pytest.mark.filterwarnings("ignore::lesff.errors.ExtrapolationWarning")
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_chloride_keeps_its_charge_in_water(model, count):
+    system = in_water("Cl", -1, count)
+    p = model.predict(system.atoms, "charges", total_charge=-1)
+    low, high = WINDOW
+    assert -high - 1e-6 <= p.charges[0] <= -low
+
+
+def test_the_licence_names_both_parts(model):
+    for owner in ("Copyright (c) 2024 Isayev Lab", "Copyright (c) 2026 the lesff developers"):
+        assert owner in model.license_text
+    assert "lesff/weights/off-large" in (ROOT / "NOTICE").read_text(encoding="utf-8")
