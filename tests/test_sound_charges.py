@@ -522,9 +522,14 @@ def test_energies_of_limited_carried_charges_have_their_forces(scale):
         assert float(forces[atom, axis]) == pytest.approx(-slope, rel=1e-5, abs=1e-6)
 
 
-def test_born_charges_of_limited_carried_charges_are_differences():
+@pytest.mark.parametrize("has_edges", [False, True])
+def test_born_charges_of_limited_carried_charges_are_differences(has_edges):
     """Against finite differences: the shares depend on the whole cell, one number at a time."""
     potential = _strong(60.0)
+    if has_edges:
+        potential = with_head(potential, "edge")
+        with torch.no_grad():
+            potential.charge_head.transfers.out.normal_(std=0.3)
     box = molecule("CH3OH", cell=[4.5, 4.4, 4.6], pbc=True)
     born, reference = _crystal_born(potential, box)
     np.testing.assert_allclose(born, reference, rtol=1e-5, atol=1e-7)
