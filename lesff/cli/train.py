@@ -52,8 +52,8 @@ def train_command(
 
     RECIPE is a TOML file, or a folder with stages, each of which goes on from another and is
     written into the run folder under its name; stages that are done are skipped. The result is
-    calibrated where the recipe has a section ``calibration``. The folder of a run holds the log, the
-    learning curves, the resume point and, at the end, the model folder ``model``.
+    calibrated where the recipe has a section ``calibration``. The folder of a run holds the log,
+    the learning curves, the resume point and, at the end, the model folder ``model``.
 
     Under ``torchrun --nproc-per-node N`` N processes share each step: on N idle cores, with
     --threads 1 each, faster than one process with N threads (2,820 and 2,055 atoms a second on two
