@@ -102,6 +102,25 @@ def test_displacements_have_the_energy_of_harmonic_oscillators(tool, is_quantum)
     assert 4.0 * error < 0.1 * expected
 
 
+def test_hessians_are_second_differences_of_the_energy(tool):
+    """RDKit's gradients are those of the positions before, unless the energy is asked for first."""
+    from rdkit import Chem
+    from rdkit.Chem import AllChem
+
+    conformer, hessian = tool("structures")["embedded"]("CC(=O)O", "acid", 1)
+    acid = Chem.AddHs(Chem.MolFromSmiles("CC(=O)O"))
+    assert AllChem.EmbedMolecule(acid, randomSeed=1) == 0
+    field = AllChem.MMFFGetMoleculeForceField(acid, AllChem.MMFFGetMoleculeProperties(acid))
+    field.Initialize()
+    move = np.random.default_rng(0).normal(size=conformer.positions.size)
+    move *= 1e-3 / np.linalg.norm(move)
+    energies = [
+        field.CalcEnergy((conformer.positions.ravel() + k * move).tolist()) for k in (-1, 0, 1)
+    ]
+    second = (energies[0] - 2.0 * energies[1] + energies[2]) * units.kcal / units.mol
+    assert move @ hessian @ move == pytest.approx(second, rel=1e-4)
+
+
 def test_dimers_stand_at_the_contact_asked_for(tool):
     names = tool("structures")
     rng = np.random.default_rng(1)

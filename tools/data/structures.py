@@ -133,6 +133,7 @@ def _hessian(field: object, flat: np.ndarray, step: float = 2e-4) -> np.ndarray:
         sides = []
         for sign in (1.0, -1.0):
             places[i] = place + sign * step
+            field.CalcEnergy(places)  # without, RDKit takes distances of the call before
             sides.append(np.array(field.CalcGrad(places)))
         places[i] = place
         rows.append((sides[0] - sides[1]) / (2.0 * step))
