@@ -34,7 +34,7 @@ from lesff.potential.edit import (
 )
 from lesff.potential.potential import Potential
 from lesff.potential.replay import RepeatedStep
-from lesff.potential.verify import _crystal_born
+from lesff.potential.verify import _crystal_born, check_physics
 from lesff.units import COULOMB_CONSTANT
 
 ELEMENTS = (1, 6, 7, 8, 17)
@@ -611,6 +611,20 @@ def test_born_charges_of_bonds_without_end_are_refused():
     graph = make_graph(bulk("C", cubic=True), potential.architecture.cutoff)
     with pytest.raises(PropertyError, match="go on through its cell"):
         potential(graph, ["born_effective_charges"])
+
+
+def test_the_physics_of_models_that_share_along_bonds_is_checked_on_molecules():
+    """`lesff verify --physics` ended with an error at the first crystal."""
+    smooth = LongRangeConfig(head="edge", readout_hidden=4, charge_limits=LIMITS, cutoff="smooth")
+    checks = list(check_physics(_aimnet2(long_range=smooth)))
+    assert all(check.ok for check in checks)
+    born = {c.structure: c.note for c in checks if c.quantity == "Born charges"}
+    assert born == {
+        "molecule": "",
+        "triclinic": "bonds go on through the cell",
+        "left-handed": "bonds go on through the cell",
+        "molecules": "",
+    }
 
 
 def test_ions_of_opposite_charge_keep_theirs_where_the_guess_says_so():
