@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -59,6 +58,7 @@ from mat_seeds import (
 from tqdm.auto import tqdm
 
 import lesff
+from lesff.disk import written_atomically
 
 PART = 25
 """Structures per part."""
@@ -295,9 +295,8 @@ def main() -> None:
 
 def write_whole(path: Path, frames: Sequence[ase.Atoms]) -> None:
     """Write a file that appears complete or not at all."""
-    partial = path.with_suffix(".partial")
-    ase.io.write(partial, frames, format="extxyz")
-    os.replace(partial, path)
+    with written_atomically(path) as new:
+        ase.io.write(new, frames, format="extxyz")
 
 
 if __name__ == "__main__":
