@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import tiny_potential
 
 from lesff.atoms.structure import Structure
 from lesff.errors import ConfigError, DataError
 from lesff.train.batches import make_batch
 from lesff.train.composites import Composer, CompositesConfig, joined
 from lesff.train.data import Frame
+from lesff.train.gradients import accumulate_gradients
 from lesff.train.loss import BatchPrediction, LossConfig, loss_value
 from lesff.train.training_data import TrainingData
 
@@ -114,6 +116,52 @@ def test_guesses_between_steps_cost_although_their_sum_is_right():
     assert loss(-0.5, -0.5) == 0.0 == loss(-1.0, 0.0)
     # half of the two squares
     assert loss(-0.7, -0.3) == pytest.approx(0.2**2)
+
+
+def test_charges_and_spins_of_parts_cost_what_is_not_theirs():
+    """Sums over each part against its own total; a whole system has none of it."""
+    pair = joined([METHYL, CHLORIDE], 100.0 * np.eye(3)[:2])
+    opposite = joined([METHYL, METHYL], 100.0 * np.eye(3)[:2], antiparallel=True)
+    batch = make_batch([pair, WATER, opposite], 3.0, torch.float64)
+    assert batch.part.bincount().tolist() == [4, 1, 3, 4, 4]
+    assert batch.is_composite.tolist() == [True, True, False, True, True]
+    config = LossConfig(energy=0.0, forces=0.0, part_states=3.0)
+    states = torch.zeros(16, 2, dtype=torch.float64)
+    # -0.2 e and 0.4 unpaired electrons where none should be, and of radicals in a singlet -0.3 e
+    states[:4, 0], states[4, 0] = -0.05, -0.8
+    states[:4, 1], states[4, 1] = 0.15, 0.4
+    states[8, 0], states[12, 0] = -0.3, 0.3
+    states[8, 1], states[12, 1] = 0.7, -0.7
+    states[5, 0], states[6, 0] = 5.0, -5.0
+    found = BatchPrediction(energy=torch.zeros(3), forces=torch.zeros(16, 3), part_states=states)
+    # parts count as their systems do: (2 + 4) / 5 by atoms
+    first, second = pair.weight, opposite.weight
+    squares = first * (0.2**2 + 0.2**2 + 0.4**2 + 0.4**2) + second * 2 * 0.3**2
+    expected = 3.0 * squares / (2 * first + 2 * second)
+    assert float(loss_value(found, batch, config)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", ["double_backward", "central_difference"])
+def test_parts_have_gradients(method):
+    """Against differences of the loss by weights of the local state."""
+    pair = joined([frame([8, 1], multiplicity=2, seed=8), WATER], 100.0 * np.eye(3)[:2])
+    batch = make_batch([pair], 3.0, torch.float64)
+    potential = tiny_potential(local_state=True).requires_grad_(True)
+    config = LossConfig(energy=0.0, forces=0.0, part_states=3.0)
+    weight = potential.local_state.element
+    index = (1, 3)  # spin of oxygen
+    values = []
+    for step in (1e-4, -2e-4):
+        with torch.no_grad():
+            weight[index] += step
+        values.append(accumulate_gradients(potential, batch, config, method))
+    expected = (values[0] - values[1]) / 2e-4
+    with torch.no_grad():
+        weight[index] += 1e-4
+    potential.zero_grad()
+    accumulate_gradients(potential, batch, config, method)
+    assert float(weight.grad[index]) == pytest.approx(expected, rel=1e-5)
+    assert abs(expected) > 1e-3
 
 
 def test_a_composite_lacks_what_a_part_lacks():

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 
 import lesff
 from lesff.atoms.files import read_npz
@@ -190,3 +192,102 @@ def test_ensembles_say_where_they_are_unsure(run, tmp_path):
     data = read_shard(labelled)
     assert len(data["spread"]) == len(data["n"]) == 4
     assert (data["spread"] > 0.0).all()
+
+
+def test_a_pair_correction_is_a_potential(tool):
+    """Forces are minus the derivatives of the energy (differences), and it ends at its cutoff."""
+    names, rng = tool("pair_correction"), np.random.default_rng(4)
+    size = names["design"]((1, 8), np.array([8]), np.zeros((1, 3)))[0].size
+    found = names["PairCorrection"]((1, 8), rng.normal(size=size))
+    numbers, positions = np.array([8, 1, 1, 8]), rng.normal(scale=1.5, size=(4, 3))
+    _, forces = found.labels(numbers, positions)
+    for atom, axis in ((0, 0), (2, 1), (3, 2)):
+        moved = [positions.copy(), positions.copy()]
+        for one, step in zip(moved, (1e-5, -1e-5), strict=True):
+            one[atom, axis] += step
+        up, down = (found.labels(numbers, one)[0] for one in moved)
+        assert forces[atom, axis] == pytest.approx(-(up - down) / 2e-5, abs=1e-6)
+    pair = np.array([[0.0, 0, 0], [0, 0, 3.7999]])
+    assert found.labels(np.array([8, 1]), pair)[0] == pytest.approx(
+        found.coefficients[-2:].sum(), abs=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore::lesff.errors.ExtrapolationWarning")
+def test_a_pair_correction_finds_what_a_teacher_lacks(tool, run, tmp_path, capsys):
+    """The teacher is a model, its error a pair potential and an energy of each element."""
+    names, rng = tool("pair_correction"), np.random.default_rng(5)
+    size = names["design"]((1, 8), np.array([8]), np.zeros((1, 3)))[0].size
+    smooth = 0.02 * rng.normal(size=size)
+    smooth[-2:] = (0.3, -0.2)
+    truth = names["PairCorrection"]((1, 8), smooth)
+    teacher, frames = lesff.load("off-small@1.3.0"), []
+    for i in range(24):
+        atoms = molecule(("H2O", "H2O2")[i % 2])
+        atoms.rattle(0.05, seed=i)
+        p = teacher.predict(atoms, ["energy", "forces"])
+        energy, forces = truth.labels(atoms.numbers, atoms.positions)
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=p.energy + energy, forces=p.forces + forces
+        )
+        atoms.info["molecule"] = f"m{i % 8}"
+        frames.append(atoms)
+    write(tmp_path / "dft.xyz", frames, format="extxyz")
+    path = tmp_path / "c.json"
+    run("pair_correction", "fit", tmp_path / "dft.xyz", "-o", path, "--teacher", "off-small@1.3.0")
+    told = capsys.readouterr().out
+    before, after = (float(told.split(key)[1].split()[0]) for key in ("forces", "validation"))
+    assert told.startswith("24 frames")
+    assert after < 0.1 * before
+    shard = {
+        "n": np.array([3]), "numbers": np.array([8, 1, 1]), "energy": np.array([-9.0]),
+        "positions": frames[0].positions, "forces": np.zeros((3, 3)),
+    }  # fmt: skip
+    np.savez(tmp_path / "l.npz", **shard)
+    run(
+        "pair_correction", "add", tmp_path / "l.npz", "--correction", path, "-o", tmp_path / "b.npz"
+    )
+    better = read_npz(tmp_path / "b.npz")
+    energy, forces = truth.labels(shard["numbers"], shard["positions"])
+    assert better["energy"][0] + 9.0 == pytest.approx(energy, abs=0.02)
+    np.testing.assert_allclose(better["forces"], forces, atol=0.05)
+    np.savez(tmp_path / "l.npz", **(shard | {"numbers": np.array([7, 1, 1])}))
+    with pytest.raises(SystemExit, match=r"must know the elements of the shard, and lacks \[7\]"):
+        run("pair_correction", "add", tmp_path / "l.npz", "--correction", path, "-o", path)
+
+
+def test_labels_of_two_teachers_are_mixed(run, tmp_path):
+    """Shares by charge; energies after the mean difference of each group, in any order."""
+    rng, n = np.random.default_rng(6), np.array([2, 1, 2])
+    first = {
+        "n": n, "numbers": np.array([1, 1, 17, 1, 1]), "positions": rng.normal(size=(5, 3)),
+        "forces": rng.normal(size=(5, 3)), "energy": np.array([1.0, 2.0, 5.0]),
+        "charge": np.array([0, -1, 0]), "group": np.array([b"H2", b"Cl", b"H2"]),
+        "valid": np.zeros(3, bool),
+    }  # fmt: skip
+    # the second has them backwards, and one more
+    second = {key: value[::-1] for key, value in first.items()}
+    second["positions"] = first["positions"][[3, 4, 2, 0, 1]]
+    forces = rng.normal(size=(5, 3))
+    second |= {"forces": forces[[3, 4, 2, 0, 1]], "energy": np.array([9.0, 12.0, 4.0])}
+    np.savez(tmp_path / "a.npz", **first)
+    np.savez(tmp_path / "b.npz", **second)
+    out = tmp_path / "m.npz"
+    words = [tmp_path / "a.npz", tmp_path / "b.npz", "-o", out]
+    run("mixed", *words, "--share", "0.25", "--charged-share", "0.75")
+    found = read_shard(out)
+    w = np.array([0.25, 0.25, 0.75, 0.25, 0.25])[:, None]
+    np.testing.assert_allclose(found["forces"], w * first["forces"] + (1 - w) * forces, atol=1e-6)
+    # of H2 the second is 3.5 too high on average: 0.5 and 5.5; of Cl by 10
+    np.testing.assert_allclose(found["energy"], [0.25 + 0.75 * 0.5, 2.0, 1.25 + 0.75 * 5.5])
+    d = first["forces"] - forces
+    np.testing.assert_allclose(
+        found["spread"], [np.sqrt((d[a:b] ** 2).mean()) for a, b in ((0, 2), (2, 3), (3, 5))],
+        rtol=1e-6,
+    )  # fmt: skip
+    with pytest.raises(SystemExit, match="shares must be from 0 to 1, got 1.5"):
+        run("mixed", *words, "--share", "1.5")
+    second["positions"] = second["positions"] + 1.0
+    np.savez(tmp_path / "b.npz", **second)
+    with pytest.raises(SystemExit, match="no structure in common"):
+        run("mixed", *words, "--share", "0.5")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lesff.atoms.graph import AtomGraph, build_graph, collate
-from lesff.train.data import Frame
+from lesff.atoms.structure import Structure
+from lesff.train.data import Frame, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class LabelledBatch:
         born_effective_charges: (n_atoms, 3, 3) e.
         weight: (n_systems,) loss weight.
         is_closed: (n_systems,) whether the atoms' electrons can be counted: closed shells.
+        part: (n_atoms,) part of each atom: parts of composites, else the whole system.
+        part_states: (n_parts, 2) total charge in e and 2S; NaN where unknown.
+        is_composite: (n_parts,) whether the part has others beside it.
     """
 
     graph: AtomGraph
@@ -38,6 +42,9 @@ class LabelledBatch:
     born_effective_charges: Tensor
     weight: Tensor
     is_closed: Tensor
+    part: Tensor
+    part_states: Tensor
+    is_composite: Tensor
 
 
 def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> LabelledBatch:
@@ -56,6 +63,8 @@ def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> La
             )
         return torch.from_numpy(np.concatenate(rows)).to(dtype)
 
+    parts = [frame.parts or (_whole(frame.structure),) for frame in frames]
+    sizes = torch.tensor([part.n_atoms for found in parts for part in found])
     return LabelledBatch(
         graph=graph.to(dtype=dtype),
         energy=torch.tensor([frame.energy for frame in frames], dtype=torch.float64),
@@ -66,4 +75,18 @@ def make_batch(frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> La
         born_effective_charges=join("born_effective_charges", 3, 3, per_atom=True),
         weight=torch.tensor([frame.weight for frame in frames], dtype=dtype),
         is_closed=torch.tensor([frame.is_closed for frame in frames]),
+        part=torch.repeat_interleave(torch.arange(len(sizes)), sizes),
+        part_states=torch.tensor(
+            [(part.charge, part.unpaired) for found in parts for part in found], dtype=dtype
+        ),
+        is_composite=torch.tensor([len(found) > 1 for found in parts for _ in found]),
+    )
+
+
+def _whole(structure: Structure) -> Part:
+    """All atoms of a structure."""
+    return Part(
+        n_atoms=len(structure),
+        charge=structure.total_charge,
+        unpaired=structure.spin_multiplicity - 1,
     )

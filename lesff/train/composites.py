@@ -15,7 +15,7 @@ import numpy as np
 
 from lesff.atoms.structure import Structure
 from lesff.errors import ConfigError, DataError
-from lesff.train.data import Frame
+from lesff.train.data import Frame, Part
 from lesff.units import COULOMB_CONSTANT
 
 
@@ -185,8 +185,8 @@ def joined(frames: Sequence[Frame], centres: np.ndarray, *, antiparallel: bool =
     weights = np.array([frame.weight for frame in frames])
     unpaired = _unpaired(structures, antiparallel=antiparallel)
     # opposite spins make a singlet, not a closed shell
-    is_closed = all(frame.is_closed for frame in frames)
-    is_closed = is_closed and unpaired == _unpaired(structures, antiparallel=False)
+    is_parallel = unpaired == _unpaired(structures, antiparallel=False)
+    is_closed = is_parallel and all(frame.is_closed for frame in frames)
     return Frame(
         structure=Structure(
             numbers=numbers,
@@ -204,6 +204,14 @@ def joined(frames: Sequence[Frame], centres: np.ndarray, *, antiparallel: bool =
         is_closed=is_closed,
         group=" + ".join(frame.group for frame in frames),
         subset="composites",
+        parts=tuple(
+            Part(
+                n_atoms=len(s),
+                charge=s.total_charge,
+                unpaired=s.spin_multiplicity - 1 if is_parallel else float("nan"),
+            )
+            for s in structures
+        ),
     )
 
 

@@ -32,6 +32,21 @@ Source = Path | str | Sequence[ase.Atoms]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some atoms of a frame, in order, far from the others.
+
+    Attributes:
+        n_atoms: How many.
+        charge: Their total charge, e.
+        unpaired: Their 2S; NaN if the spins of the frame do not say.
+    """
+
+    n_atoms: int
+    charge: float
+    unpaired: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Frame:
     """One labelled structure; conventions as in :data:`lesff.train.labels.LABELS`.
 
@@ -48,6 +63,7 @@ class Frame:
         group: Name of the molecule or composition; splits keep groups together.
         subset: Name of the part of the data the frame belongs to.
         is_validation: Whether the data's own split holds the frame out.
+        parts: Of a composite, else empty.
     """
 
     structure: Structure
@@ -62,6 +78,7 @@ class Frame:
     group: str = ""
     subset: str = ""
     is_validation: bool = False
+    parts: tuple[Part, ...] = ()
 
     def labels(self) -> tuple[str, ...]:
         """Names of the labels that it has."""

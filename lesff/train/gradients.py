@@ -57,8 +57,9 @@ def accumulate_gradients(
         raise ConfigError(
             "`loss.charge_transfer` must be 0 for a model without `long_range.reference_charges`"
         )
-    if config.charge_guess and potential.local_state is None:
-        raise ConfigError("`loss.charge_guess` must be 0 for a model without `local_state`")
+    for name in ("charge_guess", "part_states"):
+        if getattr(config, name) and potential.local_state is None:
+            raise ConfigError(f"`loss.{name}` must be 0 for a model without `local_state`")
     if method == "double_backward":
         return _double_backward(potential, batch, config)
     if config.born_effective_charges:
@@ -94,6 +95,8 @@ def _outputs(
             extras["charge_transfer"] = terms.local_charges - references
     if config.charge_guess and terms.states is not None:
         extras["charge_guess"] = terms.states.raw
+    if config.part_states and terms.states is not None:
+        extras["part_states"] = torch.stack([terms.states.charges, terms.states.spins], dim=1)
     energy = terms.energy_sr + terms.energy_lr
     if graph.external_field is not None:
         energy = energy + _field_share(terms, graph)

@@ -15,7 +15,7 @@ from lesff.train.batches import LabelledBatch
 
 _WEIGHTS = (
     *("energy", "forces", "net_forces", "dipole", "stress", "charges", "born_effective_charges"),
-    *("total_charge", "charge_transfer", "charge_guess"),
+    *("total_charge", "charge_transfer", "charge_guess", "part_states"),
 )
 
 
@@ -43,6 +43,8 @@ class LossConfig:
             keeps a pretrained trunk from learning forces: ``lesff train --dry-run`` prints both.
             Half of the squared distance of each guess to the nearest step is part of it, too: a sum
             that is right of guesses between steps is not.
+        part_states: Weight of the squared residuals of the charges and spins that a local state
+            gives the parts of a composite, summed over each part.
         energy_delta: Huber threshold in eV/atom.
         forces_delta: Huber threshold in eV/A, also for net forces.
         dipole_delta: Huber threshold in e A.
@@ -61,6 +63,7 @@ class LossConfig:
     total_charge: float = 0.0
     charge_transfer: float = 0.0
     charge_guess: float = 0.0
+    part_states: float = 0.0
     energy_delta: float = 0.01
     forces_delta: float = 0.01
     dipole_delta: float = 0.01
@@ -87,6 +90,7 @@ class BatchPrediction:
         charge_transfer: (n_atoms,) local charges minus those of the elements, e, or None.
         charges: (n_atoms,) e, summing to the total charge, or None.
         charge_guess: (n_atoms,) e, what a local state reads off the environment, or None.
+        part_states: (n_atoms, 2) charges in e and spins of a local state, or None.
         born_effective_charges: (n_atoms, 3, 3) e, or None.
     """
 
@@ -98,6 +102,7 @@ class BatchPrediction:
     charge_transfer: Tensor | None = None
     charges: Tensor | None = None
     charge_guess: Tensor | None = None
+    part_states: Tensor | None = None
     born_effective_charges: Tensor | None = None
 
 
@@ -185,7 +190,19 @@ def _guess_penalty(guess: Tensor, batch: LabelledBatch, _config: LossConfig) -> 
     return (w * squared).sum() / w.sum().clamp(min=1e-12)
 
 
+def _part_penalty(states: Tensor, batch: LabelledBatch, _config: LossConfig) -> Tensor:
+    """See :attr:`LossConfig.part_states`; whole systems have their totals by construction."""
+    n_parts = len(batch.part_states)
+    error = segment_sum(states, batch.part, n_parts) - batch.part_states
+    squared = torch.nan_to_num(error).square().sum(1)
+    # w[p]: of the part's system
+    first = torch.searchsorted(batch.part, torch.arange(n_parts, device=batch.part.device))
+    w = batch.weight[batch.graph.batch[first]] * batch.is_composite
+    return (w * squared).sum() / w.sum().clamp(min=1e-12)
+
+
 _PENALTIES = {
+    "part_states": _part_penalty,
     "charge_transfer": _transfer_penalty,
     "charge_guess": _guess_penalty,
 }

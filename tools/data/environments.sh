@@ -4,6 +4,7 @@
 #     tools/data/environments.sh lesff FOLDER   # structures.py, labels.py with teachers that lesff converts
 #     tools/data/environments.sh pyscf FOLDER   # dft_anchors.py, isolated_energies.py, pair_contacts.py
 #     tools/data/environments.sh xtb FOLDER     # compressed.py, contact_dimers.py, turned_bonds.py, ...
+#     tools/data/environments.sh so3lr FOLDER   # labels.py --teacher with SO3LR's calculator
 #
 # Then FOLDER/bin/python tools/data/TOOL.py ...
 set -euo pipefail
@@ -12,8 +13,9 @@ case "${1:-}-${2:+folder}" in
     lesff-folder) packages=(rdkit) ;;
     pyscf-folder) packages=(pyscf==2.14.0 dftd3==1.7.0 tblite rdkit) ;;
     xtb-folder) packages=(tblite rdkit) ;;
+    so3lr-folder) packages=(so3krates-torch==0.2.1) ;;
     *)
-        echo "usage: environments.sh lesff|pyscf|xtb FOLDER" >&2
+        echo "usage: environments.sh lesff|pyscf|xtb|so3lr FOLDER" >&2
         exit 2
         ;;
 esac

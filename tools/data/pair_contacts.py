@@ -3,8 +3,9 @@
 No set of molecules says what happens when two atoms come closer than bonds are. This makes curves
 of all pairs of H B C N O F Si P S Cl Br I from the sum of covalent radii inwards: energies relative
 to isolated neutral atoms, of the lower of the two lowest spin multiplicities; forces from a cubic
-spline through r E(r). Frames above 60 eV or 100 eV/A are left out. The level is a compromise with
-time: forces of wB97M-V/def2-TZVP differ by up to 1 % (C-O 0.9, I-I 2.0, I-H 1.2, S-Br 1.5 A).
+spline through r E(r). Frames above 60 eV or 100 eV/A (``--largest-force``) are left out. The level
+is a compromise with time: forces of wB97M-V/def2-TZVP differ by up to 1 % (C-O 0.9, I-I 2.0, I-H
+1.2, S-Br 1.5 A).
 
 The curves are kept in a JSON file beside the output; an interrupted run goes on where it stopped,
 and the shard is written anew after each pair.
@@ -41,7 +42,7 @@ OUTERMOST = 1.0
 DECIDED_AT = (1.0, 0.6)
 """Shares at which both multiplicities are computed first; all others where these disagree."""
 MOST_ENERGY, MOST_FORCE = 60.0, 100.0
-"""Of a frame, eV and eV/A."""
+"""Of a frame, eV and eV/A; a curve ends where its slope is 1.2 times that force."""
 KINK = 0.03
 """Of a curve r E(r): allowed distance from a cubic, relative to its change, eV A."""
 FUNCTIONAL, BASIS = "pbe0", "def2-tzvp"
@@ -171,7 +172,7 @@ def computed(symbols: tuple[str, str], zero: float) -> dict[str, dict[str, float
     }
 
 
-def rows_of(name: str, curves: dict[str, dict[str, float]]) -> list[Row]:
+def rows_of(name: str, curves: dict[str, dict[str, float]], most_force: float) -> list[Row]:
     """Frames of a pair, at each distance the state of lowest energy."""
     numbers = np.array([atomic_numbers[s] for s in name.split("-")])
     length = covalent_radii[numbers].sum()
@@ -187,7 +188,7 @@ def rows_of(name: str, curves: dict[str, dict[str, float]]) -> list[Row]:
                 best[share] = (float(energy), float(force), int(multiplicity))
     rows = []
     for share, (energy, force, multiplicity) in sorted(best.items()):
-        if float(share) > OUTERMOST or energy > MOST_ENERGY or abs(force) > MOST_FORCE:
+        if float(share) > OUTERMOST or energy > MOST_ENERGY or abs(force) > most_force:
             continue
         axis = np.array([0.0, 0.0, 1.0])
         positions = np.array([0.0 * axis, float(share) * length * axis])
@@ -196,9 +197,11 @@ def rows_of(name: str, curves: dict[str, dict[str, float]]) -> list[Row]:
     return rows
 
 
-def write_curves(path: Path, curves: dict[str, dict[str, dict[str, float]]]) -> None:
+def write_curves(
+    path: Path, curves: dict[str, dict[str, dict[str, float]]], most_force: float
+) -> None:
     """Write the shard of all pairs so far."""
-    rows = [row for name, found in curves.items() for row in rows_of(name, found)]
+    rows = [row for name, found in curves.items() for row in rows_of(name, found, most_force)]
     write_shard(path, rows, hold_out=False)
 
 
@@ -206,6 +209,9 @@ def main() -> None:
     """Compute the curves and write the shard."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument(
+        "--largest-force", type=float, default=MOST_FORCE, help="of a frame that is written, eV/A"
+    )
     options = parser.parse_args()
     lib.num_threads(1)
     kept = options.output.with_suffix(".json")
@@ -220,8 +226,8 @@ def main() -> None:
         if name not in curves:
             curves[name] = computed(pair, sum(atoms[s] for s in pair))
             write_json(kept, curves)
-            write_curves(options.output, curves)
-    write_curves(options.output, curves)
+            write_curves(options.output, curves, options.largest_force)
+    write_curves(options.output, curves, options.largest_force)
 
 
 if __name__ == "__main__":
