@@ -1,6 +1,7 @@
 """The evaluation suite: its pure parts on cases solved by hand, one check end to end."""
 
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 import ase
@@ -24,10 +25,12 @@ from lesff.errors import (
     MissingDependencyError,
     UnsupportedInputError,
 )
+from lesff.evaluation.checks import reactions
 from lesff.evaluation.checks.dynamics import density_of, liquid_box
 from lesff.evaluation.checks.frames import relative_errors
 from lesff.evaluation.checks.interactions import complex_of
 from lesff.evaluation.checks.long_range import aligned_pair, tail_exponent
+from lesff.evaluation.checks.reactions import REACTIONS, balance, reference
 from lesff.evaluation.checks.solids import (
     SOLIDS,
     check_born,
@@ -40,7 +43,7 @@ from lesff.evaluation.checks.torsions import TORSIONS, roughness
 from lesff.evaluation.checks.water_clusters import HEXAMERS, build, dimer, hydrogen_bonds
 from lesff.evaluation.molecules import add_proton, molecules_of
 from lesff.evaluation.relaxation import relaxed, zero_point_energy
-from lesff.evaluation.results import CheckResult, SuiteFile
+from lesff.evaluation.results import CheckResult, NotCoveredError, SuiteFile
 from lesff.evaluation.suite import CHECKS, Check, find_checks, run_suite
 from lesff.methods import ModelMethod, open_baseline
 from lesff.model_folder.folder import save_model
@@ -187,6 +190,50 @@ def test_energies_of_s22_are_those_of_the_revision():
         ("Benzene_dimer_parallel_displaced", -2.62),
     ):
         assert complex_of(name)[2] * EV_TO_KCAL_PER_MOL == pytest.approx(expected, abs=0.01)
+
+
+ALL_REACTIONS = [reaction for group in REACTIONS.values() for reaction in group]
+
+
+@pytest.mark.parametrize("reaction", ALL_REACTIONS)
+def test_reactions_keep_their_atoms(reaction):
+    atoms = Counter()
+    for name, n in balance(reaction).items():
+        for z in molecule(name).numbers:
+            atoms[int(z)] += n
+    assert not any(atoms.values())
+    assert len(set(ALL_REACTIONS)) == len(ALL_REACTIONS) == 49
+
+
+def test_energies_of_reactions_are_those_of_theory_near_experiment():
+    """Atomisation energies of W4 theory in kcal/mol (Karton, Daon, Martin, Chem. Phys. Lett. 510,
+    165 (2011)): experiment and B3LYP's zero-point energies are within 1 kcal/mol."""
+    w4 = {"CO": 259.73, "H2O": 232.97, "CO2": 390.14, "H2": 109.49, "C2H4": 564.10, "C2H6": 713.08}
+    for reaction in ("CO + H2O -> CO2 + H2", "C2H4 + H2 -> C2H6"):
+        expected = -sum(n * w4[name] for name, n in balance(reaction).items())
+        assert reference(reaction) == pytest.approx(expected, abs=1.0)
+
+
+def test_reactions_of_what_is_covered(monkeypatch):
+    """Means are those of the rows; a reaction with an element that the model lacks is named."""
+    chosen = {"some": ("C2H2 + H2 -> C2H4", "SiH4 + 2 H2O -> SiO + 4 H2"), "none": ("SiH4 -> Si",)}
+    monkeypatch.setattr(reactions, "REACTIONS", chosen)
+    result = reactions.check_reactions(ModelMethod("off-small"))
+    assert result.left_out == dict.fromkeys(("SiH4 + 2 H2O -> SiO + 4 H2", "SiH4 -> Si"), "no Si")
+    (row,), (quantity,) = result.rows, result.quantities
+    assert row["item"] == "C2H2 + H2 -> C2H4"
+    assert quantity.value == pytest.approx(abs(row["value"] - row["reference"]))
+    assert quantity.name == "reactions, some, MAE (1)"
+    model = lesff.load("off-small")
+    energies = [
+        relaxed(molecule(name), model.calculator()).get_potential_energy()
+        for name in ("C2H4", "C2H2", "H2")
+    ]
+    expected = (energies[0] - energies[1] - energies[2]) * EV_TO_KCAL_PER_MOL
+    assert row["value"] == pytest.approx(expected, abs=1e-3)
+    monkeypatch.setattr(reactions, "REACTIONS", {"none": ("SiH4 -> Si",)})
+    with pytest.raises(NotCoveredError, match="no Si"):
+        reactions.check_reactions(ModelMethod("off-small"))
 
 
 @pytest.mark.parametrize("name", HEXAMERS)

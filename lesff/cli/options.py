@@ -25,6 +25,7 @@ CHECK_NAMES = (
     "torsions",
     "long-range",
     "states",
+    "reactions",
     "drift",
     "liquids",
     "solids",

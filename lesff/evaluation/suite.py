@@ -22,6 +22,7 @@ from lesff.evaluation.checks.dynamics import (
 from lesff.evaluation.checks.frames import FRAME_SOURCES, Labelled, check_conformers, check_frames
 from lesff.evaluation.checks.interactions import S22_SOURCES, check_s22
 from lesff.evaluation.checks.long_range import LONG_RANGE_SOURCES, check_long_range
+from lesff.evaluation.checks.reactions import REACTION_SOURCES, check_reactions
 from lesff.evaluation.checks.solids import (
     BORN_SOURCES,
     SOLID_SOURCES,
@@ -101,6 +102,7 @@ CHECKS = (
     Check(name="torsions", family="organic", run=check_torsions, sources=TORSION_SOURCES),
     Check(name="long-range", family="organic", run=check_long_range, sources=LONG_RANGE_SOURCES),
     Check(name="states", family="organic", run=check_states, sources=STATE_SOURCES),
+    Check(name="reactions", family="organic", run=check_reactions, sources=REACTION_SOURCES),
     Check(
         name="drift", family="organic", run=check_drift, sources=DRIFT_SOURCES, models_only=True
     ),
