@@ -3,7 +3,8 @@
 ``organic2_*.npz`` say how far the two teachers of a frame are apart (``spread``, RMS of force
 components in eV/A), which predicts the error of their mean. A frame gets the weight
 1 / (1 + (spread / 0.12)^2): labels off by half the spread, beside 0.06 eV/A that a small model is
-off by itself. Frames to train on are thinned at random, held-out ones likewise.
+off by itself. Frames to train on are thinned at random, held-out ones likewise; ``--most-atoms``
+leaves larger ones out.
 
     python tools/data/merged.py organic2_des_mono.npz=0.5 organic2_des_dimer.npz -o organic2.npz
 """
@@ -23,10 +24,12 @@ PER_ATOM = ("numbers", "positions", "forces", "charges")
 PER_FRAME = ("n", "energy", "charge", "dipole", "spin_multiplicity", "group", "valid")
 
 
-def thinned(path: Path, share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """A share of the frames of a shard, with weights."""
+def thinned(
+    path: Path, share: float, rng: np.random.Generator, most_atoms: int
+) -> dict[str, np.ndarray]:
+    """A share of the frames of a shard, of those that are small enough, with weights."""
     data = read_shard(path)
-    kept = rng.random(len(data["n"])) < share
+    kept = (rng.random(len(data["n"])) < share) & (data["n"] <= most_atoms)
     atoms = np.repeat(kept, data["n"].astype(np.int64))
     found = {key: data[key][atoms] for key in PER_ATOM if key in data}
     found |= {key: data[key][kept] for key in PER_FRAME if key in data}
@@ -41,12 +44,13 @@ def main() -> None:
     parser.add_argument("files", nargs="+", metavar="FILE[=SHARE]")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most-atoms", type=int, default=10**6, help="of a frame")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     parts = []
     for text in options.files:
         name, _, share = text.partition("=")
-        parts.append(thinned(Path(name), float(share or 1.0), rng))
+        parts.append(thinned(Path(name), float(share or 1.0), rng, options.most_atoms))
     keys = set(parts[0])
     for text, part in zip(options.files, parts, strict=True):
         if set(part) != keys:
