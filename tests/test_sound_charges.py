@@ -453,6 +453,64 @@ def test_single_molecules_keep_their_energies_when_charges_become_local():
         torch.testing.assert_close(after, before, rtol=0.0, atol=1e-6)  # the floor of weights
 
 
+def test_strong_bonds_lose_their_charge_over_a_longer_way():
+    """A pair of C, N, O is joined up to ``join_until``; molecules at rest are as before."""
+    potential = _aimnet2()
+    longer = Redesign(join_until=1.85).of(potential)
+    assert longer.config.architecture["join_until"] == 1.85
+    assert "join_until" not in potential.config.to_dict()["architecture"]
+    assert longer.config.to_dict()["architecture"]["join_until"] == 1.85
+    for atoms in (molecule("CH3CONH2"), molecule("CH3OH")):
+        energies = [_found(m, atoms)["energy"] for m in (potential, longer)]
+        torch.testing.assert_close(*energies, rtol=0.0, atol=1e-12)
+    # a bond in its middle is another one; far apart both are none
+    for x, differs in ((1.2, False), (1.6, True), (1.9, False)):
+        pair = _diatomic(6, 8, x * (covalent_radii[6] + covalent_radii[8]))
+        old, new = (float(_found(m, pair)["energy"]) for m in (potential, longer))
+        assert (abs(old - new) > 1e-9) is differs
+
+
+@pytest.mark.parametrize(("first", "second", "end"), [(6, 8, 1.85), (1, 6, 1.55), (6, 17, 1.55)])
+def test_how_far_atoms_are_joined(first, second, end):
+    """Whole up to 1.25 of the sum of covalent radii, half in the middle, none from the end on."""
+    shares = torch.tensor([1.0, 1.25, 0.5 * (1.25 + end), end, 1.9], dtype=torch.float64)
+    n = len(shares)
+    pairs = ClosePairs(
+        distance=shares * (covalent_radii[first] + covalent_radii[second]),
+        first=torch.arange(n),
+        second=torch.arange(n) + n,
+        z=torch.tensor([first] * n + [second] * n),
+    )
+    found = Elements().joined(pairs, 100.0, 1.85)
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 0.5, 0.0, 0.0], dtype=torch.float64))
+    before = Elements().joined(pairs, 100.0)
+    torch.testing.assert_close(before, Elements().close(pairs.distance, pairs))
+
+
+def test_join_until_is_refused_where_it_means_nothing():
+    potential = _aimnet2()
+    with pytest.raises(ConfigError, match=r"`architecture.join_until` must be null or in"):
+        Redesign(join_until=2.5).of(potential)
+    with pytest.raises(ConfigError, match="`join_until` needs `architecture.local_charges`"):
+        Redesign(join_until=1.7).of(_model())
+
+
+def test_forces_are_derivatives_where_strong_bonds_come_apart():
+    longer = Redesign(join_until=1.85).of(_aimnet2())
+    atoms = molecule("CH3OH")
+    axis = atoms.positions[1] - atoms.positions[0]
+    atoms.positions[[1, 3]] += 0.45 * axis / np.linalg.norm(axis)
+    forces = _found(longer, atoms)["forces"]
+    for atom in (0, 1):
+        values = []
+        for step in (1e-4, -1e-4):
+            moved = atoms.copy()
+            moved.positions[atom] += step * axis
+            values.append(float(_found(longer, moved)["energy"]))
+        slope = -(values[0] - values[1]) / 2e-4
+        assert float(forces[atom] @ torch.as_tensor(axis)) == pytest.approx(slope, abs=1e-6)
+
+
 def test_what_a_head_adds_to_carried_charges_is_limited():
     potential = _aimnet2(long_range=LongRangeConfig(head="carried"))
     topped = with_head(potential, "edge")

@@ -86,6 +86,8 @@ class Architecture(nn.Module, ABC):
             for an architecture without, whose ``forward`` takes no ``potentials``.
         n_shared: How often molecules share charge among all of their atoms
             (:func:`lesff.electrostatics.charges.sharing.shared_in_molecules`).
+        join_until: Share of covalent radii up to which strong bonds join molecules
+            (:meth:`lesff.nn.contacts.Elements.joined`).
         carries_charges: Whether it hands out :class:`CarriedCharges`.
         asks_host: Whether its plain PyTorch looks at numbers, which a GPU would wait for.
     """
@@ -98,6 +100,7 @@ class Architecture(nn.Module, ABC):
     has_layer_features: bool = False
     n_potentials: int = 0
     n_shared: int = 0
+    join_until: float | None = None
     carries_charges: bool = False
     asks_host: bool = False
     readout_names: tuple[str, ...] = ("readouts",)
@@ -118,7 +121,7 @@ class Architecture(nn.Module, ABC):
             z=graph.atomic_numbers,
         )
         elements = Elements().to(graph.positions.device)
-        is_bond = elements.joined(pairs, self.cutoff) > 0.0
+        is_bond = elements.joined(pairs, self.cutoff, self.join_until) > 0.0
         is_bond &= graph.pbc.all(1)[graph.batch[pairs.first]]
         return self.n_shared * largest_extent(graph, is_bond)
 

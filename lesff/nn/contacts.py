@@ -46,6 +46,10 @@ BOND_FULL, BOND_NONE = 1.25, 1.55
 """Shares of the sum of covalent radii up to which a pair counts as one bond, and from which as
 none. Bonds are at 0.77 (N2) to 1.2 (H2), hydrogen bonds of liquid water at 1.9."""
 
+OF_MULTIPLE_BONDS = (5, 6, 7, 8)
+"""Elements of strong double and triple bonds, which lose their charge over a longer way when they
+break: :meth:`Elements.joined` may go further for pairs of them."""
+
 OPEN_FROM, OPEN_FULL = 0.15, 0.85
 """Missing bonds from which an atom begins to be open, and is."""
 
@@ -108,12 +112,15 @@ class Elements(nn.Module):
         for z, count in VALENCES.items():
             valence[z] = count
         onium[list(ONIUM)] = 1.0
+        multiple = torch.zeros_like(valence)
+        multiple[list(OF_MULTIPLE_BONDS)] = 1.0
         most = torch.full_like(valence, MOST_OF_OTHERS)
         for z, count in MOST_BONDS.items():
             most[z] = count
         self.register_buffer("radius", torch.tensor(covalent_radii), persistent=False)
         self.register_buffer("valence", valence, persistent=False)
         self.register_buffer("onium", onium, persistent=False)
+        self.register_buffer("multiple", multiple, persistent=False)
         self.register_buffer("most", most, persistent=False)
         counted = most.clone()
         for z, count in MOST_OF_IONS.items():
@@ -122,6 +129,7 @@ class Elements(nn.Module):
         self.radius: Tensor
         self.valence: Tensor
         self.onium: Tensor
+        self.multiple: Tensor
         self.most: Tensor
         self.counted: Tensor
 
@@ -135,14 +143,31 @@ class Elements(nn.Module):
 
     def close(self, distance: Tensor, pairs: ClosePairs) -> Tensor:
         """1 for pairs of any elements as close as bonds, falling smoothly to 0, (n_pairs,)."""
-        z = pairs.z
-        reach = (self.radius[z[pairs.first]] + self.radius[z[pairs.second]]).to(distance.dtype)
-        return smooth_step((BOND_NONE - distance / reach) / (BOND_NONE - BOND_FULL))
+        return smooth_step((BOND_NONE - self._share(distance, pairs)) / (BOND_NONE - BOND_FULL))
 
-    def joined(self, pairs: ClosePairs, cutoff: float) -> Tensor:
-        """:meth:`close`, 0 from the cutoff on."""
+    def joined(self, pairs: ClosePairs, cutoff: float, until: float | None = None) -> Tensor:
+        """:meth:`close`, 0 from the cutoff on.
+
+        Args:
+            pairs: The pairs.
+            cutoff: In A.
+            until: Share of the sum of covalent radii from which pairs of
+                :data:`OF_MULTIPLE_BONDS` are not joined; None for that of all others.
+        """
         inside = smooth_step((1.0 - pairs.distance / cutoff) / _FADING)
-        return self.close(pairs.distance, pairs) * inside
+        if until is None:
+            return self.close(pairs.distance, pairs) * inside
+        share = self._share(pairs.distance, pairs)
+        both = self.multiple[pairs.z[pairs.first]] * self.multiple[pairs.z[pairs.second]]
+        end = BOND_NONE + (until - BOND_NONE) * both.to(share.dtype)
+        return smooth_step((end - share) / (end - BOND_FULL)) * inside
+
+    def _share(self, distance: Tensor, pairs: ClosePairs) -> Tensor:
+        """Distances in sums of covalent radii, (n_pairs,)."""
+        z = pairs.z
+        return distance / (self.radius[z[pairs.first]] + self.radius[z[pairs.second]]).to(
+            distance.dtype
+        )
 
     def tables(
         self,

@@ -224,7 +224,7 @@ class ModelConfig:
             "type": self.architecture["type"],
             **asdict(self.architecture_config()),
         }
-        for name in ("inner_cutoff", "local_charges"):
+        for name in ("inner_cutoff", "local_charges", "join_until"):
             if data["architecture"].get(name, 1.0) in (None, False):
                 del data["architecture"][name]
         return data

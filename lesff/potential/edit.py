@@ -209,6 +209,27 @@ def with_local_charges(potential: Potential) -> Potential:
     return _rebuilt(potential, replace(config, architecture=architecture))
 
 
+def with_longer_joins(potential: Potential, until: float) -> Potential:
+    """A copy in which atoms of B, C, N and O are joined to one molecule up to longer distances.
+
+    Molecules near their minima keep their energies; bonds on their way apart have to be trained.
+
+    Args:
+        potential: One that shares charge in molecules; not modified.
+        until: Share of the sum of covalent radii, see ``join_until`` of AIMNet2's configuration.
+
+    Raises:
+        ConfigError: for a potential that shares none, and for a share out of range.
+    """
+    config = potential.config
+    if not config.architecture.get("local_charges"):
+        raise ConfigError(
+            "`join_until` needs `architecture.local_charges`, whose molecules it is of"
+        )
+    architecture = {**config.architecture, "join_until": until}
+    return _rebuilt(potential, replace(config, architecture=architecture))
+
+
 def with_wall(
     potential: Potential,
     *,
@@ -382,6 +403,7 @@ class Redesign:
         wall_stiffness: Of the wall ``"zbl-inner"``, in eV.
         fresh_head: A head that knows nothing yet, see :func:`with_head`.
         local_charges: See :func:`with_local_charges`.
+        join_until: See :func:`with_longer_joins`; None leaves it as it is.
         bounded_charges: See :func:`with_charge_limits`.
     """
 
@@ -392,6 +414,7 @@ class Redesign:
     wall_stiffness: float = 0.0
     fresh_head: HeadName | None = None
     local_charges: bool = False
+    join_until: float | None = None
     bounded_charges: bool = False
 
     def __post_init__(self) -> None:
@@ -424,6 +447,8 @@ class Redesign:
             potential = with_head(potential, self.fresh_head, fresh=True)
         if self.local_charges:
             potential = with_local_charges(potential)
+        if self.join_until is not None:
+            potential = with_longer_joins(potential, self.join_until)
         return with_charge_limits(potential) if self.bounded_charges else potential
 
 

@@ -32,6 +32,9 @@ class AIMNet2Config:
         local_charges: Whether each molecule is brought to its charge in the local state
             (:mod:`lesff.nn.local_state`), and not all atoms together to the total charge: nothing
             then depends on atoms that neither bonds nor edges lead to.
+        join_until: Share of the sum of covalent radii from which atoms of B, C, N and O are not
+            joined to one molecule, up to 2, or None for 1.55 as of all others; strong bonds lose
+            their charge over a longer way when they break.
         inner_cutoff: Share of the sum of covalent radii below which radial functions level off
             (:class:`lesff.nn.contacts.InnerCutoff`), or None.
     """
@@ -47,6 +50,7 @@ class AIMNet2Config:
     energy_hidden: tuple[int, ...] = (128, 128)
     share_floor: float = 0.0
     local_charges: bool = False
+    join_until: float | None = None
     inner_cutoff: float | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +86,10 @@ class AIMNet2Config:
             "inner_cutoff": (
                 self.inner_cutoff is None or 0.2 <= self.inner_cutoff <= 1.0,
                 "null or in [0.2, 1]",
+            ),
+            "join_until": (
+                self.join_until is None or 1.55 <= self.join_until <= 2.0,
+                "null or in [1.55, 2]",
             ),
             "share_floor": (0.0 <= self.share_floor <= 1.0, "in [0, 1]"),
         }

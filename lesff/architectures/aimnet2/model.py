@@ -84,6 +84,7 @@ class AIMNet2(Architecture):
         inner = config.inner_cutoff
         self.inner_cutoff = None if inner is None else InnerCutoff(inner)
         self.elements = Elements() if config.local_charges else None
+        self.join_until = config.join_until
 
     def topology(self, graph: AtomGraph) -> Topology:
         """See :class:`Architecture`."""
@@ -188,7 +189,7 @@ class AIMNet2(Architecture):
         """Which atoms are joined, if molecules share charge among themselves alone."""
         if self.elements is None:
             return None
-        strength = self.elements.joined(neighbours, self.cutoff)
+        strength = self.elements.joined(neighbours, self.cutoff, self.join_until)
         return Bonds(strength=strength, first=neighbours.first, second=neighbours.second)
 
     def _shared_in_molecules(
