@@ -46,9 +46,10 @@ BONDS = (
     ("N#N", 0, 1), ("C=N", 0, 1), ("C#P", 0, 1), ("N=O", 0, 1), ("P#N", 0, 1), ("FC#N", 1, 2),
     ("C=S", 0, 1), ("N=N", 0, 1), ("O=CF", 0, 1), ("FC#C", 1, 2), ("NC#N", 1, 2), ("CC=O", 1, 2),
     ("CC#C", 1, 2), ("O=C=S", 1, 2), ("OC=O", 1, 2), ("FC=C", 1, 2),
+    ("O=C=O", 1, 2),
 )  # fmt: skip
-"""SMILES and the atoms of a bond. None of the bonds of the chapter of robustness but N2's, which no
-other molecule stands for."""
+"""SMILES and the atoms of a bond. Of the bonds of the chapter of robustness those of N2 and CO2,
+which no other molecule stands for."""
 LENGTHS = {"N#N": 1.098}
 """Of a diatomic that MMFF has too long, A: Huber, Herzberg, Constants of Diatomic Molecules."""
 PULLS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.8, 2.2, 2.8, 4.0)

@@ -8,9 +8,10 @@ import ase
 import numpy as np
 from ase.build import molecule
 from ase.data import covalent_radii
+from ase.data.s22 import create_s22_system
 
 from lesff.atoms.neighbors import find_neighbors
-from lesff.evaluation.molecules import add_proton, bond_graph, side_of
+from lesff.evaluation.molecules import add_proton, bond_graph, molecules_of, side_of
 from lesff.evaluation.robustness.probe import System
 
 ORGANIC = (
@@ -28,6 +29,21 @@ _REACH = 1.1
 def neutral(name: str) -> System:
     """A closed-shell molecule of ASE's collection, without the moments that it carries."""
     return System(name=name, atoms=bare(molecule(name)), spin=1)
+
+
+BASES = {
+    "adenine": ("Adenine-thymine_complex_stack", 0),
+    "thymine": ("Adenine-thymine_complex_stack", 1),
+    "uracil": ("Uracil_dimer_stack", 0),
+}
+"""Where ``ase.data.s22`` has nucleobases: a complex, and which of its molecules."""
+
+
+def base(name: str) -> System:
+    """A nucleobase: rings and amide groups whose atoms all lack bonds if they are counted."""
+    complex_name, index = BASES[name]
+    both = create_s22_system(complex_name)
+    return System(name=name, atoms=bare(both[molecules_of(both)[index]]), spin=1)
 
 
 def bare(atoms: ase.Atoms) -> ase.Atoms:
