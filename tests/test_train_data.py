@@ -84,7 +84,7 @@ def test_merged_shards_have_weights_by_spread(tmp_path):
     }
     np.savez(tmp_path / "one.npz", **arrays)
     np.savez(tmp_path / "two.npz", spread=np.full(1000, 0.12), **arrays)
-    found = tool["thinned"](tmp_path / "one.npz", 0.3, rng)
+    found = tool["thinned"](tmp_path / "one.npz", 0.3, rng, 3)
     # 1000 draws: six standard errors
     assert len(found["n"]) == pytest.approx(300, abs=87)
     starts = np.cumsum(counts) - counts
@@ -93,7 +93,10 @@ def test_merged_shards_have_weights_by_spread(tmp_path):
         rows = slice(starts[i], starts[i] + counts[i])
         np.testing.assert_array_equal(found["forces"][stop - n : stop], arrays["forces"][rows])
     np.testing.assert_array_equal(found["weight"], 1.0)
-    found = tool["thinned"](tmp_path / "two.npz", 1.0, rng)
+    found = tool["thinned"](tmp_path / "two.npz", 1.0, rng, 2)
+    np.testing.assert_array_equal(found["energy"], np.flatnonzero(counts <= 2))
+    assert len(found["positions"]) == found["n"].sum() == counts[counts <= 2].sum()
+    found = tool["thinned"](tmp_path / "two.npz", 1.0, rng, 3)
     assert len(found["n"]) == 1000
     np.testing.assert_allclose(found["weight"], 0.5, rtol=1e-6)
 
