@@ -15,10 +15,7 @@ from lesff.potential.config import ModelConfig
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "docs" / "config.schema.json").read_text("utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-FILES = [
-    *sorted((ROOT / "lesff" / "weights").glob("*/*/config.json")),
-    *sorted((ROOT / "older_weights" / "lesff_older_weights").glob("*/*/config.json")),
-]
+FILES = sorted((ROOT / "lesff" / "weights").glob("*/*/config.json"))
 OPTIONS = {
     "mace": {"cutoff": 4.0, "hidden_irreps": "4x0e"},
     "nequip": {"cutoff": 4.0, "hidden_irreps": "4x0e"},

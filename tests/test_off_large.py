@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
+from helpers import make_graph
 
 import lesff
 from lesff.evaluation.robustness.solvated_ions import WINDOW, in_water
+from lesff.evaluation.robustness.structures import base
 from lesff.units import COULOMB_CONSTANT
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +78,20 @@ def test_chloride_keeps_its_charge_in_water(model, count):
     p = model.predict(system.atoms, "charges", total_charge=-1)
     low, high = WINDOW
     assert -high - 1e-6 <= p.charges[0] <= -low
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("adenine", 0.0), ("thymine", 0.04), ("uracil", 0.04), ("C6H6", 0.0)]
+)
+def test_what_rings_are_guessed_to_be(model, name, expected):
+    """docs/charges.md: nothing, but for the carbon between two nitrogens."""
+    atoms = molecule(name) if name == "C6H6" else base(name).atoms
+    potential = model.potential
+    graph = make_graph(atoms, potential.architecture.cutoff)
+    with torch.no_grad():
+        guess = potential.energy_terms(graph).states.guess.abs()
+    assert float(guess.max()) == pytest.approx(expected, abs=0.01 if expected else 1e-12)
+    assert int((guess > 1e-12).sum()) == (1 if expected else 0)
 
 
 def test_the_licence_names_both_parts(model):
