@@ -13,7 +13,7 @@ class FileServer(ThreadingHTTPServer):
 
     A fault is a number (close the connection after so many bytes of the body), an HTTP status
     such as ``"500"``, ``"tampered"``, ``"oversize"`` (says and sends more), ``"endless"`` (gives no
-    length and sends more), ``"stall"`` (waits before the body) or ``"moved:URL"``.
+    length and sends more), ``"stall"`` (waits until it is asked again) or ``"moved:URL"``.
     """
 
     daemon_threads = True
@@ -61,7 +61,11 @@ class _Handler(BaseHTTPRequestHandler):
         tag = f'"{hashlib.sha256(data).hexdigest()}"'
         headers = {"ETag": tag} if self.server.has_etags else {}
         if fault == "stall":
-            threading.Event().wait(0.1)
+            asked = len(self.server.requests)
+            for _ in range(3000):  # 30 s
+                if len(self.server.requests) > asked:
+                    break
+                threading.Event().wait(0.01)
         start, wanted = 0, self.headers.get("Range")
         if wanted and self.server.has_ranges and self.headers.get("If-Range") == tag:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))

@@ -540,7 +540,8 @@ def test_doctor_measures_steps():
     assert result.exit_code == 0, result.output
     rows = json.loads(result.output)
     times = [float(re.findall(r"1: ([0-9.]+) ms", rows[f"{n} atoms"])[0]) for n in (3, 24, 1536)]
-    assert times[0] < times[1] < times[2]  # by factors of two and of sixty
+    # by a factor of sixty, whatever else the machine does; 3 and 24 atoms are near each other
+    assert max(times[:2]) < times[2]
 
 
 def test_doctor():

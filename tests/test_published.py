@@ -246,7 +246,7 @@ def test_redirects_are_bounded_and_never_to_plain_http(site: Site) -> None:
 
 def test_a_server_that_stalls_is_asked_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.publish()
-    monkeypatch.setattr(download, "_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(download, "_TIMEOUT_S", 0.3)
     site.server.faults = ["stall"]
     resolve(NAME)
     assert len(site.server.requests) >= 2
