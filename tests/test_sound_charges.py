@@ -489,7 +489,7 @@ def test_how_far_atoms_are_joined(first, second, end):
 
 def test_join_until_is_refused_where_it_means_nothing():
     potential = _aimnet2()
-    with pytest.raises(ConfigError, match=r"`architecture.join_until` must be null or in"):
+    with pytest.raises(ConfigError, match=r"`architecture.join_until` must be null, or with"):
         Redesign(join_until=2.5).of(potential)
     with pytest.raises(ConfigError, match="`join_until` needs `architecture.local_charges`"):
         Redesign(join_until=1.7).of(_model())

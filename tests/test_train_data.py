@@ -270,6 +270,13 @@ def test_sources_of_which_only_electrons_count(tmp_path):
         read_recipe(path)
 
 
+def test_parts_are_those_of_composites(tmp_path):
+    path = write_recipe(tmp_path, '{ path = "train.xyz" }')
+    path.write_text(path.read_text() + "\n[loss]\npart_states = 1.0\n")
+    with pytest.raises(ConfigError, match="`loss.part_states` needs `data.composites`"):
+        read_recipe(path)
+
+
 def test_fractions_are_mean_visits_of_an_epoch(tmp_path):
     frames = read_frames(write_frames(tmp_path / "train.xyz", 2))
     data = TrainingData(

@@ -101,9 +101,8 @@ def check_structures(potential: Potential) -> dict[str, ase.Atoms]:
     if potential.architecture.n_shared and is_smooth:
         # molecules that end: further from their images than bonds reach
         apart = molecule.copy()
-        apart.set_cell(
-            cell * (1.0 + BOND_NONE * 2.0 * float(covalent_radii[chosen].max()) / spacing)
-        )
+        reach = potential.architecture.join_until or BOND_NONE
+        apart.set_cell(cell * (1.0 + reach * 2.0 * float(covalent_radii[chosen].max()) / spacing))
         apart.pbc = True
         found["molecules"] = apart
     return found

@@ -236,6 +236,10 @@ class Recipe:
                         f"`only_counts` of {source.path} needs `loss.charge_guess` above 0: "
                         "nothing else of its frames counts"
                     )
+        if self.loss.part_states and self.data.composites is None:
+            raise ConfigError(
+                "`loss.part_states` needs `data.composites`, whose parts it is about, or be 0"
+            )
         if self.model is None:
             return
         for name in self.described():

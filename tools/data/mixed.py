@@ -9,14 +9,13 @@ first shifted by the mean difference of each group to those of the first, then m
 energies and forces stay those of one potential for each group. ``spread`` is the RMS over force
 components of the difference of the two in eV/A, which ``merged.py`` turns into weights.
 
-Structures are found by elements and positions; those that one of the shards lacks are left out and
-counted. Everything else is taken from the first.
+Structures are found by elements, positions to 1e-4 A, charge and spin; those that one of the shards
+lacks are left out and counted. Everything else is taken from the first.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from pathlib import Path
 
@@ -25,22 +24,10 @@ from chunks import Arrays
 
 from lesff.atoms.files import read_npz
 from lesff.files import sha256_of
+from lesff.train.data import read_frames, structure_hash
 from lesff.train.shards import write_npz
 
 _PER_ATOM = ("numbers", "positions", "forces", "charges")
-
-
-def names_of(data: Arrays) -> list[str]:
-    """Names of structures: elements, positions to 1e-4 A, charge."""
-    ends = np.cumsum(data["n"].astype(np.int64))
-    found = []
-    for i, end in enumerate(ends):
-        part = slice(end - int(data["n"][i]), end)
-        positions = np.round(data["positions"][part].astype(float), 4) + 0.0
-        charge = int(data["charge"][i]) if "charge" in data else 0
-        text = data["numbers"][part].tobytes() + positions.tobytes() + str(charge).encode()
-        found.append(hashlib.sha256(text).hexdigest())
-    return found
 
 
 def chosen(data: Arrays, rows: np.ndarray) -> Arrays:
@@ -87,8 +74,12 @@ def main() -> None:
     first, second = read_npz(options.first), read_npz(options.second)
     if "group" not in first:
         sys.exit(f"{options.first} must have `group`, by which energies are shifted")
-    place = {name: i for i, name in enumerate(names_of(second))}
-    rows = [(i, place[name]) for i, name in enumerate(names_of(first)) if name in place]
+    place = {name: i for i, name in enumerate(map(structure_hash, read_frames(options.second)))}
+    rows = [
+        (i, place[name])
+        for i, name in enumerate(map(structure_hash, read_frames(options.first)))
+        if name in place
+    ]
     if not rows:
         sys.exit(f"{options.first} and {options.second} have no structure in common")
     sys.stderr.write(f"{len(first['n']) - len(rows)} structures of the first are left out\n")

@@ -149,12 +149,15 @@ def fitted(
 def fit(options: argparse.Namespace) -> None:
     """Fit and write the coefficients."""
     method = open_method(options.teacher)
-    frames = [
-        frame
-        for path in options.frames
-        for frame in read_frames(path)
-        if set(frame.structure.numbers.tolist()) <= set(method.elements)
-    ]
+    given = [frame for path in options.frames for frame in read_frames(path)]
+    if any(frame.structure.pbc.any() for frame in given):
+        sys.exit("the correction is for molecules: leave periodic frames out")
+    known = set(method.elements)
+    frames = [frame for frame in given if set(frame.structure.numbers.tolist()) <= known]
+    if len(frames) < len(given):
+        sys.stderr.write(
+            f"{len(given) - len(frames)} frames have elements that the teacher lacks: left out\n"
+        )
     energies, forces = [], []
     for frame in tqdm(frames, unit="frame", file=sys.stderr):
         s = frame.structure
@@ -182,6 +185,8 @@ def add(options: argparse.Namespace) -> None:
     read = read_json(options.correction)
     correction = PairCorrection(tuple(read["elements"]), np.array(read["coefficients"]))
     data = read_npz(options.labelled)
+    if "cell" in data:
+        sys.exit(f"{options.labelled} must hold molecules, and has cells")
     unknown = sorted(set(data["numbers"].tolist()) - set(correction.elements))
     if unknown:
         sys.exit(f"{options.correction} must know the elements of the shard, and lacks {unknown}")

@@ -88,8 +88,8 @@ class AIMNet2Config:
                 "null or in [0.2, 1]",
             ),
             "join_until": (
-                self.join_until is None or 1.55 <= self.join_until <= 2.0,
-                "null or in [1.55, 2]",
+                self.join_until is None or (self.local_charges and 1.55 <= self.join_until <= 2.0),
+                "null, or with `local_charges` in [1.55, 2]",
             ),
             "share_floor": (0.0 <= self.share_floor <= 1.0, "in [0, 1]"),
         }
