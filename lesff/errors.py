@@ -139,6 +139,10 @@ class CloseContactWarning(UserWarning):
     """Atoms are closer to each other, or further apart, than in any known compound."""
 
 
+class TwinFramesWarning(UserWarning):
+    """Frames that were to be held out are trained on, too; they are not used to validate."""
+
+
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
 

@@ -6,6 +6,7 @@ import json
 import runpy
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import ase
@@ -22,15 +23,23 @@ from test_uncertainty import frames_of, labelled_file
 import lesff
 from lesff.calculator import LesffCalculator
 from lesff.cli.main import main
-from lesff.errors import ExtrapolationWarning, OutOfDomainError, PropertyError
+from lesff.errors import (
+    ExtrapolationWarning,
+    OutOfDomainError,
+    PropertyError,
+    TwinFramesWarning,
+)
 from lesff.evaluation.card_pages import two_parts
 from lesff.methods import open_method
 from lesff.model_folder.folder import save_model
 from lesff.model_folder.layout import UNCERTAINTY_FILE
 from lesff.potential.replay import RepeatedStep
-from lesff.train.data import read_frames
+from lesff.train.calibration_data import calibration_frames
+from lesff.train.data import read_frames, structure_hash
 from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of
 from lesff.train.shards import write_npz
+from lesff.train.stages import read_stages
+from lesff.train.training_data import read_training_data
 from lesff.uncertainty.calibration import calibrate
 from lesff.uncertainty.statistics import _Histogram
 
@@ -433,6 +442,31 @@ def test_a_chain_calibrates_what_is_for_use(recipe, tmp_path, monkeypatch):
 
 def interrupted(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_held_out_frames_that_another_file_trains_on_do_not_validate(recipe, tmp_path):
+    """Nine twins of 14: five that are really held out, fewer than a calibration needs."""
+    from test_train_stages import write_lock
+
+    data = recipe.parent / "data"
+    held = [frame for frame in read_frames(data / "train.npz") if frame.is_validation]
+    twins = shard(data / "twins.npz", held[5:])
+    write_lock(recipe, train=data / "train.npz", twins=twins)
+    base = recipe / "base.toml"
+    both = 'sources = [{ path = "train.npz" }, { path = "twins.npz" }]'
+    base.write_text(base.read_text().replace('sources = [{ path = "train.npz" }]', both))
+    stage = read_stages(recipe)[-1]
+    with pytest.warns(TwinFramesWarning, match="9 of 14 held-out frames are training frames"):
+        trained = read_training_data(stage.recipe, data)
+    assert len(trained.train) == 40 + 9
+    assert [frame.energy for frame in trained.validation] == [frame.energy for frame in held[:5]]
+    config = replace(stage.calibration, fraction=1.0)
+    with pytest.warns(TwinFramesWarning, match="of 12 held-out frames"):
+        stream, validation = calibration_frames(stage, config, data, elements=[1, 8])
+    assert len(stream) == 40 + 9
+    names = {structure_hash(frame) for frame in validation}
+    assert names <= {structure_hash(frame) for frame in held[:5]}
+    assert len(validation) >= 12 - 9
 
 
 @pytest.mark.parametrize(

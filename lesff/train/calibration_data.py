@@ -11,7 +11,7 @@ from ase.data import atomic_numbers
 from lesff.atoms.elements import elements_of
 from lesff.errors import DataError
 from lesff.train.data import Frame
-from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of
+from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of, without_twins
 from lesff.train.recipe import SourceConfig
 from lesff.train.stages import CalibrationConfig, Stage
 from lesff.train.training_data import compositions_of, has_composition_of
@@ -24,7 +24,8 @@ def calibration_frames(
 
     The filters of the sources hold (``elements``, ``without``). Held-out frames whose energies do
     not count in training (``energies``, ``energy_states``) are left out: their zero is another one.
-    Sources without any label (``only_counts``) teach nothing that could be known.
+    Sources without any label (``only_counts``) teach nothing that could be known. Held-out frames
+    that another file trains on are left out, with a warning.
 
     Args:
         stage: The stage.
@@ -58,13 +59,14 @@ def calibration_frames(
         for source in held
         if source.energies and not source.only_counts
     ]
-    validation = sample_of(FrameStream(rest), config.validation_frames)
+    stream = FrameStream(parts)
+    validation = without_twins(sample_of(FrameStream(rest), config.validation_frames), stream)
     if not validation:
         raise DataError(
             f"no frame of the files of stage {stage.name} is held out, so that nothing can set the "
             "scale of the uncertainty; name files with `calibration.validation`"
         )
-    return FrameStream(parts), validation
+    return stream, validation
 
 
 def _filter(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lesff.train.data import Frame, labelled_pieces
+from lesff.errors import TwinFramesWarning, warn
+from lesff.train.data import Frame, labelled_pieces, structure_hash
 
 PIECE = 2000
 """Frames in memory at a time: some 10 MB of organic molecules."""
@@ -96,3 +97,22 @@ def sample_of(frames: Frames, count: int, *, seed: int = 0) -> list[Frame]:
                 kept[place] = (index, frame)
             index += 1
     return [frame for _, frame in sorted(kept, key=lambda row: row[0])]
+
+
+def without_twins(validation: list[Frame], train: Frames) -> list[Frame]:
+    """Held-out frames whose structure no training frame has; warns of the others.
+
+    Files divided one by one may share structures: what one holds out, another trains on.
+    """
+    names = [structure_hash(frame) for frame in validation]
+    held, trained = set(names), set[str]()
+    for piece in pieces_of(train):
+        trained |= held.intersection(structure_hash(frame) for frame in piece)
+    kept = [frame for frame, name in zip(validation, names, strict=True) if name not in trained]
+    if len(kept) < len(validation):
+        warn(
+            f"{len(validation) - len(kept)} of {len(validation)} held-out frames are training "
+            "frames of another file too; they are not used to validate",
+            TwinFramesWarning,
+        )
+    return kept

@@ -25,6 +25,7 @@ from lesff.potential.config import ModelConfig
 from lesff.potential.edit import ENERGY_FLOOR
 from lesff.train.composites import Composer, CompositesConfig
 from lesff.train.data import Frame, read_frames
+from lesff.train.frame_stream import without_twins
 from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
 from lesff.train.reference_energies import fit_reference_energies
 
@@ -151,7 +152,7 @@ def read_training_data(recipe: Recipe, folder: Path) -> TrainingData:
         validation += [frame for frame in frames if frame.is_validation]
     return TrainingData(
         train=train,
-        validation=validation,
+        validation=without_twins(validation, train),
         fractions=fractions,
         recipe_hash=digest.hexdigest(),
         sources=sources,
