@@ -36,10 +36,10 @@ struct LesffConvolution {
   // radial weights: either given for every pair (or every direction of a pair) ...
   const void* weights;  // (weight_rows, n_paths * channels), null with a table
   int64_t weight_rows;  // n_pairs or 2 n_pairs
-  // ... or tabulated at knots start + i / inverse_step, the last one at the cutoff: value, slope
-  // and curvature in units of the step, followed by two more knots of zeros
+  // ... or a spline with knots start + i / inverse_step, the last one at the cutoff: coefficients of
+  // n_intervals + 5 splines, followed by six rows of zeros
   const void* distance;  // (n_pairs)
-  const void* table;     // (n_paths, channel blocks, n_intervals + 3, 3, 16)
+  const void* table;     // (n_paths, channel blocks, n_intervals + 11, 16)
   int64_t n_intervals;
   double table_start, table_inverse_step;
 

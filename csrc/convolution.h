@@ -41,6 +41,8 @@ class Packed {
   const T* at(int64_t c) const {
     return buffer_.data() + c / table_block * n_nodes * rows * table_block + c % table_block;
   }
+  // From a channel to the same of the next block.
+  int64_t block() const { return n_nodes * rows * table_block; }
 
  private:
   int64_t rows, n_nodes;
@@ -60,77 +62,119 @@ Packed<T> packed_gradient(const LesffConvolution& a, const LesffPath& path) {
                    a.n_threads);
 }
 
-// What one pass over edges works on: a path, and a vector of n channels from c on.
+// Vectors of channels that one pass over edges takes together, if registers hold their sums: indices
+// and angular kernels are then read once for both.
+constexpr int strip = LESFF_VECTOR_BYTES == 64 ? 2 : 1;
+
+// What one pass over edges works on: a path, and `count` vectors of channels from c on, of which the
+// last has n channels.
+template <class T, int count, bool full, template <class, bool> class Radial>
 struct Pass {
   const LesffPath& path;
   int64_t c;
   int n;
+  Radial<T, full> radial[count];
+  const T* source[count];
+
+  Pass(const LesffConvolution& a, int index, int64_t c, int n, const Packed<T>& packed, int row)
+      : path(a.paths[index]), c(c), n(n) {
+    for (int v = 0; v < count; ++v) {
+      radial[v] = Radial<T, full>(a, index, c + v * lanes<T>, n);
+      source[v] = packed.at(c + v * lanes<T>) + row * table_block;
+    }
+  }
+  void weights(const Edge<T>& edge, Vector<T> (&w)[count]) const {
+    LESFF_UNROLL
+    for (int v = 0; v < count; ++v) {
+      w[v] = radial[v].value(edge.row, edge.value);
+      if (path.odd) w[v] *= edge.sign;
+    }
+  }
 };
 
 // message[node, m3, c] = sum_edges sign R[c] sum_m1 K[m1, m3] h[sender, m1, c]
-template <class T, int rows, int cols, bool full, template <class, bool> class Radial>
-void gather_messages(const LesffConvolution& a, const Pass& pass, const Radial<T, full>& radial,
-                     const Edge<T>* edges, const Packed<T>& features, Range nodes) {
+template <class T, int rows, int cols, int count, bool full, template <class, bool> class Radial>
+void gather_messages(const LesffConvolution& a, const Pass<T, count, full, Radial>& pass,
+                     const Edge<T>* edges, Range nodes) {
   const LesffPath& path = pass.path;
   const int64_t stride = a.feature_rows * table_block;
-  const T* h = features.at(pass.c) + path.feature_row * table_block;
   const T* kernel = static_cast<const T*>(a.kernel) + path.kernel_col;
   const int64_t out_cols = a.message_cols[path.order];
   T* out = static_cast<T*>(const_cast<void*>(a.messages[path.order])) + path.block * a.channels;
   for (int64_t node = nodes.begin; node < nodes.end; ++node) {
-    Vector<T> sum[cols] = {};
+    Vector<T> sum[count][cols] = {};
     for (int64_t e = a.node_start[node]; e < a.node_start[node + 1]; ++e) {
       const Edge<T>& edge = edges[e];
-      Vector<T> w = radial.value(edge.row, edge.value);
-      if (path.odd) w *= edge.sign;
-      const T* hj = h + edge.node * stride;
+      const int64_t from = edge.node * stride;
       const T* k = kernel + edge.pair * a.kernel_cols;
+      Vector<T> w[count];
+      pass.weights(edge, w);
       LESFF_UNROLL
       for (int i = 0; i < rows; ++i) {
-        const Vector<T> x = w * load<true>(hj + i * table_block, 0);
+        Vector<T> x[count];
         LESFF_UNROLL
-        for (int j = 0; j < cols; ++j) sum[j] += k[i * cols + j] * x;
+        for (int v = 0; v < count; ++v)
+          x[v] = w[v] * load<true>(pass.source[v] + from + i * table_block, 0);
+        LESFF_UNROLL
+        for (int j = 0; j < cols; ++j) {
+          const Vector<T> angular = splat<T>(k[i * cols + j]);
+          LESFF_UNROLL
+          for (int v = 0; v < count; ++v) sum[v][j] += angular * x[v];
+        }
       }
     }
     LESFF_UNROLL
-    for (int j = 0; j < cols; ++j)
-      store<full>(out + (node * cols + j) * out_cols + pass.c, sum[j], pass.n);
+    for (int v = 0; v < count; ++v)
+      LESFF_UNROLL
+      for (int j = 0; j < cols; ++j)
+        store<full>(out + (node * cols + j) * out_cols + pass.c + v * lanes<T>, sum[v][j], pass.n);
   }
 }
 
 // grad_h[node, m1, c] += sum_edges sign R[c] sum_m3 K[m1, m3] g[receiver, m3, c]
-template <class T, int rows, int cols, bool full, template <class, bool> class Radial>
-void gather_features(const LesffConvolution& a, const Pass& pass, const Radial<T, full>& radial,
-                     const Edge<T>* edges, const Packed<T>& grad, Range nodes) {
+template <class T, int rows, int cols, int count, bool full, template <class, bool> class Radial>
+void gather_features(const LesffConvolution& a, const Pass<T, count, full, Radial>& pass,
+                     const Edge<T>* edges, Range nodes) {
   const LesffPath& path = pass.path;
   const T* kernel = static_cast<const T*>(a.kernel) + path.kernel_col;
-  const T* g = grad.at(pass.c);
   T* out = static_cast<T*>(a.grad_features) + path.feature_row * a.channels + pass.c;
   for (int64_t node = nodes.begin; node < nodes.end; ++node) {
-    Vector<T> sum[rows] = {};
+    Vector<T> sum[count][rows] = {};
     for (int64_t e = a.node_start[node]; e < a.node_start[node + 1]; ++e) {
       const Edge<T>& edge = edges[e];
-      Vector<T> w = radial.value(edge.row, edge.value);
-      if (path.odd) w *= edge.sign;
-      const T* gk = g + edge.node * int64_t(cols * table_block);
+      const int64_t from = edge.node * int64_t(cols * table_block);
       const T* k = kernel + edge.pair * a.kernel_cols;
-      Vector<T> u[rows] = {};
+      Vector<T> w[count], u[count][rows] = {};
+      pass.weights(edge, w);
       LESFF_UNROLL
       for (int j = 0; j < cols; ++j) {
-        const Vector<T> x = load<true>(gk + j * table_block, 0);
+        Vector<T> x[count];
         LESFF_UNROLL
-        for (int i = 0; i < rows; ++i) u[i] += k[i * cols + j] * x;
+        for (int v = 0; v < count; ++v) x[v] = load<true>(pass.source[v] + from + j * table_block, 0);
+        LESFF_UNROLL
+        for (int i = 0; i < rows; ++i) {
+          const Vector<T> angular = splat<T>(k[i * cols + j]);
+          LESFF_UNROLL
+          for (int v = 0; v < count; ++v) u[v][i] += angular * x[v];
+        }
       }
       LESFF_UNROLL
-      for (int i = 0; i < rows; ++i) sum[i] += w * u[i];
+      for (int v = 0; v < count; ++v)
+        LESFF_UNROLL
+        for (int i = 0; i < rows; ++i) sum[v][i] += w[v] * u[v][i];
     }
     LESFF_UNROLL
-    for (int i = 0; i < rows; ++i) {
-      T* p = out + (node * a.feature_rows + i) * a.channels;
-      store<full>(p, load<full>(p, pass.n) + sum[i], pass.n);
-    }
+    for (int v = 0; v < count; ++v)
+      LESFF_UNROLL
+      for (int i = 0; i < rows; ++i) {
+        T* p = out + (node * a.feature_rows + i) * a.channels + v * lanes<T>;
+        store<full>(p, load<full>(p, pass.n) + sum[v][i], pass.n);
+      }
   }
 }
+
+// Channels that the pair gradients handle together: bounds the cache that table and g occupy.
+constexpr int64_t pair_channels = 128;
 
 // Gradients of what belongs to a pair, both directions together. With
 //   X[m1, m3] = h[j, m1] g[i, m3] + sign h[i, m1] g[j, m3]:
@@ -196,50 +240,62 @@ struct PairGradient {
     }
   }
 
-  void add_tabulated(int64_t pair, const Entry<T>& entry, int64_t c, const T* k,
-                     Vector<T> (&sum)[rows * cols], Vector<T>& slope_sum) const {
-    const TabulatedRadial<T, true> radial(a, index, c, 0);
-    const Vector<T> w = radial.value(entry.row, entry.value);
-    const Vector<T> slope = radial.value(entry.row, entry.slope);
+  void run_given(int64_t pair, int64_t c_begin, int64_t c_end, const T* k, T* out) const {
+    constexpr int step = lanes<T>;
+    Vector<T> sum[rows * cols] = {};
+    int64_t c = c_begin;
+    for (; c + step <= c_end; c += step) add_given<true>(pair, c, step, k, sum);
+    if (c < c_end) add_given<false>(pair, c, int(c_end - c), k, sum);
+    add_lane_sums<T, rows * cols>(sum, out);
+  }
+
+  // Table and packed rows are filled up with zeros: the last vector needs no care.
+  void run_tabulated(int64_t pair, const Entry<T>& entry, int64_t c_begin, int64_t c_end, const T* k,
+                     T* out) const {
     const T sign = path.odd ? T(-1) : T(1);
-    const Ends x = ends(pair, c);
-    Vector<T> gr = {};
-    LESFF_UNROLL
-    for (int i = 0; i < rows; ++i) {
-      const Vector<T> h1 = load<true>(x.h_first + i * table_block, 0);
-      const Vector<T> h2 = load<true>(x.h_second + i * table_block, 0) * sign;
-      LESFF_UNROLL
-      for (int j = 0; j < cols; ++j) {
-        const Vector<T> both = h1 * load<true>(x.g_second + j * table_block, 0) +
-                               h2 * load<true>(x.g_first + j * table_block, 0);
-        gr += k[i * cols + j] * both;
-        sum[i * cols + j] += w * both;
+    const int64_t h_block = features.block(), g_block = grad.block();
+    Ends x = ends(pair, c_begin);
+    TabulatedRadial<T, true> radial(a, index, c_begin, 0);
+    Vector<T> sum[rows * cols] = {};
+    Vector<T> slope_sum = {};
+    for (int64_t block = c_begin; block < c_end; block += table_block) {
+      for (int c = 0; c < table_block; c += lanes<T>) {
+        // registers are for the sums: instructions broadcast single values from memory
+        const T* angular = in_memory(k);
+        const Vector<T> w = radial.value(entry.row, entry.value, c);
+        const Vector<T> slope = radial.value(entry.row, entry.slope, c);
+        Vector<T> gr = {};
+        LESFF_UNROLL
+        for (int i = 0; i < rows; ++i) {
+          const Vector<T> h1 = load<true>(x.h_first + i * table_block + c, 0);
+          const Vector<T> h2 = load<true>(x.h_second + i * table_block + c, 0) * sign;
+          LESFF_UNROLL
+          for (int j = 0; j < cols; ++j) {
+            const Vector<T> both = h1 * load<true>(x.g_second + j * table_block + c, 0) +
+                                   h2 * load<true>(x.g_first + j * table_block + c, 0);
+            gr += angular[i * cols + j] * both;
+            sum[i * cols + j] += w * both;
+          }
+        }
+        slope_sum += slope * gr;
       }
+      x.h_first += h_block, x.h_second += h_block, x.g_first += g_block, x.g_second += g_block;
+      radial.base += radial.block;
     }
-    slope_sum += slope * gr;
+    static_cast<T*>(a.grad_distance)[pair] += sum_lanes<T>(slope_sum) * T(a.table_inverse_step);
+    add_lane_sums<T, rows * cols>(sum, out);
   }
 
   void run(const std::vector<Entry<T>>& entries, Range pairs, int64_t c_begin, int64_t c_end) const {
     T* grad_kernel = static_cast<T*>(a.grad_kernel) + path.kernel_col;
     const T* kernel = static_cast<const T*>(a.kernel) + path.kernel_col;
-    T* grad_distance = static_cast<T*>(a.grad_distance);
-    constexpr int step = lanes<T>;
     for (int64_t pair = pairs.begin; pair < pairs.end; ++pair) {
       const T* k = kernel + pair * a.kernel_cols;
-      Vector<T> sum[rows * cols] = {};
-      Vector<T> slope = {};
-      int64_t c = c_begin;
-      if (a.table) {
-        // table and packed rows are filled up with zeros: the last vector needs no care
-        for (; c < c_end; c += step) add_tabulated(pair, entries[pair], c, k, sum, slope);
-        grad_distance[pair] += sum_lanes<T>(slope) * T(a.table_inverse_step);
-      } else {
-        for (; c + step <= c_end; c += step) add_given<true>(pair, c, step, k, sum);
-        if (c < c_end) add_given<false>(pair, c, int(c_end - c), k, sum);
-      }
       T* out = grad_kernel + pair * a.kernel_cols;
-      LESFF_UNROLL
-      for (int m = 0; m < rows * cols; ++m) out[m] += sum_lanes<T>(sum[m]);
+      if (a.table)
+        run_tabulated(pair, entries[pair], c_begin, c_end, k, out);
+      else
+        run_given(pair, c_begin, c_end, k, out);
     }
   }
 };
@@ -271,17 +327,20 @@ void gather_path(const LesffConvolution& a, int index, const Edge<T>* edges,
   constexpr int step = lanes<T>;
   const LesffPath& path = a.paths[index];
   with_shape(path, [&](auto rows, auto cols) {
-    auto run = [&](auto full, int64_t c, int n) {
-      const Radial<T, full> radial(a, index, c, n);
-      const Pass pass{path, c, n};
+    auto run = [&](auto count, auto full, int64_t c, int n) {
+      const int row = backward ? 0 : path.feature_row;
+      const Pass<T, count, full, Radial> pass(a, index, c, n, source, row);
       if constexpr (backward)
-        gather_features<T, rows, cols, full, Radial>(a, pass, radial, edges, source, nodes);
+        gather_features<T, rows, cols>(a, pass, edges, nodes);
       else
-        gather_messages<T, rows, cols, full, Radial>(a, pass, radial, edges, source, nodes);
+        gather_messages<T, rows, cols>(a, pass, edges, nodes);
     };
+    using One = std::integral_constant<int, 1>;
     int64_t c = 0;
-    for (; c + step <= a.channels; c += step) run(std::true_type(), c, step);
-    if (c < a.channels) run(std::false_type(), c, int(a.channels - c));
+    for (; c + strip * step <= a.channels; c += strip * step)
+      run(std::integral_constant<int, strip>(), std::true_type(), c, step);
+    for (; c + step <= a.channels; c += step) run(One(), std::true_type(), c, step);
+    if (c < a.channels) run(One(), std::false_type(), c, int(a.channels - c));
   });
 }
 
@@ -315,9 +374,6 @@ void convolve(const LesffConvolution* arguments) {
   const Packed<T> features = packed_features<T>(a);
   for (int p = 0; p < a.n_paths; ++p) gather<T, false>(a, p, edges, features);
 }
-
-// Channels that the pair gradients handle together: bounds the cache that table and g occupy.
-constexpr int64_t pair_channels = 128;
 
 template <class T>
 void pair_gradients(const LesffConvolution& a, int index, const std::vector<Entry<T>>& entries,

@@ -1,4 +1,4 @@
-// Radial weights of the convolution: read from memory, or from a table of quintic polynomials.
+// Radial weights of the convolution: read from memory, or from a table of quintic splines.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -8,30 +8,39 @@
 
 namespace LESFF_NAMESPACE {
 
-// Quintic Hermite interpolation: a knot holds value, slope and curvature, in units of the step;
-// an interval is the two knots at its ends, which lie one after the other in memory.
-constexpr int knot_values = 3;
+// Quintic B-splines: a row of the table holds the coefficients of one spline, and an interval between
+// knots is reached by six of them, which lie one after the other in memory.
+constexpr int spline_rows = 6;
 
-// Where a pair finds its radial weights, and the coefficients of the six knot values there.
+// t^5 / 120 and the two next splines of a uniform grid, and their derivatives.
+template <class T>
+struct SplineValues {
+  T value[3], slope[3];
+  explicit SplineValues(T t) {
+    const T tt = t * t, ttt = tt * t, f = T(1) / T(120);
+    value[0] = f * (ttt * tt);
+    value[1] = f * (T(1) + T(5) * t + T(10) * tt + ttt * (T(10) + T(5) * t - T(5) * tt));
+    value[2] = f * (T(26) + T(50) * t + T(20) * tt - ttt * (T(20) + T(20) * t - T(10) * tt));
+    slope[0] = f * (T(5) * tt * tt);
+    slope[1] = f * (T(5) + T(20) * t + T(30) * tt + ttt * (T(20) - T(25) * t));
+    slope[2] = f * (T(50) + T(40) * t - T(60) * tt - ttt * (T(80) - T(50) * t));
+  }
+};
+
+// Where a pair finds its radial weights, and the values of the six splines there.
 template <class T>
 struct Entry {
-  int32_t row;  // left knot of the table, or row of the weights
-  T value[2 * knot_values], slope[2 * knot_values];
+  int32_t row;  // first row of the table, or row of the weights
+  T value[spline_rows], slope[spline_rows];
 
   void interpolate(T t) {
-    const T u = T(1) - t, tt = t * t, uu = u * u, ttt = tt * t, uuu = uu * u;
-    value[0] = uuu * (T(1) + T(3) * t + T(6) * tt);
-    value[1] = uuu * t * (T(1) + T(3) * t);
-    value[2] = T(0.5) * uuu * tt;
-    value[3] = ttt * (T(1) + T(3) * u + T(6) * uu);
-    value[4] = -ttt * u * (T(1) + T(3) * u);
-    value[5] = T(0.5) * ttt * uu;
-    slope[0] = T(-30) * tt * uu;
-    slope[1] = uu * (T(1) + T(2) * t - T(15) * tt);
-    slope[2] = T(0.5) * t * uu * (T(2) - T(5) * t);
-    slope[3] = -slope[0];
-    slope[4] = tt * (T(1) + T(2) * u - T(15) * uu);
-    slope[5] = T(-0.5) * u * tt * (T(2) - T(5) * u);
+    const SplineValues<T> left(T(1) - t), right(t);
+    for (int k = 0; k < 3; ++k) {
+      value[k] = left.value[k];
+      slope[k] = -left.slope[k];
+      value[5 - k] = right.value[k];
+      slope[5 - k] = right.slope[k];
+    }
   }
 };
 
@@ -40,7 +49,7 @@ template <class T>
 struct Edge {
   int32_t node, pair, row;
   T sign;
-  T value[2 * knot_values];
+  T value[spline_rows];
 };
 
 template <class T>
@@ -52,9 +61,9 @@ std::vector<Entry<T>> table_entries(const LesffConvolution& a) {
   for (int64_t p = 0; p < a.n_pairs; ++p) {
     const T x = (r[p] - start) * inverse;
     // below the table the caller takes exact weights; from the cutoff on everything is zero: the
-    // table ends with two more knots of zeros
+    // table ends with six rows of zeros
     const bool inside = x < T(n);
-    entries[p].row = inside ? std::max(int32_t(x), int32_t(0)) : n + 1;
+    entries[p].row = inside ? std::max(int32_t(x), int32_t(0)) : n + spline_rows - 1;
     entries[p].interpolate(inside ? x - T(entries[p].row) : T(0));
   }
   return entries;
@@ -76,7 +85,7 @@ std::vector<Edge<T>> node_edges(const LesffConvolution& a, bool outgoing) {
     edge.sign = along ? T(1) : T(-1);
     edge.row = a.table ? entries[pair].row : pair + (directed && !along ? int32_t(a.n_pairs) : 0);
     if (a.table)
-      for (int k = 0; k < 2 * knot_values; ++k) edge.value[k] = entries[pair].value[k];
+      for (int k = 0; k < spline_rows; ++k) edge.value[k] = entries[pair].value[k];
   }
   return edges;
 }
@@ -84,9 +93,10 @@ std::vector<Edge<T>> node_edges(const LesffConvolution& a, bool outgoing) {
 // Weights of one path and one vector of channels, from memory.
 template <class T, bool full>
 struct GivenRadial {
-  const T* base;
-  int64_t stride;
-  int n;
+  const T* base = nullptr;
+  int64_t stride = 0;
+  int n = 0;
+  GivenRadial() = default;
   GivenRadial(const LesffConvolution& a, int path, int64_t c, int n)
       : base(static_cast<const T*>(a.weights) + path * a.channels + c),
         stride(a.n_paths * a.channels),
@@ -97,20 +107,22 @@ struct GivenRadial {
 // The same from a table. The table is padded to whole blocks, so loads are always full.
 template <class T, bool full>
 struct TabulatedRadial {
-  static constexpr int width = knot_values * table_block;
-  const T* base;
+  const T* base = nullptr;
+  int64_t block = 0;  // from a channel to the same of the next block
+  TabulatedRadial() = default;
   TabulatedRadial(const LesffConvolution& a, int path, int64_t c, int) {
     const int64_t blocks = (a.channels + table_block - 1) / table_block;
-    const int64_t slab = (path * blocks + c / table_block) * (a.n_intervals + 3);
-    base = static_cast<const T*>(a.table) + slab * width + c % table_block;
+    const int64_t rows = a.n_intervals + 2 * spline_rows - 1;
+    block = rows * table_block;
+    base = static_cast<const T*>(a.table) + (path * blocks + c / table_block) * block +
+           c % table_block;
   }
-  // Sum of the knot values times `coefficients`.
-  Vector<T> value(int32_t row, const T* coefficients) const {
-    const T* p = base + int64_t(row) * width;
+  // Sum of the rows times `coefficients`, `c` channels further.
+  Vector<T> value(int32_t row, const T* coefficients, int c = 0) const {
+    const T* p = base + int64_t(row) * table_block + c;
     Vector<T> v = coefficients[0] * load<true>(p, 0);
     LESFF_UNROLL
-    for (int k = 1; k < 2 * knot_values; ++k)
-      v += coefficients[k] * load<true>(p + k * table_block, 0);
+    for (int k = 1; k < spline_rows; ++k) v += coefficients[k] * load<true>(p + k * table_block, 0);
     return v;
   }
 };

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <utility>
 
 // In front of short loops with constant bounds whose arrays must live in registers.
 #if defined(__clang__)
@@ -31,7 +32,15 @@ constexpr int table_block = 16;
 
 template <class T>
 inline Vector<T> splat(T x) {
-  return Vector<T>{} + x;
+  return x - Vector<T>{};  // a broadcast: adding zero would turn -0 into 0
+}
+
+// The same pointer, of which compilers think that it may be another one each time: what it points to
+// is then read where it is used, and not kept in registers.
+template <class T>
+inline const T* in_memory(const T* p) {
+  asm volatile("" : "+r"(p));
+  return p;
 }
 
 // The first n lanes at p; n counts only if the block is not full.
@@ -56,24 +65,43 @@ inline void store(T* p, const Vector<T>& v, int n) {
   }
 }
 
-// Sum of the lanes, by halves: a fixed order.
-template <int bytes, class T>
-inline T sum_lanes(typename VectorOf<T, bytes>::type v) {
-  if constexpr (bytes == 2 * sizeof(T)) {
-    return v[0] + v[1];
-  } else if constexpr (bytes == 4 * sizeof(T)) {
-    return (v[0] + v[2]) + (v[1] + v[3]);
+// Two vectors whose groups of s lanes are to be summed become one with groups of s / 2: lanes of a
+// group are added to those half a group further.
+template <class T, int s, int... lane>
+inline Vector<T> folded(const Vector<T>& a, const Vector<T>& b, std::integer_sequence<int, lane...>) {
+  constexpr int half = s / 2;
+  return __builtin_shufflevector(a, b, (lane / half * s + lane % half)...) +
+         __builtin_shufflevector(a, b, (lane / half * s + lane % half + half)...);
+}
+
+// A vector whose groups of s lanes have the sums of the lanes of v[first], v[first + 1], ...; zeros
+// from v[count] on. A fixed order.
+template <class T, int s, int first, int count>
+inline Vector<T> partial_sums(const Vector<T>* v) {
+  if constexpr (first >= count) {
+    return Vector<T>{};
+  } else if constexpr (s == lanes<T>) {
+    return v[first];
   } else {
-    typename VectorOf<T, bytes / 2>::type low, high;
-    std::memcpy(&low, &v, bytes / 2);
-    std::memcpy(&high, reinterpret_cast<const char*>(&v) + bytes / 2, bytes / 2);
-    return sum_lanes<bytes / 2, T>(low + high);
+    constexpr int half = lanes<T> / s / 2;
+    return folded<T, 2 * s>(partial_sums<T, 2 * s, first, count>(v),
+                            partial_sums<T, 2 * s, first + half, count>(v),
+                            std::make_integer_sequence<int, lanes<T>>());
   }
+}
+
+// out[m] += sum of the lanes of v[m], m < count.
+template <class T, int count, int first = 0>
+inline void add_lane_sums(const Vector<T>* v, T* out) {
+  constexpr int n = count - first < lanes<T> ? count - first : lanes<T>;
+  const Vector<T> sums = partial_sums<T, 1, first, count>(v);
+  store<n == lanes<T>>(out + first, load<n == lanes<T>>(out + first, n) + sums, n);
+  if constexpr (first + n < count) add_lane_sums<T, count, first + n>(v, out);
 }
 
 template <class T>
 inline T sum_lanes(const Vector<T>& v) {
-  return sum_lanes<LESFF_VECTOR_BYTES, T>(v);
+  return partial_sums<T, 1, 0, 1>(&v)[0];
 }
 
 // Uninitialised memory on a cache-line boundary.

@@ -308,10 +308,10 @@ def test_table_follows_the_network():
     with torch.no_grad():
         network.weights[0].mul_(1.1)
     second = tabulator.weights(source, network)[0].table
-    assert not torch.equal(second.knots, first.knots)
+    assert not torch.equal(second.splines, first.splines)
     network.float()
     single = TableSource.of(torch.ones(3), basis, 4.5)
-    assert tabulator.weights(single, network)[0].table.knots.dtype == torch.float32
+    assert tabulator.weights(single, network)[0].table.splines.dtype == torch.float32
     network.requires_grad_(True)  # being trained
     assert isinstance(tabulator.weights(single, network)[0], torch.Tensor)
 

@@ -84,23 +84,24 @@ class ConvolutionEdges:
 
 @dataclass(frozen=True)
 class RadialTable:
-    """Piecewise quintic radial weights.
+    """Radial weights as quintic splines.
 
     Attributes:
-        knots: (n_paths, n_blocks, n_intervals + 3, 3, 16): value, slope and curvature in units of
-            the step at every knot; two more knots, of zeros, stand for all beyond the cutoff.
+        splines: (n_paths, n_blocks, n_intervals + 11, 16): coefficients of B-splines, see
+            :func:`lesff.nn.spline.spline_coefficients`; the last six rows, of zeros, stand for all
+            beyond the cutoff.
         start: First knot in A.
         inverse_step: Intervals per A.
     """
 
-    knots: Tensor
+    splines: Tensor
     start: float
     inverse_step: float
 
     @property
     def n_intervals(self) -> int:
         """Intervals below the cutoff."""
-        return self.knots.shape[2] - 3
+        return self.splines.shape[2] - 11
 
 
 RadialWeights = Tensor | tuple[Tensor, RadialTable]

@@ -591,7 +591,7 @@ def _convolution(
         arguments.weight_rows = inputs.weights.shape[0]
     elif inputs.table is not None and inputs.distance is not None:
         arguments.distance = inputs.distance.data_ptr()
-        arguments.table = inputs.table.knots.data_ptr()
+        arguments.table = inputs.table.splines.data_ptr()
         arguments.n_intervals = inputs.table.n_intervals
         arguments.table_start = inputs.table.start
         arguments.table_inverse_step = inputs.table.inverse_step

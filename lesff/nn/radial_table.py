@@ -1,8 +1,10 @@
 """Radial weights tabulated over the distance, for inference.
 
-Between knots the weights are quintic polynomials that match value, slope and curvature of the exact
-radial network at both ends: twice continuously differentiable, and the derivative used for forces
-is that of the polynomial, so that forces are exact derivatives of the tabulated energy.
+The weights are quintic splines through those of the exact radial network at the knots, with its
+slopes and curvatures at both ends (:mod:`lesff.nn.spline`): four times continuously differentiable.
+The derivative used for forces is that of the spline, so that forces are exact derivatives of the
+tabulated energy. A knot has one number for each weight, so that the table of what kernels compute
+together stays in the fastest cache.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch.func import functional_call
 from lesff import kernels
 from lesff.kernels import TABLE_BLOCK, RadialTable
 from lesff.nn.radial import RadialBasis
+from lesff.nn.spline import spline_coefficients
 
 KNOTS_PER_ANGSTROM = 96
 """Interpolation errors of forces below 1e-7 eV/A for published models; see test_convert_mace.py."""
@@ -149,18 +152,20 @@ class RadialTabulator:
         def function(r: Tensor) -> Tensor:
             return source.exact(lambda x: functional_call(network, state, (x,)), r)
 
-        values = _with_derivatives(function, knots)
-        # value, slope and curvature in units of the step: v[i, k, (path, c)]
-        scaled = torch.stack([v * step**k for k, v in enumerate(values)], dim=1)
-        tables, parts = [], split_weights(scaled, self.blocks)
+        with torch.no_grad():
+            values = function(knots)
+        _, slopes, curvatures = _with_derivatives(function, knots[[0, -1]])
+        # splines s[i, (path, c)] in units of the step
+        splines = spline_coefficients(values, slopes * step, curvatures * step**2)
+        tables, parts = [], split_weights(splines, self.blocks)
         for (n_paths, channels), part in zip(self.blocks, parts, strict=True):
-            split = part.view(n + 1, 3, n_paths, channels)
-            # channels up to whole blocks of 16, and two more knots of zeros beyond the cutoff
-            padded = nn.functional.pad(split, (0, -channels % TABLE_BLOCK, 0, 0, 0, 0, 0, 2))
-            # v[i, k, path, (block, lane)] -> [path, block, i, k, lane], as kernels read it
-            knots = padded.view(n + 3, 3, n_paths, -1, TABLE_BLOCK).permute(2, 3, 0, 1, 4)
-            knots = knots.to(dtype).contiguous()
-            tables.append(RadialTable(knots=knots, start=TABLE_START, inverse_step=1.0 / step))
+            split = part.view(n + 5, n_paths, channels)
+            # channels up to whole blocks of 16, and six rows of zeros beyond the cutoff
+            padded = nn.functional.pad(split, (0, -channels % TABLE_BLOCK, 0, 0, 0, 6))
+            # s[i, path, (block, lane)] -> [path, block, i, lane], as kernels read it
+            rows = padded.view(n + 11, n_paths, -1, TABLE_BLOCK).permute(1, 2, 0, 3)
+            rows = rows.to(dtype).contiguous()
+            tables.append(RadialTable(splines=rows, start=TABLE_START, inverse_step=1.0 / step))
         return tuple(tables)
 
 
