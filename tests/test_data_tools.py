@@ -139,6 +139,13 @@ def test_dimers_stand_at_the_contact_asked_for(tool):
         assert both.name == "CO.N"
 
 
+def test_lines_that_are_no_smiles_are_named_before_anything_is_made(tool, tmp_path):
+    path = tmp_path / "list.tsv"
+    path.write_text("small\tCO\nsmall\tC(O\nsmall\tN=N=N\n")
+    with pytest.raises(SystemExit, match=r"must hold SMILES, got 'C\(O', 'N=N=N'"):
+        tool("structures")["read_list"](path)
+
+
 def test_structures_and_labels_make_a_shard(run, tmp_path, capsys):
     """Labels are those of the model, energies relative to the atoms that are given."""
     molecules = tmp_path / "molecules.tsv"

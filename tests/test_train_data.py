@@ -4,7 +4,7 @@ import hashlib
 import json
 import runpy
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from labelled_frames import RECIPE, labelled, write_frames
 from lesff.atoms.batching import shuffled_batches
 from lesff.errors import ConfigError, DataError
 from lesff.train.data import read_frames
-from lesff.train.recipe import read_recipe
+from lesff.train.recipe import SourceConfig, identity, read_recipe
 from lesff.train.reference_energies import fit_reference_energies
 from lesff.train.run import dry_run, run_recipe
 from lesff.train.stages import read_stages
@@ -268,6 +268,43 @@ def test_sources_of_which_only_electrons_count(tmp_path):
     write_recipe(tmp_path, '{ path = "train.xyz", only_counts = true, energies = false }')
     with pytest.raises(ConfigError, match="of train.xyz must be left out where `only_counts`"):
         read_recipe(path)
+
+
+def test_bonds_on_their_way_apart_count_as_closed_shells(tmp_path):
+    """O-H of water at 1.4, 2.0 and 2.3 sums of covalent radii (0.97 A); 2.2 is asked for."""
+    frames = []
+    for share in (1.4, 2.0, 2.3):
+        atoms = labelled(water(), 0)
+        atoms.set_distance(0, 1, 0.97 * share, fix=0)
+        frames.append(labelled(atoms, 1))
+    ase.io.write(tmp_path / "train.xyz", frames)
+    within = '{ path = "train.xyz", closed_shells = false, closed_within = 2.2 }'
+    path = write_recipe(tmp_path, within)
+    data = read_training_data(read_recipe(path), tmp_path)
+    assert [frame.is_closed for frame in data.train] == [True, True, False]
+    path = write_recipe(tmp_path, '{ path = "train.xyz", closed_shells = false }')
+    data = read_training_data(read_recipe(path), tmp_path)
+    assert not any(frame.is_closed for frame in data.train)
+    for bad in ("closed_within = 2.2", "closed_shells = false, closed_within = -1.0"):
+        write_recipe(tmp_path, f'{{ path = "train.xyz", {bad} }}')
+        with pytest.raises(ConfigError, match="`closed_within` of train.xyz"):
+            read_recipe(path)
+
+
+def test_options_that_a_recipe_lacks_do_not_change_its_hash(tmp_path):
+    """A new option with its default leaves runs resumable; a value that differs does not."""
+    said = read_recipe(write_recipe(tmp_path, '{ path = "train.xyz", fraction = 1.0 }'))
+    left = read_recipe(write_recipe(tmp_path, '{ path = "train.xyz" }'))
+    other = read_recipe(write_recipe(tmp_path, '{ path = "train.xyz", fraction = 2.0 }'))
+    assert identity(said) == identity(left) != identity(other)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Later(SourceConfig):
+        added: tuple[int, ...] = ()
+
+    source = left.data.sources[0]
+    assert identity(Later(path="train.xyz")) == identity(source)
+    assert identity(Later(path="train.xyz", added=(1,))) != identity(source)
 
 
 def test_parts_are_those_of_composites(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from lesff.train.calibration_data import calibration_frames
 from lesff.train.data import Frame
 from lesff.train.data_lock import LOCK_FILE, CheckedData, check_data, read_data_lock, require_locked
 from lesff.train.frame_stream import FrameStream
+from lesff.train.recipe import identity
 from lesff.train.run import dry_run, run_recipe, unreleased_card
 from lesff.train.stages import CalibrationConfig, Stage
 
@@ -222,12 +222,11 @@ def _record(
     models = [] if start is None else [start]
     if stage.notes.average is not None:
         models.append(_model_of(stage.notes.average.earlier, stage, run))
-    content = repr(stage.recipe or stage.notes.average)
     return {
         "stage": stage.name,
         "from": stage.start,
         "why": stage.notes.why,
-        "recipe": hashlib.sha256(content.encode()).hexdigest(),
+        "recipe": identity(stage.recipe or stage.notes.average),
         "data": {name: checked.sha256[name] for name in names},
         "unlocked": [n for n in names if n in checked.differing],
         "start": [sha256_of(model / WEIGHTS_FILE) for model in models],

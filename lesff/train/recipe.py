@@ -16,9 +16,11 @@ The stages of a chain of runs are such files (:mod:`lesff.train.stages`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +57,10 @@ class SourceConfig:
             (``charge_guess``): for structures that nothing is known of but that.
         closed_shells: Whether its singlets are closed shells. Of others, bonds pulled apart, the
             loss takes no count of electrons (``charge_guess``).
+        closed_within: Of a source whose singlets are not closed shells: those whose atoms all hang
+            together by pairs up to this many sums of covalent radii are, all the same. A bond on
+            its way apart has no ions in it, while a part far from the other may look like one
+            (OH, whose electrons are counted like those of hydroxide). 0: none.
     """
 
     path: str
@@ -66,6 +72,7 @@ class SourceConfig:
     energies: bool = True
     only_counts: bool = False
     closed_shells: bool = True
+    closed_within: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a share that visits nothing and options that exclude each other."""
@@ -78,6 +85,15 @@ class SourceConfig:
             raise ConfigError(
                 f"`energy_states`, `energies` and `closed_shells` of {self.path} must be left out "
                 "where `only_counts` is true: only electrons of closed shells count"
+            )
+        if not 0.0 <= self.closed_within < math.inf:
+            raise ConfigError(
+                f"`closed_within` of {self.path} must be at least 0, got {self.closed_within}"
+            )
+        if self.closed_within and self.closed_shells:
+            raise ConfigError(
+                f"`closed_within` of {self.path} needs `closed_shells = false`: without it all "
+                "singlets are closed shells"
             )
         if not 0.0 < self.fraction < math.inf:
             raise ConfigError(f"`fraction` of {self.path} must be above 0, got {self.fraction}")
@@ -352,6 +368,33 @@ def recipe_of(tables: dict[str, Any], path: Path) -> Recipe:
         return from_dict(Recipe, tables, "recipe")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def identity(value: Any) -> str:
+    """Hash of a recipe, or of a part of one, by what differs from the defaults.
+
+    An option that a later version of lesff adds changes the hash of no recipe that lacks it: runs
+    that are under way can be resumed.
+    """
+    return hashlib.sha256(json.dumps(_said(value)).encode()).hexdigest()
+
+
+def _said(value: Any) -> Any:
+    """Plain data of a dataclass without fields that have their default."""
+    if isinstance(value, tuple | list):
+        return [_said(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _said(item) for key, item in value.items()}
+    if not is_dataclass(value):
+        return value
+    said = {}
+    for field_ in fields(value):
+        default = field_.default
+        if field_.default_factory is not MISSING:
+            default = field_.default_factory()
+        if (item := getattr(value, field_.name)) != default:
+            said[field_.name] = _said(item)
+    return said
 
 
 def _source_list(sources: dict[str, Any]) -> list[dict[str, Any]]:

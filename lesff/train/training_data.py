@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
 from lesff.architectures import read_architecture
 from lesff.atoms.batching import shuffled_batches
@@ -26,7 +26,7 @@ from lesff.potential.edit import ENERGY_FLOOR
 from lesff.train.composites import Composer, CompositesConfig
 from lesff.train.data import Frame, read_frames
 from lesff.train.frame_stream import without_twins
-from lesff.train.recipe import Recipe, RecipeModel, SourceConfig
+from lesff.train.recipe import Recipe, RecipeModel, SourceConfig, identity
 from lesff.train.reference_energies import fit_reference_energies
 
 
@@ -131,7 +131,7 @@ def read_training_data(recipe: Recipe, folder: Path) -> TrainingData:
     validation: list[Frame] = []
     fractions: list[float] = []
     sources: list[dict[str, str | int]] = []
-    digest = hashlib.sha256(repr(recipe).encode())
+    digest = hashlib.sha256(identity(recipe).encode())
     for source in recipe.data.sources:
         path = folder / source.path
         found = read_frames(path, weight=source.weight)
@@ -178,12 +178,28 @@ def _wanted(frames: list[Frame], source: SourceConfig, folder: Path) -> list[Fra
             f"{source.path}: `elements` and `without` leave no frame; widen them or drop the file"
         )
     if not source.closed_shells:
-        kept = [replace(frame, is_closed=False) for frame in kept]
+        kept = [replace(frame, is_closed=_hangs_together(frame, source)) for frame in kept]
     if source.only_counts:
         return [_without_labels(frame) for frame in kept]
     if not source.energies:
         return [replace(frame, energy=math.nan) for frame in kept]
     return keep_energies(kept, source.energy_states, source.path)
+
+
+def _hangs_together(frame: Frame, source: SourceConfig) -> bool:
+    """Whether pairs within ``closed_within`` sums of covalent radii connect all atoms."""
+    if not source.closed_within:
+        return False
+    positions = frame.structure.positions
+    radii = covalent_radii[frame.structure.numbers]
+    distances = np.linalg.norm(positions[:, None] - positions, axis=-1)
+    is_near = distances <= source.closed_within * (radii[:, None] + radii)
+    reached = is_near[0]
+    while True:
+        further = reached | is_near[reached].any(axis=0)
+        if (further == reached).all():
+            return bool(reached.all())
+        reached = further
 
 
 def _without_labels(frame: Frame) -> Frame:

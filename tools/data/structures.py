@@ -91,8 +91,13 @@ class Conformer:
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Class and SMILES of each line."""
+    """Class and SMILES of each line; ends the program, naming them, for lines that are none."""
     rows = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
+    bad = [row[-1] for row in rows if Chem.MolFromSmiles(row[-1]) is None]
+    if bad:
+        sys.exit(
+            f"{path} must hold SMILES, got {', '.join(map(repr, bad))}: correct or remove them"
+        )
     return [(row[0] if len(row) > 1 else path.stem, row[-1]) for row in rows]
 
 
@@ -101,10 +106,7 @@ def embedded(smiles: str, kind: str, seed: int) -> tuple[Conformer, np.ndarray] 
 
     None for molecules without a conformer or a force field.
     """
-    molecule = Chem.MolFromSmiles(smiles)
-    if molecule is None:
-        sys.exit(f"{smiles!r} is no SMILES")
-    molecule = Chem.AddHs(molecule)
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     if AllChem.EmbedMolecule(molecule, randomSeed=seed, maxAttempts=5) != 0:
         return None
     parameters = AllChem.MMFFGetMoleculeProperties(molecule)
