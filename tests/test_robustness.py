@@ -2,6 +2,7 @@
 
 import json
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import ase
@@ -13,6 +14,7 @@ from ase.data import covalent_radii
 from ase.io import read
 from click.testing import CliRunner
 from helpers import tiny_potential
+from scipy.interpolate import CubicSpline
 
 from lesff.atoms.neighbors import find_neighbors
 from lesff.cli import main
@@ -20,6 +22,7 @@ from lesff.evaluation.molecules import molecules_of
 from lesff.evaluation.results import NotCoveredError, Value
 from lesff.evaluation.robustness import chapter
 from lesff.evaluation.robustness.chapter import ROBUSTNESS, reference_values, run_chapter
+from lesff.evaluation.robustness.dissociation import SMOOTH
 from lesff.evaluation.robustness.hunt import found_atoms
 from lesff.evaluation.robustness.page import page_of
 from lesff.evaluation.robustness.probe import Options, Probe, System
@@ -43,6 +46,7 @@ from lesff.evaluation.suite import CHECKS, run_suite
 from lesff.evaluation.tables import limit_text
 from lesff.methods import CalculatorMethod, ModelMethod
 from lesff.model_folder.folder import save_model
+from lesff.train.data import read_frames
 from lesff.units import COULOMB_CONSTANT
 
 QUICK = Options(quick=True)
@@ -426,3 +430,23 @@ def test_answers_of_a_batch_are_those_of_the_calculator(tiny_folder):
         assert answer.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
         np.testing.assert_allclose(answer.charges, atoms.get_charges(), atol=1e-10)
         assert answer.largest_charge == pytest.approx(np.abs(atoms.get_charges()).max())
+
+
+def test_the_mark_of_bonds_pulled_apart_lets_unrestricted_dft_through():
+    """Curves of 16 double and triple bonds, `tools/data/multiple_bonds.py` (PBE0/def2-TZVP)."""
+    frames = {}
+    for frame in read_frames(
+        Path(__file__).parents[1] / "recipes" / "frames" / "multiple_bonds_17.npz"
+    ):
+        frames.setdefault(frame.group, []).append(frame)
+    assert len(frames) == 16
+    bends = {}
+    for name, curve in frames.items():
+        first, second = (int(i) for i in name[name.index("(") + 1 : -1].split(","))
+        apart = [f.structure.positions[second] - f.structure.positions[first] for f in curve]
+        pulls = np.linalg.norm(apart, axis=1)
+        spline = CubicSpline(pulls - pulls[0], [f.energy for f in curve])
+        bends[name] = np.abs(np.diff(spline(np.arange(0.7, 3.01, 0.1)), 2)).max()
+    assert max(bends, key=bends.get) == "OC=O (1, 2)"
+    assert max(bends.values()) == pytest.approx(0.151, abs=0.005)  # docs/evaluation.md
+    assert 1.2 * max(bends.values()) < SMOOTH

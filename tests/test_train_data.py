@@ -101,6 +101,21 @@ def test_merged_shards_have_weights_by_spread(tmp_path):
     np.testing.assert_allclose(found["weight"], 0.5, rtol=1e-6)
 
 
+def test_merged_shards_leave_groups_out(tmp_path, monkeypatch, capsys):
+    shard = shard_with_weights(tmp_path / "shard.npz", [1.0, 1.0])
+    arrays = dict(np.load(shard))
+    np.savez(shard, **arrays | {"group": np.array([b"CO2", b"N2"]), "energy": np.arange(2.0)})
+    tool = runpy.run_path(str(TOOLS / "data" / "merged.py"))
+    command = ["merged.py", str(shard), "-o", str(tmp_path / "out.npz"), "--without-groups"]
+    monkeypatch.setattr("sys.argv", [*command, "CO2"])
+    tool["main"]()
+    assert [frame.group for frame in read_frames(tmp_path / "out.npz")] == ["N2"]
+    monkeypatch.setattr("sys.argv", [*command, "CO"])
+    with pytest.raises(SystemExit):
+        tool["main"]()
+    assert "must name groups of the files, got CO" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

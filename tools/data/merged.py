@@ -4,14 +4,17 @@
 components in eV/A), which predicts the error of their mean. A frame gets the weight
 1 / (1 + (spread / 0.12)^2): labels off by half the spread, beside 0.06 eV/A that a small model is
 off by itself. Frames to train on are thinned at random, held-out ones likewise; ``--most-atoms``
-leaves larger ones out.
+leaves larger ones out, ``--without-groups`` those of the groups it names.
 
     python tools/data/merged.py organic2_des_mono.npz=0.5 organic2_des_dimer.npz -o organic2.npz
+    python tools/data/merged.py multiple_bonds_17.npz --without-groups "O=C=O (1, 2)" \
+        "O=C=S (1, 2)" -o multiple_bonds_14.npz
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +28,17 @@ PER_FRAME = ("n", "energy", "charge", "dipole", "spin_multiplicity", "group", "v
 
 
 def thinned(
-    path: Path, share: float, rng: np.random.Generator, most_atoms: int
+    path: Path,
+    share: float,
+    rng: np.random.Generator,
+    most_atoms: int,
+    without_groups: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """A share of the frames of a shard, of those that are small enough, with weights."""
+    """A share of the frames of a shard, of those that are wanted, with weights."""
     data = read_shard(path)
     kept = (rng.random(len(data["n"])) < share) & (data["n"] <= most_atoms)
+    if without_groups and "group" in data:
+        kept &= ~np.isin(data["group"].astype(str), without_groups)
     atoms = np.repeat(kept, data["n"].astype(np.int64))
     found = {key: data[key][atoms] for key in PER_ATOM if key in data}
     found |= {key: data[key][kept] for key in PER_FRAME if key in data}
@@ -45,12 +54,19 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-atoms", type=int, default=10**6, help="of a frame")
+    parser.add_argument("--without-groups", nargs="+", default=[], help="names in `group`")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    parts = []
+    parts, left = [], set(options.without_groups)
     for text in options.files:
         name, _, share = text.partition("=")
-        parts.append(thinned(Path(name), float(share or 1.0), rng, options.most_atoms))
+        left -= set(read_shard(Path(name)).get("group", np.array([])).astype(str))
+        limits = (options.most_atoms, options.without_groups)
+        parts.append(thinned(Path(name), float(share or 1.0), rng, *limits))
+    if left:
+        parser.error(
+            f"--without-groups must name groups of the files, got {', '.join(sorted(left))}"
+        )
     keys = set(parts[0])
     for text, part in zip(options.files, parts, strict=True):
         if set(part) != keys:
