@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -318,7 +319,9 @@ def test_slow_clients_do_not_lock_the_server(
                 slow[-1].sendall(b"GET /api/mod")
             time.sleep(0.5)
             assert ask(server, "/api/models").status == 200
-            assert slow[0].recv(10) == b""
+            # threads of a busy machine begin to wait in any order: one was ended, whichever
+            (ended,) = select.select(slow, [], [], 10)[0]
+            assert ended.recv(10) == b""
 
 
 def test_one_address_cannot_take_all_connections(
