@@ -24,7 +24,7 @@ from lesff.nn.radial import RadialBasis
 from lesff.nn.spline import spline_coefficients
 
 KNOTS_PER_ANGSTROM = 96
-"""Interpolation errors of forces below 1e-7 eV/A for published models; see test_convert_mace.py."""
+"""Interpolation errors of forces below 1e-6 eV/A for published models; see test_convert_mace.py."""
 TABLE_START = 0.4
 """Lower end in A; closer pairs take exact weights."""
 

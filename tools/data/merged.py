@@ -60,7 +60,8 @@ def main() -> None:
     parts, left = [], set(options.without_groups)
     for text in options.files:
         name, _, share = text.partition("=")
-        left -= set(read_shard(Path(name)).get("group", np.array([])).astype(str))
+        if left:
+            left -= set(read_shard(Path(name)).get("group", np.array([])).astype(str))
         limits = (options.most_atoms, options.without_groups)
         parts.append(thinned(Path(name), float(share or 1.0), rng, *limits))
     if left:
