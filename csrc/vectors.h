@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 // In front of short loops with constant bounds whose arrays must live in registers.
@@ -70,8 +71,14 @@ inline void store(T* p, const Vector<T>& v, int n) {
 template <class T, int s, int... lane>
 inline Vector<T> folded(const Vector<T>& a, const Vector<T>& b, std::integer_sequence<int, lane...>) {
   constexpr int half = s / 2;
+#if defined(__clang__)
   return __builtin_shufflevector(a, b, (lane / half * s + lane % half)...) +
          __builtin_shufflevector(a, b, (lane / half * s + lane % half + half)...);
+#else  // GCC has the same from version 12 on only
+  using Mask = Vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+  const Mask low = {(lane / half * s + lane % half)...};
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + half);
+#endif
 }
 
 // A vector whose groups of s lanes have the sums of the lanes of v[first], v[first + 1], ...; zeros
