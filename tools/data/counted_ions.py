@@ -6,12 +6,14 @@ the charge sits must not depend on small changes of bonds. Energies and forces a
 nothing (``only_counts = true`` of a source leaves them out of the loss).
 
     cd DATA; python tools/data/counted_ions.py organic2.npz organic_water.npz -o counted_ions.npz
+    python tools/data/counted_ions.py organic2.npz --acids --most-atoms 24 -o counted_acids.npz
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +36,25 @@ def bonds_of(numbers: np.ndarray, positions: np.ndarray) -> list[list[int]]:
     return [np.flatnonzero(row).tolist() for row in is_bond]
 
 
-def without_proton(numbers: np.ndarray, positions: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Anions: one hydrogen of an O-H or S-H less."""
+def without_proton(
+    numbers: np.ndarray, positions: np.ndarray, *, acids: bool = False
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Anions: one hydrogen of an O-H or S-H less; ``acids``: of COOH alone."""
     bonds = bonds_of(numbers, positions)
     for i, z in enumerate(numbers):
         if z in (8, 16) and len(bonds[i]) == 2:
+            if acids and not any(is_acid_carbon(j, i, numbers, bonds) for j in bonds[i]):
+                continue
             for j in bonds[i]:
                 if numbers[j] == 1 and len(bonds[j]) == 1:
                     yield np.delete(numbers, j), np.delete(positions, j, axis=0)
                     break
+
+
+def is_acid_carbon(carbon: int, oxygen: int, numbers: np.ndarray, bonds: list[list[int]]) -> bool:
+    """Whether an atom is a carbon with three bonds, one of them to a second oxygen, a bare one."""
+    ends = [j for j in bonds[carbon] if j != oxygen and numbers[j] == 8 and len(bonds[j]) == 1]
+    return numbers[carbon] == 6 and len(bonds[carbon]) == 3 and bool(ends)
 
 
 def with_proton(numbers: np.ndarray, positions: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
@@ -71,6 +83,8 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--most", type=int, default=4000, help="ions of each sign")
+    parser.add_argument("--acids", action="store_true", help="carboxylates alone")
+    parser.add_argument("--most-atoms", type=int, default=10**6, help="of a frame")
     parser.add_argument("--seed", type=int, default=37)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
@@ -78,11 +92,15 @@ def main() -> None:
         frame
         for path in options.files
         for frame in read_frames(path)
-        if not frame.structure.total_charge and frame.structure.spin_multiplicity == 1
+        if not frame.structure.total_charge
+        and frame.structure.spin_multiplicity == 1
+        and len(frame.structure.numbers) <= options.most_atoms
     ]
+    anions = partial(without_proton, acids=options.acids)
+    kinds = [(-1, anions)] if options.acids else [(-1, anions), (1, with_proton)]
     rows: list[Row] = []
     order = rng.permutation(len(frames))
-    for charge, made in ((-1, without_proton), (1, with_proton)):
+    for charge, made in kinds:
         count = 0
         for index in order:
             frame = frames[index]

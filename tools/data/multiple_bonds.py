@@ -254,16 +254,26 @@ def rows_of(smiles: str, bond: tuple[int, int], record: dict[str, Any], model: A
     return rows
 
 
+def bond_from(text: str) -> tuple[str, int, int]:
+    """A bond of the command line."""
+    smiles, i, j = text.rsplit(":", 2)
+    return smiles, int(i), int(j)
+
+
 def main() -> None:
     """Compute the curves and write the shard."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--model", required=True, help="whose energies the minima have")
+    parser.add_argument(
+        "--bonds", nargs="+", default=BONDS, type=bond_from, metavar="SMILES:I:J",
+        help="instead of the table of this file: molecules and the two atoms of a bond",
+    )
     options = parser.parse_args()
     lib.num_threads(1)
     kept = options.output.with_suffix(".json")
     records = read_json(kept) if kept.is_file() else {}
-    for smiles, i, j in tqdm(BONDS, unit="bond", file=sys.stderr):
+    for smiles, i, j in tqdm(options.bonds, unit="bond", file=sys.stderr):
         name = f"{smiles} {i} {j}"
         if name not in records:
             atoms = molecule_of(smiles)
@@ -275,7 +285,7 @@ def main() -> None:
             }
             write_json(kept, records)
     model, rows = lesff.load(options.model), []
-    for smiles, i, j in BONDS:
+    for smiles, i, j in options.bonds:
         record = records[f"{smiles} {i} {j}"]
         rough = roughest(lowest(record["curves"]))
         if rough > JUMP:
