@@ -100,11 +100,13 @@ def judged(model: lesff.Model, atoms: list[ase.Atoms], frames: list[Frame]) -> R
     has_charges = model.potential.charge_head is not None
     names = ["forces", *(["dipole", "born_effective_charges"] if has_charges else [])]
     found = model.predict(atoms, names, progress=False)
-    error = np.concatenate(found.forces) - np.concatenate([frame.forces for frame in frames])
+    error = np.concatenate(found.forces) - np.concatenate(
+        [np.asarray(frame.forces) for frame in frames]
+    )
     row = {"forces": 1e3 * float(np.sqrt(np.mean(error**2)))}
     if has_charges:
         row["dipole"] = r2(np.array(found.dipole), np.array([frame.dipole for frame in frames]))
-        labels = np.concatenate([frame.born_effective_charges for frame in frames])
+        labels = np.concatenate([np.asarray(frame.born_effective_charges) for frame in frames])
         row["Born charges"] = r2(np.concatenate(found.born_effective_charges), labels)
     return row
 

@@ -1,7 +1,10 @@
 """Compiled kernels against plain PyTorch and mace-torch: CPU ms and extra memory, one thread.
 
 Parts are measured in one process, compiled and plain in alternation; whole steps (neighbour list,
-energy and forces) in processes of their own, in alternation too. Medians.
+energy and forces) in processes of their own, in alternation too; "calculator" is the step of a
+trajectory, its list kept and, up to 256 atoms, its operations recorded. Medians. Of convolutions
+also the additions and multiplications a second, beside those of a large product of matrices of
+PyTorch.
 """
 
 import argparse
@@ -33,6 +36,7 @@ CUTOFF = 4.5
 CASES = {
     "192": ((4, 4, 4), "128x0e", 128, 0),
     "1536": ((8, 8, 8), "128x0e", 128, 0),
+    "3072": ((8, 8, 16), "128x0e", 128, 0),
     "960": ((8, 8, 5), "192x0e+192x1o", 192, 1),
 }
 
@@ -59,16 +63,48 @@ def forward_backward(run: Callable[..., tuple], inputs: list[torch.Tensor]) -> t
     return forward, milliseconds(lambda: torch.autograd.grad(out[0], inputs, grads))
 
 
-def measure(name: str, compiled: Callable, plain: Callable, inputs: list, repeats: int) -> None:
-    """Print one row per direction: plain ms, compiled ms, ratio."""
+def matrix_speed() -> float:
+    """Operations of a product of 1024 x 1024 matrices, 1e9 a second: what the core can do."""
+    a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
+    times = [milliseconds(lambda: a @ b) for _ in range(15)]
+    return 2.0 * 1024**3 / np.median(times) * 1e-6
+
+
+def convolution_operations(conv: Convolution, n_pairs: int) -> tuple[float, float]:
+    """Additions and multiplications of values and gradients, radial functions from tables.
+
+    Of a path with a = 2 l1 + 1 rows and b = 2 l3 + 1 columns, for each channel: six products and
+    their sum (11) are a radial weight. A directed edge has one, and a + 2 a b for its message,
+    2 a + 2 a b for the gradient of its features; a pair has one and its slope (2 more), and 7 a b
+    for the gradients of the angular kernel and of the distance.
+    """
+    value = gradient = 0
+    for path in conv.paths.paths:
+        a, b = path.rows, path.cols
+        value += 2 * (11 + a + 2 * a * b)
+        gradient += 2 * (11 + 2 * a + 2 * a * b) + 24 + 7 * a * b
+    return float(value * n_pairs * conv.channels), float(gradient * n_pairs * conv.channels)
+
+
+def measure(
+    name: str,
+    compiled: Callable,
+    plain: Callable,
+    inputs: list,
+    repeats: int,
+    operations: tuple[float, float] | None = None,
+) -> None:
+    """Print one row per direction: plain ms, compiled ms, ratio, 1e9 operations a second."""
     rows = []
     for _ in range(repeats + 1):
         fast = forward_backward(compiled, inputs)
         with plain_torch():
             rows.append((*forward_backward(plain, inputs), *fast))
     slow_f, slow_b, fast_f, fast_b = np.median(rows[1:], axis=0)
-    print(f"  {name + ', value':34}{slow_f:9.2f}{fast_f:9.2f}{slow_f / fast_f:8.1f}")
-    print(f"  {name + ', gradient':34}{slow_b:9.2f}{fast_b:9.2f}{slow_b / fast_b:8.1f}")
+    times = (("value", slow_f, fast_f), ("gradient", slow_b, fast_b))
+    for (what, slow, fast), n in zip(times, operations or (0.0, 0.0), strict=True):
+        speed = f"{n / fast * 1e-6:10.0f}" if n else ""
+        print(f"  {name + ', ' + what:34}{slow:9.2f}{fast:9.2f}{slow / fast:8.1f}{speed}")
 
 
 def measure_parts(atoms: ase.Atoms, channels: int, max_l: int, repeats: int) -> None:
@@ -81,7 +117,7 @@ def measure_parts(atoms: ase.Atoms, channels: int, max_l: int, repeats: int) -> 
         conv = Convolution(channels=channels, feature_l=feature_l, max_ell=3)
         network = RadialNetwork(sizes=(8, 64, 64, 64, conv.n_paths * channels))
         network.requires_grad_(requires_grad=False)
-        tabulator = RadialTabulator(n_paths=conv.n_paths, channels=channels)
+        tabulator = RadialTabulator(blocks=((conv.n_paths, channels),))
         inputs = [
             torch.randn(graph.n_atoms, (feature_l + 1) ** 2, channels).requires_grad_(),
             torch.randn(n_pairs, 16).requires_grad_(),
@@ -89,13 +125,15 @@ def measure_parts(atoms: ase.Atoms, channels: int, max_l: int, repeats: int) -> 
         ]
 
         def compiled(h, y, r, conv=conv, network=network, tabulator=tabulator):
-            weights = tabulator.weights(TableSource.of(r, basis, CUTOFF), network)
+            (weights,) = tabulator.weights(TableSource.of(r, basis, CUTOFF), network)
             return tuple(conv(h, y, weights, topology))
 
         def plain(h, y, r, conv=conv, network=network):
             return tuple(conv(h, y, network(basis(r, r)), topology))
 
-        measure(f"convolution, l = {feature_l} senders", compiled, plain, inputs, repeats)
+        operations = convolution_operations(conv, n_pairs)
+        name = f"convolution, l = {feature_l} senders"
+        measure(name, compiled, plain, inputs, repeats, operations)
     for l_out in range(max_l + 1):
         module = SymmetricContraction(
             channels=channels, max_ell=3, l_out=l_out, correlation=3, n_elements=2
@@ -117,6 +155,9 @@ def measure_steps(atoms: ase.Atoms, hidden: str, peer: str | None, repeats: int)
         own = (sys.executable, "own.py", arguments)
         workers = {
             "compiled, table": Worker(*own, LESFF_KERNELS="on", RADIAL="table"),
+            "the same, calculator": Worker(
+                *own, LESFF_KERNELS="on", RADIAL="table", STEPS="recorded"
+            ),
             "compiled, exact": Worker(*own, LESFF_KERNELS="on", RADIAL="exact"),
             "plain PyTorch": Worker(*own, LESFF_KERNELS="off", RADIAL="exact"),
         }
@@ -129,10 +170,13 @@ def measure_steps(atoms: ase.Atoms, hidden: str, peer: str | None, repeats: int)
         for worker in workers.values():
             worker.close()
     medians = {name: np.median([ms for ms, _ in found[1:]]) for name, found in rows.items()}
-    print(f"  {'whole step':34}{'CPU ms':>9}{'extra MB':>10}{'speed-up of compiled, table':>30}")
+    ways = ("compiled, table", "the same, calculator")
+    print(
+        f"  {'whole step':28}{'CPU ms':>9}{'extra MB':>10}" + "".join(f"  / {w:22}" for w in ways)
+    )
     for name, found in rows.items():
-        ratio = medians[name] / medians["compiled, table"]
-        print(f"  {name:34}{medians[name]:9.1f}{found[-1][1]:10.0f}{ratio:30.1f}")
+        ratios = "".join(f"  {medians[name] / medians[way]:<24.1f}" for way in ways)
+        print(f"  {name:28}{medians[name]:9.1f}{found[-1][1]:10.0f}{ratios}")
 
 
 def main() -> None:
@@ -145,12 +189,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"kernels: {kernels.kernel_status().instruction_set}; float32, one thread, medians")
+    print(f"a product of matrices by PyTorch: {matrix_speed():.0f} GFLOP/s")
     for case in options.cases:
         shape, hidden, channels, max_l = CASES[case]
         atoms = water_box(shape)
         print(f"\nwater, {len(atoms)} atoms, {hidden}, cutoff {CUTOFF} A")
         if not options.no_parts:
-            print(f"  {'part':34}{'plain ms':>9}{'ms':>9}{'ratio':>8}")
+            print(f"  {'part':34}{'plain ms':>9}{'ms':>9}{'ratio':>8}{'GFLOP/s':>10}")
             measure_parts(atoms, channels, max_l, options.repeats)
         measure_steps(atoms, hidden, options.peer_python, options.repeats)
 

@@ -10,6 +10,7 @@ matscipy is timed where it is installed.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -52,13 +53,13 @@ def main() -> None:
     for index, n_side in enumerate(options.sides):
         box = water_box(n_side)
         structure = to_structure(box)
-        place = structure.positions, structure.cell, structure.pbc
+        x, cell, pbc = structure.positions, structure.cell, structure.pbc
         kept = VerletList(options.cutoff, 0.5)
-        found = kept.find(*place)
+        found = kept.find(x, cell, pbc)
         graph = build_graph(structure, options.cutoff, found)
         actions = {
-            "search": lambda place=place: find_neighbors(*place, options.cutoff),
-            "kept": lambda kept=kept, place=place: kept.find(*place),
+            "search": partial(find_neighbors, x, cell, pbc, options.cutoff),
+            "kept": partial(kept.find, x, cell, pbc),
             "graph": lambda s=structure, f=found: build_graph(s, options.cutoff, f),
             "topology": lambda graph=graph: build_topology(graph, rows),
         }

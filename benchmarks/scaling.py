@@ -10,6 +10,7 @@ by since before the first step.
 
 import argparse
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def main() -> None:
     for n_side in options.sides:
         structure = to_structure(water_box(n_side))
         graph = build_graph(structure, options.cutoff).to(dtype=torch.float32)
-        place = structure.positions, structure.cell, structure.pbc
+        x, cell, pbc = structure.positions, structure.cell, structure.pbc
 
         def step(structure=structure) -> None:
             fresh = build_graph(structure, options.cutoff).to(dtype=torch.float32)
@@ -89,7 +90,7 @@ def main() -> None:
         idle = memory.mark()
         whole = milliseconds(step, repeats)
         extra = memory.peak() - idle
-        listing = milliseconds(lambda p=place: find_neighbors(*p, options.cutoff), repeats)
+        listing = milliseconds(partial(find_neighbors, x, cell, pbc, options.cutoff), repeats)
         far = milliseconds(lambda g=graph: long_range(g, LongRangeConfig().settings()), repeats)
         n = len(structure)
         print(

@@ -1,6 +1,8 @@
 """Worker: energy and forces with lesff. Reads a structure file, see report.
 
 own.py STRUCTURE CHECKPOINT | STRUCTURE HIDDEN_IRREPS CUTOFF
+
+With ``STEPS=recorded`` a step is one of the ASE calculator in a trajectory, atoms moved by 0.01 A.
 """
 
 import os
@@ -8,16 +10,21 @@ import sys
 from pathlib import Path
 
 import ase.io
+import numpy as np
 import torch
 from report import serve
 
 from lesff.atoms.graph import build_graph
 from lesff.atoms.structure import to_structure
+from lesff.calculator import LesffCalculator
 from lesff.convert.mace.model import convert_mace
 from lesff.convert.reader import read_checkpoint
 from lesff.heads import LongRangeConfig
 from lesff.potential.config import ModelConfig
 from lesff.potential.potential import Potential
+
+WARM = 30
+"""Steps after which those of a trajectory are recorded."""
 
 
 def build(hidden: str, cutoff: float, elements: tuple[int, ...]) -> Potential:
@@ -56,4 +63,17 @@ def evaluate() -> None:
     potential(graph, ["energy", "forces"])
 
 
-serve(evaluate)
+def move() -> None:
+    """One step of molecular dynamics with the calculator, which keeps its list of neighbours."""
+    atoms.positions = start + 0.01 * rng.standard_normal(start.shape)
+    atoms.get_forces()
+
+
+if os.environ.get("STEPS") == "recorded":
+    start, rng = atoms.positions.copy(), np.random.default_rng(0)
+    atoms.calc = LesffCalculator(potential)
+    for _ in range(WARM):
+        move()
+    serve(move)
+else:
+    serve(evaluate)

@@ -175,7 +175,7 @@ def pressed(molecules: list[Molecule], rng: np.random.Generator) -> Row | None:
     pair = [molecules[i] for i in rng.integers(len(molecules), size=2)]
     if sum(len(m.numbers) for m in pair) > MOST_ATOMS:
         return None
-    a, b = (m.turned(Rotation.random(random_state=rng)) for m in pair)
+    a, b = (m.turned(Rotation.random(rng=rng)) for m in pair)
     numbers = np.concatenate([a.numbers, b.numbers])
     wanted, n = rng.uniform(*CONTACT), len(a.numbers)
     distance = 20.0
@@ -320,7 +320,7 @@ def drawn_together(
     for _ in range(number):
         part = kinds[rng.integers(len(kinds))]
         if sum(len(m.numbers) for m in parts) + len(part.numbers) <= most_atoms:
-            parts.append(part.turned(Rotation.random(random_state=rng)))
+            parts.append(part.turned(Rotation.random(rng=rng)))
     if len(parts) < CROWD[0]:
         return None
     centres = np.zeros((0, 3))

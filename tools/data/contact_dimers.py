@@ -106,7 +106,7 @@ def stacked(pair: Sequence[Labelled], rng: np.random.Generator) -> list[Labelled
 
 def touching(pair: Sequence[Labelled], rng: np.random.Generator) -> list[Labelled]:
     """Two molecules in any orientation at a gap."""
-    a, b = (m.moved(Rotation.random(random_state=rng), np.zeros(3)) for m in pair)
+    a, b = (m.moved(Rotation.random(rng=rng), np.zeros(3)) for m in pair)
     gap, direction = rng.uniform(*GAP), np.array([0.0, 0.0, 1.0])
     for distance in np.arange(1.0, 20.0, 0.1):
         placed = b.moved(Rotation.identity(), distance * direction)

@@ -263,7 +263,7 @@ def placed(
     """A molecule turned at random, at a gap from those that are there."""
     if not len(others):
         return atoms
-    turned = Rotation.random(random_state=rng).apply(atoms.positions)
+    turned = Rotation.random(rng=rng).apply(atoms.positions)
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
     gap = rng.uniform(*gaps)

@@ -139,7 +139,9 @@ def by_calculator(method: Method, atoms: list[Atoms]) -> list[Label | None]:
 def arrays_of(data: Arrays, rows: np.ndarray, labels: list[Label]) -> Arrays:
     """Arrays of labelled structures."""
     ends = np.cumsum(data["n"].astype(np.int64))
-    atoms = np.concatenate([np.arange(ends[i] - int(data["n"][i]), ends[i]) for i in rows])
+    atoms = np.concatenate(
+        [np.arange(int(ends[i]) - int(data["n"][i]), int(ends[i])) for i in rows]
+    )
     found = {key: data[key][rows] for key in ("n", *PER_FRAME) if key in data}
     found |= {key: data[key][atoms] for key in ("numbers", "positions")}
     found["energy"] = np.array([label.energy for label in labels])

@@ -33,7 +33,9 @@ _PER_ATOM = ("numbers", "positions", "forces", "charges")
 def chosen(data: Arrays, rows: np.ndarray) -> Arrays:
     """A shard of some structures of another."""
     ends = np.cumsum(data["n"].astype(np.int64))
-    atoms = np.concatenate([np.arange(ends[i] - int(data["n"][i]), ends[i]) for i in rows])
+    atoms = np.concatenate(
+        [np.arange(int(ends[i]) - int(data["n"][i]), int(ends[i])) for i in rows]
+    )
     return {key: value[atoms if key in _PER_ATOM else rows] for key, value in data.items()}
 
 

@@ -149,7 +149,7 @@ def starts(atoms: ase.Atoms, bond: tuple[int, int], order: int) -> list[np.ndarr
     for pair in pairs:
         density = np.zeros((2, shell[-1, 1], shell[-1, 1]))
         for side, kept in zip(pair, rows, strict=True):
-            density[np.ix_([0, 1], kept, kept)] = side.density()
+            density[np.ix_(np.arange(2), np.array(kept), np.array(kept))] = side.density()
         found.append(density)
     return found
 
@@ -266,7 +266,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--model", required=True, help="whose energies the minima have")
     parser.add_argument(
-        "--bonds", nargs="+", default=BONDS, type=bond_from, metavar="SMILES:I:J",
+        "--bonds",
+        nargs="+",
+        default=BONDS,
+        type=bond_from,
+        metavar="SMILES:I:J",
         help="instead of the table of this file: molecules and the two atoms of a bond",
     )
     options = parser.parse_args()

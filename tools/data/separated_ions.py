@@ -96,7 +96,7 @@ def read_molecules(path: Path) -> list[Labelled]:
 
 def placed(pair: Sequence[Labelled], rng: np.random.Generator) -> list[Labelled]:
     """Two molecules in any orientation at a gap."""
-    a, b = (m.moved(Rotation.random(random_state=rng), np.zeros(3)) for m in pair)
+    a, b = (m.moved(Rotation.random(rng=rng), np.zeros(3)) for m in pair)
     gap, direction = rng.uniform(*GAP), np.array([0.0, 0.0, 1.0])
     for distance in np.arange(gap, 40.0, 0.1):
         moved = b.moved(Rotation.identity(), distance * direction)
