@@ -20,6 +20,7 @@ import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import click
 import numpy as np
@@ -152,7 +153,7 @@ def sample(potential: Potential, atoms: Atoms, path: Path) -> Sample:
     graph = build_graph(to_structure(atoms), architecture.cutoff)
     first = first_edges(graph)
     along = edge_vectors(graph)[first]
-    basis = potential.charge_head.transfers.basis
+    basis = cast("EdgeTransfers", potential.charge_head.transfers).basis
     distance = along.norm(dim=1).requires_grad_()
     radial = basis(distance, distance)
     slopes = [

@@ -4,7 +4,8 @@
 components in eV/A), which predicts the error of their mean. A frame gets the weight
 1 / (1 + (spread / 0.12)^2): labels off by half the spread, beside 0.06 eV/A that a small model is
 off by itself. Frames to train on are thinned at random, held-out ones likewise; ``--most-atoms``
-leaves larger ones out, ``--without-groups`` those of the groups it names.
+leaves larger ones out, ``--without-groups`` those of the groups it names, ``--without-last`` the
+last frames of such.
 
     python tools/data/merged.py organic2_des_mono.npz=0.5 organic2_des_dimer.npz -o organic2.npz
     python tools/data/merged.py multiple_bonds_17.npz --without-groups "O=C=O (1, 2)" \
@@ -33,12 +34,15 @@ def thinned(
     rng: np.random.Generator,
     most_atoms: int,
     without_groups: Sequence[str] = (),
+    without_last: Sequence[str] = ("0",),
 ) -> dict[str, np.ndarray]:
     """A share of the frames of a shard, of those that are wanted, with weights."""
     data = read_shard(path)
     kept = (rng.random(len(data["n"])) < share) & (data["n"] <= most_atoms)
     if without_groups and "group" in data:
         kept &= ~np.isin(data["group"].astype(str), without_groups)
+    for name in without_last[1:]:
+        kept[np.flatnonzero(data["group"].astype(str) == name)[-int(without_last[0]) :]] = False
     atoms = np.repeat(kept, data["n"].astype(np.int64))
     found = {key: data[key][atoms] for key in PER_ATOM if key in data}
     found |= {key: data[key][kept] for key in PER_FRAME if key in data}
@@ -55,18 +59,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-atoms", type=int, default=10**6, help="of a frame")
     parser.add_argument("--without-groups", nargs="+", default=[], help="names in `group`")
+    parser.add_argument(
+        "--without-last",
+        nargs="+",
+        default=["0"],
+        metavar=("N", "GROUP"),
+        help="without the last N frames of each of these groups",
+    )
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    parts, left = [], set(options.without_groups)
+    parts, left = [], {*options.without_groups, *options.without_last[1:]}
     for text in options.files:
         name, _, share = text.partition("=")
         if left:
             left -= set(read_shard(Path(name)).get("group", np.array([])).astype(str))
-        limits = (options.most_atoms, options.without_groups)
+        limits = (options.most_atoms, options.without_groups, options.without_last)
         parts.append(thinned(Path(name), float(share or 1.0), rng, *limits))
     if left:
         parser.error(
-            f"--without-groups must name groups of the files, got {', '.join(sorted(left))}"
+            "--without-groups and --without-last must name groups of the files, got "
+            f"{', '.join(sorted(left))}"
         )
     keys = set(parts[0])
     for text, part in zip(options.files, parts, strict=True):

@@ -32,6 +32,7 @@ from lesff.evaluation.robustness.solvated_ions import (
     measure_solvated_ions,
     summarise_solvated_ions,
 )
+from lesff.evaluation.robustness.spin_order import measure_spin_order, summarise_spin_order
 from lesff.methods import Method
 from lesff.plain_data import read_json
 
@@ -88,6 +89,9 @@ ROBUSTNESS = (
     ),
     RobustnessCheck(
         name="ions-in-water", measure=measure_solvated_ions, summarise=summarise_solvated_ions
+    ),
+    RobustnessCheck(
+        name="spin-order", measure=measure_spin_order, summarise=summarise_spin_order
     ),
     RobustnessCheck(
         name="converged-sums", measure=measure_converged_sums, summarise=summarise_converged_sums
