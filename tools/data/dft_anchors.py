@@ -39,6 +39,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import LBFGS
 from ase.units import Bohr, Hartree, fs
 from dftd3.pyscf import DFTD3Dispersion
+from held_out import HELD_OUT
 from pyscf import dft, gto, lib
 from rdkit import Chem, RDLogger
 from rdkit.Chem import rdDistGeom
@@ -98,12 +99,6 @@ HALIDES = {
     "[I-].CO": 1, "[NH4+].[Br-]": 1, "[NH4+].[I-]": 1, "Br": 1, "I": 1,
 }  # fmt: skip
 """Ions of which no set has a lone one."""
-
-HELD_OUT = {
-    "[Cl-].O": 8, "[O-]C=O.O": 6, "C[OH2+]": 3, "C=[OH+]": 3, "CC#[NH+]": 3, "C[OH+]C": 3,
-    "CC(C)=[OH+]": 2, "[Cl-].OC=O": 3, "C[NH3+].C=O": 3, "[O-]C(=O)C=O": 2,
-}  # fmt: skip
-"""Systems of the evaluation suite and others that no model is trained on."""
 
 TORSIONS = {
     "CC": 2, "CO": 2, "CN": 2, "OO": 2, "CCO": 6, "CCC": 5, "NC=O": 5, "CNC=O": 8, "CC(N)=O": 6,

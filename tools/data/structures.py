@@ -4,6 +4,7 @@
     python structures.py thermal --molecules molecules.tsv -o DATA/thermal.npz
     python structures.py dimers --molecules molecules.tsv --count 20000 -o DATA/dimers.npz
     python structures.py solvated --molecules ions.tsv --count 4000 -o DATA/solvated.npz
+    python structures.py transfers --molecules ions.tsv --count 6000 -o DATA/transfers.npz
 
 A line of the list is ``class <tab> SMILES``, or the SMILES alone. ``molecules.tsv`` beside this
 file has the molecules with B, Si, P, S, halogens, many nitrogens or a charge that are in
@@ -19,6 +20,8 @@ test set left out), ``ions.tsv`` ions and polar molecules for water.
   van der Waals radii (Alvarez, Dalton Trans. 42, 8617 (2013)).
 - ``solvated``: one in 2 to 20 waters, packed at random and relaxed like conformers for a random
   number of steps, so that contacts of all kinds are there.
+- ``transfers``: a hydrogen of one on its way to an atom with a lone pair of another, at all
+  distances between the two atoms from a shared proton to a weak hydrogen bond.
 
 Bonds turned: ``turned_bonds.py``. Contacts inside covalent radii: ``compressed.py``,
 ``pair_contacts.py``. Hot runs: ``lesff distill --sample md --labels-only``. Labels: ``labels.py``.
@@ -40,9 +43,10 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
-from ase.data import atomic_masses, vdw_alvarez
+from ase.data import atomic_masses, covalent_radii, vdw_alvarez
 from chunks import Arrays, written_in_chunks
 from composed import is_held_out
+from held_out import is_held_out_formula
 from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
 from scipy.spatial.distance import cdist
@@ -69,6 +73,16 @@ MOST_IN_DIMER, MOST_IN_WATER, WATERS = 16, 12, (2, 20)
 PACKED = 0.8
 """Least contact of a packed cluster in sums of van der Waals radii."""
 WATER = "O"
+ENDS = (7, 8, 9, 15, 16, 17, 34, 35, 53)
+"""Elements that hydrogens go from and to."""
+SHORTER, LONGER = 0.15, 1.3
+"""A less, and more, than two bonds to hydrogen from the one atom to the other."""
+PAST = 0.1
+"""A by which a hydrogen is nearer to either than its bond."""
+TILT, JITTER = 0.15, 0.03
+"""Of the hydrogen bond, as a share of its length; of all atoms in A."""
+BESIDE, TRIES = 0.55, 40
+"""Least contact of all other atoms in sums of van der Waals radii, and turns to reach it."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +268,47 @@ def placed(parts: Sequence[Conformer], contact: float, rng: np.random.Generator)
     )
 
 
+def shared_proton(
+    donor: Conformer, acceptor: Conformer, rng: np.random.Generator
+) -> Conformer | None:
+    """A hydrogen of one molecule on its way to another; None where neither fits the other."""
+    apart = cdist(donor.positions, donor.positions) + 9.0 * np.eye(len(donor.numbers))
+    ways = [
+        (h, d)
+        for h in np.flatnonzero(donor.numbers == 1)
+        if donor.numbers[d := int(apart[h].argmin())] in ENDS
+    ]
+    ends = np.flatnonzero(np.isin(acceptor.numbers, ENDS))
+    if not ways or not len(ends):
+        return None
+    (h, d), end = ways[rng.integers(len(ways))], ends[rng.integers(len(ends))]
+    first, last = (
+        covalent_radii[1] + covalent_radii[z] for z in (donor.numbers[d], acceptor.numbers[end])
+    )
+    length = first + last + rng.uniform(-SHORTER, LONGER)
+    axis = donor.positions[h] - donor.positions[d]
+    axis = axis / np.linalg.norm(axis) + TILT * rng.normal(size=3)
+    axis /= np.linalg.norm(axis)
+    positions = donor.positions.copy()
+    positions[h] = positions[d] + rng.uniform(first - PAST, length - last + PAST) * axis
+    sums = vdw_alvarez.vdw_radii[donor.numbers][:, None] + vdw_alvarez.vdw_radii[acceptor.numbers]
+    for _ in range(TRIES):
+        other = turned(acceptor, rng).positions
+        other = other - other[end] + donor.positions[d] + length * axis
+        contacts = cdist(positions, other) / sums
+        contacts[[h, d], end] = 9.0
+        if contacts.min() > BESIDE:
+            both = np.concatenate([positions, other])
+            return Conformer(
+                name=".".join(sorted((donor.name, acceptor.name))),
+                kind="transfer",
+                numbers=np.concatenate([donor.numbers, acceptor.numbers]),
+                positions=both + JITTER * rng.normal(size=both.shape),
+                charge=donor.charge + acceptor.charge,
+            )
+    return None
+
+
 @dataclass(eq=False)
 class Maker:
     """Makes the structures of a chunk, from the list, the options and the number of the chunk.
@@ -323,6 +378,18 @@ class Maker:
             made.append(placed(parts, rng.uniform(*APART), rng))
         return shard_of(made)
 
+    def transfers(self, chunk: int, count: int) -> Arrays | None:
+        """Hydrogens between two molecules of a total charge of -1 to 1."""
+        rng, pool = self.rng(chunk), self.small(MOST_IN_DIMER)
+        made: list[Conformer] = []
+        while len(made) < min(CHUNK, count - chunk * CHUNK):
+            first, second = (pool[rng.integers(len(pool))] for _ in range(2))
+            names = (first.name, second.name, f"{first.name}.{second.name}")
+            is_held_out_ion = any(map(is_held_out_formula, names))
+            if abs(first.charge + second.charge) <= 1 and not is_held_out_ion:
+                made += filter(None, [shared_proton(first, second, rng)])
+        return shard_of(made)
+
     def solvated(self, chunk: int, count: int) -> Arrays | None:
         """One molecule in waters."""
         rng, pool = self.rng(chunk), self.small(MOST_IN_WATER)
@@ -343,10 +410,10 @@ class Maker:
 def main() -> None:
     """Write the shard."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("thermal", "dimers", "solvated"))
+    parser.add_argument("kind", choices=("thermal", "dimers", "solvated", "transfers"))
     parser.add_argument("--molecules", type=Path, required=True, help="list of SMILES")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--count", type=int, help="of dimers and solvated; molecules of thermal")
+    parser.add_argument("--count", type=int, help="of structures; molecules of thermal")
     parser.add_argument("--frames", type=int, default=3, help="displacements of a conformer")
     parser.add_argument("--relax", default="aimnet2-wb97m-d3", help="lesff model, or `none`")
     parser.add_argument("--seed", type=int, default=0)
@@ -370,6 +437,7 @@ def main() -> None:
         "thermal": maker.thermal,
         "dimers": lambda chunk: maker.dimers(chunk, count),
         "solvated": lambda chunk: maker.solvated(chunk, count),
+        "transfers": lambda chunk: maker.transfers(chunk, count),
     }
     asked = {
         "kind": options.kind,
