@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-atoms", type=int, default=10**6, help="of a frame")
     parser.add_argument("--without-groups", nargs="+", default=[], help="names in `group`")
+    parser.add_argument("--without-charges", action="store_true", help="leave out atomic charges")
     parser.add_argument(
         "--without-last",
         nargs="+",
@@ -84,7 +85,8 @@ def main() -> None:
     for text, part in zip(options.files, parts, strict=True):
         if set(part) != keys:
             parser.error(f"{text} must have the arrays {sorted(keys)}, got {sorted(part)}")
-    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    kept = [key for key in parts[0] if key != "charges" or not options.without_charges]
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in kept}
     write_npz(options.output, arrays, np.savez_compressed)
 
 
