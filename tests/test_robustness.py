@@ -124,6 +124,8 @@ class Toy(Calculator):
             return 0.1 * (self.spin - 1) * len(atoms)
         if self.fault == "step":
             return 0.5 * float(np.ptp(atoms.positions, axis=0).max() > 4.0)
+        if self.fault == "joined":
+            return 0.5 * float(self.total != 0 and len(molecules_of(atoms)) == 1)
         if self.fault == "slope":
             return 0.3 * float(np.ptp(atoms.positions, axis=0).max())
         if self.fault == "box":
@@ -192,6 +194,7 @@ def test_what_is_right_passes(name):
         ("size-consistency", "spread"),
         ("size-consistency", "spin on all"),
         ("ions-in-water", "spread"),
+        ("ion-contacts", "joined"),
         ("spin-order", "singlets"),
         ("converged-sums", "box"),
         ("converged-sums", "sharp"),

@@ -36,6 +36,7 @@ CHECK_NAMES = (
     "robustness-dissociation",
     "robustness-size-consistency",
     "robustness-ions-in-water",
+    "robustness-ion-contacts",
     "robustness-spin-order",
     "robustness-converged-sums",
     "robustness-clashes",

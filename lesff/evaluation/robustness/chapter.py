@@ -22,6 +22,10 @@ from lesff.evaluation.robustness.converged_sums import (
 from lesff.evaluation.robustness.dissociation import measure_dissociation, summarise_dissociation
 from lesff.evaluation.robustness.hot_runs import measure_hot_runs, summarise_hot_runs
 from lesff.evaluation.robustness.hunt import measure_hunt, summarise_hunt
+from lesff.evaluation.robustness.ion_contacts import (
+    measure_ion_contacts,
+    summarise_ion_contacts,
+)
 from lesff.evaluation.robustness.pairs import measure_pairs, summarise_pairs
 from lesff.evaluation.robustness.probe import Options
 from lesff.evaluation.robustness.size_consistency import (
@@ -89,6 +93,9 @@ ROBUSTNESS = (
     ),
     RobustnessCheck(
         name="ions-in-water", measure=measure_solvated_ions, summarise=summarise_solvated_ions
+    ),
+    RobustnessCheck(
+        name="ion-contacts", measure=measure_ion_contacts, summarise=summarise_ion_contacts
     ),
     RobustnessCheck(
         name="spin-order", measure=measure_spin_order, summarise=summarise_spin_order

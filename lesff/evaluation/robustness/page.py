@@ -24,6 +24,7 @@ _CURVES = {
     "pairs": ("fall_ev", "distance / covalent radii"),
     "approaches": ("fall_ev", "closest contact / covalent radii"),
     "compression": ("fall_ev", "scale"),
+    "ion-contacts": ("concave_ev", "hydrogen bond (A)"),
     "dissociation": ("second_difference_ev", "bond stretched by (A)"),
 }
 """Checks with curves: what makes a row bad, and the label of the axis."""
