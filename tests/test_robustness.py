@@ -181,6 +181,12 @@ def test_what_is_right_passes(name):
     assert all(value.limits for value in result.quantities)
 
 
+@pytest.mark.parametrize("name", [name for name in CHECK if name != "pairs"])
+def test_what_nothing_covers_is_said(name):
+    with pytest.raises(NotCoveredError, match="no "):
+        CHECK[name].run(_method(elements=(2,)), QUICK)
+
+
 @pytest.mark.parametrize(
     ("name", "fault"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ def write_shard(path: Path, rows: Sequence[Row], *, hold_out: bool = True) -> No
         rows: Frames.
         hold_out: Whether a share of the names is for validation.
     """
+    if not rows:
+        sys.exit(f"no frames are left for {path}: nothing was written")
     spins = np.array([row.spin_multiplicity for row in rows], dtype=np.uint8)
     dipoles = [row.dipole for row in rows if row.dipole is not None]
     write_npz(

@@ -34,15 +34,16 @@ def thinned(
     rng: np.random.Generator,
     most_atoms: int,
     without_groups: Sequence[str] = (),
-    without_last: Sequence[str] = ("0",),
+    last: int = 0,
+    without_last: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """A share of the frames of a shard, of those that are wanted, with weights."""
     data = read_shard(path)
     kept = (rng.random(len(data["n"])) < share) & (data["n"] <= most_atoms)
     if without_groups and "group" in data:
         kept &= ~np.isin(data["group"].astype(str), without_groups)
-    for name in without_last[1:]:
-        kept[np.flatnonzero(data["group"].astype(str) == name)[-int(without_last[0]) :]] = False
+    for name in without_last:
+        kept[np.flatnonzero(data["group"].astype(str) == name)[-last:]] = False
     atoms = np.repeat(kept, data["n"].astype(np.int64))
     found = {key: data[key][atoms] for key in PER_ATOM if key in data}
     found |= {key: data[key][kept] for key in PER_FRAME if key in data}
@@ -63,18 +64,21 @@ def main() -> None:
     parser.add_argument(
         "--without-last",
         nargs="+",
-        default=["0"],
+        default=[],
         metavar=("N", "GROUP"),
         help="without the last N frames of each of these groups",
     )
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    parts, left = [], {*options.without_groups, *options.without_last[1:]}
+    last, *shortened = options.without_last or ["0"]
+    if options.without_last and not (last.isdigit() and int(last) and shortened):
+        parser.error("--without-last must be a number above 0 and groups, as in 3 'C=N (0, 1)'")
+    parts, left = [], {*options.without_groups, *shortened}
     for text in options.files:
         name, _, share = text.partition("=")
         if left:
             left -= set(read_shard(Path(name)).get("group", np.array([])).astype(str))
-        limits = (options.most_atoms, options.without_groups, options.without_last)
+        limits = (options.most_atoms, options.without_groups, int(last), shortened)
         parts.append(thinned(Path(name), float(share or 1.0), rng, *limits))
     if left:
         parser.error(

@@ -382,6 +382,9 @@ class Maker:
         """Hydrogens between two molecules of a total charge of -1 to 1."""
         rng, pool = self.rng(chunk), self.small(MOST_IN_DIMER)
         made: list[Conformer] = []
+        if not any(shared_proton(a, b, rng) for a in pool for b in pool):
+            sys.exit("the list has no hydrogen that could go from one molecule to another")
+        rng = self.rng(chunk)
         while len(made) < min(CHUNK, count - chunk * CHUNK):
             first, second = (pool[rng.integers(len(pool))] for _ in range(2))
             names = (first.name, second.name, f"{first.name}.{second.name}")

@@ -48,6 +48,8 @@ def measure_ion_contacts(subject: Method, options: Options) -> CheckResult:
             result.left_out[name] = why
         else:
             scans.append((distances, scan))
+    if not scans:
+        return result
     energies = probe.energies([s for _, scan in scans for s in scan], "contacts of ions")
     ends = np.cumsum([len(scan) for _, scan in scans])[:-1]
     for (distances, scan), e in zip(scans, np.split(energies, ends), strict=True):
