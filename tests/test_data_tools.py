@@ -201,6 +201,27 @@ def test_ensembles_say_where_they_are_unsure(run, tmp_path):
     assert (data["spread"] > 0.0).all()
 
 
+def test_protons_go_between_what_is_asked(run, tmp_path):
+    """A shared proton is within reach of both its atoms; chloride and water are held out."""
+    molecules, structures = tmp_path / "anions.tsv", tmp_path / "s.npz"
+    molecules.write_text("anion\t[Cl-]\nanion\t[F-]\npolar\tO\npolar\tC\n", encoding="utf-8")
+    asked = ["structures", "transfers", "--molecules", molecules, "--count", "12", "--charge", "-1"]
+    run(*asked, "-o", structures, "--relax", "none")
+    made = read_npz(structures)
+    assert made["charge"].tolist() == [-1] * 12
+    assert set(made["group"]) == {b"O.[F-]"}
+    for x in made["positions"].reshape(12, 4, 3):
+        oxygen, hydrogens, fluoride = x[0], x[1:3], x[3]
+        to_fluoride = np.linalg.norm(hydrogens - fluoride, axis=1)
+        moved = hydrogens[to_fluoride.argmin()]
+        # A: covalent radii are 0.31 (H), 0.66 (O) and 0.57 (F) in ASE; 0.03 A of noise on all atoms
+        assert 1.5 < np.linalg.norm(fluoride - oxygen) < 3.4
+        assert 0.7 < np.linalg.norm(moved - oxygen) < 2.6
+        assert 0.6 < to_fluoride.min() < 2.5
+    with pytest.raises(SystemExit, match="no hydrogen that could go"):
+        run(*asked[:-1], "1", "-o", tmp_path / "none.npz", "--relax", "none")
+
+
 def test_a_pair_correction_is_a_potential(tool):
     """Forces are minus the derivatives of the energy (differences), and it ends at its cutoff."""
     names, rng = tool("pair_correction"), np.random.default_rng(4)

@@ -9,7 +9,8 @@
 A line of the list is ``class <tab> SMILES``, or the SMILES alone. ``molecules.tsv`` beside this
 file has the molecules with B, Si, P, S, halogens, many nitrogens or a charge that are in
 ``organic2_extended.npz`` (SMILES of RDKit's regression lists, BSD-3-Clause; molecules of the SPICE
-test set left out), ``ions.tsv`` ions and polar molecules for water.
+test set left out), ``ions.tsv`` ions and polar molecules for water, ``halides.tsv`` anions and
+what gives them a proton.
 
 - ``thermal``: RDKit's ETKDG conformer of each, relaxed with MMFF94 or UFF and then by ``--relax``
   for a few steps of steepest descent; a quarter as it is, and ``--frames`` displacements along the
@@ -318,12 +319,14 @@ class Maker:
         relax: Model that relaxes, or None.
         frames: Displacements of a conformer.
         seed: Of everything.
+        charge: Total charge of transfers; None for -1 to 1.
     """
 
     rows: list[tuple[str, str]]
     relax: lesff.Model | None
     frames: int
     seed: int
+    charge: int | None = None
 
     def rng(self, chunk: int) -> np.random.Generator:
         """Of a chunk."""
@@ -379,19 +382,28 @@ class Maker:
         return shard_of(made)
 
     def transfers(self, chunk: int, count: int) -> Arrays | None:
-        """Hydrogens between two molecules of a total charge of -1 to 1."""
+        """Hydrogens between two molecules of a total charge of -1 to 1, or of the one asked."""
         rng, pool = self.rng(chunk), self.small(MOST_IN_DIMER)
-        made: list[Conformer] = []
-        if not any(shared_proton(a, b, rng) for a in pool for b in pool):
+        if not any(self.transfer(a, b, rng) for a in pool for b in pool):
             sys.exit("the list has no hydrogen that could go from one molecule to another")
         rng = self.rng(chunk)
+        made: list[Conformer] = []
         while len(made) < min(CHUNK, count - chunk * CHUNK):
             first, second = (pool[rng.integers(len(pool))] for _ in range(2))
-            names = (first.name, second.name, f"{first.name}.{second.name}")
-            is_held_out_ion = any(map(is_held_out_formula, names))
-            if abs(first.charge + second.charge) <= 1 and not is_held_out_ion:
-                made += filter(None, [shared_proton(first, second, rng)])
+            made += filter(None, [self.transfer(first, second, rng)])
         return shard_of(made)
+
+    def transfer(
+        self, first: Conformer, second: Conformer, rng: np.random.Generator
+    ) -> Conformer | None:
+        """A hydrogen between the two, unless their charge is not asked for or they are held out."""
+        charge = first.charge + second.charge
+        if abs(charge) > 1 if self.charge is None else charge != self.charge:
+            return None
+        names = (first.name, second.name, f"{first.name}.{second.name}")
+        if any(map(is_held_out_formula, names)):
+            return None
+        return shared_proton(first, second, rng)
 
     def solvated(self, chunk: int, count: int) -> Arrays | None:
         """One molecule in waters."""
@@ -418,6 +430,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--count", type=int, help="of structures; molecules of thermal")
     parser.add_argument("--frames", type=int, default=3, help="displacements of a conformer")
+    parser.add_argument("--charge", type=int, help="only of transfers of this total charge")
     parser.add_argument("--relax", default="aimnet2-wb97m-d3", help="lesff model, or `none`")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -435,6 +448,7 @@ def main() -> None:
         relax=None if options.relax == "none" else lesff.load(options.relax),
         frames=options.frames,
         seed=options.seed,
+        charge=options.charge,
     )
     makers = {
         "thermal": maker.thermal,
@@ -450,6 +464,8 @@ def main() -> None:
         "relax": options.relax,
         "seed": options.seed,
     }
+    if options.charge is not None:
+        asked["charge"] = options.charge
     digest = written_in_chunks(options.output, asked, -(-count // CHUNK), makers[options.kind])
     sys.stdout.write(f"{digest}  {options.output}\n")
 
