@@ -3,14 +3,17 @@
     python benchmarks/small_steps.py --old ../lesff-before --sizes 3 21 60 192
     python benchmarks/small_steps.py --sizes 21 --xtb --so3lr SO3LR/bin/python
     python benchmarks/small_steps.py --sizes 21 192 --models off-small --md
+    python benchmarks/small_steps.py --sizes 64 --models mat-small --chgnet CHGNET/bin/python
 
 Each case is a process of its own that answers with the CPU ms of one step (ASE, velocity Verlet,
 0.25 fs, one thread, five steps at a time); the processes take turns. "steps" is the median over the
 run, searches of neighbours and new plans included, "fastest" the least of five steps. 3 and 21
-atoms are molecules, 60 and 192 water without periodicity, or in a cell with ``--periodic``.
+atoms are molecules, 60 and 192 water without periodicity, or in a cell with ``--periodic``, 64 a
+crystal of NaCl.
 ``--old`` is a tree of lesff whose compiled library is in place, ``--xtb`` GFN2-xTB by tblite.
 ``--so3lr`` names the Python of an environment with ``pip install so3krates-torch==0.2.1``, SO3LR in
-PyTorch with its weights (MIT); its own calculator is measured, in float32. ``--md`` adds the steps
+PyTorch with its weights (MIT), ``--chgnet`` that of one with ``pip install chgnet==0.4.2`` (weights
+BSD-3-Clause); their own calculators are measured, in float32. ``--md`` adds the steps
 of ``lesff md``, with recorded steps and without.
 """
 
@@ -23,7 +26,9 @@ from pathlib import Path
 
 WATERS = {60: (5, 2, 2), 192: (4, 4, 4), 375: (5, 5, 5)}
 SPACING = 3.1
-SO3LR = "SO3LR (torch)"
+SO3LR, CHGNET = "SO3LR (torch)", "CHGNet"
+MODULES = {SO3LR: "so3krates_torch.calculator.so3", CHGNET: "chgnet.model.dynamics"}
+"""Peers in environments of their own, and what those must have."""
 MD = " md"
 PLAIN = " md, not recorded"
 """Ends of the names of models whose steps are those of ``lesff md``."""
@@ -33,8 +38,10 @@ def system(n_atoms: int, *, periodic: bool):
     """The atoms of a size."""
     import numpy as np
     from ase import Atoms
-    from ase.build import molecule
+    from ase.build import bulk, molecule
 
+    if n_atoms == 64:
+        return bulk("NaCl", "rocksalt", a=5.64, cubic=True) * (2, 2, 2)
     if n_atoms == 3:
         return molecule("H2O")
     if n_atoms == 21:
@@ -76,6 +83,10 @@ def work(name: str, n_atoms: int, *, periodic: bool, steps: int) -> None:
 
         # the range of its dispersion and electrostatics; these systems are smaller
         atoms.calc = SO3LRCalculator(r_max_lr=100.0, default_dtype="float32")
+    elif name == CHGNET:
+        from chgnet.model.dynamics import CHGNetCalculator
+
+        atoms.calc = CHGNetCalculator(use_device="cpu")
     else:
         import lesff
 
@@ -131,8 +142,8 @@ def start_all(
     cases[model] = start(model, n_atoms, tree, options)
     if options.xtb:
         cases["GFN2-xTB"] = start("GFN2-xTB", n_atoms, tree, options)
-    if options.so3lr:
-        cases[SO3LR] = start(SO3LR, n_atoms, tree, options, options.so3lr)
+    for peer, python in peers(options).items():
+        cases[peer] = start(peer, n_atoms, tree, options, python)
     for end in (MD, PLAIN) if options.md else ():
         cases[model + end] = start(model + end, n_atoms, tree, options)
     return cases
@@ -155,9 +166,15 @@ def compare(workers: dict[str, subprocess.Popen], repeats: int) -> dict[str, lis
     return found
 
 
-def lacks_so3lr(python: str) -> str | None:
-    """Why a Python cannot run SO3LR, None if it can."""
-    command = [python, "-c", "import ase, so3krates_torch.calculator.so3"]
+def peers(options: argparse.Namespace) -> dict[str, str]:
+    """Peers that were asked for, and their Pythons."""
+    asked = {SO3LR: options.so3lr, CHGNET: options.chgnet}
+    return {peer: python for peer, python in asked.items() if python}
+
+
+def reason_against(peer: str, python: str) -> str | None:
+    """Why a Python cannot run a peer, None if it can."""
+    command = [python, "-c", f"import ase, {MODULES[peer]}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     except OSError as error:
@@ -174,6 +191,7 @@ def main() -> None:
     parser.add_argument("--old", type=Path)
     parser.add_argument("--xtb", action="store_true")
     parser.add_argument("--so3lr", metavar="PYTHON", help="of an environment with so3krates-torch")
+    parser.add_argument("--chgnet", metavar="PYTHON", help="of an environment with chgnet")
     parser.add_argument("--md", action="store_true")
     parser.add_argument("--repeats", type=int, default=24)
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -182,9 +200,10 @@ def main() -> None:
         work(options.work, options.sizes[0], periodic=options.periodic, steps=5)
         return
     tree = Path(__file__).parents[1]
-    if options.so3lr and (reason := lacks_so3lr(options.so3lr)):
-        print(f"without {SO3LR}: {reason}")
-        options.so3lr = None
+    for peer, python in peers(options).items():
+        if reason := reason_against(peer, python):
+            print(f"without {peer}: {reason}")
+            setattr(options, peer.split()[0].lower(), None)
     print("| atoms | case | steps, ms | fastest, ms | of the first |\n|---|---|---|---|---|")
     for n_atoms in options.sizes:
         for model in options.models:

@@ -103,6 +103,7 @@ struct LesffContacts {
   double crowding;   // eV of one bond too many
   double wall_from;  // share of the sum of radii from which on there is no repulsion; 0: all of it
   double wall_stiffness;  // eV of a pair per square of what levelling off adds, in sums of radii
+  double sharing_width;   // see SharedBonds in contacts.h; 0: whole bonds of both atoms
   void* inner;     // (n_pairs) distances that level off: output, or null
   void* d_inner;   // (n_pairs) its derivative
   void* wall;      // (n_atoms) eV: output, or null
@@ -115,6 +116,9 @@ struct LesffContacts {
   void* d_bonded;  // (n_atoms) derivative of `bonded` by the count
   void* d_crowd;   // (n_atoms) derivative of the wall by the count, where both are asked for
   double* count;   // (n_atoms) work space
+  double* shared;  // (2, n_atoms) work space where hydrogens share their bonds
+  const void* grad_count;  // (n_atoms) of the backward: gradient of the shared counts of bonds
+  void* grad_distance;     // (n_pairs) of the backward: output
 };
 
 // Charges that transfers between pairs move, see EdgeHead of lesff/heads/edge.py.
@@ -251,6 +255,7 @@ struct LesffKernels {
   void (*harmonics)(const LesffHarmonics*);
   void (*harmonics_backward)(const LesffHarmonics*);
   void (*contacts)(const LesffContacts*);
+  void (*shared_bonds_backward)(const LesffContacts*);
   void (*local_state)(const LesffLocalState*);
   void (*local_state_backward)(const LesffLocalState*);
   void (*transfers)(const LesffTransfers*);

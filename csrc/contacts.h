@@ -2,6 +2,7 @@
 // nuclei (Ziegler, Biersack, Littmark), covalent bonds and how open they leave an atom. All of it is
 // computed in double precision: few pairs are close, and the rest costs one comparison.
 #pragma once
+#include <algorithm>
 #include <cmath>
 
 #include "arguments.h"
@@ -55,6 +56,81 @@ inline WithSlope screened_repulsion(double r, double z1, double z2, double reach
   const double d_u = -168.0 * x5 * gap * gap / reach;
   const double coulomb = 14.3996 * z1 * z2 / r;
   return {coulomb * phi * u, coulomb * (d_phi * u + phi * d_u - phi * u / r)};
+}
+
+// Covalent bonds whose hydrogens share the one that they have to give: of a bond b to a hydrogen an
+// atom gets b f, f = v / (sum of v at the hydrogen), v = b exp((1 - r / R) / width).
+template <class T>
+struct SharedBonds {
+  const LesffContacts& a;
+  static constexpr double least = 1e-9;  // _LEAST of nn/contacts.py
+
+  struct Bond {
+    double b, db, v, dv;
+  };
+
+  // Calls f(pair, i, j, bond) for all bonds.
+  template <class F>
+  void for_bonds(F&& f) const {
+    const T* distance = static_cast<const T*>(a.distance);
+    const double scale = 1.0 / (a.bond_none - a.bond_full);
+    for (int64_t k = 0; k < a.n_pairs; ++k) {
+      const int64_t i = a.first[k], j = a.second[k];
+      const int64_t zi = a.atomic_number[i], zj = a.atomic_number[j];
+      const double r = distance[k], reach = a.radius[zi] + a.radius[zj];
+      if (r >= a.bond_none * reach || a.valence[zi] <= 0.0 || a.valence[zj] <= 0.0) continue;
+      const WithSlope y = smooth_step((a.bond_none - r / reach) * scale);
+      const double e = std::exp((1.0 - r / reach) / a.sharing_width);
+      const double db = -y.slope * scale / reach;
+      f(k, i, j, Bond{y.value, db, y.value * e, (db - y.value / (a.sharing_width * reach)) * e});
+    }
+  }
+  double* totals() const { return a.shared; }
+  double* counts() const { return a.shared + a.n_atoms; }
+  bool is_hydrogen(int64_t i) const { return a.atomic_number[i] == 1; }
+  // Of a bond, what the atom at one end gives to the other.
+  double given(const Bond& x, int64_t by) const {
+    return is_hydrogen(by) ? x.b * x.v / (totals()[by] + least) : x.b;
+  }
+
+  void count() const {
+    std::fill(a.shared, a.shared + 2 * a.n_atoms, 0.0);
+    for_bonds([&](int64_t, int64_t i, int64_t j, const Bond& x) {
+      totals()[i] += x.v;
+      totals()[j] += x.v;
+    });
+    for_bonds([&](int64_t, int64_t i, int64_t j, const Bond& x) {
+      counts()[i] += given(x, j);
+      counts()[j] += given(x, i);
+    });
+  }
+};
+
+// Gradients of distances from those of the counts; finds the totals anew.
+template <class T>
+void shared_bonds_backward(const LesffContacts* p) {
+  const SharedBonds<T> shared{*p};
+  using Bond = typename SharedBonds<T>::Bond;
+  const T* grad = static_cast<const T*>(p->grad_count);
+  T* out = static_cast<T*>(p->grad_distance);
+  shared.count();
+  // S[h] = sum of g[i] b f over the bonds of a hydrogen
+  double* sums = shared.counts();
+  std::fill(sums, sums + p->n_atoms, 0.0);
+  shared.for_bonds([&](int64_t, int64_t i, int64_t j, const Bond& x) {
+    sums[j] += grad[i] * shared.given(x, j);
+    sums[i] += grad[j] * shared.given(x, i);
+  });
+  std::fill(out, out + p->n_pairs, T(0));
+  // d (b f) of one bond, and f of all bonds by the sum that they are divided by
+  auto part = [&](const Bond& x, int64_t to, int64_t by) {
+    if (!shared.is_hydrogen(by)) return double(grad[to]) * x.db;
+    const double total = shared.totals()[by] + SharedBonds<T>::least;
+    return (grad[to] * (x.db * x.v + x.b * x.dv) - sums[by] * x.dv) / total;
+  };
+  shared.for_bonds([&](int64_t k, int64_t i, int64_t j, const Bond& x) {
+    out[k] = T(part(x, i, j) + part(x, j, i));
+  });
 }
 
 template <class T>
@@ -121,6 +197,12 @@ void contacts(const LesffContacts* p) {
     }
   }
   if (!openness) return;
+  const double* bonds = a.count;
+  if (a.sharing_width > 0.0) {
+    const SharedBonds<T> shared{a};
+    shared.count();
+    bonds = shared.counts();
+  }
   for (int64_t i = 0; i < a.n_atoms; ++i) {
     const int64_t z = a.atomic_number[i];
     openness[i] = T(1);
@@ -132,11 +214,11 @@ void contacts(const LesffContacts* p) {
       wall[i] += T(a.crowding * excess * excess);
       d_crowd[i] = T(2.0 * a.crowding * excess);
     }
-    const WithSlope has = smooth_step(a.count[i]);
+    const WithSlope has = smooth_step(bonds[i]);
     bonded[i] = T(has.value);
     d_bonded[i] = T(has.slope);
     if (a.valence[z] <= 0.0) continue;
-    double missing = a.valence[z] - a.count[i], sign = -1.0;
+    double missing = a.valence[z] - bonds[i], sign = -1.0;
     if (missing < 0.0) lacks[i] = T(0);
     if (a.onium[z] > 0.0 && missing < 0.0) {
       missing = -missing;
@@ -145,7 +227,7 @@ void contacts(const LesffContacts* p) {
     const double scale = 1.0 / (a.open_full - a.open_from);
     const WithSlope y = smooth_step((missing - a.open_from) * scale);
     // nothing can be counted in a crowd
-    const WithSlope crowd = smooth_step((a.count[i] - a.counted[z] - a.open_from) * scale);
+    const WithSlope crowd = smooth_step((bonds[i] - a.counted[z] - a.open_from) * scale);
     openness[i] = T(y.value * (1.0 - crowd.value));
     d_open[i] = T((sign * y.slope * (1.0 - crowd.value) - y.value * crowd.slope) * scale);
   }

@@ -27,7 +27,7 @@ LESFF_DECLARE(lesff_avx512)
 #endif
 
 // Raised whenever a structure or the meaning of an argument changes.
-LESFF_EXPORT int lesff_abi_version() { return 15; }
+LESFF_EXPORT int lesff_abi_version() { return 16; }
 
 // Best instruction set of this processor: 0 generic, 1 AVX2 with FMA, 2 AVX-512.
 LESFF_EXPORT int lesff_best_instruction_set() {
@@ -76,6 +76,7 @@ LESFF_ENTRY(contract_backward, LesffContraction)
 LESFF_ENTRY(harmonics, LesffHarmonics)
 LESFF_ENTRY(harmonics_backward, LesffHarmonics)
 LESFF_ENTRY(contacts, LesffContacts)
+LESFF_ENTRY(shared_bonds_backward, LesffContacts)
 LESFF_ENTRY(local_state, LesffLocalState)
 LESFF_ENTRY(local_state_backward, LesffLocalState)
 LESFF_ENTRY(transfers, LesffTransfers)

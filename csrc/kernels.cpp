@@ -18,10 +18,10 @@ template <class T>
 LesffKernels<T> kernels() {
   return {convolve<T>,          convolve_backward<T>,    contract<T>,
           contract_backward<T>, any_harmonics<T, false>, any_harmonics<T, true>,
-          contacts<T>,          local_state<T>,          local_state_backward<T>,
-          transfers<T>,         transfers_backward<T>,  open_pairs<T>,
-          near_pairs<T>,        shares<T>,              shares_backward<T>,
-          molecules<T>,         molecules_backward<T>};
+          contacts<T>,          shared_bonds_backward<T>, local_state<T>,
+          local_state_backward<T>, transfers<T>,         transfers_backward<T>,
+          open_pairs<T>,        near_pairs<T>,           shares<T>,
+          shares_backward<T>,   molecules<T>,            molecules_backward<T>};
 }
 
 LesffKernels<float> float_kernels() { return kernels<float>(); }

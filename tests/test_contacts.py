@@ -1,5 +1,6 @@
 """Close pairs and local states: the compiled library against plain PyTorch, and their limits."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from lesff import kernels
 from lesff.kernels import StateInputs
 from lesff.nn.contacts import (
     CROWDING,
+    SHARING_WIDTH,
     VALENCES,
     ClosePairs,
     Contacts,
@@ -18,6 +20,7 @@ from lesff.nn.contacts import (
     plain_count,
     plain_excess,
     plain_inner,
+    plain_shared_count,
 )
 from lesff.nn.local_state import CONSTANTS, plain_states, staircase
 
@@ -36,19 +39,31 @@ def _pairs(seed: int = 0, n_atoms: int = 30, n_pairs: int = 60) -> ClosePairs:
     return ClosePairs(distance=distance, first=first, second=second, z=z)
 
 
+COUNTS = (plain_count, plain_shared_count)
+
+
 def _fields(found):
     return found.wall, found.openness, found.bonded, found.lacks
 
 
 @compiled
+@pytest.mark.parametrize("shares_protons", [False, True])
 @pytest.mark.parametrize(
     ("has_wall", "wall_from", "stiffness"),
     [(True, 0.0, 0.0), (True, 0.75, 0.0), (True, 0.75, 300.0), (False, 0.0, 0.0)],
 )
-def test_compiled_contacts_are_those_of_pytorch(has_wall, wall_from, stiffness):
+def test_compiled_contacts_are_those_of_pytorch(has_wall, wall_from, stiffness, shares_protons):
     # as many pairs as it takes for some atoms to be crowded
     pairs = _pairs(n_pairs=150)
-    contacts = Contacts(has_wall=has_wall, wall_from=wall_from, wall_stiffness=stiffness).eval()
+    contacts = Contacts(
+        has_wall=has_wall,
+        wall_from=wall_from,
+        wall_stiffness=stiffness,
+        shares_protons=shares_protons,
+    ).eval()
+    if shares_protons:
+        whole, shared = (f(pairs.distance, pairs, contacts.elements) for f in COUNTS)
+        assert float((whole - shared).max()) > 0.5
     weight = torch.linspace(0.5, 1.5, len(pairs.z), dtype=torch.float64)
     found, slopes = [], []
     for is_fused in (True, False):
@@ -68,10 +83,16 @@ def test_compiled_contacts_are_those_of_pytorch(has_wall, wall_from, stiffness):
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("shares_protons", [False, True])
 @pytest.mark.parametrize(("wall_from", "stiffness"), [(0.0, 0.0), (0.75, 0.0), (0.75, 300.0)])
-def test_contacts_have_second_derivatives(wall_from, stiffness):
+def test_contacts_have_second_derivatives(wall_from, stiffness, shares_protons):
     pairs = _pairs(n_atoms=6, n_pairs=8)
-    contacts = Contacts(has_wall=True, wall_from=wall_from, wall_stiffness=stiffness).eval()
+    contacts = Contacts(
+        has_wall=True,
+        wall_from=wall_from,
+        wall_stiffness=stiffness,
+        shares_protons=shares_protons,
+    ).eval()
     r = pairs.distance.clone().requires_grad_()
 
     def function(x):
@@ -79,6 +100,37 @@ def test_contacts_have_second_derivatives(wall_from, stiffness):
 
     assert torch.autograd.gradcheck(function, (r,))
     assert torch.autograd.gradgradcheck(function, (r,))
+
+
+def _line(middle: float, length: float, ends: tuple[int, int]) -> ClosePairs:
+    """A hydrogen between two atoms, all on a line."""
+    r = torch.tensor([middle, length - middle, length], dtype=torch.float64)
+    i, j = torch.tensor([0, 2, 0]), torch.tensor([1, 1, 2])
+    return ClosePairs(distance=r, first=i, second=j, z=torch.tensor([ends[0], 1, ends[1]]))
+
+
+def test_a_proton_is_one_bond_wherever_it_is():
+    """Of the one it is at, of both halfway; ratio e^(d / w) of the shares between."""
+    elements = Contacts(has_wall=False).elements
+    oxygen, hydrogen, chlorine = (float(covalent_radii[z]) for z in (8, 1, 17))
+    # water and chloride at the end of the check of contacts: 0.96 and 1.7 A
+    pairs = _line(0.96, 2.66, (8, 17))
+    whole, shared = (f(pairs.distance, pairs, elements) for f in COUNTS)
+    apart = 1.7 / (chlorine + hydrogen) - 0.96 / (oxygen + hydrogen)
+    assert whole[1] == pytest.approx(2.0, abs=0.05)
+    bond = float(elements.close(pairs.distance, pairs)[1])
+    ratio = bond * math.exp(-apart / SHARING_WIDTH)
+    assert float(shared[2]) == pytest.approx(bond * ratio / (1.0 + ratio), rel=1e-6)
+    assert float(shared[2]) < 0.06
+    assert float(shared[0]) == pytest.approx(1.0 / (1.0 + ratio), rel=1e-6)
+    # in the middle of two oxygens, 1.2 A from both
+    pairs = _line(1.2, 2.4, (8, 8))
+    shared = plain_shared_count(pairs.distance, pairs, elements)
+    assert shared[[0, 2]].tolist() == pytest.approx([0.5, 0.5], abs=1e-6)
+    # far from the other nothing is shared
+    pairs = _line(0.96, 3.5, (8, 17))
+    whole, shared = (f(pairs.distance, pairs, elements) for f in COUNTS)
+    assert shared.tolist() == pytest.approx(whole.tolist(), abs=1e-8)
 
 
 def test_inner_cutoff_is_the_identity_above_its_start_and_has_second_derivatives():

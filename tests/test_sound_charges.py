@@ -511,6 +511,37 @@ def test_forces_are_derivatives_where_strong_bonds_come_apart():
         assert float(forces[atom] @ torch.as_tensor(axis)) == pytest.approx(slope, abs=1e-6)
 
 
+@pytest.mark.parametrize("make", [_model, _aimnet2])
+def test_a_hydrogen_bond_of_an_ion_takes_no_charge_away(make):
+    """Chloride keeps its guess beside water as close as 1.7 A; molecules at rest are as before."""
+    potential = make()
+    shared = Redesign(shared_protons=True).of(potential)
+    assert shared.config.to_dict()["shared_protons"]
+    assert "shared_protons" not in potential.config.to_dict()
+    for atoms, charge in ((molecule("CH3OH"), 0), (_ammonium(), 1)):
+        energies = [_found(m, atoms, charge)["energy"] for m in (potential, shared)]
+        torch.testing.assert_close(*energies, rtol=0.0, atol=1e-6)
+    alone, guesses = float(_found(shared, Atoms("Cl"), -1)["states"].guess), []
+    for model in (potential, shared):
+        atoms = molecule("H2O")
+        along = atoms.positions[1] - atoms.positions[0]
+        atoms += Atoms("Cl", [atoms.positions[1] + 1.7 * along / np.linalg.norm(along)])
+        found = _found(model, atoms, -1)
+        guesses.append(float(found["states"].guess[3]))
+        values = []
+        for step in (1e-4, -1e-4):
+            moved = atoms.copy()
+            moved.positions[1] += [step, 0.0, 0.0]
+            values.append(float(_found(model, moved, -1)["energy"]))
+        assert float(found["forces"][1, 0]) == pytest.approx(
+            -(values[0] - values[1]) / 2e-4, abs=1e-5
+        )
+    assert guesses == pytest.approx([0.0, alone], abs=1e-6)
+    assert abs(alone) > 0.1
+    with pytest.raises(ConfigError, match="`shared_protons` must be left out without"):
+        Redesign(shared_protons=True).of(tiny_potential())
+
+
 def test_what_a_head_adds_to_carried_charges_is_limited():
     potential = _aimnet2(long_range=LongRangeConfig(head="carried"))
     topped = with_head(potential, "edge")

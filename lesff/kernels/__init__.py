@@ -225,6 +225,30 @@ class Backend(Protocol):
         """
         ...
 
+    def shared_bonds_backward(
+        self,
+        grad: Tensor,
+        distance: Tensor,
+        first: Tensor,
+        second: Tensor,
+        z: Tensor,
+        tables: ContactTables,
+    ) -> Tensor:
+        """Gradient of distances from that of the bonds of atoms, where hydrogens share theirs.
+
+        Args:
+            grad: (n_atoms,) of the counts.
+            distance: (n_pairs,) in A.
+            first: (n_pairs,) an atom of each pair.
+            second: (n_pairs,) the other one.
+            z: (n_atoms,) atomic numbers.
+            tables: By atomic number, with a ``sharing_width``.
+
+        Raises:
+            KernelError: where :attr:`has_contacts` is false.
+        """
+        ...
+
     @property
     def has_open_pairs(self) -> bool:
         """Whether :meth:`open_pairs` exists."""

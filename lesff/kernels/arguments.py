@@ -144,6 +144,8 @@ class ContactTables:
             off there as distances do; 0 for one up to the sum of radii.
         wall_stiffness: Energy in eV of a pair per square of what levelling off adds to its
             distance, in sums of radii; 0 without ``wall_from``.
+        sharing_width: In which the shares of two atoms in a hydrogen differ by a factor of e, in
+            sums of radii; 0 for whole bonds of both.
     """
 
     radius: Tensor
@@ -160,6 +162,7 @@ class ContactTables:
     crowding: float
     wall_from: float
     wall_stiffness: float
+    sharing_width: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

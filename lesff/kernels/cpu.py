@@ -94,10 +94,11 @@ class _Contacts(ctypes.Structure):
         *[(n, c_void_p) for n in ("radius", "valence", "onium", "most", "counted")],
         *[(n, c_double) for n in ("inner_start", "inner_width", "bond_full", "bond_none")],
         *[(n, c_double) for n in ("open_from", "open_full", "crowding", "wall_from")],
-        ("wall_stiffness", c_double),
+        *[(n, c_double) for n in ("wall_stiffness", "sharing_width")],
         *[(n, c_void_p) for n in ("inner", "d_inner", "wall", "d_wall")],
         *[(n, c_void_p) for n in ("openness", "bonded", "lacks", "d_bond", "d_open")],
-        *[(n, c_void_p) for n in ("d_bonded", "d_crowd", "count")],
+        *[(n, c_void_p) for n in ("d_bonded", "d_crowd", "count", "shared")],
+        *[(n, c_void_p) for n in ("grad_count", "grad_distance")],
     ]
 
 
@@ -391,33 +392,34 @@ class CPUBackend:
         out |= {name: distance.new_empty(n_atoms * is_on) for name, is_on in atom.items()}
         asked = pair | atom
         count = torch.empty(n_atoms * bonds, dtype=torch.float64)
-        arguments = _Contacts(
-            n_pairs=n_pairs,
-            n_atoms=n_atoms,
-            n_elements=len(tables.radius),
-            distance=distance.data_ptr(),
-            first=first.data_ptr(),
-            second=second.data_ptr(),
-            atomic_number=z.data_ptr(),
-            radius=tables.radius.data_ptr(),
-            valence=tables.valence.data_ptr(),
-            onium=tables.onium.data_ptr(),
-            most=tables.most.data_ptr(),
-            counted=tables.counted.data_ptr(),
-            inner_start=tables.inner_start,
-            inner_width=tables.inner_width,
-            bond_full=tables.bond_full,
-            bond_none=tables.bond_none,
-            open_from=tables.open_from,
-            open_full=tables.open_full,
-            crowding=tables.crowding,
-            wall_from=tables.wall_from,
-            wall_stiffness=tables.wall_stiffness,
-            count=count.data_ptr(),
-            **{n: x.data_ptr() for n, x in out.items() if asked[n]},
-        )
+        shared = _shared_bonds(z, tables) if bonds else count
+        arguments = _contacts(distance, (first, second, z), tables)
+        arguments.count, arguments.shared = count.data_ptr(), shared.data_ptr()
+        for name, tensor in out.items():
+            if asked[name]:
+                setattr(arguments, name, tensor.data_ptr())
         call("contacts", distance.dtype, arguments)
         return ContactValues(**out)
+
+    def shared_bonds_backward(
+        self,
+        grad: Tensor,
+        distance: Tensor,
+        first: Tensor,
+        second: Tensor,
+        z: Tensor,
+        tables: ContactTables,
+    ) -> Tensor:
+        """See :class:`lesff.kernels.Backend`."""
+        distance, first, second, z = (x.contiguous() for x in (distance, first, second, z))
+        if grad.dtype != distance.dtype:
+            raise KernelError(f"inputs must be {distance.dtype}, got {grad.dtype}")
+        grad, out, shared = grad.contiguous(), torch.empty_like(distance), _shared_bonds(z, tables)
+        arguments = _contacts(distance, (first, second, z), tables)
+        arguments.shared, arguments.grad_count = shared.data_ptr(), grad.data_ptr()
+        arguments.grad_distance = out.data_ptr()
+        call("shared_bonds_backward", distance.dtype, arguments)
+        return out
 
     def transfers(
         self, transfers: Tensor, distance: Tensor, pairs: PairAtoms, limits: TransferLimits
@@ -555,6 +557,42 @@ class _ShareArrays:
 
 CPU = CPUBackend()
 """The one of this process."""
+
+
+def _shared_bonds(z: Tensor, tables: ContactTables) -> Tensor:
+    """Work space of bonds that hydrogens share."""
+    return torch.empty(2 * len(z) * (tables.sharing_width > 0.0), dtype=torch.float64)
+
+
+def _contacts(
+    distance: Tensor, atoms: tuple[Tensor, Tensor, Tensor], tables: ContactTables
+) -> _Contacts:
+    """What all functions of close pairs read; contiguous tensors, which the caller keeps alive."""
+    first, second, z = atoms
+    return _Contacts(
+        n_pairs=len(distance),
+        n_atoms=len(z),
+        n_elements=len(tables.radius),
+        distance=distance.data_ptr(),
+        first=first.data_ptr(),
+        second=second.data_ptr(),
+        atomic_number=z.data_ptr(),
+        radius=tables.radius.data_ptr(),
+        valence=tables.valence.data_ptr(),
+        onium=tables.onium.data_ptr(),
+        most=tables.most.data_ptr(),
+        counted=tables.counted.data_ptr(),
+        inner_start=tables.inner_start,
+        inner_width=tables.inner_width,
+        bond_full=tables.bond_full,
+        bond_none=tables.bond_none,
+        open_from=tables.open_from,
+        open_full=tables.open_full,
+        crowding=tables.crowding,
+        wall_from=tables.wall_from,
+        wall_stiffness=tables.wall_stiffness,
+        sharing_width=tables.sharing_width,
+    )
 
 
 def _convolution(

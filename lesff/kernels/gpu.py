@@ -255,6 +255,18 @@ class GPUBackend:
         """See :class:`lesff.kernels.Backend`; there are none."""
         raise KernelError("there are no contacts in Triton: use plain PyTorch on a GPU")
 
+    def shared_bonds_backward(
+        self,
+        grad: Tensor,
+        distance: Tensor,
+        first: Tensor,
+        second: Tensor,
+        z: Tensor,
+        tables: ContactTables,
+    ) -> Tensor:
+        """See :class:`lesff.kernels.Backend`; there are none."""
+        raise KernelError("there are no contacts in Triton: use plain PyTorch on a GPU")
+
     def transfers(
         self, transfers: Tensor, distance: Tensor, pairs: PairAtoms, limits: TransferLimits
     ) -> Tensor:

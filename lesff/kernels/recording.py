@@ -23,7 +23,7 @@ from lesff.errors import KernelError
 from lesff.kernels.library import observed_calls
 from lesff.kernels.program import Program
 
-_PAIR = ("d_inner", "d_wall", "d_bond", "d_open", "d_bonded", "d_crowd", "count")
+_PAIR = ("d_inner", "d_wall", "d_bond", "d_open", "d_bonded", "d_crowd", "count", "shared")
 _WRITTEN: dict[str, tuple[str, ...]] = {
     "convolve": ("messages",),
     "convolve_backward": ("grad_features", "grad_kernel", "grad_weights", "grad_distance"),
@@ -33,6 +33,7 @@ _WRITTEN: dict[str, tuple[str, ...]] = {
     "harmonics_backward": ("grad_vectors",),
     "open_pairs": ("potential", "slope"),
     "contacts": ("inner", "wall", "openness", "bonded", "lacks", *_PAIR),
+    "shared_bonds_backward": ("grad_distance", "shared"),
     "transfers": ("moved", "total", "factor", "slope"),
     "transfers_backward": ("grad_transfers", "grad_distance", "total", "factor", "slope"),
     "shares": ("charges", "potential", "work"),

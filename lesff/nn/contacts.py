@@ -1,10 +1,21 @@
-"""Close pairs: distances that level off, walls, and how open bonds leave an atom.
+r"""Close pairs: distances that level off, walls, and how open bonds leave an atom.
 
 The wall below everything learned has two parts: the repulsion of the nuclei, and crowding,
 ``C max(0, k_i - m[z_i])^2`` with the bonds k_i of an atom beyond the most that its element has
 anywhere (a penalty for over-coordination as in ReaxFF: van Duin et al., J. Phys. Chem. A 105, 9396
 (2001), in a form of ours). Without it three learned bonds are worth more than two, and clusters of
 overlapping molecules become ever denser.
+
+A hydrogen has one bond to give: with ``shares_protons`` its bonds to several atoms share it, and
+nearly all of it belongs to the closest,
+
+.. math::
+    b'_{iH} = b_{iH} f_{iH}, \qquad f_{iH} = \frac{b_{iH} w_{iH}}{\\sum_k b_{kH} w_{kH}}, \qquad
+    w_{iH} = e^{-r_{iH} / (0.1 (R_i + R_H))}
+
+(ours). A proton on its way from one atom to another then takes its charge along, halfway in the
+middle. Without it both atoms have a whole bond when a hydrogen bond is shortened to 1.25 of the
+sum of radii: chloride beside water would lose its charge there within 0.4 A.
 
 One pass over the pairs in the compiled library where there is one; the functions ``plain_...`` are
 the same in plain PyTorch, and give second derivatives.
@@ -49,6 +60,12 @@ none. Bonds are at 0.77 (N2) to 1.2 (H2), hydrogen bonds of liquid water at 1.9.
 OF_MULTIPLE_BONDS = (5, 6, 7, 8)
 """Elements of strong double and triple bonds, which lose their charge over a longer way when they
 break: :meth:`Elements.joined` may go further for pairs of them."""
+
+SHARING_WIDTH = 0.1
+"""In which the shares of two atoms in a hydrogen differ by a factor of e, in shares of the sum of
+covalent radii: one has 0.85 and the other 0.15 of it where its distances differ by 0.17 of that."""
+_LEAST = 1e-9
+"""Of the sum of weights: atoms whose only bond is about to end have no share to divide by."""
 
 OPEN_FROM, OPEN_FULL = 0.15, 0.85
 """Missing bonds from which an atom begins to be open, and is."""
@@ -143,7 +160,7 @@ class Elements(nn.Module):
 
     def close(self, distance: Tensor, pairs: ClosePairs) -> Tensor:
         """1 for pairs of any elements as close as bonds, falling smoothly to 0, (n_pairs,)."""
-        return smooth_step((BOND_NONE - self._share(distance, pairs)) / (BOND_NONE - BOND_FULL))
+        return smooth_step((BOND_NONE - self.share(distance, pairs)) / (BOND_NONE - BOND_FULL))
 
     def joined(self, pairs: ClosePairs, cutoff: float, until: float | None = None) -> Tensor:
         """:meth:`close`, 0 from the cutoff on.
@@ -157,12 +174,12 @@ class Elements(nn.Module):
         inside = smooth_step((1.0 - pairs.distance / cutoff) / _FADING)
         if until is None:
             return self.close(pairs.distance, pairs) * inside
-        share = self._share(pairs.distance, pairs)
+        share = self.share(pairs.distance, pairs)
         both = self.multiple[pairs.z[pairs.first]] * self.multiple[pairs.z[pairs.second]]
         end = BOND_NONE + (until - BOND_NONE) * both.to(share.dtype)
         return smooth_step((end - share) / (end - BOND_FULL)) * inside
 
-    def _share(self, distance: Tensor, pairs: ClosePairs) -> Tensor:
+    def share(self, distance: Tensor, pairs: ClosePairs) -> Tensor:
         """Distances in sums of covalent radii, (n_pairs,)."""
         z = pairs.z
         return distance / (self.radius[z[pairs.first]] + self.radius[z[pairs.second]]).to(
@@ -175,6 +192,8 @@ class Elements(nn.Module):
         crowding: float = 0.0,
         wall_from: float = 0.0,
         wall_stiffness: float = 0.0,
+        *,
+        shares_protons: bool = False,
     ) -> ContactTables:
         """For the compiled library, with s of the inner cutoff and parts of the wall."""
         return ContactTables(
@@ -192,6 +211,7 @@ class Elements(nn.Module):
             crowding=crowding,
             wall_from=wall_from,
             wall_stiffness=wall_stiffness,
+            sharing_width=SHARING_WIDTH if shares_protons else 0.0,
         )
 
 
@@ -230,7 +250,8 @@ class Contacts(nn.Module):
         counts_bonds: Whether atoms with too many bonds are a part of it.
         wall_from: s of the inner cutoff for a repulsion minus what it is at the distances that
             level off, or 0 for all of it.
-        wall_stiffness: k of :func:`plain_stiffness` in eV; without effect if ``wall_from`` is 0.
+        wall_stiffness: k of :func:`plain_gap` in eV; without effect if ``wall_from`` is 0.
+        shares_protons: Whether the bonds of a hydrogen share the one that it has to give.
     """
 
     def __init__(
@@ -240,12 +261,14 @@ class Contacts(nn.Module):
         counts_bonds: bool = True,
         wall_from: float = 0.0,
         wall_stiffness: float = 0.0,
+        shares_protons: bool = False,
     ) -> None:
         super().__init__()
         self.has_wall = has_wall
         self.counts_bonds = counts_bonds
         self.wall_from = wall_from
         self.wall_stiffness = wall_stiffness
+        self.shares_protons = shares_protons
         self.elements = Elements()
         self.repulsion = ScreenedRepulsion()
 
@@ -253,6 +276,15 @@ class Contacts(nn.Module):
     def crowding(self) -> float:
         """Energy of one bond too many in eV."""
         return CROWDING if self.counts_bonds and not self.training else 0.0
+
+    def tables(self) -> ContactTables:
+        """For the compiled library."""
+        return self.elements.tables(
+            crowding=self.crowding,
+            wall_from=self.wall_from,
+            wall_stiffness=self.wall_stiffness,
+            shares_protons=self.shares_protons,
+        )
 
     def forward(self, pairs: ClosePairs) -> AtomContacts:
         """See :class:`AtomContacts`."""
@@ -278,6 +310,8 @@ class Contacts(nn.Module):
                     gap = plain_gap(distance, seen, pairs, self.elements)
                     wall = wall + _halves(self.wall_stiffness * gap.square(), pairs)
             wall = wall + self.crowding * plain_excess(count, pairs, self.elements).square()
+        if self.shares_protons:
+            count = plain_shared_count(distance, pairs, self.elements)
         return wall, *plain_bonds(count, pairs, self.elements)
 
 
@@ -324,6 +358,20 @@ def plain_count(distance: Tensor, pairs: ClosePairs, elements: Elements) -> Tens
     bond, n_atoms = elements.close(distance, pairs) * elements.may_bond(pairs), len(pairs.z)
     # k[i] = sum of the pairs at i
     return segment_sum(bond, pairs.first, n_atoms) + segment_sum(bond, pairs.second, n_atoms)
+
+
+def plain_shared_count(distance: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
+    """Covalent bonds of every atom where hydrogens share theirs, (n_atoms,)."""
+    first, second, n_atoms = pairs.first, pairs.second, len(pairs.z)
+    # b[p] from one to zero, and what it weighs among the bonds of a hydrogen
+    bond = elements.close(distance, pairs) * elements.may_bond(pairs)
+    weight = bond * torch.exp((1.0 - elements.share(distance, pairs)) / SHARING_WIDTH)
+    total = segment_sum(weight, first, n_atoms) + segment_sum(weight, second, n_atoms)
+    # k[i] = sum_p b[p] f[p], f the share that the other atom gives
+    shares = weight / (total[torch.stack([second, first])] + _LEAST)
+    is_hydrogen = pairs.z[torch.stack([second, first])] == 1
+    of_first, of_second = bond * torch.where(is_hydrogen, shares, 1.0)
+    return segment_sum(of_first, first, n_atoms) + segment_sum(of_second, second, n_atoms)
 
 
 def plain_excess(count: Tensor, pairs: ClosePairs, elements: Elements) -> Tensor:
@@ -391,30 +439,19 @@ class _FusedContacts(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, distance: Tensor, pairs: ClosePairs, module: Contacts, fused: kernels.Backend
     ) -> tuple[Tensor, ...]:
-        found = fused.contacts(
-            distance,
-            pairs.first,
-            pairs.second,
-            pairs.z,
-            module.elements.tables(
-                crowding=module.crowding,
-                wall_from=module.wall_from,
-                wall_stiffness=module.wall_stiffness,
-            ),
-            wall=module.has_wall,
-            bonds=True,
-        )
+        atoms = pairs.first, pairs.second, pairs.z
+        found = fused.contacts(distance, *atoms, module.tables(), wall=module.has_wall, bonds=True)
         ctx.save_for_backward(
             distance, found.d_wall, found.d_bond, found.d_open, found.d_bonded, found.d_crowd
         )
-        ctx.rest = pairs, module
+        ctx.rest = pairs, module, fused
         ctx.mark_non_differentiable(found.lacks)
         return found.wall, found.openness, found.bonded, found.lacks
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         distance, d_wall, d_bond, d_open, d_bonded, d_crowd = ctx.saved_tensors
-        pairs, module = ctx.rest
+        pairs, module, fused = ctx.rest
         first, second = pairs.first, pairs.second
         if torch.is_grad_enabled():
             # what is not asked for is empty, and no function of the distances
@@ -423,12 +460,19 @@ class _FusedContacts(torch.autograd.Function):
                 lambda r: module.plain(r, pairs)[n_used], (distance,), (True,), grads[n_used]
             )
             return out, None, None, None
-        # of a pair: slopes of what its atoms get
-        atom = grads[1] * d_open + grads[2] * d_bonded
+        # slopes of what atoms get by their bonds, shared or whole, and those of a pair
+        atom, of_shared = grads[1] * d_open + grads[2] * d_bonded, None
+        if module.shares_protons:
+            of_shared = fused.shared_bonds_backward(
+                atom, distance, first, second, pairs.z, module.tables()
+            )
+            atom = torch.zeros_like(atom)
         if module.has_wall:
             atom = torch.addcmul(atom, grads[0], d_crowd)
         both = atom.index_select(0, first) + atom.index_select(0, second)
         out = both * d_bond
+        if of_shared is not None:
+            out = out + of_shared
         if module.has_wall:
             half = 0.5 * grads[0]
             both = half.index_select(0, first) + half.index_select(0, second)

@@ -51,6 +51,8 @@ class ModelConfig:
         state_embedding: Whether total charge and spin enter the node features.
         local_state: Whether total charge and spin enter as a local, size-consistent state
             (:mod:`lesff.nn.local_state`) instead.
+        shared_protons: Whether a hydrogen between two atoms is shared by them when bonds are
+            counted for it, instead of a whole bond of both (:mod:`lesff.nn.contacts`).
         wall: Repulsion of the nuclei, and of atoms with too many bonds, below everything learned:
             ``"zbl"``; ``"zbl-inner"``, whose repulsion is that of ``"zbl"`` minus what it is at the
             distances where the inner cutoff of the architecture levels off: nothing from there
@@ -84,6 +86,7 @@ class ModelConfig:
     spin_multiplicity: tuple[int, int] = (1, 1)
     state_embedding: bool = False
     local_state: bool = False
+    shared_protons: bool = False
     wall: Wall | None = None
     crowding: bool = True
     wall_stiffness: float = 0.0
@@ -141,6 +144,11 @@ class ModelConfig:
                 "`dispersion` and `d3` exclude each other, got both: each is all of the dispersion"
             )
         self._check_wall()
+        if self.shared_protons and not self.local_state:
+            raise ConfigError(
+                "`shared_protons` must be left out without `local_state`, whose count of bonds it "
+                "is about"
+            )
         if self.architecture.get("local_charges") and not self.local_state:
             raise ConfigError(
                 "`architecture.local_charges` must be false without `local_state`, whose charges "
@@ -217,7 +225,14 @@ class ModelConfig:
                 del data["long_range"]["in_energy"]
         if self.crowding:
             del data["crowding"]
-        for name in ("local_state", "wall", "wall_stiffness", "energy_floor", "d3"):
+        for name in (
+            "local_state",
+            "shared_protons",
+            "wall",
+            "wall_stiffness",
+            "energy_floor",
+            "d3",
+        ):
             if not data[name]:
                 del data[name]
         data["architecture"] = {

@@ -230,6 +230,21 @@ def with_longer_joins(potential: Potential, until: float) -> Potential:
     return _rebuilt(potential, replace(config, architecture=architecture))
 
 
+def with_shared_protons(potential: Potential) -> Potential:
+    """A copy in which a hydrogen between two atoms is shared by them when bonds are counted.
+
+    Nothing changes where each hydrogen is close to one atom; protons that are shared, and short
+    hydrogen bonds of ions, have to be trained.
+
+    Args:
+        potential: One with a local state; not modified.
+
+    Raises:
+        ConfigError: for a potential without.
+    """
+    return _rebuilt(potential, replace(potential.config, shared_protons=True))
+
+
 def with_wall(
     potential: Potential,
     *,
@@ -405,6 +420,7 @@ class Redesign:
         local_charges: See :func:`with_local_charges`.
         join_until: See :func:`with_longer_joins`; None leaves it as it is.
         bounded_charges: See :func:`with_charge_limits`.
+        shared_protons: See :func:`with_shared_protons`.
     """
 
     elements: dict[str, str] = field(default_factory=dict)
@@ -416,6 +432,7 @@ class Redesign:
     local_charges: bool = False
     join_until: float | None = None
     bounded_charges: bool = False
+    shared_protons: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect; raises ConfigError."""
@@ -449,7 +466,9 @@ class Redesign:
             potential = with_local_charges(potential)
         if self.join_until is not None:
             potential = with_longer_joins(potential, self.join_until)
-        return with_charge_limits(potential) if self.bounded_charges else potential
+        if self.bounded_charges:
+            potential = with_charge_limits(potential)
+        return with_shared_protons(potential) if self.shared_protons else potential
 
 
 def with_multipoles(potential: Potential, multipoles: MultipoleConfig) -> Potential:

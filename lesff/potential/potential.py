@@ -163,6 +163,7 @@ class Potential(nn.Module):
             counts_bonds=self.config.crowding,
             wall_from=self.config.architecture["inner_cutoff"] if is_inner else 0.0,
             wall_stiffness=self.config.wall_stiffness,
+            shares_protons=self.config.shared_protons,
         )
 
     def make_head(self) -> ChargeModel:
