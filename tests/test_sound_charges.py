@@ -21,7 +21,7 @@ from lesff.heads.edge import _FusedMoved, plain_moved
 from lesff.heads.sharing import plain_shares, shared_within
 from lesff.kernels import ShareInputs, TransferLimits
 from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs, Elements
-from lesff.nn.local_state import LocalState
+from lesff.nn.local_state import LocalState, constants_of
 from lesff.nn.saturation import LINEAR_SHARE, from_below, saturated, saturated_norm
 from lesff.potential.domain import check_domain
 from lesff.potential.edit import (
@@ -540,6 +540,36 @@ def test_a_hydrogen_bond_of_an_ion_takes_no_charge_away(make):
     assert abs(alone) > 0.1
     with pytest.raises(ConfigError, match="`shared_protons` must be left out without"):
         Redesign(shared_protons=True).of(tiny_potential())
+
+
+def test_the_local_state_can_be_bounded():
+    """Less charge on an atom, and less leaks to molecules whose bonds are full."""
+    potential = _model()
+    bounded = Redesign(state_charge=2.0, full_weight=2e-5).of(potential)
+    assert {"state_charge", "full_weight"}.isdisjoint(potential.config.to_dict())
+    assert bounded.config.to_dict()["state_charge"] == 2.0
+    assert bounded.config.to_dict()["full_weight"] == 2e-5
+    energies = [_found(m, molecule("CH3OH"))["energy"] for m in (potential, bounded)]
+    torch.testing.assert_close(*energies, rtol=0.0, atol=0.0)
+    far = molecule("CH4")
+    far.positions += [100.0, 0.0, 0.0]
+    leaks = [
+        float(_found(m, molecule("C2H4") + far, 1, 2)["states"].charges[6:].sum())
+        for m in (potential, bounded)
+    ]
+    assert leaks[0] > 1e-5
+    assert leaks[1] == pytest.approx(0.1 * leaks[0], rel=0.1)
+    # three electrons fewer than the nuclei of two atoms ask for
+    charges = [_found(m, _diatomic(1, 8, 1.0), 3)["states"].charges for m in (potential, bounded)]
+    # both are given and taken near zero, where what is missing is divided smoothly
+    assert float(charges[1].abs().max()) < 2.01 < float(charges[0].abs().max())
+    for found in charges:
+        assert float(found.sum()) == pytest.approx(3.0, abs=1e-6)
+    assert constants_of(2.0, None).max_guess == 1.5
+    with pytest.raises(ConfigError, match=r"`full_weight` must be null, or in \(0, 0.01\]"):
+        Redesign(full_weight=0.5).of(potential)
+    with pytest.raises(ConfigError, match=r"`state_charge` must be null, or in"):
+        Redesign(state_charge=2.0).of(tiny_potential())
 
 
 def test_what_a_head_adds_to_carried_charges_is_limited():

@@ -20,8 +20,9 @@ weights: crystals and slabs change, molecules do not. ``--walled`` gives the sam
 floor and limits of charges that no structure of the training sees; ``--wall-stiffness`` makes the
 wall steeper (eV), ``--energy-floor`` is one number or a JSON file with one for each symbol,
 ``--charge-limits`` such a file (both of ``tools/learned_range.py``), and
-``--no-crowding`` is for solids. A folder with a wall gets another one. Works to cite (``bibtex``)
-are kept from version to version; those of a new model are added to its manifest entry by hand.
+``--no-crowding`` is for solids. A folder with a wall gets another one. ``--state-charge`` and
+``--full-weight`` bound the local state likewise. Works to cite (``bibtex``) are kept from version
+to version; those of a new model are added to its manifest entry by hand.
 Every version carries its calibration: ``lesff train`` attaches it where the recipe says how. For a
 folder without, ``--train`` and ``--validation`` give the frames to calibrate it on; of a file given
 to both, its own split counts. Without them it is refused, unless ``--uncalibrated`` says in a
@@ -51,7 +52,7 @@ from lesff.model_folder.card import front_matter, read_card, read_evaluation, wi
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, model_files
 from lesff.model_folder.verify import verify_parity
-from lesff.potential.edit import with_charge_limits, with_wall
+from lesff.potential.edit import with_charge_limits, with_state_limits, with_wall
 from lesff.potential.potential import Potential
 from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of
 from lesff.uncertainty.calibration import calibrate, card_section
@@ -115,6 +116,18 @@ def floors_of(text: str, elements: Sequence[int]) -> float | tuple[float, ...]:
     """Floors in eV: a number, or those of the elements in a JSON file."""
     path = Path(text)
     return by_element(path, elements) if path.suffix == ".json" else float(text)
+
+
+def with_limited_state(
+    potential: Potential, charge: float | None, full_weight: float | None
+) -> Potential:
+    """The same weights with a local state of less charge on an atom, and on full atoms."""
+    if charge is None and full_weight is None:
+        return potential
+    changed = with_state_limits(potential, charge, full_weight)
+    # of what it was calibrated on no atom has as much
+    changed.uncertainty = potential.uncertainty
+    return changed
 
 
 def with_wall_below(
@@ -261,6 +274,8 @@ def main() -> None:
     parser.add_argument(
         "--total-charge", type=int, nargs=2, metavar=("LOW", "HIGH"), help="trained range, e"
     )
+    parser.add_argument("--state-charge", type=float, help="largest of the local state, e")
+    parser.add_argument("--full-weight", type=float, help="of full atoms in the local state")
     options = parser.parse_args()
     manifest = ROOT / "checkpoints_manifest" / f"{options.name}.json"
     entry = json.loads(manifest.read_text("utf-8")) if manifest.exists() else {"versions": []}
@@ -270,6 +285,7 @@ def main() -> None:
         load_model(options.model), options.cutoff, options.dl, options.dispersion_dl
     )
     potential = walled_as_told(potential, options)
+    potential = with_limited_state(potential, options.state_charge, options.full_weight)
     said = {"level_of_theory": options.level_of_theory, "training_data": options.training_data}
     potential.config = replace(
         potential.config, **{key: text for key, text in said.items() if text is not None}

@@ -73,6 +73,8 @@ CONSTANTS = StateConstants(
 """Largest guess in e, largest size of a, d and w, epsilon, c in e, kappa in 1/e, and of an atom the
 largest charge in e and number of unpaired electrons."""
 
+_GUESS_SHARE = 0.75
+"""Of the largest charge: no guess leaves an atom without anything to take."""
 _MOST_LEARNED = (2.5, 4.0)
 """Limits of charges in e and spins that the features get."""
 _HIDDEN = 16
@@ -116,18 +118,33 @@ class LocalStates:
     potentials: Tensor
 
 
+def constants_of(charge: float | None, full_weight: float | None) -> StateConstants:
+    """:data:`CONSTANTS` with another largest charge in e, and another epsilon; None for no change.
+
+    Guesses level off at three quarters of the largest charge, as 3 e are of 4 e.
+    """
+    found = CONSTANTS
+    if charge is not None:
+        found = replace(found, max_charge=charge, max_guess=_GUESS_SHARE * charge)
+    return found if full_weight is None else replace(found, faint=full_weight)
+
+
 class LocalState(nn.Module):
     """See the module's text; without any effect on energies at the start.
 
     Args:
         n_elements: Rows of element tables.
         channels: Channels of the node features.
+        constants: See :func:`constants_of`.
     """
 
     N_POTENTIALS: ClassVar[int] = 3
 
-    def __init__(self, *, n_elements: int, channels: int) -> None:
+    def __init__(
+        self, *, n_elements: int, channels: int, constants: StateConstants = CONSTANTS
+    ) -> None:
         super().__init__()
+        self.constants = constants
         # one hidden layer gives x, a, d, w [n, 4]; zero at the start
         self.hidden = nn.Parameter(torch.randn(channels, _HIDDEN))
         self.out = nn.Parameter(torch.zeros(_HIDDEN, _N_VALUES))
@@ -161,9 +178,11 @@ class LocalState(nn.Module):
         )
         fused = kernels.backend(features)
         if fused is None or not fused.has_contacts:
-            found = plain_states(x)
+            found = plain_states(x, self.constants)
         else:
-            found = _FusedStates.apply(x.values, x.base, x.openness, x.bonded, x, fused)
+            found = _FusedStates.apply(
+                x.values, x.base, x.openness, x.bonded, x, self.constants, fused
+            )
         charges, spins, guess, raw, potentials = found  # pyright: ignore[reportGeneralTypeIssues]
         return LocalStates(
             charges=charges, spins=spins, guess=guess, raw=raw, potentials=potentials
@@ -193,9 +212,8 @@ def staircase(x: Tensor) -> Tensor:
     return torch.sign(x) * 0.5 * (whole + smooth_step((twice - whole - 0.25) * 2.0))
 
 
-def plain_states(x: StateInputs) -> tuple[Tensor, ...]:
+def plain_states(x: StateInputs, c: StateConstants = CONSTANTS) -> tuple[Tensor, ...]:
     """Charges, spins, guess, raw guess and potentials of :class:`LocalStates`, plain PyTorch."""
-    c = CONSTANTS
     # g[i]: none for full atoms, and none for small values
     values = x.base[:, 0] + x.bonded * x.values[:, 0]
     raw = x.openness * saturated(values, c.max_guess)
@@ -210,31 +228,31 @@ def plain_states(x: StateInputs) -> tuple[Tensor, ...]:
     weights = weights + c.faint * torch.sigmoid(read) * torch.exp(pulled)
     potentials = x.potentials
     if potentials is None:
-        potentials = _potentials(guess, weights, x)
+        potentials = _potentials(guess, weights, x, c)
     # q[i] = g[i] + A a + D d, s[i] = W w, each within what the atom can hold
-    limits = _limits(guess)
+    limits = _limits(guess, c)
     own = saturated(weights * potentials.index_select(0, x.batch), limits)
     return guess + own[:, 0] + own[:, 1], own[:, 2], guess, raw, potentials
 
 
-def _limits(guess: Tensor) -> Tensor:
+def _limits(guess: Tensor, c: StateConstants) -> Tensor:
     """Largest shares of A, D and W, (n_atoms, 3)."""
-    most = CONSTANTS.max_charge
-    spin = torch.full_like(guess, CONSTANTS.max_spin)
+    most = c.max_charge
+    spin = torch.full_like(guess, c.max_spin)
     return torch.stack([most + guess, most - guess, spin], dim=1)
 
 
-def _potentials(guess: Tensor, weights: Tensor, x: StateInputs) -> Tensor:
+def _potentials(guess: Tensor, weights: Tensor, x: StateInputs, c: StateConstants) -> Tensor:
     """Factors of A, D and W with which charges and spins have their totals, (n_systems, 3)."""
     n_systems = len(x.charge)
     sums = segment_sum(torch.cat([guess[:, None], weights], dim=1), x.batch, n_systems)
     # m[s]: electrons beyond the guess, divided into those added and those taken away
     m = sums[:, 0] - x.charge
-    size = m.square() * torch.rsqrt(m.square() + CONSTANTS.soft**2)
+    size = m.square() * torch.rsqrt(m.square() + c.soft**2)
     parts = torch.stack([-0.5 * (m + size), -0.5 * (m - size), x.unpaired], dim=1)
     linear = parts / sums[:, 1:]
     # where shares are beyond what is linear, a sum that levels off is solved for the potential
-    limits = _limits(guess)
+    limits = _limits(guess, c)
     shares = (weights * linear.index_select(0, x.batch)).detach()
     is_beyond = shares.abs() > LINEAR_SHARE * limits.detach()
     is_recorded = shares.is_cuda and torch.cuda.is_current_stream_capturing()
@@ -288,17 +306,18 @@ class _FusedStates(torch.autograd.Function):
         openness: Tensor,
         bonded: Tensor,
         x: StateInputs,
+        constants: StateConstants,
         fused: kernels.Backend,
     ) -> tuple[Tensor, ...]:
-        found = fused.local_state(x, CONSTANTS)
+        found = fused.local_state(x, constants)
         ctx.save_for_backward(values, base, openness, bonded, found[-1])
-        ctx.rest = replace(x, values=None, base=None, openness=None, bonded=None), fused
+        ctx.rest = replace(x, values=None, base=None, openness=None, bonded=None), constants, fused
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         *inputs, found = ctx.saved_tensors
-        rest, fused = ctx.rest
+        rest, constants, fused = ctx.rest
         names = ("values", "base", "openness", "bonded")
 
         def with_inputs(*given: Tensor) -> StateInputs:
@@ -308,11 +327,11 @@ class _FusedStates(torch.autograd.Function):
             # potentials that are given are no function of the inputs
             n_used = 5 if rest.potentials is None else 4
             out = recorded_gradients(
-                lambda *given: plain_states(with_inputs(*given))[:n_used],
+                lambda *given: plain_states(with_inputs(*given), constants)[:n_used],
                 inputs,
                 (True,) * 4,
                 grads[:n_used],
             )
         else:
-            out = fused.local_state_backward(grads, with_inputs(*inputs), found, CONSTANTS)
-        return *out, None, None
+            out = fused.local_state_backward(grads, with_inputs(*inputs), found, constants)
+        return *out, None, None, None

@@ -53,6 +53,10 @@ class ModelConfig:
             (:mod:`lesff.nn.local_state`) instead.
         shared_protons: Whether a hydrogen between two atoms is shared by them when bonds are
             counted for it, instead of a whole bond of both (:mod:`lesff.nn.contacts`).
+        state_charge: Largest charge in e that the local state gives an atom; guesses level off at
+            3/4 of it. None for 4 e.
+        full_weight: Weight with which it gives charge and spin to an atom whose bonds are full,
+            beside open ones, whose weights are about one. None for 2e-4.
         wall: Repulsion of the nuclei, and of atoms with too many bonds, below everything learned:
             ``"zbl"``; ``"zbl-inner"``, whose repulsion is that of ``"zbl"`` minus what it is at the
             distances where the inner cutoff of the architecture levels off: nothing from there
@@ -87,6 +91,8 @@ class ModelConfig:
     state_embedding: bool = False
     local_state: bool = False
     shared_protons: bool = False
+    state_charge: float | None = None
+    full_weight: float | None = None
     wall: Wall | None = None
     crowding: bool = True
     wall_stiffness: float = 0.0
@@ -149,6 +155,13 @@ class ModelConfig:
                 "`shared_protons` must be left out without `local_state`, whose count of bonds it "
                 "is about"
             )
+        for name, most in (("state_charge", 10.0), ("full_weight", 0.01)):
+            value = getattr(self, name)
+            if value is not None and not (self.local_state and 0.0 < value <= most):
+                raise ConfigError(
+                    f"`{name}` must be null, or in (0, {most:g}] with `local_state`, whose it is, "
+                    f"got {value!r}"
+                )
         if self.architecture.get("local_charges") and not self.local_state:
             raise ConfigError(
                 "`architecture.local_charges` must be false without `local_state`, whose charges "
@@ -228,6 +241,8 @@ class ModelConfig:
         for name in (
             "local_state",
             "shared_protons",
+            "state_charge",
+            "full_weight",
             "wall",
             "wall_stiffness",
             "energy_floor",

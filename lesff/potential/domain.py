@@ -19,7 +19,7 @@ from lesff.errors import (
     UnsupportedInputError,
     warn,
 )
-from lesff.nn.local_state import CONSTANTS
+from lesff.nn.local_state import constants_of
 from lesff.potential.config import ModelConfig
 from lesff.potential.uncertainty import Uncertainty
 from lesff.quantities import OF_CHARGES
@@ -79,13 +79,14 @@ def _check_holds(config: ModelConfig, structure: Structure, index: int) -> None:
     if not config.local_state:
         return
     n_atoms, unpaired = len(structure.numbers), structure.spin_multiplicity - 1
-    most_charge, most_spin = CONSTANTS.max_charge * n_atoms, CONSTANTS.max_spin * n_atoms
+    constants = constants_of(config.state_charge, config.full_weight)
+    most_charge, most_spin = constants.max_charge * n_atoms, constants.max_spin * n_atoms
     if abs(structure.total_charge) < most_charge and unpaired < most_spin:
         return
     raise UnsupportedInputError(
         f"structure {index} has total_charge {structure.total_charge:+d} and {unpaired} unpaired "
-        f"electron(s) on {n_atoms} atom(s); this model holds less than {CONSTANTS.max_charge:g} e "
-        f"and {CONSTANTS.max_spin:g} unpaired electrons an atom"
+        f"electron(s) on {n_atoms} atom(s); this model holds less than {constants.max_charge:g} e "
+        f"and {constants.max_spin:g} unpaired electrons an atom"
     )
 
 

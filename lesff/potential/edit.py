@@ -245,6 +245,27 @@ def with_shared_protons(potential: Potential) -> Potential:
     return _rebuilt(potential, replace(potential.config, shared_protons=True))
 
 
+def with_state_limits(
+    potential: Potential, charge: float | None = None, full_weight: float | None = None
+) -> Potential:
+    """A copy whose local state gives atoms less charge, and full atoms less of all.
+
+    Nothing changes where no atom has more than some 0.8 of the charge and where all atoms are open
+    or all are full. Where a charged molecule is beside full ones it keeps more of its charge.
+
+    Args:
+        potential: One with a local state; not modified.
+        charge: ``state_charge`` of its configuration; None leaves it as it is.
+        full_weight: ``full_weight``, likewise.
+
+    Raises:
+        ConfigError: for a potential without a local state, and for numbers out of range.
+    """
+    given = {"state_charge": charge, "full_weight": full_weight}
+    given = {name: value for name, value in given.items() if value is not None}
+    return _rebuilt(potential, replace(potential.config, **given))
+
+
 def with_wall(
     potential: Potential,
     *,
@@ -421,6 +442,8 @@ class Redesign:
         join_until: See :func:`with_longer_joins`; None leaves it as it is.
         bounded_charges: See :func:`with_charge_limits`.
         shared_protons: See :func:`with_shared_protons`.
+        state_charge: See :func:`with_state_limits`; None leaves it as it is.
+        full_weight: Likewise.
     """
 
     elements: dict[str, str] = field(default_factory=dict)
@@ -433,6 +456,8 @@ class Redesign:
     join_until: float | None = None
     bounded_charges: bool = False
     shared_protons: bool = False
+    state_charge: float | None = None
+    full_weight: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect; raises ConfigError."""
@@ -468,7 +493,11 @@ class Redesign:
             potential = with_longer_joins(potential, self.join_until)
         if self.bounded_charges:
             potential = with_charge_limits(potential)
-        return with_shared_protons(potential) if self.shared_protons else potential
+        if self.shared_protons:
+            potential = with_shared_protons(potential)
+        if self.state_charge is not None or self.full_weight is not None:
+            potential = with_state_limits(potential, self.state_charge, self.full_weight)
+        return potential
 
 
 def with_multipoles(potential: Potential, multipoles: MultipoleConfig) -> Potential:

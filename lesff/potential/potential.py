@@ -37,7 +37,7 @@ from lesff.heads import (
     make_head,
 )
 from lesff.nn.contacts import AtomContacts, Contacts
-from lesff.nn.local_state import LocalState, LocalStates
+from lesff.nn.local_state import LocalState, LocalStates, constants_of
 from lesff.nn.radial_table import TABLE_START
 from lesff.nn.saturation import from_below
 from lesff.nn.state_embedding import JointEmbedding, StateEmbedding
@@ -150,7 +150,11 @@ class Potential(nn.Module):
                 "of the first layer's features and enters the second; use `architecture.n_layers` "
                 "of at least 2"
             )
-        return LocalState(n_elements=len(self.config.elements), channels=self.architecture.channels)
+        return LocalState(
+            n_elements=len(self.config.elements),
+            channels=self.architecture.channels,
+            constants=constants_of(self.config.state_charge, self.config.full_weight),
+        )
 
     def make_contacts(self) -> Contacts | None:
         """What close pairs are asked for, or None for nothing."""
