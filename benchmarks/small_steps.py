@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 WATERS = {60: (5, 2, 2), 192: (4, 4, 4), 375: (5, 5, 5)}
@@ -86,7 +87,9 @@ def work(name: str, n_atoms: int, *, periodic: bool, steps: int) -> None:
     elif name == CHGNET:
         from chgnet.model.dynamics import CHGNetCalculator
 
-        atoms.calc = CHGNetCalculator(use_device="cpu")
+        # what it says while it loads is no answer
+        with redirect_stdout(sys.stderr):
+            atoms.calc = CHGNetCalculator(use_device="cpu")
     else:
         import lesff
 

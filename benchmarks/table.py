@@ -1,12 +1,12 @@
 """What is asked of lesff, each row beside its peer in one run: the table of `docs/performance.md`.
 
-    python benchmarks/table.py --mace MACE/bin/python --so3lr SO3LR/bin/python \\
-        --chgnet CHGNET/bin/python
+    python benchmarks/table.py --mace PYTHON --so3lr PYTHON --chgnet PYTHON
 
-Runs other scripts one after the other, each beside its peer in the same run, and prints a row as
-soon as it is known: the figure, what is asked, the command. GFN2-xTB needs ``pip install tblite``
-in this environment; a peer that is not there leaves its rows out, with the reason. ``--only`` takes
-the rows whose text has one of the words given. One thread, process CPU time.
+PYTHON is that of an environment with the peer. Runs other scripts one after the other, each beside
+its peer in the same run, and prints a row as soon as it is known: the figure, what is asked, the
+command. GFN2-xTB needs ``pip install tblite`` in this environment; a peer that is not there leaves
+its rows out, with the reason. ``--only`` takes the rows whose text has one of the words given. One
+thread, process CPU time.
 """
 
 import argparse
