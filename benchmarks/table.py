@@ -11,6 +11,7 @@ thread, process CPU time.
 
 import argparse
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -60,12 +61,13 @@ def beside(peer: str, *asked: tuple[str, str]) -> Callable[[str], Figures]:
 
 
 def clusters(text: str) -> Figures:
-    """Open against periodic, and how its time grows."""
+    """Open against periodic, and how its time grows from the first size to the last."""
     rows = [line.split() for line in text.splitlines()[1:]]
-    for atoms, _, _, ratio, _, exponent in rows:
+    for atoms, _, _, ratio, *_ in rows:
         yield f"open / periodic, {atoms} atoms", float(ratio), "1.3" if atoms == "12288" else ""
-        if exponent != "nan":
-            yield f"exponent up to {atoms} atoms", float(exponent), "1.15"
+    (n, _, first, *_), (m, _, last, *_) = rows[0], rows[-1]
+    slope = math.log(float(last) / float(first)) / math.log(int(m) / int(n))
+    yield f"exponent of open, {n} to {m} atoms", slope, "1.15"
 
 
 def pressure(text: str) -> Figures:
