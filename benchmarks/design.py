@@ -24,7 +24,10 @@ from ase.build import molecule
 import lesff
 from lesff.model import Model
 
-CHANGES = {"local_state": True, "wall": "zbl", "fresh_head": "edge", "bounded_charges": True}
+CHANGES = {
+    "local_state": True, "shared_protons": True, "wall": "zbl", "fresh_head": "edge",
+    "bounded_charges": True,
+}  # fmt: skip
 
 
 def water(n_side: int) -> ase.Atoms:
