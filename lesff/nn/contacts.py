@@ -10,7 +10,7 @@ A hydrogen has one bond to give: with ``shares_protons`` its bonds to several at
 nearly all of it belongs to the closest,
 
 .. math::
-    b'_{iH} = b_{iH} f_{iH}, \qquad f_{iH} = \frac{b_{iH} w_{iH}}{\\sum_k b_{kH} w_{kH}}, \qquad
+    b'_{iH} = b_{iH} f_{iH}, \qquad f_{iH} = \frac{b_{iH} w_{iH}}{\sum_k b_{kH} w_{kH}}, \qquad
     w_{iH} = e^{-r_{iH} / (0.1 (R_i + R_H))}
 
 (ours). A proton on its way from one atom to another then takes its charge along, halfway in the

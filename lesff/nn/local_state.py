@@ -22,16 +22,18 @@ a smooth count of covalent bonds says (:mod:`lesff.nn.contacts`):
     D_i = e^{-\kappa g_i} v(o_i, d_i), \quad W_i = v(o'_i, w_i), \quad
     v(o, a) = o\, e^{\mathrm{sat}(a; 3)} + \frac{\epsilon}{1 + e^{-a}}
 
-with ``epsilon = 0.0002``, ``kappa = 6``, ``o'_i`` zero for atoms with more bonds than their valence
-(ammonium), and x, a, d, w read off the features of the first layer and the element, x of an atom
-without bonds off the element alone. ``R`` is a smooth staircase of half charges, flat within 1/8 e
-of each: a neutral closed-shell system without ions has ``q = s = 0`` exactly, so has every such
-molecule beside an ion, and ions keep their charge beside others. kappa lets an anion be the first
-to lose an electron, a cation the first to gain one: radicals whose bonds look like those of an ion.
+with ``epsilon = 0.0002`` (``full_weight`` of the configuration), ``kappa = 6``, ``o'_i`` zero for
+atoms with more bonds than their valence (ammonium), and x, a, d, w read off the features of the
+first layer and the element, x of an atom without bonds off the element alone. ``R`` is a smooth
+staircase of half charges, flat within 1/8 e of each: a neutral closed-shell system without ions has
+``q = s = 0`` exactly, so has every such molecule beside an ion, and ions keep their charge beside
+others. kappa lets an anion be the first to lose an electron, a cation the first to gain one:
+radicals whose bonds look like those of an ion.
 
 No atom is given more than it can hold, however large its weight is: shares level off
 (:func:`lesff.nn.saturation.saturated`, the identity up to 0.8 of a limit) where the charge of the
-atom would pass 4 e, or its spin 8 unpaired electrons, and the others take the rest:
+atom would pass 4 e (``state_charge``), or its spin 8 unpaired electrons, and the others take the
+rest:
 
 .. math::
     q_i = g_i + \mathrm{sat}(A_i a; 4 + g_i) + \mathrm{sat}(D_i d; 4 - g_i), \qquad
