@@ -104,11 +104,7 @@ def test_every_released_version_has_a_stage():
     assert len(set(results)) == len(results)
     released = json.loads((ROOT / "tests" / "released.json").read_text("utf-8"))
     trained = {}
-    weights = [
-        *(ROOT / "lesff" / "weights").glob("*/*/"),
-        *(ROOT / "older_weights" / "lesff_older_weights").glob("*/*/"),
-    ]
-    for folder in sorted(weights):
+    for folder in sorted((ROOT / "lesff" / "weights").glob("*/*/")):
         name = f"{folder.parent.name}@{folder.name}"
         trained.setdefault(released[name]["model.safetensors"], []).append(name)
     for versions in trained.values():

@@ -35,7 +35,6 @@ PATTERNS = {
     "commit": files.GIT_ID,
     "repo": spec.REPOSITORY,
     "filename": manifest._FILENAME,
-    "package": manifest._PACKAGE,
 }
 """Regular expressions by the name of the field."""
 
