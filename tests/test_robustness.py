@@ -206,6 +206,7 @@ def test_what_nothing_covers_is_said(name):
         ("converged-sums", "sharp"),
         ("clashes", "collapse"),
         ("clashes", "not a number"),
+        ("proton-runs", "slope"),
         ("hunt", "collapse"),
     ],
 )

@@ -41,6 +41,7 @@ CHECK_NAMES = (
     "robustness-converged-sums",
     "robustness-clashes",
     "robustness-hot-runs",
+    "robustness-proton-runs",
     "robustness-hunt",
 )
 """Names of :data:`lesff.evaluation.suite.CHECKS`."""

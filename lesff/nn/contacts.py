@@ -11,7 +11,7 @@ nearly all of it belongs to the closest,
 
 .. math::
     b'_{iH} = b_{iH} f_{iH}, \qquad f_{iH} = \frac{b_{iH} w_{iH}}{\sum_k b_{kH} w_{kH}}, \qquad
-    w_{iH} = e^{-r_{iH} / (0.1 (R_i + R_H))}
+    w_{iH} = e^{-r_{iH} / (0.2 (R_i + R_H))}
 
 (ours). A proton on its way from one atom to another then takes its charge along, halfway in the
 middle. Without it both atoms have a whole bond when a hydrogen bond is shortened to 1.25 of the
@@ -61,9 +61,11 @@ OF_MULTIPLE_BONDS = (5, 6, 7, 8)
 """Elements of strong double and triple bonds, which lose their charge over a longer way when they
 break: :meth:`Elements.joined` may go further for pairs of them."""
 
-SHARING_WIDTH = 0.1
+SHARING_WIDTH = 0.2
 """In which the shares of two atoms in a hydrogen differ by a factor of e, in shares of the sum of
-covalent radii: one has 0.85 and the other 0.15 of it where its distances differ by 0.17 of that."""
+covalent radii: one has 0.85 and the other 0.15 of it where its distances differ by 0.35 of that.
+With half of it a proton that moves between two waters carries its charge over within 0.1 A, and
+runs at constant energy with steps of 0.25 fs do not keep it."""
 _LEAST = 1e-9
 """Of the sum of weights: atoms whose only bond is about to end have no share to divide by."""
 

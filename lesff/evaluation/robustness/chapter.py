@@ -28,6 +28,10 @@ from lesff.evaluation.robustness.ion_contacts import (
 )
 from lesff.evaluation.robustness.pairs import measure_pairs, summarise_pairs
 from lesff.evaluation.robustness.probe import Options
+from lesff.evaluation.robustness.proton_runs import (
+    measure_proton_runs,
+    summarise_proton_runs,
+)
 from lesff.evaluation.robustness.size_consistency import (
     measure_size_consistency,
     summarise_size_consistency,
@@ -108,6 +112,10 @@ ROBUSTNESS = (
     ),
     RobustnessCheck(
         name="hot-runs", measure=measure_hot_runs, summarise=summarise_hot_runs, is_random=True
+    ),
+    RobustnessCheck(
+        name="proton-runs", measure=measure_proton_runs, summarise=summarise_proton_runs,
+        is_random=True,
     ),
     RobustnessCheck(name="hunt", measure=measure_hunt, summarise=summarise_hunt, is_random=True),
 )  # fmt: skip
