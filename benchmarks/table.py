@@ -54,7 +54,7 @@ def beside(peer: str, *asked: tuple[str, str]) -> Callable[[str], Figures]:
         ours = {model: i for i, (model, _) in enumerate(rows)}
         for model, limit in asked:
             ms = rows[ours[model]][1]
-            of_peer = next(time for name, time in rows[ours[model] :] if name == peer)
+            of_peer = dict(reversed(rows[ours[model] :]))[peer]
             yield f"{model} / {peer} ({ms:.1f} / {of_peer:.1f} ms)", ms / of_peer, limit
 
     return read
@@ -73,8 +73,8 @@ def clusters(text: str) -> Figures:
 def pressure(text: str) -> Figures:
     """Both ratios of `npt.py`."""
     both = re.findall(r"x ([\d.]+)", text)
-    yield "NPT / NVE, neither recorded by hand", float(both[0]), ""
-    yield "NPT / NVE, both as they are by default", float(both[1]), "1.15"
+    yield "NPT / NVE without recorded steps", float(both[0]), ""
+    yield "NPT / NVE as it is by default", float(both[1]), "1.15"
 
 
 def starts(text: str) -> Figures:
@@ -159,11 +159,16 @@ def main() -> None:
         parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"of an environment with {peer}")
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORD")
     options = parser.parse_args()
+    chosen = [
+        case for case in cases()
+        if any(word in f"{case.what} {' '.join(case.command)}" for word in options.only)
+    ]  # fmt: skip
+    if not chosen:
+        parser.error(f"no row has one of the words of --only: {' '.join(options.only)}")
     print("| what | figure | asked | command |\n|---|---|---|---|")
-    for case in cases():
-        if any(word in f"{case.what} {' '.join(case.command)}" for word in options.only):
-            for line in rows(case, vars(options)):
-                print(line, flush=True)
+    for case in chosen:
+        for line in rows(case, vars(options)):
+            print(line, flush=True)
 
 
 def rows(case: Case, pythons: dict[str, str]) -> Iterator[str]:
@@ -191,8 +196,12 @@ def rows(case: Case, pythons: dict[str, str]) -> Iterator[str]:
         for what, figure, asked in case.read(done.stdout):
             yield f"| {case.what}: {what} | {figure:.3g} | {asked} | `{written}` |"
     except (ValueError, KeyError, IndexError) as error:
-        told = (done.stderr or done.stdout).strip().splitlines()[-1:] or [""]
-        yield f"| {case.what} | failed: {error!r}; {told[0]} | | `{written}` |"
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        # a script that does without its peer says why
+        told = (
+            [line for line in lines if line.startswith("without ")] or lines[-1:] or [repr(error)]
+        )
+        yield f"| {case.what} | failed: {told[0] if told else error} | | `{written}` |"
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def with_limited_state(
     if charge is None and full_weight is None:
         return potential
     changed = with_state_limits(potential, charge, full_weight)
-    # of what it was calibrated on no atom has as much
+    # kept as it is: features change a little where ions stand beside molecules with full bonds
     changed.uncertainty = potential.uncertainty
     return changed
 

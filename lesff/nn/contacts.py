@@ -63,9 +63,7 @@ break: :meth:`Elements.joined` may go further for pairs of them."""
 
 SHARING_WIDTH = 0.2
 """In which the shares of two atoms in a hydrogen differ by a factor of e, in shares of the sum of
-covalent radii: one has 0.85 and the other 0.15 of it where its distances differ by 0.35 of that.
-With half of it a proton that moves between two waters carries its charge over within 0.1 A, and
-runs at constant energy with steps of 0.25 fs do not keep it."""
+covalent radii: one has 0.85 and the other 0.15 of it where its distances differ by 0.35 of that."""
 _LEAST = 1e-9
 """Of the sum of weights: atoms whose only bond is about to end have no share to divide by."""
 

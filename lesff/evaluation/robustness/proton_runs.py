@@ -22,8 +22,8 @@ from lesff.methods import Method
 TEMPERATURE = 350.0
 """K."""
 LARGEST_SPREAD = 1e-3
-"""eV/atom between the lowest and the highest total energy of a run: a hundredth of its kinetic
-energy, ten times what steps of 0.25 fs leave of a smooth model."""
+"""eV/atom between the lowest and the highest total energy of a run: 2 % of its kinetic energy
+(3/2 kT), ten times what steps of 0.25 fs leave of `off-medium` 1.3.0."""
 _STEP = 0.25 * fs
 _STEPS, _QUICK_STEPS = 4000, 400
 _LOOK_EVERY = 10
