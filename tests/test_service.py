@@ -29,12 +29,12 @@ from prometheus_client.parser import text_string_to_metric_families
 import lesff
 from lesff.atoms.structure import to_structure
 from lesff.errors import ConfigError
+from lesff.notices import hooked_warnings
 from lesff.service.app import create_app
 from lesff.service.batcher import Batcher, Job, Outcome, check
 from lesff.service.faults import ServiceError
 from lesff.service.limits import Limits
 from lesff.service.meters import Meters
-from lesff.service.notices import hooked_warnings
 from lesff.service.reading import read_cif_text, read_xyz_text
 from lesff.service.waiting import Bell
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from lesff.errors import (
     PropertyError,
     UnsupportedInputError,
 )
+from lesff.notices import heard
 from lesff.potential.batches import predict_structures
 from lesff.potential.domain import check_domain
 from lesff.potential.potential import Potential
@@ -246,8 +246,7 @@ def _culprits(
     middle = len(rows) // 2
     for start, part in ((0, rows[:middle]), (middle, rows[middle:])):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with heard():
                 _predict(work, part)
         except Exception as found:  # noqa: BLE001 - see above
             _raise_if_general(found)
@@ -302,13 +301,10 @@ def _threads(count: int | None) -> Iterator[None]:
 @contextmanager
 def _listening(work: _Work, rows: Sequence[Row] = ()) -> Iterator[None]:
     """Keep warnings instead of showing them; ``structure 3`` gets its name."""
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
+    with heard() as warnings:
         yield
     names = [row.item.name for row in rows]
-    for warning in heard:
-        if issubclass(warning.category, UserWarning):
-            work.heard.append((_named(str(warning.message), names), warning.category.__name__))
+    work.heard.extend((_named(str(found), names), type(found).__name__) for found in warnings)
 
 
 def _named(text: str, names: Sequence[str]) -> str:

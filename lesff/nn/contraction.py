@@ -113,15 +113,16 @@ class SymmetricContraction(nn.Module):
         # a table is stale when a tensor it was made from was replaced, cast or written to
         sources = [*self.weights, *bases]
         key = tuple((x.data_ptr(), x.dtype, x._version) for x in sources)
-        if self._kept_table is None or self._kept_table[0] != key:
+        kept = self._kept_table  # several threads may ask at once
+        if kept is None or kept[0] != key:
             # an address stays taken as long as its memory is held
-            held = [x.detach() for x in sources]
-            self._kept_table = (key, held, self.table())
-        return self._kept_table[2]
+            self._kept_table = kept = (key, [x.detach() for x in sources], self.table())
+        return kept[2]
 
     def terms(self) -> kernels.ContractionTerms:
         """Monomials as compiled kernels read them, grouped by their leading two factors."""
-        if self._terms is None:
+        terms = self._terms
+        if terms is None:
             # factors i <= j, k of every monomial: always three, zeros (the constant 1) in front
             index = self.index.cpu().numpy()
             padded = np.zeros((3, index.shape[1]), dtype=np.int32)
@@ -132,12 +133,12 @@ class SymmetricContraction(nn.Module):
             ends = np.flatnonzero(np.append((lead[:, 1:] != lead[:, :-1]).any(0), True)) + 1
             # i, j, component of a group's last monomial, and where the group ends
             groups = np.concatenate([lead[:, ends - 1], ends[None]]).T
-            self._terms = kernels.ContractionTerms(
+            self._terms = terms = kernels.ContractionTerms(
                 groups=torch.from_numpy(groups.astype(np.int32).copy()),
                 last=torch.from_numpy(padded[2].copy()),
                 n_components=self.n_components,
             )
-        return self._terms
+        return terms
 
     def forward(self, features: Tensor, topology: Topology) -> Tensor:
         """Value of the contraction, in fused kernels where there are any.

@@ -9,6 +9,7 @@ together stays in the fastest cache.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lesff import kernels
 from lesff.kernels import TABLE_BLOCK, RadialTable
@@ -91,11 +91,21 @@ def split_weights(weights: Tensor, blocks: tuple[tuple[int, int], ...]) -> list[
     return [part.contiguous() for part in torch.split(weights, sizes, dim=-1)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Tables, what they depend on, and memory whose addresses say so."""
+
+    key: tuple[object, ...]
+    held: list[Tensor]
+    tables: tuple[RadialTable, ...]
+
+
 class RadialTabulator:
     """Keeps the table of one radial network; builds it again when the network changed.
 
     A change is noticed by the identity and version of the parameters; writing through
-    ``parameter.data`` escapes the version counter, so does not count as a change.
+    ``parameter.data`` escapes the version counter, so does not count as a change. Several threads
+    may ask at once: the network is never changed, and what is kept is replaced in one go.
 
     Args:
         blocks: Paths and channels of each convolution that the weights are for, in their order.
@@ -103,13 +113,11 @@ class RadialTabulator:
 
     def __init__(self, *, blocks: tuple[tuple[int, int], ...]) -> None:
         self.blocks = blocks
-        self._key: tuple[object, ...] = ()
-        self._held: list[Tensor] = []
-        self._tables: tuple[RadialTable, ...] = ()
+        self._kept: _Kept | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the table, which is built again when it is needed."""
-        return {**self.__dict__, "_key": (), "_held": [], "_tables": ()}
+        return {**self.__dict__, "_kept": None}
 
     def weights(
         self, source: TableSource, network: nn.Module
@@ -124,14 +132,15 @@ class RadialTabulator:
         dtype = source.distance.dtype
         # whatever a table depends on, apart from values written past the version counter
         key = (dtype, source.cutoff, *((p.data_ptr(), p.dtype, p._version) for p in parameters))
-        if key != self._key:
-            self._tables = self._build(source, network, dtype)
-            self._key = key
+        kept = self._kept
+        if kept is None or kept.key != key:
             # an address stays taken as long as its memory is held
-            self._held = [p.detach() for p in parameters]
+            held = [p.detach() for p in parameters]
+            kept = _Kept(key=key, held=held, tables=self._build(source, network, dtype))
+            self._kept = kept
         return [
             TabulatedWeights(source.distance, table, partial(self._exact, source, network, index))
-            for index, table in enumerate(self._tables)
+            for index, table in enumerate(kept.tables)
         ]
 
     def _exact(
@@ -146,11 +155,11 @@ class RadialTabulator:
         n = max(round((source.cutoff - TABLE_START) * KNOTS_PER_ANGSTROM), 1)
         step = (source.cutoff - TABLE_START) / n
         knots = torch.linspace(TABLE_START, source.cutoff, n + 1, dtype=torch.float64)
-        # the network in float64: second derivatives in float32 would show in the forces
-        state = {name: p.detach().double() for name, p in network.named_parameters()}
+        # in float64: second derivatives in float32 would show in the forces
+        precise = copy.deepcopy(network).double()
 
         def function(r: Tensor) -> Tensor:
-            return source.exact(lambda x: functional_call(network, state, (x,)), r)
+            return source.exact(precise, r)
 
         with torch.no_grad():
             values = function(knots)

@@ -25,11 +25,11 @@ except ImportError as error:
         "the service needs FastAPI, uvicorn, orjson and prometheus-client; install them with `pip "
         'install "lesff[serve]"`'
     ) from error
+from lesff.notices import hooked_warnings
 from lesff.service.faults import ServiceError, as_service_error
 from lesff.service.guard import Answer, Endpoint, Guard, refusal
 from lesff.service.handlers import Handlers
 from lesff.service.limits import Limits
-from lesff.service.notices import hooked_warnings
 from lesff.service.requests import (
     PredictRequest,
     RelaxRequest,

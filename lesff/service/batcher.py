@@ -23,6 +23,7 @@ from typing import Any
 from lesff.atoms.structure import Structure
 from lesff.errors import LesffError, PropertyError
 from lesff.model import Model
+from lesff.notices import heard
 from lesff.potential.batches import predict_structures
 from lesff.potential.domain import (
     check_caveats,
@@ -33,7 +34,6 @@ from lesff.potential.domain import (
 from lesff.service.faults import too_busy
 from lesff.service.limits import Limits
 from lesff.service.meters import Meters
-from lesff.service.notices import heard
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 0.5
@@ -218,7 +218,7 @@ class Batcher:
     def _predict(self, batch: Sequence[Job]) -> list[Outcome]:
         first = batch[0]
         model = self._models[first.model]
-        with heard() as texts:
+        with heard() as warnings:
             prediction = predict_structures(
                 model.potential,
                 [job.state for job in batch],
@@ -233,7 +233,7 @@ class Batcher:
             reasons = [None] * len(batch)
         # what is said of one structure of the batch; the rest was said when it was checked
         said: list[list[str]] = [list(job.warnings) for job in batch]
-        for text in texts:
+        for text in map(str, warnings):
             found = _NUMBER.match(text)
             if found is not None and "outside" not in text:
                 mine = text.replace(f"structure {found[1]}", "the structure", 1)
@@ -264,9 +264,9 @@ def check(
     """
     if not set(properties) <= known:
         model.check_available(properties)
-    with heard() as texts:
+    with heard() as warnings:
         check_domain(model.config, [state], strict=False)
         warn_of_background(model.config, [state])
         check_caveats(model.name, model.source.caveats, properties, strict=False)
         check_charge_elements(model.config, [state], properties, strict=False)
-    return tuple(text.replace("structure 0", "the structure", 1) for text in texts)
+    return tuple(str(found).replace("structure 0", "the structure", 1) for found in warnings)

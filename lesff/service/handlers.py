@@ -14,6 +14,7 @@ import ase
 from lesff.atoms.structure import Structure
 from lesff.errors import PropertyError
 from lesff.model import Model
+from lesff.notices import heard
 from lesff.potential.batches import property_names
 from lesff.quantities import QUANTITIES
 from lesff.service.answers import encoded, extxyz, modes_record, record
@@ -21,7 +22,6 @@ from lesff.service.batcher import Batcher, Job, Outcome
 from lesff.service.faults import ServiceError, timed_out, too_busy
 from lesff.service.limits import Limits
 from lesff.service.meters import Meters
-from lesff.service.notices import heard
 from lesff.service.reading import read, structure_of_lists
 from lesff.service.requests import (
     PredictRequest,
@@ -80,8 +80,9 @@ class Handlers:
             if request.positions is None:
                 frames = read(request, self.limits)
             else:
-                with heard() as texts:
+                with heard() as warnings:
                     frames = [structure_of_lists(request, self.limits)]
+                texts = [str(found) for found in warnings]
             if "hessian" in names:
                 for atoms in frames:
                     self._check_hessian(atoms)

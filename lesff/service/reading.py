@@ -16,10 +16,10 @@ from lesff.atoms.structure import Structure, structure_of_arrays
 from lesff.atoms.xyz import frames_of_text
 from lesff.bulk.smiles import atoms_of_smiles
 from lesff.errors import LesffError, StructureError
+from lesff.notices import heard
 from lesff.quantities import INFO_CHARGE, INFO_FIELD, INFO_SPIN
 from lesff.service.faults import ServiceError
 from lesff.service.limits import Limits
-from lesff.service.notices import heard
 from lesff.service.requests import StructureRequest
 
 _COLUMNS = re.compile(r"Properties\s*=\s*\"?([^\s\"]+)", re.IGNORECASE)

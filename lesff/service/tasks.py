@@ -20,9 +20,9 @@ from ase.optimize import BFGS
 
 from lesff.atoms.structure import Structure, to_structure
 from lesff.model import Model
+from lesff.notices import heard
 from lesff.service.batcher import Batcher, Job, Outcome, check
 from lesff.service.faults import timed_out
-from lesff.service.notices import heard
 from lesff.spectra.normal_modes import NormalModes, normal_modes
 
 
@@ -95,7 +95,7 @@ class Desk:
         texts_before: Sequence[str] = (),
     ) -> Job:
         """A checked job, with warnings of before; raises what is wrong with the structure."""
-        with heard() as texts:
+        with heard() as warnings:
             state = atoms if isinstance(atoms, Structure) else to_structure(atoms)
         said = check(self._loaded, state, properties, self.available)
         return Job(
@@ -104,7 +104,7 @@ class Desk:
             properties=tuple(properties),
             warnings=tuple(
                 re.sub(r"^structure\b", "the structure", text)
-                for text in (*texts_before, *texts, *said)
+                for text in (*texts_before, *map(str, warnings), *said)
             ),
         )
 
