@@ -155,7 +155,7 @@ struct LesffLocalState {
   const int64_t* batch;   // (n_atoms)
   const void* charge;     // (n_systems)
   const void* unpaired;   // (n_systems)
-  double max_guess, max_log_weight, faint, soft, pull, max_charge, max_spin;
+  double max_guess, max_log_weight, faint, soft, pull, max_charge, max_spin, proportional;
   void* charges;           // (n_atoms)
   void* spins;             // (n_atoms)
   void* raw;               // (n_atoms)

@@ -27,7 +27,7 @@ LESFF_DECLARE(lesff_avx512)
 #endif
 
 // Raised whenever a structure or the meaning of an argument changes.
-LESFF_EXPORT int lesff_abi_version() { return 16; }
+LESFF_EXPORT int lesff_abi_version() { return 17; }
 
 // Best instruction set of this processor: 0 generic, 1 AVX2 with FMA, 2 AVX-512.
 LESFF_EXPORT int lesff_best_instruction_set() {

@@ -18,7 +18,7 @@ inline WithSlope staircase(double x) {
 struct AtomState {
   double raw, guess, weight[3];
   double level, d_level;      // of the value that the guess is made of
-  double d_guess;             // by raw
+  double guess_by_level, guess_by_open;
   double d_read[3];           // of the weights by what is read off
   double growth[3];           // of the weights by the openness
 };
@@ -35,9 +35,12 @@ AtomState atom_state(const LesffLocalState& a, int64_t i) {
   s.level = level.value;
   s.d_level = level.slope;
   s.raw = open * level.value;
-  const WithSlope guess = staircase(s.raw);
-  s.guess = guess.value;
-  s.d_guess = guess.slope;
+  // o R(x), or R(o x)
+  const bool whole = a.proportional != 0.0;
+  const WithSlope guess = staircase(whole ? level.value : s.raw);
+  s.guess = whole ? open * guess.value : guess.value;
+  s.guess_by_level = open * guess.slope;
+  s.guess_by_open = whole ? guess.value : level.value * guess.slope;
   for (int k = 0; k < 3; ++k) {
     const double read = base[1 + k] + v[1 + k];
     const WithSlope log = saturated(read, a.max_log_weight);
@@ -218,12 +221,11 @@ void local_state_backward(const LesffLocalState* p) {
       g_open += g * x.growth[k];
       if (k < 2) g_guess += (k == 0 ? 1.0 : -1.0) * (a.pull * g * x.weight[k] + g_share * y.d_limit);
     }
-    const double g_raw = graw[i] + g_guess * x.d_guess;
-    const double g_value = g_raw * openness[i] * x.d_level;
+    const double g_value = (graw[i] * openness[i] + g_guess * x.guess_by_level) * x.d_level;
     gbase[4 * i] = T(g_value);
     gv[4 * i] = T(g_value * bonded[i]);
     gb[i] = T(g_value * values[4 * i]);
-    go[i] = T(g_open + g_raw * x.level);
+    go[i] = T(g_open + graw[i] * x.level + g_guess * x.guess_by_open);
   }
 }
 

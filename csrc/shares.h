@@ -8,7 +8,8 @@
 namespace LESFF_NAMESPACE {
 
 // work of a system: [0] potential, [1] sum of charges, [2] sum of weights times slopes,
-// [3] sum of the weights, [4] what the limits leave over; backward: [5] and [6] sums of gradients.
+// [3] sum of the weights, [4] what the limits leave over; solved: [5] and [6] potentials with too
+// small and too large a sum, [7] 1 when done; backward: [5] and [6] sums of gradients.
 constexpr int kShareWork = 8;
 
 // A charge at a potential, sat(sat(p) + w lambda), with its derivatives by argument and by p.
@@ -39,6 +40,38 @@ void share_sums(const LesffShares& a, double least) {
   }
 }
 
+// Potentials with which charges have their totals: Newton's steps between potentials that are known
+// to be too small and too large, halving the way where a step leaves it or brings little.
+template <class T>
+void solved_shares(const LesffShares& a) {
+  constexpr int kMostSteps = 200;
+  constexpr double kFar = 1e6;     // where limits cannot hold the total
+  constexpr double kClose = 1e-14;  // a last step from there is exact
+  const T* totals = static_cast<const T*>(a.totals);
+  for (int64_t s = 0; s < a.n_systems; ++s) {
+    double* work = a.work + kShareWork * s;
+    work[5] = -kFar, work[6] = kFar, work[7] = 0.0;
+  }
+  for (int step = 0; step < kMostSteps; ++step) {
+    share_sums<T>(a, a.tiny);
+    bool all_done = true;
+    for (int64_t s = 0; s < a.n_systems; ++s) {
+      double* work = a.work + kShareWork * s;
+      if (work[7] != 0.0) continue;
+      const double before = work[0], missing = totals[s] - work[1];
+      work[missing > 0.0 ? 5 : 6] = before;
+      double next = before + missing / work[2];
+      if (!(next > work[5] && next < work[6]) || step % 4 == 3) next = 0.5 * (work[5] + work[6]);
+      const bool is_close = std::fabs(missing) <= kClose * (1.0 + std::fabs(double(totals[s])));
+      if (is_close) next = before + missing / work[2];
+      work[0] = next;
+      work[7] = is_close || std::fabs(next - before) <= 1e-15 * std::fabs(next) ? 1.0 : 0.0;
+      all_done &= work[7] != 0.0;
+    }
+    if (all_done) break;
+  }
+}
+
 template <class T>
 void shares(const LesffShares* pointer) {
   const LesffShares& a = *pointer;
@@ -46,8 +79,9 @@ void shares(const LesffShares* pointer) {
   T *charges = static_cast<T*>(a.charges), *potential = static_cast<T*>(a.potential);
   for (int64_t s = 0; s < kShareWork * a.n_systems; ++s) a.work[s] = 0.0;
   for (int64_t i = 0; i < a.n_atoms; ++i) a.work[kShareWork * a.batch[i] + 3] += weights[i];
+  if (a.n_steps == 0) solved_shares<T>(a);
   // Newton steps, the last ones with the slopes that the derivatives have
-  for (int step = 0; step < a.n_steps + 2; ++step) {
+  for (int step = 0; a.n_steps > 0 && step < a.n_steps + 2; ++step) {
     share_sums<T>(a, step < a.n_steps ? a.least : a.tiny);
     double moved = 0.0;
     for (int64_t s = 0; s < a.n_systems; ++s) {

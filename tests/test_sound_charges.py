@@ -18,7 +18,7 @@ from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.heads import LongRangeConfig, MultipoleConfig
 from lesff.heads.config import charge_limits_of
 from lesff.heads.edge import _FusedMoved, plain_moved
-from lesff.heads.sharing import plain_shares, shared_within
+from lesff.heads.sharing import at_shares, plain_shares, shared_within
 from lesff.kernels import ShareInputs, TransferLimits
 from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs, Elements
 from lesff.nn.local_state import LocalState, constants_of
@@ -299,22 +299,57 @@ def test_limits_change_nothing_in_the_trained_range(head):
         torch.testing.assert_close(bounded[name], plain[name], rtol=1e-10, atol=1e-11)
 
 
-def test_shares_within_limits_sum_to_the_total_and_have_exact_derivatives():
+@pytest.mark.parametrize("solved", [False, True])
+def test_shares_within_limits_sum_to_the_total_and_have_exact_derivatives(solved):
     g = torch.Generator().manual_seed(0)
     p = (2.0 * torch.randn(9, generator=g, dtype=torch.float64)).requires_grad_()
     w = (0.2 + torch.rand(9, generator=g, dtype=torch.float64)).requires_grad_()
     limits, batch = torch.full((9,), 1.0, dtype=torch.float64), torch.tensor([0] * 5 + [1] * 4)
     totals = torch.tensor([2.0, -1.0], dtype=torch.float64)
-    charges, _ = shared_within(p, w, totals, limits, batch)
+    charges, _ = shared_within(p, w, totals, limits, batch, solved=solved)
     sums = torch.zeros(2, dtype=torch.float64).index_add(0, batch, charges)
     torch.testing.assert_close(sums, totals)
     assert bool((charges.abs() <= 1.0 + 1e-9).all())
 
     def function(p, w):
-        return shared_within(p, w, totals, limits, batch)[0]
+        return shared_within(p, w, totals, limits, batch, solved=solved)[0]
 
     assert torch.autograd.gradcheck(function, (p, w))
     assert torch.autograd.gradgradcheck(function, (p, w), atol=1e-4)
+
+
+@pytest.mark.parametrize("charge", [-2.0, -1.0, 1.0, 2.5, 3.3])
+def test_shares_are_solved_however_many_steps_that_takes(charge):
+    """Two electrons too many on a water: one atom beyond its limit, two that hardly take any."""
+    p = torch.tensor([-1.965, -0.017, -0.017], dtype=torch.float64, requires_grad=True)
+    w = torch.tensor([1.4, 1e-3, 1e-3], dtype=torch.float64)
+    log = w.log().requires_grad_()
+    limits, batch = torch.tensor([1.4, 1.0, 1.0], dtype=torch.float64), torch.zeros(3).long()
+    total = torch.tensor([charge], dtype=torch.float64)
+
+    def of_steps(p, w, solved):
+        return shared_within(p, w, total, limits, batch, solved=solved)
+
+    charges, potential = of_steps(p, w, solved=True)
+    at = at_shares(p, w, potential, limits, batch)
+    assert float(at.detach().sum()) == pytest.approx(charge, abs=1e-12)
+
+    def function(p, log):
+        charges, potential = of_steps(p, log.exp(), solved=True)
+        return charges, torch.asinh(potential)
+
+    assert torch.autograd.gradcheck(function, (p, log), rtol=1e-4)
+    assert torch.autograd.gradgradcheck(lambda *x: function(*x)[0], (p, log), atol=1e-4)
+    x = ShareInputs(
+        p=p, weights=w, totals=total, limits=limits, batch=batch, n_steps=0, least=0.05, tiny=1e-14
+    )
+    torch.testing.assert_close(plain_shares(x), (charges, potential), rtol=1e-9, atol=1e-12)
+    # what a fixed number of steps leaves over
+    left = (
+        float(at_shares(p, w, of_steps(p, w, solved=False)[1], limits, batch).detach().sum())
+        - charge
+    )
+    assert abs(left) > 1e-3 or charge != -2.0
 
 
 # -- wall
@@ -536,7 +571,8 @@ def test_a_hydrogen_bond_of_an_ion_takes_no_charge_away(make):
         assert float(found["forces"][1, 0]) == pytest.approx(
             -(values[0] - values[1]) / 2e-4, abs=1e-5
         )
-    assert guesses == pytest.approx([0.0, alone], abs=1e-6)
+    # in proportion to its openness, which is nearly whole
+    assert guesses == pytest.approx([0.0, alone], abs=5e-3)
     assert abs(alone) > 0.1
     with pytest.raises(ConfigError, match="`shared_protons` must be left out without"):
         Redesign(shared_protons=True).of(tiny_potential())

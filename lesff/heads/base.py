@@ -93,6 +93,8 @@ class HeadInput:
         pairs: Pairs of neighbours at the distances that the architecture learns of; found again
             from the graph if not given.
         limits: (n_atoms,) largest latent charges in e, or None for charges without limit.
+        solves_limits: Whether charges within limits are solved for, see
+            :mod:`lesff.heads.sharing`.
         state_charges: (n_atoms,) charges of the local state in e, which sum to the total charge and
             which every head but ``"qeq"`` starts from; None for a model without.
         carried: Charges that the architecture makes itself, if it does.
@@ -106,6 +108,7 @@ class HeadInput:
     equivariants: list[list[Tensor]] = field(default_factory=list)
     pairs: ClosePairs | None = None
     limits: Tensor | None = None
+    solves_limits: bool = False
     state_charges: Tensor | None = None
     surroundings: SitePotential | None = None
     carried: CarriedCharges | None = None

@@ -62,7 +62,9 @@ class CarriedHead(ChargeModel):
         if x.limits is not None:
             totals = segment_sum(charges, batch, x.graph.n_systems)
             weights = _weights(charges, x.limits)
-            charges, potential = shared_within(charges, weights, totals, x.limits, batch)
+            charges, potential = shared_within(
+                charges, weights, totals, x.limits, batch, solved=x.solves_limits
+            )
             potentials = potential[:, None]
         return HeadOutput(
             local=found.local,

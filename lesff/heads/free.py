@@ -60,7 +60,12 @@ class FreeHead(ChargeModel):
         charges = local
         if self.is_shifted and x.limits is not None:
             charges, potential = shared_within(
-                local, torch.ones_like(local), graph.total_charge, x.limits, graph.batch
+                local,
+                torch.ones_like(local),
+                graph.total_charge,
+                x.limits,
+                graph.batch,
+                solved=x.solves_limits,
             )
             return HeadOutput(
                 local=local,

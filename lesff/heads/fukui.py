@@ -118,7 +118,12 @@ class FukuiHead(ChargeModel):
         # each channel within half of the limit, so that the charge is within all of it
         found = [
             shared_within(
-                channels[:, k], weights[:, k], targets[:, k], 0.5 * x.limits, x.graph.batch
+                channels[:, k],
+                weights[:, k],
+                targets[:, k],
+                0.5 * x.limits,
+                x.graph.batch,
+                solved=x.solves_limits,
             )
             for k in range(2)
         ]

@@ -180,7 +180,9 @@ def _equilibrated(chi: Tensor, hardness: Tensor, totals: Tensor, x: HeadInput) -
     if x.limits is None:
         return equilibrate_locally(chi, hardness, x.graph, totals=totals)
     weights = 1.0 / hardness
-    return shared_within(-chi * weights, weights, totals, x.limits, x.graph.batch)[0]
+    return shared_within(
+        -chi * weights, weights, totals, x.limits, x.graph.batch, solved=x.solves_limits
+    )[0]
 
 
 def driving(chi: Tensor, hardness: Tensor, x: HeadInput) -> Tensor:

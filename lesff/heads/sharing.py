@@ -8,6 +8,9 @@ charges level off, ``q_i = sat(sat(p_i; L_i) + f_i lambda; L_i)``, and lambda so
 which is the same lambda as long as no charge is beyond 0.8 of its limit. What is beyond it already
 levels off before anything is shared out: Newton's steps would not come back from there. At a given
 lambda charges are functions of the receptive field.
+
+Models whose protons are shared solve this to the last digit. Older ones take a fixed number of
+Newton steps, and keep doing so: two electrons too many on a water need more than those.
 """
 
 from __future__ import annotations
@@ -27,9 +30,13 @@ from lesff.nn.saturation import saturated, saturation_slope
 _STEPS = 6
 """Newton steps without gradient, and two with: derivatives up to the second are then those of the
 solution. Without charges near their limits the first step is the solution."""
+_MOST_STEPS, _FAR, _CLOSE = 200, 1e6, 1e-14
+"""Of a solution. Potentials beyond are those of totals that limits cannot hold; a last step from
+where a total is off by so much of 1 e is exact."""
 _MIN_SLOPE = 0.05
 """Least slope of a charge in its argument that a step without gradient assumes."""
-_TINY = 1e-6
+_TINY, _TINIEST = 1e-6, 1e-14
+"""The same of steps with gradient, and of a solution."""
 
 
 def at_shares(
@@ -41,7 +48,13 @@ def at_shares(
 
 
 def shared_within(
-    p: Tensor, weights: Tensor, totals: Tensor, limits: Tensor, batch: Tensor
+    p: Tensor,
+    weights: Tensor,
+    totals: Tensor,
+    limits: Tensor,
+    batch: Tensor,
+    *,
+    solved: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Charges that sum to the totals, (n_atoms,), and the potential of each system, (n_systems,).
 
@@ -53,6 +66,7 @@ def shared_within(
         totals: (n_systems,) in e.
         limits: (n_atoms,) in e.
         batch: (n_atoms,) system of each atom.
+        solved: Whether the potentials are solutions, however many steps that takes.
     """
     x = ShareInputs(
         p=p,
@@ -60,9 +74,9 @@ def shared_within(
         totals=totals.to(p.dtype),
         limits=limits.to(p.dtype),
         batch=batch,
-        n_steps=_STEPS,
+        n_steps=0 if solved else _STEPS,
         least=_MIN_SLOPE,
-        tiny=_TINY,
+        tiny=_TINIEST if solved else _TINY,
     )
     fused = kernels.backend(p)
     if fused is None or not fused.has_contacts:
@@ -84,6 +98,8 @@ def plain_shares(x: ShareInputs) -> tuple[Tensor, Tensor]:
 
     potential = torch.zeros_like(x.totals)
     with torch.no_grad():
+        if x.n_steps == 0:
+            potential = _solution(x, start)
         for _ in range(x.n_steps):
             potential = step(potential, x.least)
     for _ in range(2):
@@ -93,6 +109,33 @@ def plain_shares(x: ShareInputs) -> tuple[Tensor, Tensor]:
     rest = x.totals - segment_sum(charges, x.batch, n_systems)
     share = x.weights / segment_sum(x.weights, x.batch, n_systems).index_select(0, x.batch)
     return charges + share * rest.index_select(0, x.batch), potential
+
+
+def _solution(x: ShareInputs, start: Tensor) -> Tensor:
+    """Potentials with which charges have their totals, (n_systems,), in float64 steps."""
+    n_systems, totals = len(x.totals), x.totals.double()
+    start, weights, limits = start.double(), x.weights.double(), x.limits.double()
+    found = torch.zeros_like(totals)
+    low, high = torch.full_like(totals, -_FAR), torch.full_like(totals, _FAR)
+    is_recorded = start.is_cuda and torch.cuda.is_current_stream_capturing()
+    for k in range(_MOST_STEPS):
+        argument = start + weights * found.index_select(0, x.batch)
+        missing = totals - segment_sum(saturated(argument, limits), x.batch, n_systems)
+        slope = weights * saturation_slope(argument, limits).clamp(min=x.tiny)
+        low, high = (
+            torch.where(missing > 0.0, found, low),
+            torch.where(missing > 0.0, high, found),
+        )
+        # Newton's step, or half of the way between too small and too large
+        step = found + missing / segment_sum(slope, x.batch, n_systems)
+        is_close = missing.abs() <= _CLOSE * (1.0 + totals.abs())
+        stays = is_close | ((step > low) & (step < high) & (k % 4 != 3))
+        step = torch.where(stays, step, 0.5 * (low + high))
+        is_done = is_close | ((step - found).abs() <= 1e-15 * step.abs())
+        found = step
+        if not is_recorded and bool(is_done.all()):
+            break
+    return found.to(x.totals.dtype)
 
 
 class _FusedShares(torch.autograd.Function):

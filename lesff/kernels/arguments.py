@@ -175,7 +175,8 @@ class ShareInputs:
         totals: (n_systems,) in e.
         limits: (n_atoms,) in e.
         batch: (n_atoms,) system of each atom.
-        n_steps: Newton steps whose slopes count at least ``least``, before two with ``tiny``.
+        n_steps: Newton steps whose slopes count at least ``least``, before two with ``tiny``; 0 for
+            as many, between bounds, as the solution takes.
         least: Least slope of a charge in its argument.
         tiny: The same of the last steps, whose derivatives are those of the solution.
     """
@@ -271,7 +272,10 @@ class TransferLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class StateConstants:
-    """Constants of :mod:`lesff.nn.local_state`."""
+    """Constants of :mod:`lesff.nn.local_state`.
+
+    ``proportional`` says whether the guess is ``o R(x)``, not ``R(o x)``.
+    """
 
     max_guess: float
     max_log_weight: float
@@ -280,6 +284,7 @@ class StateConstants:
     pull: float
     max_charge: float
     max_spin: float
+    proportional: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

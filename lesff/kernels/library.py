@@ -30,7 +30,7 @@ INSTRUCTION_SETS = ("generic", "avx2", "avx512")
 _OBSERVER: ContextVar[Callable[[str, bool, ctypes.Structure], None] | None] = ContextVar(
     "observer", default=None
 )
-_ABI_VERSION = 16
+_ABI_VERSION = 17
 _CHOICES = ("auto", "on", "off", *INSTRUCTION_SETS)
 _DTYPES = (torch.float32, torch.float64)
 

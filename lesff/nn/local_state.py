@@ -28,7 +28,9 @@ first layer and the element, x of an atom without bonds off the element alone. `
 staircase of half charges, flat within 1/8 e of each: a neutral closed-shell system without ions has
 ``q = s = 0`` exactly, so has every such molecule beside an ion, and ions keep their charge beside
 others. kappa lets an anion be the first to lose an electron, a cation the first to gain one:
-radicals whose bonds look like those of an ion.
+radicals whose bonds look like those of an ion. Where protons are shared
+(:mod:`lesff.nn.contacts`) the guess is ``o_i R(x_i)``: the charge then goes over with the share,
+while ``R(o_i x_i)`` jumps by half a charge within 0.1 A of a proton's way.
 
 No atom is given more than it can hold, however large its weight is: shares level off
 (:func:`lesff.nn.saturation.saturated`, the identity up to 0.8 of a limit) where the charge of the
@@ -71,6 +73,7 @@ CONSTANTS = StateConstants(
     pull=6.0,
     max_charge=4.0,
     max_spin=8.0,
+    proportional=False,
 )
 """Largest guess in e, largest size of a, d and w, epsilon, c in e, kappa in 1/e, and of an atom the
 largest charge in e and number of unpaired electrons."""
@@ -120,12 +123,15 @@ class LocalStates:
     potentials: Tensor
 
 
-def constants_of(charge: float | None, full_weight: float | None) -> StateConstants:
+def constants_of(
+    charge: float | None, full_weight: float | None, *, shares_protons: bool = False
+) -> StateConstants:
     """:data:`CONSTANTS` with another largest charge in e, and another epsilon; None for no change.
 
-    Guesses level off at three quarters of the largest charge, as 3 e are of 4 e.
+    Guesses level off at three quarters of the largest charge, as 3 e are of 4 e. With protons that
+    are shared they are proportional to the openness.
     """
-    found = CONSTANTS
+    found = replace(CONSTANTS, proportional=shares_protons)
     if charge is not None:
         found = replace(found, max_charge=charge, max_guess=_GUESS_SHARE * charge)
     return found if full_weight is None else replace(found, faint=full_weight)
@@ -218,8 +224,9 @@ def plain_states(x: StateInputs, c: StateConstants = CONSTANTS) -> tuple[Tensor,
     """Charges, spins, guess, raw guess and potentials of :class:`LocalStates`, plain PyTorch."""
     # g[i]: none for full atoms, and none for small values
     values = x.base[:, 0] + x.bonded * x.values[:, 0]
-    raw = x.openness * saturated(values, c.max_guess)
-    guess = staircase(raw)
+    level = saturated(values, c.max_guess)
+    raw = x.openness * level
+    guess = x.openness * staircase(level) if c.proportional else staircase(raw)
     # w[i, (A, D, W)]: cations take electrons first, anions give them first
     pull = c.pull * guess
     pulled = torch.stack([pull, -pull, torch.zeros_like(pull)], dim=1)

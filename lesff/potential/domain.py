@@ -79,7 +79,9 @@ def _check_holds(config: ModelConfig, structure: Structure, index: int) -> None:
     if not config.local_state:
         return
     n_atoms, unpaired = len(structure.numbers), structure.spin_multiplicity - 1
-    constants = constants_of(config.state_charge, config.full_weight)
+    constants = constants_of(
+        config.state_charge, config.full_weight, shares_protons=config.shared_protons
+    )
     most_charge, most_spin = constants.max_charge * n_atoms, constants.max_spin * n_atoms
     if abs(structure.total_charge) < most_charge and unpaired < most_spin:
         return

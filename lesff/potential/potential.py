@@ -153,7 +153,11 @@ class Potential(nn.Module):
         return LocalState(
             n_elements=len(self.config.elements),
             channels=self.architecture.channels,
-            constants=constants_of(self.config.state_charge, self.config.full_weight),
+            constants=constants_of(
+                self.config.state_charge,
+                self.config.full_weight,
+                shares_protons=self.config.shared_protons,
+            ),
         )
 
     def make_contacts(self) -> Contacts | None:
@@ -536,6 +540,7 @@ class Potential(nn.Module):
             equivariants=output.equivariants,
             pairs=output.pairs,
             limits=self._limits(element, graph.positions.dtype),
+            solves_limits=self.config.shared_protons,
             state_charges=None if states is None else states.charges,
             carried=output.carried,
         )
@@ -649,6 +654,7 @@ class Potential(nn.Module):
             settings=settings,
             pairs=output.pairs,
             limits=self._limits(element, graph.positions.dtype),
+            solves_limits=self.config.shared_protons,
             state_charges=None if local is None else local.states.charges,
             carried=output.carried,
         )
