@@ -52,7 +52,9 @@ class ModelConfig:
         local_state: Whether total charge and spin enter as a local, size-consistent state
             (:mod:`lesff.nn.local_state`) instead.
         shared_protons: Whether a hydrogen between two atoms is shared by them when bonds are
-            counted for it, instead of a whole bond of both (:mod:`lesff.nn.contacts`).
+            counted for it, instead of a whole bond of both (:mod:`lesff.nn.contacts`). Guesses of
+            such a model are proportional to how open an atom is (:mod:`lesff.nn.local_state`), and
+            charges within limits are solved for (:mod:`lesff.heads.sharing`).
         state_charge: Largest charge in e that the local state gives an atom; guesses level off at
             3/4 of it. None for 4 e.
         full_weight: Weight with which it gives charge and spin to an atom whose bonds are full,

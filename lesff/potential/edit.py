@@ -233,8 +233,9 @@ def with_longer_joins(potential: Potential, until: float) -> Potential:
 def with_shared_protons(potential: Potential) -> Potential:
     """A copy in which a hydrogen between two atoms is shared by them when bonds are counted.
 
-    Nothing changes where each hydrogen is close to one atom; protons that are shared, and short
-    hydrogen bonds of ions, have to be trained.
+    Nothing changes where every atom's bonds are full or wholly open; protons that are shared, short
+    hydrogen bonds of ions and bonds half broken have to be trained. Charges beyond their limits are
+    solved for where a fixed number of steps was taken.
 
     Args:
         potential: One with a local state; not modified.
