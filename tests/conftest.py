@@ -1,6 +1,8 @@
 """One thread (the systems are tiny); seeds and state that do not leak from test to test."""
 
 import os
+import sys
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -8,6 +10,10 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# versions that are too large to come with lesff; for the commands that tests start, too
+OLDER = str(Path(__file__).parents[1] / "older_weights")
+sys.path.append(OLDER)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), OLDER]))
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 

@@ -1,6 +1,7 @@
 """The bundled models: their cards tell the truth, and they behave as physics demands."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from ase.build import molecule
 
 import lesff
-from lesff.errors import CacheError, CaveatWarning
+from lesff.errors import CacheError, CaveatWarning, ModelNotFoundError
 from lesff.evaluation.checks.solids import BORN, SOLIDS, crystal
 from lesff.evaluation.checks.states import HYDROGEN_ATOM, at_donor
 from lesff.evaluation.molecules import add_proton
@@ -80,6 +81,21 @@ def test_versions_that_share_weights_are_put_together_in_the_cache(tmp_path, mon
     with pytest.raises(CacheError, match=r"off-small@1.2.0 shares its weights"):
         lesff.load("off-small@1.2.0", offline=True)
     assert lesff.load("off-small", offline=True).source.origin == "bundled"
+
+
+@pytest.mark.filterwarnings("ignore:off-large@1.0.0 is deprecated:FutureWarning")
+def test_versions_of_another_package_load_where_it_is_installed(monkeypatch):
+    """``lesff-older-weights``: conftest puts it on the path as ``pip install`` does."""
+    found = lesff.load("off-large@1.0.0", offline=True)
+    assert found.source.origin == "bundled"
+    assert found.source.folder == ROOT / "older_weights/lesff_older_weights/off-large/1.0.0"
+    assert verify_parity(found.source.folder).ok
+    older = str(ROOT / "older_weights")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != older])
+    monkeypatch.delitem(sys.modules, "lesff_older_weights", raising=False)
+    text = r"package lesff-older-weights, which is not installed: .* or load off-large@1\.1\.0"
+    with pytest.raises(ModelNotFoundError, match=text):
+        lesff.load("off-large@1.0.0", offline=True)
 
 
 def test_energies_are_continuous_in_the_cell(model):

@@ -104,7 +104,11 @@ def test_every_released_version_has_a_stage():
     assert len(set(results)) == len(results)
     released = json.loads((ROOT / "tests" / "released.json").read_text("utf-8"))
     trained = {}
-    for folder in sorted((ROOT / "lesff" / "weights").glob("*/*/")):
+    weights = [
+        *(ROOT / "lesff" / "weights").glob("*/*/"),
+        *(ROOT / "older_weights" / "lesff_older_weights").glob("*/*/"),
+    ]
+    for folder in sorted(weights):
         name = f"{folder.parent.name}@{folder.name}"
         trained.setdefault(released[name]["model.safetensors"], []).append(name)
     for versions in trained.values():

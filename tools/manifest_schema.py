@@ -35,6 +35,7 @@ PATTERNS = {
     "commit": files.GIT_ID,
     "repo": spec.REPOSITORY,
     "filename": manifest._FILENAME,
+    "package": manifest._PACKAGE,
 }
 """Regular expressions by the name of the field."""
 

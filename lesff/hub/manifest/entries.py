@@ -20,6 +20,7 @@ SCHEMA = 1
 DATE = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])")
 _SUCCESSOR = re.compile(f"{NAME.pattern}(?:@{VERSION.pattern})?")
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*")
+_PACKAGE = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CITATION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:-]*")
 
@@ -104,17 +105,26 @@ class Sources:
     """Where the files of a version can be had.
 
     Attributes:
-        bundled: Whether they come with the installed package.
+        bundled: Whether they come with an installed package: lesff, or ``package``.
+        package: Distribution that has them, of versions that are too large to come with lesff; None
+            for lesff itself.
         hub: Where to download them, or None.
         published: Checkpoint of others to fetch and convert, or None.
     """
 
     bundled: bool = False
+    package: str | None = None
     hub: HubSource | None = None
     published: PublishedSource | None = None
 
     def __post_init__(self) -> None:
         """Check that there is a source; raises ManifestError."""
+        if self.package is not None:
+            require_match(_PACKAGE, self.package, "package", "lower-case words joined by -")
+            if not self.bundled:
+                raise ManifestError(
+                    f"`sources.package` ({self.package}) must come with `bundled` true, got false"
+                )
         ours = self.bundled or self.hub is not None
         if ours == (self.published is not None):
             got = "both" if ours else "neither"

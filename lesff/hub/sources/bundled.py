@@ -1,17 +1,19 @@
-"""Weights that come with the package: where they are, their check, copies in the cache.
+"""Weights that come with a package: where they are, their check, copies in the cache.
 
-Of versions that differ in other files only, the newest has the weights; others are put together
+lesff has them, or, of versions that would make it too large, a package that holds nothing else. Of
+versions that differ in other files only, the newest has the weights; others are put together
 from it in the cache when they are asked for.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
 from lesff.disk import first_link, replaced_folder
 from lesff.environment import cache_folder
-from lesff.errors import CacheError, IntegrityError
+from lesff.errors import CacheError, IntegrityError, ModelNotFoundError
 from lesff.hub.cache import check_no_links, find_damage
 from lesff.hub.manifest.entries import ModelEntry, VersionEntry
 from lesff.hub.manifest.names import package_folder
@@ -23,8 +25,26 @@ def bundled_folder() -> Path:
 
 
 def bundled_version(entry: ModelEntry, version: VersionEntry) -> Path:
-    """Where the package has a version of a model, if it has it."""
-    return bundled_folder() / entry.name / version.version
+    """Where a package has a version of a model, if it has it."""
+    package = version.sources.package
+    folder = bundled_folder() if package is None else _package_folder(package)
+    return (folder or bundled_folder()) / entry.name / version.version
+
+
+def _package_folder(package: str) -> Path | None:
+    """Folder of a package of weights; None if it is not installed."""
+    found = importlib.util.find_spec(package.replace("-", "_"))
+    return None if found is None or found.origin is None else Path(found.origin).parent
+
+
+def _check_installed(entry: ModelEntry, version: VersionEntry) -> None:
+    package = version.sources.package
+    if package is not None and _package_folder(package) is None:
+        other = "" if version.successor is None else f", or load {version.successor}"
+        raise ModelNotFoundError(
+            f"the weights of {entry.name}@{version.version} come with the package {package}, which "
+            f"is not installed: `pip install ./older_weights` in a copy of the repository{other}"
+        )
 
 
 def ready_bundled(
@@ -41,7 +61,9 @@ def ready_bundled(
     Raises:
         CacheError: if the version has to be put together in a cache that cannot be written.
         IntegrityError: if the package's files are not those of the manifest.
+        ModelNotFoundError: if they are in a package that is not installed.
     """
+    _check_installed(entry, version)
     bundled = bundled_version(entry, version)
     if bundled.is_dir() and not is_whole(bundled, version):
         assemble(entry, version, cached)

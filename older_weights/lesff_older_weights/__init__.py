@@ -1,0 +1,1 @@
+"""Older versions of models of lesff, a folder ``name/version`` for each, and nothing else."""
