@@ -44,6 +44,8 @@ _LEAST_SKIN = 0.5
 """Share of the skin that another set of edges must leave for the plan to go on with them."""
 _MOST_SKIN = 1.5
 """The same of what is made use of."""
+_GROWN = 1.002
+"""Cell that is asked about, compared with the one that is there."""
 _TOLERANCE = 1e-4
 """Largest difference between a recorded step and the step itself, relative to the largest value;
 rounding is far below, a recording that misses something far above."""
@@ -292,20 +294,26 @@ class _PlannedStep:
         edges = np.sqrt(np.einsum("ij,ij->i", cell, cell))
         if (edges <= self._held_edges).all():
             return True
+        # a cell that grows is not asked about at every step
+        for factor in (_GROWN, 1.0):
+            if self._holds_cell(factor * cell):
+                # limits grow with each edge alone
+                self._held_edges = np.maximum(self._held_edges, factor * edges)
+                return True
+        return False
+
+    def _holds_cell(self, cell: np.ndarray) -> bool:
         rows = torch.from_numpy(cell)[None]
         sums = (
             (self._plan.coulomb, self._potential.ewald),
             (self._plan.dispersion, self._potential.config.dispersion),
         )
-        found = all(
+        return all(
             group.grid is None or bool((wave_limits(rows, settings.dl) <= _limits(group)).all())
             for plan, settings in sums
             if plan is not None and settings is not None
             for group in plan.groups
         )
-        if found:  # limits grow with each edge alone
-            self._held_edges = np.maximum(self._held_edges, edges)
-        return found
 
     def _go_to(self, structure: Structure) -> None:
         """Put positions, and a cell that has changed, where the step reads them."""
