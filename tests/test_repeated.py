@@ -10,6 +10,7 @@ from dataclasses import is_dataclass
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from helpers import make_graph, tiny_potential, triclinic_ice, two_waters, water
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -17,6 +18,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+import lesff
 from lesff import kernels
 from lesff.atoms.cell import cell_volume, inverse_cell
 from lesff.atoms.graph import build_graph, collate
@@ -264,3 +266,29 @@ def test_other_properties_need_a_step_without_plan():
     graph = make_graph(water())
     with pytest.raises(PropertyError, match="got dipole: leave out `plan`"):
         potential(graph, ("energy", "dipole"), plan=potential.plan(graph))
+
+
+def test_a_recording_without_ions_is_made_anew_when_ions_appear():
+    """A proton from water to water: what is zero for closed shells is left out until then."""
+    potential = lesff.load("off-large").potential
+    atoms = molecule("H2O") + molecule("H2O")
+    atoms.positions[3:] += atoms.positions[1] + [0.0, 1.9, 0.0] - atoms.positions[3]
+    along = atoms.positions[3] - atoms.positions[1]
+    step, left_out = RepeatedStep(potential, SKIN), []
+    for share in [0.0] * 6 + list(np.linspace(0.0, 0.5, 26)) + [0.5] * 6:
+        moved = atoms.copy()
+        moved.positions[1] += share * along
+        structure = to_structure(moved)
+        found = {k: v.clone() for k, v in step(structure, ("energy", "forces")).items()}
+        expected = potential(
+            build_graph(structure, potential.architecture.cutoff).to(dtype=potential.dtype),
+            ("energy", "forces"),
+        )
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+        recordings = list(step._step._recordings.values())
+        left_out.append([len(recording.assumed) > 0 for recording in recordings])
+    # recorded without charges first, not at all for a while, with them at last
+    assert left_out[5] == [True]
+    assert [] in left_out[6:]
+    assert left_out[-1] == [False]

@@ -39,7 +39,7 @@ from lesff.errors import ConfigError
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
 from lesff.heads.config import LongRangeConfig
 from lesff.kernels import TransferLimits
-from lesff.kernels.recording import may_ask
+from lesff.kernels.recording import all_zero
 from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs, Elements, plain_count
 from lesff.nn.radial import BesselBasis
 from lesff.nn.saturation import LINEAR_SHARE, saturated, smooth_step
@@ -205,7 +205,7 @@ def from_ions(transfers: Tensor, pairs: ClosePairs, charges: Tensor, elements: E
         elements: Tables by atomic number.
     """
     # liquids of closed shells have no ions
-    if may_ask(charges) and not bool(charges.any()):
+    if all_zero(charges):
         return transfers
     bonded = smooth_step(plain_count(pairs.distance, pairs, elements))
     ion = (1.0 - bonded) * charges

@@ -57,15 +57,26 @@ _ASKS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "unique", "_un
 """Operations whose answers decide what comes next: where they see inputs, nothing is recorded."""
 
 
-_IS_RECORDING: ContextVar[bool] = ContextVar("_IS_RECORDING", default=False)
+_ASSUMED: ContextVar[list[Tensor] | None] = ContextVar("_ASSUMED", default=None)
+"""What the computation that is being recorded takes for zero; None if there is none."""
 
 
-def may_ask(values: Tensor) -> bool:
-    """Whether numbers may be looked at to leave out what they make superfluous.
+def all_zero(*values: Tensor) -> bool:
+    """Whether numbers are all zero, so that what they make superfluous may be left out.
 
-    Not where a GPU would be waited for, nor in a computation that is being recorded.
+    A recording assumes what it was told (:attr:`Recording.holds`). False where a GPU would be
+    waited for.
     """
-    return values.device.type == "cpu" and not _IS_RECORDING.get()
+    if any(x.device.type != "cpu" for x in values):
+        return False
+    assumed = _ASSUMED.get()
+    if assumed is None:
+        return not any(bool(x.any()) for x in values)
+    # as PyTorch would be asked, it would be listed
+    are_zero = not any(x.detach().numpy().any() for x in values)
+    if are_zero:
+        assumed.extend(x.detach() for x in values)
+    return are_zero
 
 
 class NotRecordable(KernelError):
@@ -139,11 +150,18 @@ class Recording:
         results: Where the results are, after each :meth:`repeat`.
         program: What is computed.
         settings: What is computed of the settings only.
+        assumed: What was zero, so that something was left out.
     """
 
     results: Mapping[str, Tensor]
     program: Program
     settings: Program
+    assumed: Sequence[Tensor] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the last results are right: what was taken for zero still is."""
+        return not any(x.numpy().any() for x in self.assumed)
 
     def set_up(self) -> None:
         """Compute what depends on the settings from what their memory holds now."""
@@ -151,7 +169,10 @@ class Recording:
             self.settings.run()
 
     def repeat(self) -> Mapping[str, Tensor]:
-        """Compute the results from what the inputs hold now; valid until the next call."""
+        """Compute the results from what the inputs hold now; valid until the next call.
+
+        Right only if :attr:`holds` afterwards.
+        """
         with torch.no_grad():
             self.program.run()
         return self.results
@@ -174,12 +195,13 @@ def record(
         NotRecordable: if it asks for numbers that depend on the inputs.
     """
     recorder = _Recorder()
-    token = _IS_RECORDING.set(True)
+    assumed: list[Tensor] = []
+    token = _ASSUMED.set(assumed)
     try:
         with observed_calls(recorder.called), recorder:
             results = dict(function())
     finally:
-        _IS_RECORDING.reset(token)
+        _ASSUMED.reset(token)
     operations = _operations(recorder.listed, [*inputs, *settings])
     _, live = _changing(operations, {_memory(x) for x in inputs})
     changing, either = _changing(operations, {_memory(x) for x in (*inputs, *settings)})
@@ -189,7 +211,8 @@ def record(
             "a computation must not ask for numbers to be recorded, got "
             f"{', '.join(sorted(_ASKS.intersection(asked)))}"
         )
-    needed = _needed(operations, either, {_memory(x) for x in results.values() if x.numel()})
+    wanted = [*results.values(), *assumed]
+    needed = _needed(operations, either, {_memory(x) for x in wanted if x.numel()})
     writers = _writers(operations)
 
     def program(chosen: Callable[[int], bool]) -> Program:
@@ -210,7 +233,7 @@ def record(
         touched |= (operation.reads | operation.writes) if is_needed else set()
     listed = (x for op in operations for x in _tensors((op.args, op.kwargs, op.out)))
     each.keep([x for x in listed if _memory(x) in touched])
-    return Recording(results, each, once)
+    return Recording(results, each, once, tuple(assumed))
 
 
 def _memory(x: Tensor) -> int:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lesff.atoms.graph import AtomGraph
 from lesff.errors import ConfigError
-from lesff.kernels.recording import may_ask
+from lesff.kernels.recording import all_zero
 from lesff.nn.contacts import AtomContacts, ClosePairs, Contacts
 from lesff.nn.local_state import LocalState, LocalStates, Totals
 
@@ -43,7 +43,7 @@ class FirstLayer:
         states = self._module(features, self._element, contacts, totals)
         self.found = states, contacts
         # neutral closed shells have no charges, nor derivatives of them
-        if may_ask(features) and not bool(states.charges.any() | states.spins.any()):
+        if all_zero(states.charges, states.spins):
             return None
         return self._module.increment(states, features, self._element)
 

@@ -391,6 +391,10 @@ class _PlannedStep:
     def _repeated(self, recording: Recording, wanted: frozenset[str]) -> Mapping[str, Tensor]:
         """A recorded step, compared with the step itself once, with other edges, another cell."""
         results, check = recording.repeat(), (wanted, self._changed)
+        if not recording.holds:  # an ion came into being: recorded anew, with all that it asks for
+            del self._recordings[wanted]
+            self._n_steps[wanted] = 0
+            return self._run(wanted)
         if check in self._checked:
             return results
         expected = self._run(wanted)
