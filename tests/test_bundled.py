@@ -93,7 +93,7 @@ def test_versions_of_another_package_load_where_it_is_installed(monkeypatch):
     older = str(ROOT / "older_weights")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != older])
     monkeypatch.delitem(sys.modules, "lesff_older_weights", raising=False)
-    text = r"package lesff-older-weights, which is not installed: .* or load off-large@1\.1\.0"
+    text = r"package lesff-older-weights, which is not installed: .* or load off-large@1\.2\.0"
     with pytest.raises(ModelNotFoundError, match=text):
         lesff.load("off-large@1.0.0", offline=True)
 
