@@ -611,5 +611,3 @@ def test_born_charges_train_with_double_backward(base):
         with torch.no_grad():
             parameter.view(-1)[1] -= sign * 1e-5
     assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-9)
-    with pytest.raises(ConfigError, match="must be 'double_backward' for a loss on born"):
-        accumulate_gradients(potential, batch, loss, "central_difference")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import ase
 import numpy as np
 import pytest
+from ase.build import bulk
 
 import lesff
+from lesff.atoms.structure import to_structure
+from lesff.errors import ExtrapolationWarning, UnsupportedInputError
 from lesff.evaluation.checks.solids import BORN, SOLIDS, crystal
+from lesff.evaluation.coverage import require
+from lesff.methods import ModelMethod
 from lesff.model_folder.verify import verify_parity
+from lesff.potential.domain import check_domain
 from lesff.potential.potential import Potential
 
 ROOT = Path(__file__).parents[1]
@@ -84,3 +92,25 @@ def test_the_licence_names_both_parts(model):
         assert owner in model.license_text
     assert "lesff/weights/mat-large" in (ROOT / "NOTICE").read_text(encoding="utf-8")
     assert "17.9 %" in model.card
+
+
+def test_an_odd_number_of_electrons_in_a_cell_is_no_radical(model):
+    """Aluminium has 13 in its cell; an atom of it alone is a doublet that nobody trained on."""
+    aluminium = bulk("Al")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        energy = model.predict(aluminium, "energy", strict=True).energy
+        assert ModelMethod("mat-large").lacks([13]) != ""
+        assert require(ModelMethod("mat-large"), aluminium) == ""
+    atom = ase.Atoms("Al")
+    with pytest.warns(ExtrapolationWarning, match="spin_multiplicity 2"):
+        assert model.predict(atom, "energy").energy > energy
+    with pytest.raises(UnsupportedInputError, match="spin_multiplicity 2"):
+        model.predict(atom, "energy", strict=True)
+    # a radical in a liquid is one, for a model that knows no metal
+    config = replace(lesff.load("off-small").config, spin_multiplicity=(1, 1))
+    radical = to_structure(
+        ase.Atoms("OH", positions=[[0, 0, 0], [1, 0, 0]], cell=[9] * 3, pbc=True)
+    )
+    with pytest.raises(UnsupportedInputError, match="spin_multiplicity 2"):
+        check_domain(config, [radical], strict=True)

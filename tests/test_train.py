@@ -167,6 +167,46 @@ def test_stress_gradients_agree_and_count(forces, tmp_path):
     assert loss_value > without
 
 
+@pytest.mark.parametrize("kind", ["mse", "huber"])
+@pytest.mark.parametrize("head", ["edge", "shifted"])
+def test_born_charges_are_trained_both_ways(head, kind, tmp_path):
+    """A molecule with labels, one without, and a crystal: only transfers are trained on one."""
+    ase.io.write(tmp_path / "train.xyz", [labelled(a, 0) for a in (water(), triclinic_ice())])
+    molecule, crystal = read_frames(tmp_path / "train.xyz")
+    rng = np.random.default_rng(0)
+    born = [rng.normal(size=(len(f.structure), 3, 3)) for f in (molecule, crystal)]
+    known = [replace(molecule, born_effective_charges=born[0]), molecule]
+    if head == "edge":
+        known.append(replace(crystal, born_effective_charges=born[1]))
+    potential = tiny_potential(head=head)
+    cutoff = potential.architecture.cutoff
+    batch = make_batch(known, cutoff, torch.float64)
+    weights = {"energy": 0.0, "forces": 0.0}
+    loss = LossConfig(kind=kind, born_effective_charges=3.0, charges_delta=0.5, **weights)
+    exact_loss, exact = gradient(potential, batch, loss, "double_backward")
+    loss_value, approximate = gradient(potential, batch, loss, "central_difference")
+    assert loss_value == pytest.approx(exact_loss, rel=1e-12)
+    flat = [torch.cat([g[n].flatten() for n in sorted(exact)]) for g in (exact, approximate)]
+    assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 5e-3
+    # the loss is that of what the model predicts: over crystals the image-exact form
+    name = "born_effective_charges"
+    errors = [
+        make_batch([frame], cutoff, torch.float64).born_effective_charges
+        - potential(make_batch([frame], cutoff, torch.float64).graph, [name])[name]
+        for frame in known
+        if frame.born_effective_charges is not None
+    ]
+    error = torch.cat(errors).detach()
+    if kind == "mse":
+        assert loss_value == pytest.approx(3.0 * float(error.square().mean()), rel=1e-9)
+    if head == "edge":
+        return
+    crystals = make_batch([replace(crystal, born_effective_charges=born[1])], cutoff, torch.float64)
+    for method in ("double_backward", "central_difference"):
+        with pytest.raises(ConfigError, match="only charges that neighbours transfer"):
+            accumulate_gradients(potential, crystals, loss, method)
+
+
 def test_wires_are_refused(tmp_path):
     """By a model with charges; a short-range model has nothing against them."""
     atoms = labelled(triclinic_ice(), 0)

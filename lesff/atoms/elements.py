@@ -27,3 +27,12 @@ def elements_of(*structures: HasNumbers) -> frozenset[int]:
     """Atomic numbers that occur in structures."""
     # of small arrays, a set of Python's numbers is made in a fifth of the time of np.unique
     return frozenset(z for structure in structures for z in structure.numbers.tolist())
+
+
+NOT_METALS = frozenset((1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 53, 54, 86))
+"""Elements of molecules, and noble gases."""
+
+
+def metals_of(elements: Sequence[int]) -> list[int]:
+    """Those of some atomic numbers that are metals."""
+    return [z for z in elements if z not in NOT_METALS]

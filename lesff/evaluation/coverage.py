@@ -10,6 +10,8 @@ from lesff.methods import Method
 
 def require(subject: Method, atoms: ase.Atoms, charge: int = 0, spin: int | None = None) -> str:
     """Why atoms are not covered; empty if they are."""
+    # electrons of a cell say nothing of the spin of a crystal
+    spin = 1 if spin is None and atoms.pbc.all() else spin
     return subject.lacks(atoms.numbers.tolist(), charge, spin)
 
 

@@ -12,6 +12,15 @@ from tqdm.auto import tqdm
 
 from lesff.atoms.elements import symbols
 from lesff.errors import ConfigError
+from lesff.evaluation.checks.crystals import (
+    MORE_SOURCES,
+    PHONON_SOURCES,
+    SURFACE_SOURCES,
+    check_more_solids,
+    check_phonons,
+    check_surfaces,
+    compare_phonons,
+)
 from lesff.evaluation.checks.dipoles import DIPOLE_SOURCES, check_dipoles
 from lesff.evaluation.checks.dynamics import (
     DRIFT_SOURCES,
@@ -114,6 +123,15 @@ CHECKS = (
         name="solids", family="inorganic", run=check_solids, sources=SOLID_SOURCES,
         compare=compare_solids,
     ),
+    Check(
+        name="more-solids", family="inorganic", run=check_more_solids, sources=MORE_SOURCES,
+        compare=compare_solids,
+    ),
+    Check(
+        name="phonons", family="inorganic", run=check_phonons, sources=PHONON_SOURCES,
+        compare=compare_phonons,
+    ),
+    Check(name="surfaces", family="inorganic", run=check_surfaces, sources=SURFACE_SOURCES),
     Check(name="born", family="inorganic", run=check_born, sources=BORN_SOURCES),
     *(
         Check(name=f"robustness-{check.name}", family="robustness", run=check.run, sources=SOURCES,

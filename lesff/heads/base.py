@@ -218,6 +218,13 @@ class ChargeModel(nn.Module, ABC):
         Functions of the receptive field if ``is_local``; a head without potentials ignores them.
         """
 
+    def polarization(self, x: HeadInput) -> Tensor | None:
+        """Function of positions whose derivatives are Born charges, (n_systems, 3) in e A.
+
+        Of crystals, too, where a dipole is not one; None for a head that has none.
+        """
+        return None
+
     def read(self, readouts: LayerReadouts, x: HeadInput) -> Tensor:
         """Bounded charges read off the invariants, on top of those of the local state."""
         own = x.bounded(readouts(x.invariants))

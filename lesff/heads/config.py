@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from lesff.atoms.elements import metals_of
 from lesff.electrostatics.sums.settings import Cutoff, EwaldSettings
 from lesff.errors import ConfigError
 from lesff.nn.readout import ReadoutConfig
@@ -26,7 +27,6 @@ MAX_LIMIT = 20.0
 
 _LIMITS = {1: 1.0, **dict.fromkeys((6, 7, 8, 9, 17, 35), 1.4), **dict.fromkeys((5, 15, 16), 1.6)}
 _OTHER_LIMIT = 2.5
-_NONMETALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53)
 
 
 def charge_limits_of(elements: tuple[int, ...]) -> tuple[float, ...]:
@@ -36,7 +36,7 @@ def charge_limits_of(elements: tuple[int, ...]) -> tuple[float, ...]:
     training structures (``tools/charge_range.py``), ions of one charge 1.0 e. Beside metals
     charges may be larger.
     """
-    if any(z not in _NONMETALS for z in elements):
+    if metals_of(elements):
         return (_OTHER_LIMIT,) * len(elements)
     return tuple(_LIMITS.get(z, _OTHER_LIMIT) for z in elements)
 

@@ -107,6 +107,18 @@ class EdgeHead(ChargeModel):
             return self.local(x)
         return self.base_at_potentials(x, potentials) + self._moved(x)
 
+    def polarization(self, x: HeadInput) -> Tensor | None:
+        """See :meth:`ChargeModel.polarization`; none where N_i depend on positions."""
+        if self.base is not None or self.readouts is not None:
+            return None
+        pairs = x.neighbours()
+        transfers = self.transfers.of_pairs(x, pairs)
+        # second derivatives are asked for: plain PyTorch
+        transfers = limited_transfers(
+            transfers, pairs.distance, pairs, self.limits(x), self.elements
+        )
+        return transfer_polarization(self.references(x), transfers, x.graph)
+
     def _moved(self, x: HeadInput) -> Tensor:
         """What each atom takes from its neighbours, (n_atoms,) in e.
 
@@ -294,14 +306,16 @@ def transfer_polarization(references: Tensor, transfers: Tensor, graph: AtomGrap
 
     Args:
         references: (n_atoms,) N_i in e.
-        transfers: (n_edges,) charge that the receiver takes from the sender in e.
+        transfers: (n_pairs,) charge in e that the receiver takes from the sender, of the first edge
+            of each pair.
         graph: The batch.
     """
+    along = first_edges(graph)
     # charges N_i at their places, then each transfer times the vector it goes along
     total = segment_sum(references[:, None] * graph.positions, graph.batch, graph.n_systems)
     # t_ij is what i takes from j: the vector of that edge, from its sender j to i, is r_i - r_j
-    moved = 0.5 * transfers[:, None] * edge_vectors(graph)
-    return total + segment_sum(moved, graph.batch[graph.edge_index[1]], graph.n_systems)
+    moved = transfers[:, None] * edge_vectors(graph)[along]
+    return total.index_add(0, graph.batch[graph.edge_index[1, along]], moved)
 
 
 def _shifted(charges: Tensor, graph: AtomGraph) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from ase.data import chemical_symbols
 
-from lesff.atoms.elements import elements_of, symbols
-from lesff.atoms.structure import Structure
+from lesff.atoms.elements import elements_of, metals_of, symbols
+from lesff.atoms.structure import Structure, lowest_spin
 from lesff.errors import (
     CaveatWarning,
     ChargedCellWarning,
@@ -66,12 +66,25 @@ def check_domain(
             value = getattr(structure, name)
             if low <= value <= high or (quiet and not strict):
                 continue
+            if name == "spin_multiplicity" and _is_of_a_cell(config, structure):
+                continue
             text = (
                 f"structure {index} has {name} {value}, but the model was trained on {low}..{high}"
             )
             if strict:
                 raise UnsupportedInputError(text)
             warn(f"{text}; the result is an extrapolation", ExtrapolationWarning)
+
+
+def _is_of_a_cell(config: ModelConfig, structure: Structure) -> bool:
+    """Whether a spin is only that of an odd number of electrons in the cell of a crystal.
+
+    Aluminium has three in its cell and is no radical. Boxes of models that know no metal are
+    liquids and molecular crystals, in which an odd number is one.
+    """
+    electrons = int(structure.numbers.sum()) - structure.total_charge
+    is_lowest = structure.spin_multiplicity == lowest_spin(electrons)
+    return is_lowest and bool(structure.pbc.all()) and bool(metals_of(config.elements))
 
 
 def _check_holds(config: ModelConfig, structure: Structure, index: int) -> None:

@@ -522,7 +522,7 @@ class Potential(nn.Module):
         surroundings: SitePotential | None,
     ) -> HeadOutput:
         """Charges and further moments of the heads."""
-        charge_head, settings = self._electrostatic_parts()
+        charge_head, _ = self._electrostatic_parts()
         at_sites = site_potential(graph) if charge_head.responds_to_field else None
         if charge_head.responds_to_field and surroundings is not None:
             value = surroundings.value.to(graph.positions.dtype)
@@ -530,19 +530,11 @@ class Potential(nn.Module):
         # equilibration differentiates by the graph's own positions
         if charge_head.asks_host:
             graph = graph.replace(exact=None)
-        inputs = HeadInput(
-            invariants=output.invariants,
-            element=element,
-            graph=graph,
-            settings=settings,
+        inputs = replace(
+            self._head_input(graph, output, element, states),
             site_potential=at_sites,
             surroundings=surroundings,
             equivariants=output.equivariants,
-            pairs=output.pairs,
-            limits=self._limits(element, graph.positions.dtype),
-            solves_limits=self.config.shared_protons,
-            state_charges=None if states is None else states.charges,
-            carried=output.carried,
         )
         head = charge_head(inputs)
         if self.multipole_head is not None:
@@ -551,6 +543,27 @@ class Potential(nn.Module):
         if head.coulomb is not None and torch.is_grad_enabled() and not head.coulomb.requires_grad:
             head = replace(head, coulomb=head.coulomb.detach().requires_grad_())
         return head
+
+    def _head_input(
+        self,
+        graph: AtomGraph,
+        output: ArchitectureOutput,
+        element: Tensor,
+        states: LocalStates | None,
+    ) -> HeadInput:
+        """What a charge head reads, without fields and features of order 1 and higher."""
+        _, settings = self._electrostatic_parts()
+        return HeadInput(
+            invariants=output.invariants,
+            element=element,
+            graph=graph,
+            settings=settings,
+            pairs=output.pairs,
+            limits=self._limits(element, graph.positions.dtype),
+            solves_limits=self.config.shared_protons,
+            state_charges=None if states is None else states.charges,
+            carried=output.carried,
+        )
 
     def _electrostatics(
         self, graph: AtomGraph, head: HeadOutput, output: ArchitectureOutput, plan: StepPlan | None
@@ -631,7 +644,7 @@ class Potential(nn.Module):
         the model has such and then of :class:`lesff.heads.base.HeadOutput`, or before any
         constraint. Raises PropertyError for a model without charges.
         """
-        charge_head, settings = self._electrostatic_parts()
+        charge_head, _ = self._electrostatic_parts()
         element = self.element_row[graph.atomic_numbers]
         n_carried = self.architecture.n_potentials
         n_own = 0 if self.local_state is None else LocalState.N_POTENTIALS
@@ -647,18 +660,22 @@ class Potential(nn.Module):
             **({} if layer_features is None else {"layer_features": layer_features}),
             **({"potentials": carried} if n_carried else {}),
         )
-        x = HeadInput(
-            invariants=output.invariants,
-            element=element,
-            graph=graph,
-            settings=settings,
-            pairs=output.pairs,
-            limits=self._limits(element, graph.positions.dtype),
-            solves_limits=self.config.shared_protons,
-            state_charges=None if local is None else local.states.charges,
-            carried=output.carried,
-        )
+        states = None if local is None else local.states
+        x = self._head_input(graph, output, element, states)
         return charge_head.at_potentials(x, rest if rest.shape[1] else None)
+
+    def polarization(self, graph: AtomGraph) -> Tensor | None:
+        """Function of positions whose derivatives are Born charges, (n_systems, 3) in e A.
+
+        ``Z*[a, i, j] = dP_i / dr_aj`` in crystals, too. None for a model without, whose head is not
+        ``"edge"`` or has something below it or beside it: a local state, dipoles of atoms.
+        """
+        charge_head, _ = self._electrostatic_parts()
+        if self.local_state is not None or self.multipole_head is not None:
+            return None
+        element = self.element_row[graph.atomic_numbers]
+        output = self.architecture(graph, self.node_state(graph))
+        return charge_head.polarization(self._head_input(graph, output, element, None))
 
     def reference_charges(self, graph: AtomGraph) -> Tensor | None:
         """``long_range.reference_charges`` of the atoms, (n_atoms,) in e, or None without them."""

@@ -7,7 +7,8 @@ Two ways, tested against each other:
   along ``v`` of first-order gradients,
   ``dL/dtheta = -[g(r + h v) - g(r - h v)] / 2h + O(h^2)``, ``g = dE/dtheta``
   (Pearlmutter's product by differences, Neural Computation 6, 147 (1994)); for stresses a strain
-  is displaced in the same pass. Needs first-order backward only.
+  is displaced in the same pass, and Born charges, derivatives of a polarisation, have three passes
+  of their own over the frames that have them. Needs first-order backward only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lesff.atoms.cell import cell_volume
-from lesff.atoms.graph import AtomGraph, collate, strained
+from lesff.atoms.graph import AtomGraph, collate, one_system, strained
 from lesff.atoms.segments import segment_sum
 from lesff.autograd import gradients
 from lesff.electrostatics.moments.field import (
@@ -62,11 +63,6 @@ def accumulate_gradients(
             raise ConfigError(f"`loss.{name}` must be 0 for a model without `local_state`")
     if method == "double_backward":
         return _double_backward(potential, batch, config)
-    if config.born_effective_charges:
-        raise ConfigError(
-            "`gradients` must be 'double_backward' for a loss on born_effective_charges, "
-            "got 'central_difference'"
-        )
     return _central_difference(potential, batch, config)
 
 
@@ -85,7 +81,7 @@ def _outputs(
         charges = neutralised(terms.charges, graph)
         if config.charges:
             extras["charges"] = charges
-        if config.dipole or config.born_effective_charges:
+        if config.dipole:
             extras["dipole"] = dipole_moment(charges, graph, origin, terms.dipoles)
         if config.total_charge:
             total = segment_sum(terms.local_charges, graph.batch, graph.n_systems)
@@ -132,23 +128,85 @@ def _double_backward(potential: Potential, batch: LabelledBatch, config: LossCon
     grads = gradients(energy, inputs, create_graph=True)
     if config.stress:
         stress = grads[1] / _volume(graph)
-    if config.born_effective_charges:
-        extras["born_effective_charges"] = _born_charges(extras["dipole"], positions, batch)
+    part = _with_born_charges(batch) if config.born_effective_charges else None
+    if part is not None:
+        extras["born_effective_charges"] = _born_charges(potential, batch, *part, create_graph=True)
     loss = loss_value(BatchPrediction(energy, -grads[0], stress=stress, **extras), batch, config)
     loss.backward()
     return float(loss.detach())
 
 
-def _born_charges(dipole: Tensor, positions: Tensor, batch: LabelledBatch) -> Tensor:
-    """(n_atoms, 3, 3) derivatives of the dipoles of open systems, with graph."""
-    labelled = ~batch.born_effective_charges.isnan().any(2).any(1)
-    if bool((labelled & batch.graph.pbc[batch.graph.batch].any(1)).any()):
+def _with_born_charges(batch: LabelledBatch) -> tuple[AtomGraph, Tensor] | None:
+    """Graph of the systems with Born charges as labels, and their atoms in the batch, if any."""
+    graph = batch.graph
+    is_known = ~batch.born_effective_charges.isnan().any(2).any(1)
+    systems = graph.batch[is_known].unique()
+    if not len(systems):
+        return None
+    rows = torch.nonzero(torch.isin(graph.batch, systems))[:, 0]
+    return collate([one_system(graph, i) for i in systems.tolist()]), rows
+
+
+def _polarization(potential: Potential, graph: AtomGraph) -> Tensor:
+    """(n_systems, 3) in e A, whose derivatives are Born charges, with graph."""
+    found = potential.polarization(graph)
+    if found is not None:
+        return found
+    if bool(graph.pbc.any()):
         raise ConfigError(
-            "`loss.born_effective_charges` must be 0 for periodic frames with such labels: only "
-            "those of molecules can be trained"
+            "`loss.born_effective_charges` must be 0 for crystals with such labels and this model: "
+            "only charges that neighbours transfer (`long_range.head` 'edge') are trained on them"
         )
-    rows = [gradients(dipole[:, i], [positions], create_graph=True)[0] for i in range(3)]
-    return torch.stack(rows, dim=1)
+    terms = potential.energy_terms(graph, dispersion=False)
+    if terms.charges is None:
+        raise ConfigError("`loss.born_effective_charges` must be 0 for a model without charges")
+    charges = neutralised(terms.charges, graph)
+    # about a point that does not move with the atoms
+    return dipole_moment(charges, graph, moment_origin(graph).detach(), terms.dipoles)
+
+
+def _born_charges(
+    potential: Potential,
+    batch: LabelledBatch,
+    graph: AtomGraph,
+    rows: Tensor,
+    *,
+    create_graph: bool,
+) -> Tensor:
+    """Born charges of the batch, (n_atoms, 3, 3) in e; zero but for the atoms ``rows`` of graph."""
+    positions = graph.positions.detach().requires_grad_()
+    polarization = _polarization(potential, graph.replace(positions=positions))
+    # Z[n, i, j] = dP_i / dr_nj
+    columns = [
+        gradients(polarization[:, i], [positions], create_graph=create_graph, keep_graph=i < 2)[0]
+        for i in range(3)
+    ]
+    born = torch.stack(columns, dim=1)
+    return torch.zeros_like(batch.born_effective_charges).index_copy(0, rows, born)
+
+
+def _born_surrogate(potential: Potential, graph: AtomGraph, slope: Tensor) -> Tensor:
+    """A scalar whose gradient is that of ``sum(slope * Z)``, slope held fixed.
+
+    ``sum_nj slope_nij dP_i / dr_nj`` is the derivative of P_i along row i of the slope: the
+    difference of two displaced copies for each of the three.
+
+    Args:
+        potential: The model.
+        graph: Systems.
+        slope: (n_atoms, 3, 3) derivatives of the loss by Born charges.
+    """
+    copies, factors = [], []
+    for i in range(3):
+        along = slope[:, i]  # (n, j)
+        step = _STEP / _largest_move(graph, along, None).clamp(min=1e-12)
+        shift = step[graph.batch, None] * along
+        for sign in (1.0, -1.0):
+            copies.append(graph.replace(positions=graph.positions + sign * shift))
+            factor = graph.positions.new_zeros(graph.n_systems, 3)
+            factor[:, i] = sign * 0.5 / step
+            factors.append(factor)
+    return (torch.cat(factors) * _polarization(potential, collate(copies))).sum()
 
 
 def _central_difference(potential: Potential, batch: LabelledBatch, config: LossConfig) -> float:
@@ -164,6 +222,11 @@ def _central_difference(potential: Potential, batch: LabelledBatch, config: Loss
             inputs.append(strain)
         energy, extras = _outputs(potential, moved, config, origin)
         grads = gradients(energy, inputs, create_graph=False)
+        part = _with_born_charges(batch) if config.born_effective_charges else None
+        if part is not None:
+            extras["born_effective_charges"] = _born_charges(
+                potential, batch, *part, create_graph=False
+            )
 
     # derivatives of the loss with respect to the predictions
     leaves = [x.detach().requires_grad_() for x in (energy, -grads[0])]
@@ -174,6 +237,9 @@ def _central_difference(potential: Potential, batch: LabelledBatch, config: Loss
     d_energy, v, *d_extras = torch.autograd.grad(loss, [*leaves, *extras.values()])
     by_extra = dict(zip(extras, d_extras, strict=True))
     along_strain = -by_extra.pop("stress") / volume if config.stress else None
+    if part is not None:
+        slope = by_extra.pop("born_effective_charges")[part[1]]
+        _born_surrogate(potential, part[0], slope).backward()
 
     # one pass over both displaced copies of the batch
     step = _STEP / _largest_move(graph, v, along_strain).clamp(min=1e-12)

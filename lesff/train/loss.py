@@ -32,7 +32,9 @@ class LossConfig:
         dipole: Weight of the error of dipole components per square root of the atom count.
         stress: Weight of the error of stress components.
         charges: Weight of the error of atomic charges.
-        born_effective_charges: Weight of the error of Born charge components; open systems.
+        born_effective_charges: Weight of the error of Born charge components; those of crystals
+            need the head ``"edge"``. Charges of the model are screened: labels of crystals are
+            ``Z* / sqrt(eps_inf)``.
         total_charge: Weight of the squared residual of the local charges' sum per atom.
         charge_transfer: Weight of the squared charge that an atom takes from its neighbours (head
             ``"edge"`` with ``reference_charges``), e: keeps charges near those of the elements as

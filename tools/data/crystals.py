@@ -1,25 +1,29 @@
 """Solids to sample around, for the second generation of `mat-*`: more kinds, relaxed by mat-large.
 
-    python tools/data/crystals.py --data born_charges.npz --count 6000 -o seeds.extxyz
-    lesff distill --teacher mat-large --structures seeds.extxyz --sample rattle \
-        --frames 8 --labels-only -o labels --set displacement=[0.01,0.25] --set strain=0.06
-    lesff distill --teacher mat-large --structures seeds.extxyz --sample md \
-        --temperatures 600,1500 --frames 4 --labels-only -o labels-hot
+    python tools/data/crystals.py --data born_charges.npz --count 3000 --seed 21 -o drawn_21.extxyz
+    python tools/data/crystals.py --data born_charges.npz --which listed -o listed.extxyz
+    python tools/data/crystals.py --data born_charges.npz --which melts -o melts.extxyz
 
 ``mat-large`` has the energies, forces and stress of Nequix-OAM-1-PFT, bit by bit. Kinds, in
-``info["kind"]``, by the shares of ``KINDS``:
+``info["kind"]``; drawn are, by the shares of ``KINDS``:
 
 - ``ionic``: substitutions into AFLOW prototypes that sum to no charge (``mat_seeds.py``), with
   hydrides, carbides, phosphides, arsenides and antimonides (III-V, II-VI semiconductors), too
 - ``polyanion``: likewise, with carbonate, nitrate, phosphate, sulfate, iodate and the like
 - ``metal``: prototypes of alloys with metals, scaled to metallic radii
+- ``slab``: a low surface of one of the others or of ``real``, 10 to 14 A of vacuum
+
+Listed are:
+
+- ``common``: salts, oxides, semiconductors and the like that everybody computes, ``crystals.tsv``
 - ``element``: each element in the structure of ``ase.data.reference_states``, where it is a crystal
 - ``real``: crystals of ``--data`` of the compositions that ``tools/born_head.py`` trains on
-- ``slab``: a low surface of one of the others, 10 to 14 A of vacuum
 
-All but ``real`` are relaxed for a few steps with their cell by the teacher; those with short bonds,
-odd volumes or large forces are left out. Interrupted runs go on where they stopped. Needs ``pip
-install pymatgen`` in an environment that finds lesff.
+Melts are cells of ``common`` with two atoms, doubled and blown up, to be melted by dynamics.
+
+All but ``real`` and ``element`` are relaxed for some steps with their cell by the teacher; those
+with short bonds, odd volumes or large forces are left out. Interrupted runs go on where they
+stopped. Needs ``pip install pymatgen`` in an environment that finds lesff.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -40,9 +44,10 @@ import ase.io
 import numpy as np
 from ase.build import bulk, surface
 from ase.calculators.calculator import Calculator
-from ase.data import atomic_numbers, chemical_symbols, reference_states
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii, reference_states
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
+from ase.spacegroup import crystal
 from mat_seeds import (
     MAX_FORCE,
     RELAX_STEPS,
@@ -60,10 +65,16 @@ from tqdm.auto import tqdm
 import lesff
 from lesff.disk import written_atomically
 
+COMMON = Path(__file__).with_name("crystals.tsv")
 PART = 25
 """Structures per part."""
-KINDS = {"ionic": 0.5, "polyanion": 0.15, "metal": 0.12, "real": 0.15, "slab": 0.08}
-"""Shares; each element comes once, beside them."""
+KINDS = {"ionic": 0.6, "polyanion": 0.18, "metal": 0.13, "slab": 0.09}
+"""Shares of what is drawn."""
+LEFT_OUT = {
+    *("He", "Ne", "Ar", "Kr", "Xe", "Tc", "Pm", "Ac", "Pa", "U", "Np", "Pu"),
+    *("Pr", "Sm", "Eu", "Tb", "Dy", "Ho", "Er", "Tm", "Yb"),
+}
+"""Elements of the teacher that no structure has: noble, radioactive, and lanthanides with likes."""
 MORE_ANIONS = {"H": (-1, 1.4), "C": (-4, 1.6), "P": (-3, 1.9), "As": (-3, 2.0), "Sb": (-3, 2.2)}
 """States, and radii in A that make carbides and pnictides of about their size before relaxing."""
 CENTRES = {
@@ -78,6 +89,10 @@ METALS = (
     "Ba", "La", "Ce", "Hf", "Ta", "W", "Re", "Ir", "Pt", "Au", "Tl", "Pb", "Bi",
 )  # fmt: skip
 ALLOYS = {"B2": (1, 1), "L1_0": (1, 1), "L1_2": (1, 3), "D0_3": (1, 3), "C15": (1, 2)}
+COMMON_STEPS = 80
+"""Of relaxing what is in every textbook."""
+MELT = 1.07
+"""Factor of the cell's lengths of a crystal that is to melt: salts expand by a fifth and more."""
 MOST_IN_SLAB = 40
 VACUUM = (10.0, 14.0)
 """A, both sides together."""
@@ -170,6 +185,21 @@ class Maker:
         places = [[0.125] * 3, [0.875] * 3, *corners]
         return ase.Atoms([a, a, b, b, b, b], scaled_positions=places, cell=cell, pbc=True)
 
+    def common(self) -> Iterator[ase.Atoms]:
+        """What ``crystals.tsv`` lists, where the teacher keeps it."""
+        for line in COMMON.read_text(encoding="utf-8").splitlines()[1:]:
+            kind, formulas = line.split("\t")
+            for formula in formulas.split():
+                atoms = textbook(kind, formula)
+                if not set(atoms.get_chemical_symbols()) <= set(self.known):
+                    continue
+                relaxed = self.relaxed(atoms, is_slab=False, steps=COMMON_STEPS)
+                if relaxed is None:
+                    tqdm.write(f"{formula}, {kind}: left out, the teacher does not keep it")
+                    continue
+                relaxed.info["kind"] = "common"
+                yield relaxed
+
     def slab(self, rng: np.random.Generator) -> ase.Atoms | None:
         """A surface of a crystal of another kind."""
         sources = [self.ionic, self.metal] + ([self.from_data] if self.real else [])
@@ -187,12 +217,14 @@ class Maker:
         """A crystal of the data."""
         return self.real[int(rng.integers(len(self.real)))].copy()
 
-    def relaxed(self, atoms: ase.Atoms, *, is_slab: bool) -> ase.Atoms | None:
+    def relaxed(
+        self, atoms: ase.Atoms, *, is_slab: bool, steps: int = RELAX_STEPS
+    ) -> ase.Atoms | None:
         """After a few steps; None if it should be left out."""
         atoms.calc = self.calculator
         moved = atoms if is_slab else FrechetCellFilter(atoms)
         with contextlib.redirect_stdout(io.StringIO()):
-            FIRE(moved, logfile=None, maxstep=0.1).run(0.05, RELAX_STEPS)
+            FIRE(moved, logfile=None, maxstep=0.1).run(0.02 if steps > RELAX_STEPS else 0.05, steps)
         largest = np.linalg.norm(atoms.get_forces(), axis=1).max()
         if largest > MAX_FORCE or not (is_slab or is_sound(atoms)):
             return None
@@ -201,30 +233,83 @@ class Maker:
     def make(self, number: int) -> ase.Atoms:
         """The structure of a number."""
         rng = np.random.default_rng([self.seed, number])
-        shares = {k: v for k, v in KINDS.items() if self.real or k != "real"}
-        weights = np.array(list(shares.values())) / sum(shares.values())
+        weights = np.array(list(KINDS.values())) / sum(KINDS.values())
         makers: dict[str, Callable[[np.random.Generator], ase.Atoms | None]] = {
             "ionic": self.ionic,
             "polyanion": self.polyanion,
             "metal": self.metal,
-            "real": self.from_data,
             "slab": self.slab,
         }
         while True:
-            kind = str(rng.choice(list(shares), p=weights))
+            kind = str(rng.choice(list(KINDS), p=weights))
             atoms = makers[kind](rng)
             if atoms is None or not set(atoms.get_chemical_symbols()) <= set(self.known):
                 continue
-            if kind not in ("real", "slab") and not is_sound(atoms):
+            if kind != "slab" and not is_sound(atoms):
                 continue
-            if kind != "real":
-                try:
-                    atoms = self.relaxed(atoms, is_slab=kind == "slab")
-                except (RuntimeError, ValueError, ArithmeticError):  # cells that fall together
-                    continue
+            try:
+                atoms = self.relaxed(atoms, is_slab=kind == "slab")
+            except (RuntimeError, ValueError, ArithmeticError):  # cells that fall together
+                continue
             if atoms is not None:
                 atoms.info["kind"] = kind
                 return atoms
+
+
+def textbook(kind: str, formula: str) -> ase.Atoms:
+    """A crystal of a common structure; lengths from covalent radii, to be relaxed.
+
+    Args:
+        kind: Structure of ``ase.build.bulk``, or ``"perovskite"``, ``"corundum"``, ``"rutile"``,
+            ``"quartz"``, ``"fluorite"`` with the cation first.
+        formula: Of one formula unit, cations first.
+    """
+    symbols = list(ase.Atoms(formula).symbols)
+    bond = float(
+        covalent_radii[atomic_numbers[symbols[0]]] + covalent_radii[atomic_numbers[symbols[-1]]]
+    )
+    if kind == "perovskite":
+        # B-O-B along the edge
+        length = 2.0 * float(
+            covalent_radii[atomic_numbers[symbols[1]]] + covalent_radii[atomic_numbers[symbols[-1]]]
+        )
+        places = [[0.5] * 3, [0.0] * 3, [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]]
+        return ase.Atoms(symbols, scaled_positions=places, cell=[length] * 3, pbc=True)
+    if kind == "rutile":
+        a = 2.35 * bond
+        return crystal(
+            [symbols[0], symbols[-1]], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136,
+            cellpar=[a, a, 0.645 * a, 90, 90, 90],
+        )  # fmt: skip
+    if kind == "corundum":
+        a = 2.5 * bond
+        return crystal(
+            [symbols[0], symbols[-1]], [(0, 0, 0.352), (0.306, 0, 0.25)], spacegroup=167,
+            cellpar=[a, a, 2.73 * a, 90, 90, 120], primitive_cell=True,
+        )  # fmt: skip
+    if kind == "quartz":
+        a = 2.8 * bond
+        return crystal(
+            [symbols[0], symbols[-1]], [(0.470, 0, 0), (0.413, 0.266, 0.119)], spacegroup=152,
+            cellpar=[a, a, 1.1 * a, 90, 90, 120],
+        )  # fmt: skip
+    if kind in ("rocksalt", "cesiumchloride"):
+        factor = {"rocksalt": 2.0, "cesiumchloride": 2.0 / 3.0**0.5}[kind]
+        return bulk(symbols[0] + symbols[-1], kind, a=factor * bond)
+    if kind == "wurtzite":
+        return bulk(formula, kind, a=1.633 * bond, c=1.633 * 1.633 * bond)
+    if kind == "diamond":
+        return bulk(formula, kind, a=4.0 / 3.0**0.5 * bond)
+    return bulk(formula, kind, a=4.0 / 3.0**0.5 * bond)
+
+
+def molten(crystals: Sequence[ase.Atoms]) -> list[ase.Atoms]:
+    """Cells of eight, blown up, of crystals with two atoms."""
+    found = [atoms.repeat(2) for atoms in crystals if len(atoms) == 2]
+    for atoms in found:
+        atoms.set_cell(MELT * atoms.cell, scale_atoms=True)
+        atoms.info["kind"] = "melt"
+    return found
 
 
 def elements(known: Sequence[str]) -> list[ase.Atoms]:
@@ -263,21 +348,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="real crystals, such as born_charges.npz")
     parser.add_argument("--teacher", default="mat-large", help="lesff model that relaxes")
-    parser.add_argument("--count", type=int, default=6000, help="beside the elements")
+    parser.add_argument("--count", type=int, default=3000, help="of what is drawn")
     parser.add_argument("--seed", type=int, default=21)
+    parser.add_argument("--which", choices=("drawn", "listed", "melts"), default="drawn")
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
     if given.count < PART or given.count % PART:
         parser.error(f"--count must be a multiple of {PART}, got {given.count}")
     warnings.simplefilter("ignore")
     model = lesff.load(given.teacher)
-    known = [chemical_symbols[z] for z in model.config.elements]
+    symbols = [chemical_symbols[z] for z in model.config.elements]
+    known = [symbol for symbol in symbols if symbol not in LEFT_OUT]
     maker = Maker(
         known=known,
         calculator=model.calculator(on_out_of_domain="ignore"),
         real=real_crystals(given.data),
         seed=given.seed,
     )
+    if given.which == "melts":
+        write_whole(given.output, molten(list(maker.common())))
+        return
+    if given.which == "listed":
+        real = [atoms for atoms in maker.real if set(atoms.get_chemical_symbols()) <= set(known)]
+        for atoms in real:
+            atoms.info["kind"] = "real"
+        write_whole(given.output, [*elements(known), *maker.common(), *real])
+        return
     folder = given.output.with_suffix(".parts")
     folder.mkdir(parents=True, exist_ok=True)
     check_plan(
@@ -290,7 +386,7 @@ def main() -> None:
         if not path.exists():
             write_whole(path, [maker.make(i) for i in range(start, start + PART)])
     made = [atoms for path in paths for atoms in ase.io.read(path, ":")]
-    write_whole(given.output, elements(known) + made)
+    write_whole(given.output, made)
 
 
 def write_whole(path: Path, frames: Sequence[ase.Atoms]) -> None:

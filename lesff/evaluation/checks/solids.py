@@ -39,13 +39,13 @@ class Solid:
         structure: Key of :data:`STRUCTURES`.
         species: Symbols of the sites of the structure.
         a: Lattice constant, A.
-        bulk_modulus: GPa.
+        bulk_modulus: GPa; nan where it is not asked for.
     """
 
     structure: str
     species: tuple[str, ...]
     a: float
-    bulk_modulus: float
+    bulk_modulus: float = float("nan")
 
 
 _FACE = ((0.0, 0.0, 0.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (0.5, 0.5, 0.0))
