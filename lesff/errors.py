@@ -143,6 +143,10 @@ class TwinFramesWarning(UserWarning):
     """Frames that were to be held out are trained on, too; they are not used to validate."""
 
 
+class LeftOutWarning(UserWarning):
+    """Structures of which no frame could be used are not in the data that was made."""
+
+
 class UnverifiedWarning(UserWarning):
     """No digest is published for a file that was fetched."""
 

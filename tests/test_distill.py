@@ -29,7 +29,13 @@ from lesff.distill.options import small_student
 from lesff.distill.run import check_student
 from lesff.distill.sampling import langevin, plan_tasks
 from lesff.electrostatics.dispersion import DispersionConfig
-from lesff.errors import ConfigError, DataError, IntegrityError, UnsupportedInputError
+from lesff.errors import (
+    ConfigError,
+    DataError,
+    IntegrityError,
+    LeftOutWarning,
+    UnsupportedInputError,
+)
 from lesff.methods import open_method
 from lesff.model_folder.folder import save_model
 from lesff.model_folder.verify import verify_parity
@@ -151,6 +157,20 @@ def test_dynamics_of_a_harmonic_well_obey_equipartition():
         found.append(np.mean(atoms.positions**2))
     n = 200 * 24
     assert np.mean(found) * 2.0 / (units.kB * 300.0) == pytest.approx(1.0, abs=4 * (2 / n) ** 0.5)
+
+
+def test_a_structure_without_any_frame_is_named_and_left_out(tmp_path):
+    """One of thousands that the teacher tears apart must not end the run."""
+    far, near = structures()[:2]
+    tight = replace(near, positions=0.4 * near.positions)
+    options = DistillOptions(sample="rattle", frames=3, max_force=20.0, displacement=(0.0, 0.01))
+    teacher = open_method(EMT_SPEC)
+    with pytest.warns(LeftOutWarning, match=r"of 1 of 2 shards \(structure 1\).*are left out"):
+        (path,) = label_structures(teacher, [far, tight], options, tmp_path)
+    assert len(read_frames(path)) == 3
+    # run again, nothing is labelled anew and the same is said
+    with pytest.warns(LeftOutWarning, match="structure 1"):
+        assert label_structures(teacher, [far, tight], options, tmp_path) == [path]
 
 
 def test_hotter_dynamics_go_further_up(tmp_path):
@@ -281,7 +301,9 @@ def test_bad_labels_and_structures(tmp_path):
     iron = [to_structure(ase.Atoms("Fe2", [[0, 0, 0], [0, 0, d]])) for d in (2.0, 2.2)]
     with pytest.raises(DataError, match="the teacher failed"):
         label_structures(emt, iron, options, tmp_path / "b")
-    with pytest.raises(DataError, match="every frame has forces above 0.001"):
+    with pytest.raises(
+        DataError, match=r"every frame of 4 of 4 shards .* has forces"
+    ):
         label_structures(emt, structures(), replace(options, max_force=1e-3), tmp_path / "c")
     with pytest.raises(DataError, match="at least two different ones"):
         plan_tasks(structures()[:1] * 3, options)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from lesff.atoms.structure import Structure
 from lesff.distill.options import DistillOptions
 from lesff.distill.sampling import Task, plan_tasks, sample
-from lesff.errors import DataError, IntegrityError, LesffError
+from lesff.errors import DataError, IntegrityError, LeftOutWarning, LesffError, warn
 from lesff.methods import FAILURES, Method
 from lesff.plain_data import read_json, write_json
 from lesff.quantities import DIPOLE_ORIGINS
@@ -30,6 +30,8 @@ SHARDS = "shards"
 PLAN_FILE = "plan.json"
 LABELS_FILE = "labels.npz"
 """All shards in one file, inside the run folder."""
+_NAMED = 5
+"""Structures that a message names."""
 
 
 def label_structures(
@@ -52,7 +54,8 @@ def label_structures(
         progress: Whether to show a progress bar.
 
     Returns:
-        The shards: npz files as :func:`lesff.train.data.read_frames` reads them, in order.
+        The shards: npz files as :func:`lesff.train.data.read_frames` reads them, in order. A
+        warning names structures of which every frame has too large forces.
 
     Raises:
         DataError: for structures that cannot be sampled or labelled, or if the disk is full.
@@ -77,7 +80,38 @@ def label_structures(
             if not path.exists():
                 write_npz(path, _shard(task, structures[task.source], teacher, driver, options))
             bar.update(task.frames)
-    return paths
+    return _with_frames(tasks, paths, options)
+
+
+def _with_frames(
+    tasks: Sequence[Task], paths: Sequence[Path], options: DistillOptions
+) -> list[Path]:
+    """Shards that have frames; structures without are named.
+
+    Raises:
+        DataError: if no shard has any.
+    """
+    kept, without = [], []
+    for task, path in zip(tasks, paths, strict=True):
+        with np.load(path, allow_pickle=False) as file:
+            is_empty = len(file["n"]) == 0
+        if is_empty:
+            without.append(task.source)
+        else:
+            kept.append(path)
+    if not without:
+        return kept
+    named = ", ".join(map(str, list(dict.fromkeys(without))[:_NAMED]))
+    text = (
+        f"every frame of {len(without)} of {len(paths)} shards (structure {named}"
+        f"{', ...' if len(set(without)) > _NAMED else ''}) has forces above "
+        f"{options.max_force:g} eV/A: far from equilibrium for this teacher; relax such structures "
+        "first, or raise `max_force`"
+    )
+    if not kept:
+        raise DataError(text)
+    warn(f"{text}; they are left out", LeftOutWarning)
+    return kept
 
 
 def _check_plan(
@@ -127,10 +161,7 @@ def _shard(
             raise
         raise DataError(f"{where}: sampling failed: {type(error).__name__}: {error}") from error
     if not frames:
-        raise DataError(
-            f"{where}: every frame has forces above {options.max_force:g} eV/A; the structure is "
-            "far from equilibrium for this teacher: relax it first, or raise `max_force`"
-        )
+        return {"n": np.zeros(0, dtype=np.int64), "dropped": np.array([dropped])}
     return _arrays(task, structure, frames, labels, dropped)
 
 
