@@ -28,7 +28,7 @@ from lesff.evaluation.results import NotCoveredError
 class Rows(Calculator):
     """Springs within every row of a supercell."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]
 
     def __init__(self, constant, order, length):
         super().__init__()
