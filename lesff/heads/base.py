@@ -187,6 +187,7 @@ class ChargeModel(nn.Module, ABC):
             crystals defined.
         extra_hops: Edges by which charges reach further than the invariants.
         limited_hops: Edges by which they reach further still where they have limits.
+        has_polarization: Whether :meth:`polarization` is there.
         asks_host: Whether the host has to see numbers of each step: whether a matrix is positive
             definite, an iteration converged.
     """
@@ -195,6 +196,7 @@ class ChargeModel(nn.Module, ABC):
     is_local: bool = False
     extra_hops: int = 0
     limited_hops: int = 0
+    has_polarization: bool = False
     asks_host: ClassVar[bool] = False
 
     def __init__(self, *, reference: Tensor | None = None) -> None:
@@ -218,12 +220,12 @@ class ChargeModel(nn.Module, ABC):
         Functions of the receptive field if ``is_local``; a head without potentials ignores them.
         """
 
-    def polarization(self, x: HeadInput) -> Tensor | None:
+    def polarization(self, x: HeadInput) -> Tensor:
         """Function of positions whose derivatives are Born charges, (n_systems, 3) in e A.
 
-        Of crystals, too, where a dipole is not one; None for a head that has none.
+        Of crystals, too, where a dipole is not one. For heads with ``has_polarization``.
         """
-        return None
+        raise ConfigError(f"`long_range.head` {type(self).__name__} has no polarization")
 
     def read(self, readouts: LayerReadouts, x: HeadInput) -> Tensor:
         """Bounded charges read off the invariants, on top of those of the local state."""
@@ -235,6 +237,7 @@ class ChargeModel(nn.Module, ABC):
         self.base = base
         # what the charges below depend on, those on top do, too
         self.is_local = self.is_local and base.is_local
+        self.has_polarization = False
         self.extra_hops = max(self.extra_hops, base.extra_hops)
         self.limited_hops = max(self.limited_hops, base.limited_hops)
 

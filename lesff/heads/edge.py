@@ -79,6 +79,8 @@ class EdgeHead(ChargeModel):
         starts_at_zero = config.residual or given is not None or bool(config.bases)
         self.transfers = EdgeTransfers(sizes, starts_at_zero=starts_at_zero)
         self.elements = Elements()
+        # else N_i depend on positions
+        self.has_polarization = self.readouts is None and not config.bases
 
     def local(self, x: HeadInput) -> Tensor:
         """See :meth:`ChargeModel.local`."""
@@ -107,13 +109,10 @@ class EdgeHead(ChargeModel):
             return self.local(x)
         return self.base_at_potentials(x, potentials) + self._moved(x)
 
-    def polarization(self, x: HeadInput) -> Tensor | None:
-        """See :meth:`ChargeModel.polarization`; none where N_i depend on positions."""
-        if self.base is not None or self.readouts is not None:
-            return None
+    def polarization(self, x: HeadInput) -> Tensor:
+        """See :meth:`ChargeModel.polarization`; in plain PyTorch, which has second derivatives."""
         pairs = x.neighbours()
         transfers = self.transfers.of_pairs(x, pairs)
-        # second derivatives are asked for: plain PyTorch
         transfers = limited_transfers(
             transfers, pairs.distance, pairs, self.limits(x), self.elements
         )

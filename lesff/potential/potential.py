@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -664,17 +665,29 @@ class Potential(nn.Module):
         x = self._head_input(graph, output, element, states)
         return charge_head.at_potentials(x, rest if rest.shape[1] else None)
 
-    def polarization(self, graph: AtomGraph) -> Tensor | None:
+    @property
+    def has_polarization(self) -> bool:
+        """Whether :meth:`polarization` is there: transfers between neighbours make all charges."""
+        head = self.charge_head
+        return head is not None and head.has_polarization and self.local_state is None
+
+    def polarization(self, graph: AtomGraph, *, tabulated: bool = False) -> Tensor:
         """Function of positions whose derivatives are Born charges, (n_systems, 3) in e A.
 
-        ``Z*[a, i, j] = dP_i / dr_aj`` in crystals, too. None for a model without, whose head is not
-        ``"edge"`` or has something below it or beside it: a local state, dipoles of atoms.
+        ``Z*[a, i, j] = dP_i / dr_aj`` in crystals, too; that of the charges, without dipoles of
+        atoms.
+
+        Args:
+            graph: The batch.
+            tabulated: Whether radial functions may come from tables: first derivatives only.
+
+        Raises:
+            PropertyError: for a model without charges.
+            ConfigError: for one whose charges have none.
         """
         charge_head, _ = self._electrostatic_parts()
-        if self.local_state is not None or self.multipole_head is not None:
-            return None
         element = self.element_row[graph.atomic_numbers]
-        output = self.architecture(graph, self.node_state(graph))
+        output = self.architecture(graph, self.node_state(graph), tabulated=tabulated)
         return charge_head.polarization(self._head_input(graph, output, element, None))
 
     def reference_charges(self, graph: AtomGraph) -> Tensor | None:
@@ -717,6 +730,9 @@ class Potential(nn.Module):
             potentials=terms.potentials,
             reach=lambda: self.charge_reach + self._extra_reach(graph),
             cutoff=self.architecture.cutoff,
+            polarization=partial(self.polarization, tabulated=self.radial == "table")
+            if self.has_polarization
+            else None,
             by_layers=self.architecture.has_layer_features
             and self.local_state is None
             and self.charge_hops <= 1,

@@ -62,6 +62,8 @@ class LocalCharges:
             None.
         reach: Gives the receptive field in A, which may depend on the structure.
         cutoff: Edge cutoff in A.
+        polarization: Function of the graph whose derivatives are Born charges in crystals, too,
+            (n_systems, 3) in e A; None where there is none.
         by_layers: Whether the function takes ``layer_features``, and whatever of an atom enters
             charges of others is in these: at most one edge leads from the last ones to a charge.
     """
@@ -71,6 +73,7 @@ class LocalCharges:
     potentials: Tensor | None
     reach: Callable[[], float]
     cutoff: float
+    polarization: Callable[[AtomGraph], Tensor] | None = None
     by_layers: bool = False
 
 
@@ -142,6 +145,9 @@ def _crystal(
     positions: Tensor,
 ) -> Tensor:
     """Born effective charges of crystals from their charges, (n_atoms, m, 3) in e."""
+    if options.mode == "exact" and local.polarization is not None:
+        along = torch.einsum("smi,si->sm", directions, local.polarization(graph))
+        return jacobian_rows(along, positions)
     if options.mode == "exact":
         return periodic_born_charges(
             charges.detach(),

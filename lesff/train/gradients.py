@@ -149,9 +149,8 @@ def _with_born_charges(batch: LabelledBatch) -> tuple[AtomGraph, Tensor] | None:
 
 def _polarization(potential: Potential, graph: AtomGraph) -> Tensor:
     """(n_systems, 3) in e A, whose derivatives are Born charges, with graph."""
-    found = potential.polarization(graph)
-    if found is not None:
-        return found
+    if potential.has_polarization and potential.multipole_head is None:
+        return potential.polarization(graph)
     if bool(graph.pbc.any()):
         raise ConfigError(
             "`loss.born_effective_charges` must be 0 for crystals with such labels and this model: "
