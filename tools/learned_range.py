@@ -6,7 +6,8 @@
 Writes ``FOLDER/floors.json``, the energy in eV by which no atom of an element has to fall below
 its reference energy: the lowest of the structures and ``--margin``, with ``WIDER`` added for
 elements with fewer than ``FEW`` atoms; and ``FOLDER/limits.json``, charges in e that are ``BEYOND``
-times the largest: charges stay as they are up to 0.8 of a limit. For ``--energy-floor`` and
+times the largest, or times what an atom takes from neighbours and gives to them altogether, where
+transfers make charges: they stay as they are up to 0.8 of a limit. For ``--energy-floor`` and
 ``--charge-limits`` of ``tools/release.py``.
 """
 
@@ -23,12 +24,16 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
+from torch import Tensor
 from tqdm import tqdm
 
 import lesff
 from lesff.atoms.files import read_npz
-from lesff.atoms.graph import build_graph
+from lesff.atoms.graph import AtomGraph, build_graph
 from lesff.atoms.structure import to_structure
+from lesff.heads import HeadInput
+from lesff.heads.edge import EdgeHead
+from lesff.potential.potential import Potential
 
 MARGIN, WIDER, LEAST, FEW = 1.5, 0.5, 2.0, 50
 """eV, eV, eV and atoms."""
@@ -53,6 +58,28 @@ def structures(path: Path, known: set[int], most: int) -> Iterator[Atoms]:
         yield atoms
 
 
+def transferred(potential: Potential, graph: AtomGraph) -> Tensor:
+    """What each atom takes and gives altogether, (n_atoms,) in e: what limits of transfers limit.
+
+    Zero for models without transfers between neighbours.
+    """
+    head = potential.charge_head
+    found = graph.positions.new_zeros(graph.n_atoms)
+    if not isinstance(head, EdgeHead) or potential.ewald is None or not potential.has_polarization:
+        return found
+    output = potential.architecture(graph, potential.node_state(graph))
+    x = HeadInput(
+        invariants=output.invariants,
+        element=potential.element_row[graph.atomic_numbers],
+        graph=graph,
+        settings=potential.ewald,
+        pairs=output.pairs,
+    )
+    pairs = x.neighbours()
+    size = head.transfers.of_pairs(x, pairs).abs()
+    return found.index_add(0, pairs.first, size).index_add(0, pairs.second, size)
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -71,11 +98,13 @@ def main() -> None:
             graph = build_graph(to_structure(atoms), potential.cutoff).to(dtype=potential.dtype)
             with torch.no_grad():
                 terms = potential.energy_terms(graph, dispersion=False)
+                moved = transferred(potential, graph)
             rows = potential.element_row[graph.atomic_numbers]
             below = terms.node_energy - potential.reference_energies[rows]
             local = torch.zeros_like(below) if terms.local_charges is None else terms.local_charges
+            largest = torch.maximum(local.abs(), moved)
             for z, energy, charge in zip(
-                atoms.numbers, below.tolist(), local.abs().tolist(), strict=True
+                atoms.numbers, below.tolist(), largest.tolist(), strict=True
             ):
                 energies[int(z)].append(energy)
                 charges[int(z)].append(charge)
