@@ -144,7 +144,11 @@ def _crystal(
     directions: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """Born effective charges of crystals from their charges, (n_atoms, m, 3) in e."""
+    """Born effective charges of crystals, (n_atoms, m, 3) in e.
+
+    Derivatives of the polarization where the charges have one; else from the charges, image by
+    image.
+    """
     if options.mode == "exact" and local.polarization is not None:
         along = torch.einsum("smi,si->sm", directions, local.polarization(graph))
         return jacobian_rows(along, positions)
