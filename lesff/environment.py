@@ -10,6 +10,7 @@ from lesff.errors import ConfigError
 
 _TIMEOUT_S = 60.0
 _TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
 
 
 def is_offline() -> bool:
@@ -20,6 +21,18 @@ def is_offline() -> bool:
 def always_rehash() -> bool:
     """Whether ``LESFF_REHASH`` asks for the digest of every file at every load."""
     return _is_set("LESFF_REHASH")
+
+
+def keeps_memory() -> bool:
+    """Whether large trajectories may keep freed memory: unless ``LESFF_KEEP_MEMORY`` says 0 or no.
+
+    Raises:
+        ConfigError: for any other value than those of yes and no.
+    """
+    value = os.environ.get("LESFF_KEEP_MEMORY", "").strip().lower()
+    if value not in {"", *_TRUE, *_FALSE}:
+        raise ConfigError(f"`LESFF_KEEP_MEMORY` must be 0 or 1, got {value!r}")
+    return value not in _FALSE
 
 
 def network_timeout() -> float:

@@ -301,9 +301,7 @@ def test_bad_labels_and_structures(tmp_path):
     iron = [to_structure(ase.Atoms("Fe2", [[0, 0, 0], [0, 0, d]])) for d in (2.0, 2.2)]
     with pytest.raises(DataError, match="the teacher failed"):
         label_structures(emt, iron, options, tmp_path / "b")
-    with pytest.raises(
-        DataError, match=r"every frame of 4 of 4 shards .* has forces"
-    ):
+    with pytest.raises(DataError, match=r"every frame of 4 of 4 shards .* has forces"):
         label_structures(emt, structures(), replace(options, max_force=1e-3), tmp_path / "c")
     with pytest.raises(DataError, match="at least two different ones"):
         plan_tasks(structures()[:1] * 3, options)

@@ -26,6 +26,7 @@ from lesff.atoms.verlet import VerletList
 from lesff.autograd import plain_arithmetic
 from lesff.electrostatics.sums.plan import SLAB
 from lesff.errors import ExtrapolationWarning, OutOfDomainError, PropertyError, StructureError, warn
+from lesff.memory import keep_freed_memory
 from lesff.potential.domain import (
     OutOfDomain,
     Outside,
@@ -519,6 +520,10 @@ class Evaluator:
             for places in plan_batches(sizes, "auto"):
                 chosen = rest[places]
                 graph = collate([self._graph(structures[i], slots[i]) for i in chosen])
+                # a trajectory that goes on will need the same memory again
+                goes_on = any(self._slots[slots[i]].structure is not None for i in chosen)
+                if goes_on and not few and graph.positions.device.type == "cpu":
+                    keep_freed_memory()
                 found = predict_graph(self._potential, graph, asked)
                 for index, row in zip(chosen, found, strict=True):
                     rows[index] = row
