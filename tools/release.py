@@ -18,7 +18,8 @@ use, ``EVALUATION.md`` has the training and all tables.
 ``--cutoff``, ``--dl`` and ``--dispersion-dl`` change the sums over wave vectors of the same
 weights: crystals and slabs change, molecules do not. ``--walled`` gives the same weights a wall, a
 floor and limits of charges that no structure of the training sees; ``--wall-stiffness`` makes the
-wall steeper (eV), ``--energy-floor`` is one number or a JSON file with one for each symbol,
+wall steeper (eV), ``--inner-cutoff`` lets it begin elsewhere than at 0.75 of the sum of radii,
+``--energy-floor`` is one number or a JSON file with one for each symbol,
 ``--charge-limits`` such a file (both of ``tools/learned_range.py``), and
 ``--no-crowding`` is for solids. A folder with a wall gets another one. ``--state-charge`` and
 ``--full-weight`` bound the local state likewise. Works to cite (``bibtex``) are kept from version
@@ -52,7 +53,7 @@ from lesff.model_folder.card import front_matter, read_card, read_evaluation, wi
 from lesff.model_folder.folder import load_model, save_model
 from lesff.model_folder.layout import CARD_FILE, model_files
 from lesff.model_folder.verify import verify_parity
-from lesff.potential.edit import with_charge_limits, with_state_limits, with_wall
+from lesff.potential.edit import INNER_CUTOFF, with_charge_limits, with_state_limits, with_wall
 from lesff.potential.potential import Potential
 from lesff.train.frame_stream import FrameStream, StreamedFile, sample_of
 from lesff.uncertainty.calibration import calibrate, card_section
@@ -137,12 +138,14 @@ def with_wall_below(
     stiffness: float = 0.0,
     crowding: bool = True,
     limits: tuple[float, ...] | None = None,
+    inner_cutoff: float = INNER_CUTOFF,
 ) -> Potential:
     """The same weights with a wall and limits of charges; molecules: floor and crowding, too."""
     changed = with_wall(
         potential,
         wall="zbl-inner",
         wall_stiffness=stiffness,
+        inner_cutoff=inner_cutoff,
         energy_floor=energy_floor,
         crowding=crowding and energy_floor is not None,
     )
@@ -159,6 +162,7 @@ def walled_as_told(potential: Potential, options: argparse.Namespace) -> Potenti
         "--energy-floor": options.energy_floor is not None,
         "--wall-stiffness": options.wall_stiffness,
         "--no-crowding": options.no_crowding,
+        "--inner-cutoff": options.inner_cutoff,
         "--charge-limits": options.charge_limits is not None,
     }
     if options.walled:
@@ -169,6 +173,7 @@ def walled_as_told(potential: Potential, options: argparse.Namespace) -> Potenti
             stiffness=options.wall_stiffness,
             crowding=not options.no_crowding,
             limits=None if limits is None else by_element(limits, potential.config.elements),
+            inner_cutoff=options.inner_cutoff or INNER_CUTOFF,
         )
     for name in (name for name, is_given in parts.items() if is_given):
         sys.exit(f"`{name}` is a part of the wall: give `--walled`, too")
@@ -259,6 +264,7 @@ def main() -> None:
     parser.add_argument("--charge-limits", type=Path, help="of it, JSON by symbol, e")
     parser.add_argument("--walled", action="store_true", help="add a wall below what is learned")
     parser.add_argument("--wall-stiffness", type=float, default=0.0, help="of the wall, eV")
+    parser.add_argument("--inner-cutoff", type=float, help="where it begins, share of radii")
     parser.add_argument("--energy-floor", help="of it, eV: a number, or a JSON file by symbol")
     parser.add_argument(
         "--no-crowding", action="store_true", help="do not count bonds: solids with a floor"
