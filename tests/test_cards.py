@@ -82,7 +82,7 @@ def test_every_table_row_is_between_marks(path):
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_training_tables_are_those_of_the_recipe(path):
     card = path.read_text(encoding="utf-8")
-    assert f"<!-- begin training: recipes/{path.stem} -->" in card
+    assert f"<!-- begin training: recipes/{path.stem}" in card
     assert TRAINING["with_training"](card) == card, "run tools/card_training.py"
 
 

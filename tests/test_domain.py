@@ -33,6 +33,7 @@ from lesff.evaluation.card_pages import two_parts
 from lesff.methods import open_method
 from lesff.model_folder.folder import save_model
 from lesff.model_folder.layout import UNCERTAINTY_FILE
+from lesff.potential.edit import INNER_CUTOFF
 from lesff.potential.replay import RepeatedStep
 from lesff.train.calibration_data import calibration_frames
 from lesff.train.data import read_frames, structure_hash
@@ -513,6 +514,7 @@ def test_a_release_gets_the_wall_that_the_command_line_says(tmp_path, monkeypatc
             "energy_floor": None,
             "charge_limits": None,
             "no_crowding": False,
+            "inner_cutoff": None,
         }
         return walled(bare, argparse.Namespace(**(given | options))).config
 
@@ -521,6 +523,7 @@ def test_a_release_gets_the_wall_that_the_command_line_says(tmp_path, monkeypatc
         {"wall_stiffness": 1.0},
         {"energy_floor": "5"},
         {"no_crowding": True},
+        {"inner_cutoff": 0.6},
         {"charge_limits": tmp_path},
     ):
         with pytest.raises(SystemExit, match="is a part of the wall: give `--walled`, too"):
@@ -532,6 +535,8 @@ def test_a_release_gets_the_wall_that_the_command_line_says(tmp_path, monkeypatc
         5.0,
         True,
     )
+    assert config.architecture["inner_cutoff"] == INNER_CUTOFF
+    assert told(inner_cutoff=0.6).architecture["inner_cutoff"] == 0.6
     assert not told().crowding
     floors = tmp_path / "floors.json"
     floors.write_text('{"O": 7.0, "H": 4.0, "Na": 1.0}', encoding="utf-8")
