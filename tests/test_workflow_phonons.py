@@ -87,7 +87,7 @@ def test_splitting_is_that_of_the_non_analytic_term(salt):
 def test_salt_as_measured(salt):
     # what mat-medium is good for: 20 % of a phonon frequency
     assert THZ_TO_PER_CM * salt.gamma[-1] == pytest.approx(KITTEL[0], rel=0.2)
-    assert THZ_TO_PER_CM * salt.longitudinal[-1] == pytest.approx(KITTEL[1], rel=0.1)
+    assert THZ_TO_PER_CM * salt.longitudinal[-1] == pytest.approx(KITTEL[1], rel=0.2)
     assert salt.minimum_frequency > -0.05
 
 
