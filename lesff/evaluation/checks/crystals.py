@@ -227,7 +227,8 @@ def _with_cell(atoms: ase.Atoms, calculator: BaseCalculator) -> ase.Atoms:
     """Minimum of atoms and cell, calculator attached."""
     copy = atoms.copy()
     copy.calc = calculator
-    if not BFGS(FrechetCellFilter(copy), logfile=None).run(fmax=_FMAX, steps=_STEPS):
+    moved: Any = FrechetCellFilter(copy)  # an optimiser takes filters, too
+    if not BFGS(moved, logfile=None).run(fmax=_FMAX, steps=_STEPS):
         raise ConvergenceError(
             f"relaxation of the cell of {copy.get_chemical_formula()} must reach {_FMAX} eV/A "
             f"within {_STEPS} steps"
