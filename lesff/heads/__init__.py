@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes
+from lesff.heads.base import ChargeModel, HasPolarization, HeadInput, HeadOutput, HeadSizes
 from lesff.heads.carried import CarriedHead
 from lesff.heads.config import HEAD_NAMES, HeadName, LongRangeConfig, MultipoleConfig
 from lesff.heads.edge import EdgeHead
@@ -35,6 +35,7 @@ __all__ = [
     "HEADS",
     "HEAD_NAMES",
     "ChargeModel",
+    "HasPolarization",
     "HeadInput",
     "HeadName",
     "HeadOutput",

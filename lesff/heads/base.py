@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +187,7 @@ class ChargeModel(nn.Module, ABC):
             crystals defined.
         extra_hops: Edges by which charges reach further than the invariants.
         limited_hops: Edges by which they reach further still where they have limits.
-        has_polarization: Whether :meth:`polarization` is there.
+        has_polarization: Whether Born charges are derivatives of :class:`HasPolarization`.
         asks_host: Whether the host has to see numbers of each step: whether a matrix is positive
             definite, an iteration converged.
     """
@@ -220,13 +220,6 @@ class ChargeModel(nn.Module, ABC):
         Functions of the receptive field if ``is_local``; a head without potentials ignores them.
         """
 
-    def polarization(self, x: HeadInput) -> Tensor:
-        """Function of positions whose derivatives are Born charges, (n_systems, 3) in e A.
-
-        Of crystals, too, where a dipole is not one. For heads with ``has_polarization``.
-        """
-        raise ConfigError(f"`long_range.head` {type(self).__name__} has no polarization")
-
     def read(self, readouts: LayerReadouts, x: HeadInput) -> Tensor:
         """Bounded charges read off the invariants, on top of those of the local state."""
         own = x.bounded(readouts(x.invariants))
@@ -257,6 +250,18 @@ class ChargeModel(nn.Module, ABC):
     def element_charges(self, element: Tensor) -> Tensor | None:
         """Reference charges of elements by their index, in e, or None without such charges."""
         return None if self.reference is None else self.reference.index_select(0, element)
+
+
+@runtime_checkable
+class HasPolarization(Protocol):
+    """A head with ``has_polarization``."""
+
+    def polarization(self, x: HeadInput) -> Tensor:
+        """Function of positions whose derivatives are Born charges, (n_systems, 3) in e A.
+
+        Of crystals, too, where a dipole is not one.
+        """
+        ...
 
 
 class Anchored(nn.Module):

@@ -110,7 +110,7 @@ class EdgeHead(ChargeModel):
         return self.base_at_potentials(x, potentials) + self._moved(x)
 
     def polarization(self, x: HeadInput) -> Tensor:
-        """See :meth:`ChargeModel.polarization`; in plain PyTorch, which has second derivatives."""
+        """See :class:`HasPolarization`; in plain PyTorch, which has second derivatives."""
         pairs = x.neighbours()
         transfers = self.transfers.of_pairs(x, pairs)
         transfers = limited_transfers(

@@ -31,6 +31,7 @@ from lesff.electrostatics.sums.settings import EwaldSettings
 from lesff.errors import ConfigError, PropertyError, UnsupportedInputError
 from lesff.heads import (
     ChargeModel,
+    HasPolarization,
     HeadInput,
     HeadOutput,
     HeadSizes,
@@ -686,6 +687,8 @@ class Potential(nn.Module):
             ConfigError: for one whose charges have none.
         """
         charge_head, _ = self._electrostatic_parts()
+        if not isinstance(charge_head, HasPolarization):
+            raise ConfigError("`long_range.head` must be 'edge' for a polarization of crystals")
         element = self.element_row[graph.atomic_numbers]
         output = self.architecture(graph, self.node_state(graph), tabulated=tabulated)
         return charge_head.polarization(self._head_input(graph, output, element, None))
