@@ -162,7 +162,7 @@ def walled_as_told(potential: Potential, options: argparse.Namespace) -> Potenti
         "--energy-floor": options.energy_floor is not None,
         "--wall-stiffness": options.wall_stiffness,
         "--no-crowding": options.no_crowding,
-        "--inner-cutoff": options.inner_cutoff,
+        "--inner-cutoff": options.inner_cutoff is not None,
         "--charge-limits": options.charge_limits is not None,
     }
     if options.walled:
@@ -173,7 +173,7 @@ def walled_as_told(potential: Potential, options: argparse.Namespace) -> Potenti
             stiffness=options.wall_stiffness,
             crowding=not options.no_crowding,
             limits=None if limits is None else by_element(limits, potential.config.elements),
-            inner_cutoff=options.inner_cutoff or INNER_CUTOFF,
+            inner_cutoff=INNER_CUTOFF if options.inner_cutoff is None else options.inner_cutoff,
         )
     for name in (name for name, is_given in parts.items() if is_given):
         sys.exit(f"`{name}` is a part of the wall: give `--walled`, too")

@@ -298,8 +298,6 @@ def textbook(kind: str, formula: str) -> ase.Atoms:
         return bulk(symbols[0] + symbols[-1], kind, a=factor * bond)
     if kind == "wurtzite":
         return bulk(formula, kind, a=1.633 * bond, c=1.633 * 1.633 * bond)
-    if kind == "diamond":
-        return bulk(formula, kind, a=4.0 / 3.0**0.5 * bond)
     return bulk(formula, kind, a=4.0 / 3.0**0.5 * bond)
 
 
@@ -348,11 +346,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="real crystals, such as born_charges.npz")
     parser.add_argument("--teacher", default="mat-large", help="lesff model that relaxes")
-    parser.add_argument("--count", type=int, default=3000, help="of what is drawn")
+    parser.add_argument("--count", type=int, help="of what is drawn (3000)")
     parser.add_argument("--seed", type=int, default=21)
     parser.add_argument("--which", choices=("drawn", "listed", "melts"), default="drawn")
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
+    if given.which != "drawn" and given.count is not None:
+        parser.error(f"--count is for what is drawn, not for --which {given.which}")
+    given.count = 3000 if given.count is None else given.count
     if given.count < PART or given.count % PART:
         parser.error(f"--count must be a multiple of {PART}, got {given.count}")
     warnings.simplefilter("ignore")

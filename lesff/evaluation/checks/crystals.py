@@ -14,10 +14,10 @@ from ase.optimize import BFGS
 from ase.spacegroup import crystal as of_spacegroup
 
 from lesff.errors import ConvergenceError
-from lesff.evaluation.checks.solids import SOLIDS, Solid, crystal, equation_of_state
+from lesff.evaluation.checks.solids import SOLIDS, Solid, crystal, fitted_solids, need_rows
 from lesff.evaluation.coverage import require
 from lesff.evaluation.relaxation import FAILURES, relaxed
-from lesff.evaluation.results import CheckResult, NotCoveredError
+from lesff.evaluation.results import CheckResult
 from lesff.methods import Method
 from lesff.units import DALTON, EV_PER_A3_TO_GPA
 
@@ -79,20 +79,7 @@ _STEPS = 300
 
 def check_more_solids(subject: Method) -> CheckResult:
     """Lattice constants of 20 more cubic crystals."""
-    result = CheckResult()
-    for name, solid in MORE_SOLIDS.items():
-        why = require(subject, crystal(solid))
-        if why:
-            result.left_out[name] = why
-            continue
-        try:
-            a, _ = equation_of_state(solid, subject.calculator())
-        except FAILURES as error:
-            result.left_out[name] = str(error)
-            continue
-        row = {"solid": name, "a": a, "a_reference": solid.a}
-        result.rows.append(row | {"error_percent": 100.0 * (a / solid.a - 1.0)})
-    _need_rows(result)
+    result = fitted_solids(subject, MORE_SOLIDS)
     percent = np.array([row["error_percent"] for row in result.rows])
     n = len(result.rows)
     result.add(f"lattice constants, MAE ({n} more solids)", "%", np.abs(percent).mean())
@@ -170,7 +157,7 @@ def check_phonons(subject: Method) -> CheckResult:
             result.left_out[name] = str(error)
             continue
         result.rows.append({"crystal": name, "thz": np.round(found, 4).tolist()})
-    _need_rows(result)
+    need_rows(result)
     lowest = {row["crystal"]: float(np.min(row["thz"])) for row in result.rows}
     soft = sum(value < -_REAL for value in lowest.values())
     result.add("crystals with imaginary modes", f"of {len(result.rows)}", soft)
@@ -219,7 +206,7 @@ def check_surfaces(subject: Method) -> CheckResult:
         value = 0.5 * energy / area * EV_PER_A2_TO_J_PER_M2
         result.rows.append({"solid": name, "j_per_m2": value})
         result.add(f"{name}, face (001)", "J/m^2", value, reference)
-    _need_rows(result)
+    need_rows(result)
     return result
 
 
@@ -234,8 +221,3 @@ def _with_cell(atoms: ase.Atoms, calculator: BaseCalculator) -> ase.Atoms:
             f"within {_STEPS} steps"
         )
     return copy
-
-
-def _need_rows(result: CheckResult) -> None:
-    if not result.rows:
-        raise NotCoveredError("; ".join(f"{k}: {v}" for k, v in result.left_out.items()))
