@@ -1,5 +1,7 @@
 """More crystals of the evaluation suite: phonons and surfaces on potentials solved elsewhere."""
 
+import importlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import ase
@@ -8,6 +10,8 @@ import pytest
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
+from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 from ase.phonons import Phonons
 
 from lesff.evaluation.checks import crystals
@@ -119,3 +123,49 @@ def test_what_nothing_covers_is_said():
             check(nothing)
     assert len(MORE_SOLIDS) == 20
     assert not set(MORE_SOLIDS) & set(SOLIDS)
+
+
+class Bonds(Calculator):
+    """One eV for each pair of neighbours: of NaCl at 2.82 A, not the next ones of LiF at 2.84."""
+
+    implemented_properties = ["energy", "forces", "stress"]
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        first, _ = neighbor_list("ij", atoms, 2.83)
+        self.results = {
+            "energy": -0.5 * len(first),
+            "forces": np.zeros((len(atoms), 3)),
+            "stress": np.zeros(6),
+        }
+
+
+def test_a_face_costs_half_a_bond_for_each_of_its_atoms():
+    """Cleaving rock salt cuts one bond an atom and makes two faces: 0.5 eV on a^2 / 4 * 2."""
+    found = check_surfaces(subject(Bonds(), (3, 9, 11, 12, 8, 17)))
+    by_name = {row["solid"]: row["j_per_m2"] for row in found.rows}
+    assert set(by_name) == {"LiF", "NaCl", "MgO"}
+    for name, value in by_name.items():
+        # an atom of the face has a^2 / 4; 1 eV / A^2 is 16.02 J / m^2
+        assert value == pytest.approx(0.5 * 16.02176634 / (SOLIDS[name].a ** 2 / 4.0), rel=1e-6)
+
+
+def test_crystals_are_kept_apart_and_squeezed(monkeypatch):
+    """Nearest ions of NaCl are a / 2 apart, and the sum of their radii is 2.68 A."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools" / "data"))
+    is_apart = importlib.import_module("apart").is_apart
+    tool = importlib.import_module("squeezed")
+    salt = bulk("NaCl", "rocksalt", a=4.0)
+    share = 2.0 / covalent_radii[[11, 17]].sum()
+    for factor, expected in ((0.99, True), (1.01, False)):
+        parts = salt.numbers, salt.positions, np.array(salt.cell)
+        assert is_apart(*parts, factor * share) is expected
+    start = bulk("NaCl", "rocksalt", a=5.64)
+    rng = np.random.default_rng(0)
+    found = [tool.squeezed(start, rng) for _ in range(200)]
+    lengths = [(4.0 * atoms.get_volume()) ** (1 / 3) / 5.64 for atoms in found if atoms is not None]
+    assert tool.LEAST <= min(lengths) < 0.7
+    assert 1.1 < max(lengths) <= tool.MOST
+    # what would be closer than 0.6 of the sum is left out: none of a salt that starts at 1.05
+    assert None not in found
+    assert tool.squeezed(bulk("NaCl", "rocksalt", a=2.5), rng) is None
