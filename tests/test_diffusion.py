@@ -173,6 +173,17 @@ def test_command_fits_temperatures(tmp_path):
         assert row["haven_ratio"] == pytest.approx(1.0, abs=5 * row["haven_ratio_error"])
     for name in ("diffusion.png", "arrhenius.png", "squared-0.csv"):
         assert (tmp_path / "out" / name).is_file()
+    for row in report["trajectories"]:
+        assert row["velocities"] == "differences of positions"
+    for more, text in ((["--born", "sine"], "--born is for Born charges: give --model"),
+                       (["--every", "2"], "--every is for Born charges"),
+                       (["--skip", "-5"], "--skip"), (["--dt", "0"], "--dt")):  # fmt: skip
+        refused = CliRunner().invoke(main, [*words, *more])
+        assert refused.exit_code == 2
+        assert text in refused.output
+    refused = CliRunner().invoke(main, words[: words.index("--temperature")])
+    assert refused.exit_code == 1
+    assert "give `--temperature`" in refused.output
     wrong = CliRunner().invoke(main, [*words, "--species", "Xe"])
     assert wrong.exit_code == 1
     assert "Xe=CHARGE" in wrong.output

@@ -128,7 +128,11 @@ def test_labels_alone_are_one_file_with_the_frames_of_the_shards(tmp_path):
         np.testing.assert_array_equal(one.forces, other.forces)
         np.testing.assert_array_equal(one.structure.cell, other.structure.cell)
         np.testing.assert_array_equal(one.structure.pbc, other.structure.pbc)
-        assert one.stress is None  # the shards of clusters have none
+        assert (one.stress is None) == (other.stress is None)
+        if one.stress is not None:
+            np.testing.assert_array_equal(one.stress, other.stress)
+    has_stress = {frame.stress is not None for frame in packed}
+    assert has_stress == {True, False}  # of crystals, beside clusters
 
 
 def test_labels_alone_refuse_options_of_the_training(tmp_path):
@@ -171,6 +175,42 @@ def test_a_structure_without_any_frame_is_named_and_left_out(tmp_path):
     # run again, nothing is labelled anew and the same is said
     with pytest.warns(LeftOutWarning, match="structure 1"):
         assert label_structures(teacher, [far, tight], options, tmp_path) == [path]
+
+
+def test_without_frames_held_out_nothing_is_trained(tmp_path):
+    """All dropped frames are counted, and the run ends before the training, not after it."""
+    copper = ase.build.bulk("Cu", cubic=True)
+    tight = ase.Atoms("Cu2", [[0, 0, 0], [0, 0, 0.9]])
+    options = {"sample": "rattle", "frames": 2, "displacement": (0.0, 0.01)}
+    said = []
+    for seed in range(10):
+        given = {**options, "seed": seed}
+        held_out = plan_tasks([to_structure(a) for a in (copper, tight)], DistillOptions(**given))
+        if held_out[1].is_validation:
+            break
+    with (
+        pytest.warns(LeftOutWarning, match="structure 1"),
+        pytest.raises(DataError, match="no held-out structure has a frame .* another `seed`"),
+    ):
+        distill(EMT_SPEC, [copper, tight], tmp_path, steps=2, options=given, progress=False,
+                say=said.append)  # fmt: skip
+    assert "1 shards" in said[0]
+    assert "2 frames dropped" in said[0]
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"sample": "rattle", "temperatures": (900.0,)}, "temperatures"),
+        ({"sample": "rattle", "interval": 5}, "interval"),
+        ({"sample": "md", "chunk": 5}, "chunk"),
+        ({"displacement": (0.1, 0.2)}, "displacement"),
+    ],
+)
+def test_options_of_the_other_sampling_are_refused(given, name):
+    with pytest.raises(ConfigError, match=f"`{name}` must be left out unless `sample` is"):
+        DistillOptions(**given)
 
 
 def test_hotter_dynamics_go_further_up(tmp_path):

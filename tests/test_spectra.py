@@ -419,6 +419,27 @@ def test_kinetic_temperature():
     assert as_trajectory([atoms] * 4, 1.0).temperature == pytest.approx(300.0)
 
 
+def test_temperature_of_frames_without_velocities_has_to_be_given():
+    """Positions every 50 fs say little of vibrations: their temperature would be far too low."""
+    with_velocities, without = drifting(momenta=True), drifting(momenta=False)
+    assert as_trajectory(without, 2.0).temperature_or(300.0) == 300.0
+    assert as_trajectory(with_velocities, 2.0).temperature_or(None) == pytest.approx(0.0, abs=1e-9)
+    with pytest.raises(DataError, match="no velocities, .*: give `--temperature`"):
+        as_trajectory(without, 2.0).temperature_or(None)
+
+
+def test_frames_are_as_far_apart_as_they_say():
+    frames = drifting()
+    for index, atoms in enumerate(frames):
+        atoms.info["time_fs"] = 2.0 * index
+    assert as_trajectory(frames, 2.0).n_frames == 12
+    frames[-1].info["time_fs"] -= 1.0
+    with pytest.raises(DataError, match="frames 10 and 11 are 1 fs apart .* given as 2 fs"):
+        as_trajectory(frames, 2.0)
+    with pytest.raises(DataError, match="frames 0 and 1 are 2 fs apart .* given as 1 fs"):
+        as_trajectory(frames, 1.0)
+
+
 def test_bad_trajectories():
     frames = drifting()
     with pytest.raises(DataError, match="at least 4 frames, got 3"):

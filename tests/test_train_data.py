@@ -17,7 +17,7 @@ from labelled_frames import RECIPE, labelled, write_frames
 
 from lesff.atoms.batching import shuffled_batches
 from lesff.errors import ConfigError, DataError
-from lesff.train.data import read_frames
+from lesff.train.data import read_frames, read_labelled
 from lesff.train.recipe import SourceConfig, identity, read_recipe
 from lesff.train.reference_energies import fit_reference_energies
 from lesff.train.run import dry_run, run_recipe
@@ -368,7 +368,7 @@ def test_recipes_run_dry(stage, tmp_path):
     recipe = stage.recipe
     frames = [labelled(water(), 0), labelled(two_waters(), 1)]
     for source in recipe.data.sources:
-        write_shard(tmp_path / source.path, frames)
+        write_shard(tmp_path / source.path, frames, has_cells=recipe.loss.stress > 0.0)
     found = dry_run(recipe, tmp_path)
     assert found["frames"] == 2 * len(recipe.data.sources)
     assert found["elements"] == "H O"
@@ -377,12 +377,48 @@ def test_recipes_run_dry(stage, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {s.path for s in recipe.data.sources}
 
 
-def write_shard(path, frames):
+def write_shard(path, frames, *, has_cells=False):
+    """Frames with all labels that the loss of a molecular or a crystalline model may ask for."""
+    n = [len(atoms) for atoms in frames]
     arrays = {
-        "n": [len(atoms) for atoms in frames],
+        "n": n,
         "energy": [atoms.get_potential_energy() for atoms in frames],
         "numbers": np.concatenate([atoms.numbers for atoms in frames]),
         "positions": np.concatenate([atoms.positions for atoms in frames]),
         "forces": np.concatenate([atoms.get_forces() for atoms in frames]),
     }
+    if has_cells:
+        cells = np.tile(9.0 * np.eye(3), (len(n), 1, 1))
+        arrays |= {"cell": cells, "stress": 1e-3 * cells}
+        arrays |= {"born_effective_charges": np.zeros((sum(n), 3, 3))}
+    else:
+        arrays |= {"dipole": np.full((len(n), 3), 0.2)}
     np.savez(path, **arrays)
+
+
+def test_a_loss_without_labels_is_refused(tmp_path):
+    """As in finetuning: a misspelt key of a label would otherwise train nothing, in silence."""
+    write_frames(tmp_path / "train.xyz")
+    path = write_recipe(tmp_path, '{ path = "train.xyz" }')
+    path.write_text(path.read_text() + "\n[loss]\nborn_effective_charges = 0.5\n")
+    text = (
+        r"`loss.born_effective_charges` is 0\.5, but no training frame has born_effective_charges"
+    )
+    with pytest.raises(DataError, match=text):
+        dry_run(read_recipe(path), tmp_path)
+
+
+def test_a_label_of_nan_throughout_is_none(tmp_path):
+    """A shard may have systems with and without a label; part of a label is an error."""
+    frames = [labelled(water(), 0), labelled(two_waters(), 1)]
+    write_shard(tmp_path / "a.npz", frames)
+    data = dict(np.load(tmp_path / "a.npz"))
+    data["dipole"] = np.array([[np.nan] * 3, [0.1, 0.2, 0.3]])
+    np.savez(tmp_path / "a.npz", **data)
+    found, summary = read_labelled(tmp_path / "a.npz")
+    assert [frame.dipole is None for frame in found] == [True, False]
+    assert summary.found["dipole", "dipole"] == 1
+    data["dipole"][0, 0] = 0.1
+    np.savez(tmp_path / "a.npz", **data)
+    with pytest.raises(DataError, match="frame 0: labels must be finite, got NaN"):
+        read_labelled(tmp_path / "a.npz")

@@ -202,6 +202,13 @@ def test_no_radial_distribution_without_a_volume(mat_small):
 
 def test_bad_options_are_refused():
     with pytest.raises(ConfigError, match="`checkpoint` must be a multiple of `every`"):
-        DynamicsOptions(every=3, checkpoint=10)
+        DynamicsOptions(every=3, steps=9, checkpoint=10)
+    with pytest.raises(ConfigError, match=r"`steps` must be a multiple of `every` \(10\), got 15"):
+        DynamicsOptions(steps=15)
+    for ensemble, values in (("nve", {"thermostat": "langevin"}), ("nvt", {"pressure": 1.0}),
+                             ("nvt", {"cell": "full"}), ("nve", {"tau_pressure": 5.0})):  # fmt: skip
+        (name,) = values
+        with pytest.raises(ConfigError, match=f"`{name}` must be left out unless `ensemble` is"):
+            DynamicsOptions(ensemble=ensemble, **values)
     with pytest.raises(ConfigError, match="`dt` must be positive, got 0"):
         DynamicsOptions(dt=0.0)

@@ -122,8 +122,28 @@ def test_command(tmp_path: Path, inversion):
     assert "<img" in (output / "neb.html").read_text()
 
 
+def test_all_images_of_a_given_path_are_turned(model):
+    """Images that are each turned against the one before: the path is as long as it is inside."""
+    first, last = _ends()
+    still = [first.copy() for _ in range(5)]
+    for share, image in zip(np.linspace(0.0, 1.0, 5), still, strict=True):
+        image.positions += share * (last.positions - first.positions)
+    turned = [image.copy() for image in still]
+    for index, image in enumerate(turned):
+        image.rotate(15.0 * index, "z")
+    options = NebOptions(steps=1, relaxes_ends=False)
+    one, other = (nudged_elastic_band(model, path, options) for path in (still, turned))
+    np.testing.assert_allclose(np.diff(other.distances), np.diff(one.distances), atol=0.02)
+
+
 def test_what_cannot_be_is_refused(model):
     first, last = _ends()
+    ion = last.copy()
+    ion.info["charge"] = 1
+    with pytest.raises(
+        DataError, match=r"structure 1 must have total charge and 2S\+1 of the first"
+    ):
+        nudged_elastic_band(model, [first, ion])
     with pytest.raises(DataError, match="a path must have two ends at least, got 1"):
         nudged_elastic_band(model, [first])
     with pytest.raises(DataError, match="structure 1 must have the atoms, in order"):

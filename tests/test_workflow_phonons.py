@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import lesff
 from lesff.cli import main
-from lesff.errors import ConfigError, MissingDependencyError
+from lesff.errors import ConfigError, MissingDependencyError, UnsupportedInputError
 from lesff.evaluation.checks.solids import BORN, SOLIDS, crystal
 from lesff.spectra.lo_to import non_analytic_term
 from lesff.units import COULOMB_CONSTANT, DALTON
@@ -168,6 +168,14 @@ def test_what_cannot_be_is_refused(model, monkeypatch):
         phonons(model, molecule("H2O"))
     with pytest.raises(ConfigError, match="with values from 1, got 0.5"):
         PhononOptions(dielectric=0.5)
+    with pytest.raises(ConfigError, match="`dielectric` must be left out without `nac`"):
+        PhononOptions(dielectric=5.0, nac=False)
+    with pytest.raises(ConfigError, match="`born_file` has its own"):
+        PhononOptions(dielectric=5.0, born_file=Path("BORN"))
+    charged = crystal(SOLIDS["NaCl"])
+    charged.info["charge"] = 1
+    with pytest.raises(UnsupportedInputError, match="phonons need a neutral crystal"):
+        phonons(model, charged)
     monkeypatch.setitem(sys.modules, "phonopy", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "lesff\[workflows\]"'):
         phonons(model, crystal(SOLIDS["NaCl"]))

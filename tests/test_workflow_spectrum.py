@@ -60,6 +60,7 @@ def test_bands_are_maxima_beyond_their_errors():
         ({"steps": 1000}, "`max_lag` must be at most the 100 fs"),
         ({"equilibration": 3}, "`equilibration` must be a multiple of `keep`"),
         ({"keep": 0}, "`keep` must be at least 1"),
+        ({"steps": 20_002}, "`steps` must be a multiple of `keep`"),
     ],
 )
 def test_bad_options(values, text):
@@ -99,12 +100,15 @@ def test_command_goes_on_and_writes_everything(tmp_path):
     write(tmp_path / "water.xyz", water())
     words = ["spectrum", tmp_path / "water.xyz", "-m", folder, "-o", tmp_path / "out",
              "--steps", 80, "--equilibration", 4, "--keep", 2, "--blocks", 2,
-             "--lag", 4, "--temperature", 5, "--dt", 0.1, "--no-harmonic"]  # fmt: skip
+             "--born", "sine", "--temperature", 5, "--dt", 0.1, "--no-harmonic"]  # fmt: skip
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "spectrum.json").read_text())
     assert set(report["spectra"]) == {"ir", "vdos"}
     assert report["not_of_this_model"] == ["raman"]
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["born"] == "sine"
+    assert settings["max_lag"] == pytest.approx(4.0)  # fs, of a block
     for name in ("spectrum.html", "spectrum.png", "ir.csv", "vdos.csv"):
         assert (tmp_path / "out" / name).is_file()
     before = (tmp_path / "out" / "ir.csv").read_bytes()

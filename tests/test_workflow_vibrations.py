@@ -13,6 +13,7 @@ from ase.build import molecule
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from ase.thermochemistry import IdealGasThermo
+from ase.vibrations.data import VibrationsData
 from ase.vibrations.infrared import Infrared
 from click.testing import CliRunner
 
@@ -20,7 +21,7 @@ import lesff
 from lesff.cli import main
 from lesff.errors import ConfigError, ConvergenceError
 from lesff.evaluation.checks.solids import SOLIDS, crystal
-from lesff.workflows.vibrations import VibrationsResult, rigid_modes, vibrations
+from lesff.workflows.vibrations import VibrationsResult, _thermochemistry, rigid_modes, vibrations
 
 HARMONIC = (1648.47, 3832.17, 3942.53)
 """Water, 1/cm: Benedict, Gailar, Plyler, J. Chem. Phys. 24, 1139 (1956)."""
@@ -48,6 +49,32 @@ def test_modes_and_intensities_are_those_of_ase(model, water, tmp_path: Path):
     np.testing.assert_allclose(
         water.intensities[6:], 42.255 * alone.intensities[6:], rtol=0.01, atol=0.1
     )
+
+
+def test_the_imaginary_mode_of_a_saddle_point_is_left_out(water):
+    """Entropy is that of the other modes, with or without slow rotations left in the Hessian."""
+    n = len(water.atoms)
+    rigid = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+    def entropy(frequencies):
+        """Of a molecule at whose modes a Hessian with these wave numbers (1/cm) arrives."""
+        rng = np.random.default_rng(0)
+        basis, _ = np.linalg.qr(rng.normal(size=(3 * n, 3 * n)))
+        masses = np.repeat(water.atoms.get_masses(), 3)
+        values = np.sign(frequencies) * (np.array(frequencies) * units.invcm) ** 2
+        scale = units._hbar * units.m * np.sqrt(units._e / units._amu) / units._e
+        hessian = (basis * values / scale**2) @ basis.T * np.sqrt(np.outer(masses, masses))
+        data = VibrationsData.from_2d(water.atoms, hessian)
+        return _thermochemistry(data, 0.0, 298.15, 1e5, 2)
+
+    saddle = entropy([-1000.0, *rigid, 3700.0, 3800.0])
+    minimum = entropy([*rigid, 1600.0, 3700.0, 3800.0])
+    assert saddle.n_imaginary == 1
+    assert minimum.n_imaginary == 0
+    # the mode of 1,600 1/cm has 0.3 J/(mol K) at 298 K, a rotation of 6 1/cm would have 38
+    difference = (saddle.entropy - minimum.entropy) * units.mol / units.J
+    assert difference == pytest.approx(0.0, abs=0.5)
+    assert saddle.zero_point == pytest.approx(0.5 * 7500.0 * units.invcm, rel=1e-6)
 
 
 def test_water_as_measured(water):

@@ -29,10 +29,17 @@ _NOMINAL = {
 @click.option("-m", "--model", "name", help="Model whose Born charges give the conductivity, too.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True,
               help="Folder for results.")  # fmt: skip
-@click.option("--dt", type=float, required=True, help="Time between frames, fs.")
+@click.option("--dt", type=click.FloatRange(min=0.0, min_open=True), required=True,
+              help="Time between frames, fs.")  # fmt: skip
 @click.option("--temperature", type=float, multiple=True,
               help="K, once for each trajectory; by default those of the velocities.")  # fmt: skip
-@click.option("--skip", default=0.0, show_default=True, help="Left out at the beginning, fs.")
+@click.option(
+    "--skip",
+    type=click.FloatRange(min=0.0),
+    default=0.0,
+    show_default=True,
+    help="Left out at the beginning, fs.",
+)
 @click.option("--lower", type=float, help="Start of the straight part, fs; a quarter of --upper.")
 @click.option("--upper", type=float, help="End of it, fs; half a block.")
 @click.option("--blocks", default=5, show_default=True, help="Blocks for the error bars.")
@@ -40,10 +47,10 @@ _NOMINAL = {
               show_default=True, help="What rests: the centre of all atoms, of the atoms of no "
               "species, or nothing.")  # fmt: skip
 @click.option("--at", default=300.0, show_default=True, help="K to which the fit is extended.")
-@click.option("--every", default=1, show_default=True,
-              help="Born charges every so many frames.")  # fmt: skip
-@click.option("--born", type=click.Choice(["exact", "sine"]), default="exact", show_default=True,
-              help="Born effective charges of crystals.")  # fmt: skip
+@click.option("--every", type=int,
+              help="With --model: Born charges every so many frames; 1.")  # fmt: skip
+@click.option("--born", type=click.Choice(["exact", "sine"]),
+              help="With --model: Born effective charges of crystals; exact.")  # fmt: skip
 @accept_license_option
 def diffusion_command(
     trajectories: tuple[Path, ...],
@@ -58,8 +65,8 @@ def diffusion_command(
     blocks: int,
     reference: Reference,
     at: float,
-    every: int,
-    born: BornMode,
+    every: int | None,
+    born: BornMode | None,
     *,
     accept_license: bool,
 ) -> None:
@@ -75,6 +82,9 @@ def diffusion_command(
         raise click.UsageError(
             f"--temperature must be given once for each of {len(trajectories)} trajectories"
         )
+    for option, value in (("--every", every), ("--born", born)):
+        if name is None and value is not None:
+            raise click.UsageError(f"{option} is for Born charges: give --model, too")
     model = None if name is None else load(name, accept_license=accept_license)
     output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -83,8 +93,8 @@ def diffusion_command(
         kelvin = temperature[index] if temperature else None
         row, found = _analysed(
             path, charges, dt, kelvin, skip=skip, lower=lower, upper=upper, blocks=blocks,
-            reference=reference, model=model, output=output / f"born-{index}", every=every,
-            mode=born,
+            reference=reference, model=model, output=output / f"born-{index}", every=every or 1,
+            mode=born or "exact",
         )  # fmt: skip
         rows.append(row)
         curves += [(f"{index} {s} {row['temperature_k']:.0f} K", d) for s, d in found.items()]
@@ -142,7 +152,7 @@ def _analysed(
     missing = [s for s in charges if s not in symbols]
     if missing:
         raise DataError(f"{path} must have atoms of {', '.join(missing)}, got none")
-    temperature = run.temperature if temperature is None else temperature
+    temperature = run.temperature_or(temperature)
     upper = 0.5 * (run.n_frames // max(blocks, 1)) * dt if upper is None else upper
     lower = 0.25 * upper if lower is None else lower
     fit = {"lower": lower, "upper": upper, "n_blocks": blocks}
@@ -152,7 +162,9 @@ def _analysed(
     found = {s: self_diffusion(r, dt, **fit) for s, r in positions.items()}
     row: dict[str, Any] = {
         "trajectory": path.name, "n_frames": run.n_frames, "time_step_fs": dt, "skip_fs": skip,
-        "temperature_k": temperature, "volume_a3": run.volume, "lower_fs": lower,
+        "temperature_k": temperature, "volume_a3": run.volume,
+        "velocities": "file" if run.has_velocities else "differences of positions",
+        "lower_fs": lower,
         "upper_fs": upper, "n_blocks": blocks,
         "species": {
             s: {"n_atoms": positions[s].shape[1], "d_cm2_per_s": d.coefficient,

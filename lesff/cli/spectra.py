@@ -108,9 +108,10 @@ def spectrum_command(
         values = {
             "dt": 0.5 if dt is None else dt, "steps": steps, "equilibration": equilibration,
             "temperature": 300.0 if temperature is None else temperature, "keep": keep,
-            "every": every, "max_lag": 1000.0 if lag is None else lag, "blocks": blocks,
-            "seed": seed,
+            "every": every, "blocks": blocks, "born": born, "seed": seed,
         }  # fmt: skip
+        length = steps // keep // max(blocks, 1) * keep * values["dt"] if keep > 0 else 1000.0
+        values["max_lag"] = min(1000.0, length) if lag is None else lag
         _of_structure(
             trajectory, name, output, kind, values, max_wavenumber, harmonic, accept_license
         )
@@ -128,7 +129,10 @@ def spectrum_command(
 
     path = trajectory
     run = read_trajectory(path, dt)
-    temperature = run.temperature if temperature is None else temperature
+    if kind == "vdos" and temperature is None:
+        temperature = run.temperature  # of the velocities that it shows, wherever they are from
+    else:
+        temperature = run.temperature_or(temperature)
     block = run.n_frames // max(blocks, 1) * dt
     options = {"max_lag": min(1000.0, block) if lag is None else lag, "n_blocks": blocks}
     output.mkdir(parents=True, exist_ok=True)
@@ -298,7 +302,7 @@ def transport_command(
     run = read_trajectory(trajectory, dt)
     if run.volume is None:
         raise DataError("transport needs a trajectory of a crystal or liquid, periodic in 3D")
-    temperature = run.temperature if temperature is None else temperature
+    temperature = run.temperature_or(temperature)
     upper = 0.5 * (run.n_frames // max(blocks, 1)) * dt if upper is None else upper
     lower = 0.25 * upper if lower is None else lower
     output.mkdir(parents=True, exist_ok=True)

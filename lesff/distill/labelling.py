@@ -235,7 +235,7 @@ def _arrays(
 
 
 def pack_shards(paths: Sequence[Path], output: Path) -> Path:
-    """All shards in one compressed file; labels that not every shard has are left out.
+    """All shards in one compressed file; a label that a shard lacks is NaN in its frames.
 
     Raises:
         DataError: if the file cannot be written.
@@ -244,26 +244,49 @@ def pack_shards(paths: Sequence[Path], output: Path) -> Path:
     for path in paths:
         with np.load(path, allow_pickle=False) as file:
             shards.append({name: file[name] for name in file.files if name != "dropped"})
-    names = set.intersection(*(set(shard) for shard in shards))
-    if any("cell" in shard for shard in shards):
-        names |= {"cell", "pbc"}
-        shards = [_with_cell(shard) for shard in shards]
-    arrays = {name: np.concatenate([s[name] for s in shards]) for name in sorted(names)}
+    names = sorted(set().union(*shards))
+    arrays = {
+        name: np.concatenate([_with_gaps(shard, names)[name] for shard in shards]) for name in names
+    }
     write_npz(output, arrays, np.savez_compressed)
     return output
 
 
-def _with_cell(shard: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The shard of a molecule with the open cell that crystals beside it need."""
+def _with_gaps(shard: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The shard with what others beside it have: an open cell, and no stress or dipole (NaN)."""
     count = len(shard["n"])
-    open_cell = {"cell": np.zeros((count, 3, 3)), "pbc": np.zeros((count, 3), dtype=bool)}
-    return open_cell | shard
+    filled: dict[str, np.ndarray] = {
+        "cell": np.zeros((count, 3, 3)),
+        "pbc": np.zeros((count, 3), dtype=bool),
+        "stress": np.full((count, 3, 3), np.nan),
+        "dipole": np.full((count, 3), np.nan),
+    }
+    return {name: filled[name] for name in names if name in filled} | shard
 
 
-def dropped_frames(paths: Sequence[Path]) -> int:
-    """Frames that were left out for their forces."""
-    total = 0
+def check_parts(paths: Sequence[Path]) -> None:
+    """Refuse shards to train on if none is held out, or all are.
+
+    Raises:
+        DataError: if so.
+    """
+    held_out = set()
     for path in paths:
+        with np.load(path, allow_pickle=False) as file:
+            held_out.add(bool(file["valid"][0]))
+    if len(held_out) == 1:
+        part = "training" if held_out == {True} else "held-out"
+        raise DataError(
+            f"no {part} structure has a frame with forces below `max_force`: relax the structures "
+            "first, raise `max_force`, or have others held out with another `seed`, in another "
+            f"folder; the labels of the rest are in {paths[0].parent}"
+        )
+
+
+def dropped_frames(folder: Path) -> int:
+    """Frames that were left out for their forces, of all shards of a folder."""
+    total = 0
+    for path in sorted(folder.glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:
             total += int(file["dropped"][0])
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from lesff.errors import ConfigError
@@ -12,6 +12,11 @@ from lesff.train.loss import LossConfig
 from lesff.train.recipe import DataConfig, OptimizerConfig, Recipe, RecipeModel
 
 SampleKind = Literal["md", "rattle"]
+_OF_SAMPLE: dict[SampleKind, tuple[str, ...]] = {
+    "md": ("temperatures", "timestep", "interval", "friction", "driver"),
+    "rattle": ("displacement", "chunk"),
+}
+"""Options that one kind of sampling has and the other would ignore."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +28,18 @@ class DistillOptions:
             random displacements of every structure.
         frames: Frames per structure and temperature, or per structure.
         temperatures: K, for ``"md"``.
-        timestep: fs.
+        timestep: fs, for ``"md"`` as the next two.
         interval: Steps of dynamics between frames.
         friction: Langevin friction in 1/fs.
-        displacement: Smallest and largest standard deviation of rattled coordinates in A.
+        displacement: Smallest and largest standard deviation of rattled coordinates in A, for
+            ``"rattle"``.
         strain: Standard deviation of the components of a random symmetric strain of crystals, once
             per trajectory or per rattled frame.
         max_force: Frames with a larger force (eV/A) are left out, and counted.
         validation: Share of the structures whose frames are held out, at least one structure.
         chunk: Frames per shard of ``"rattle"``; a trajectory is one shard.
-        driver: lesff model or calculator that drives the dynamics; the teacher if not given.
+        driver: lesff model or calculator that drives the dynamics of ``"md"``; the teacher if not
+            given.
         seed: Seed of everything.
     """
 
@@ -68,8 +75,11 @@ class DistillOptions:
         bad = [name for name, is_good in checks.items() if not is_good]
         if bad:
             raise ConfigError(f"`{bad[0]}` is out of range: {getattr(self, bad[0])!r}")
-        if self.driver is not None and self.sample != "md":
-            raise ConfigError("`driver` must be left out unless `sample` is 'md'")
+        defaults = {field.name: field.default for field in fields(self)}
+        other = next(kind for kind in _OF_SAMPLE if kind != self.sample)
+        for name in _OF_SAMPLE[other]:
+            if getattr(self, name) != defaults[name]:
+                raise ConfigError(f"`{name}` must be left out unless `sample` is {other!r}")
 
 
 def small_student(*, has_states: bool) -> Recipe:

@@ -16,6 +16,7 @@ from lesff.atoms.structure import Structure, to_structures
 from lesff.distill.labelling import (
     LABELS_FILE,
     SHARDS,
+    check_parts,
     dropped_frames,
     label_structures,
     pack_shards,
@@ -82,20 +83,20 @@ def distill(
     folder = Path(output)
     sources = to_structures(structures)[0]
     states = {(s.total_charge, s.spin_multiplicity) for s in sources}
-    student = with_schedule(recipe or small_student(has_states=len(states) > 1), minutes, steps)
+    has_states = states != {(0, 1)}
+    student = with_schedule(recipe or small_student(has_states=has_states), minutes, steps)
     check_student(student, sources)
     source, settings, shards = _labelled(
         teacher, sources, folder, options, tell, accept_license=accept_license, progress=progress
     )
+    check_parts(shards)
     student = replace(
         student,
         data=replace(
             student.data, sources=tuple(SourceConfig(path=f"{SHARDS}/{p.name}") for p in shards)
         ),
     )
-    return _train(
-        student, source, settings, folder, dropped_frames(shards), command, tell, progress=progress
-    )
+    return _train(student, source, settings, folder, command, tell, progress=progress)
 
 
 def label(
@@ -156,7 +157,7 @@ def _labelled(
     if settings.driver is not None:
         driver = open_method(settings.driver, accept_license=accept_license)
     shards = label_structures(source, sources, settings, folder, driver=driver, progress=progress)
-    dropped = dropped_frames(shards)
+    dropped = dropped_frames(folder / SHARDS)
     tell(f"{len(shards)} shards in {folder / SHARDS}; {dropped} frames dropped for their forces")
     return source, settings, shards
 
@@ -188,7 +189,6 @@ def _train(
     teacher: Method,
     options: DistillOptions,
     folder: Path,
-    dropped: int,
     command: str | None,
     tell: Callable[[str], None],
     *,
@@ -225,7 +225,7 @@ def _train(
         options=asdict(options),
         recipe=asdict(recipe) | {"data": {"max_atoms": recipe.data.max_atoms}},
         parts=parts,
-        dropped=dropped,
+        dropped=dropped_frames(folder / SHARDS),
         steps=trainer.progress.step,
         training_seconds=trainer.progress.seconds,
         evaluation_seconds=time.monotonic() - began,

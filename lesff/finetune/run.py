@@ -34,9 +34,9 @@ from lesff.model_folder.folder import save_model
 from lesff.plain_data import write_json
 from lesff.potential.edit import with_head, with_multipoles
 from lesff.potential.potential import Potential
-from lesff.train.data import Frame, Source, read_labelled
+from lesff.train.data import Frame, Source, has_label, read_labelled
 from lesff.train.labels import LabelSummary
-from lesff.train.loss import LossConfig
+from lesff.train.loss import LossConfig, check_labels
 from lesff.train.metrics import Errors, FramePrediction, errors_of, predict_frames
 from lesff.train.recipe import DataConfig, Recipe
 from lesff.train.splits import Split, make_split
@@ -181,7 +181,7 @@ class _Run:
             loss = replace(loss, charge_guess=0.0)
         if loss.dipole != DIPOLE_WEIGHT:
             return loss
-        has_labels = any(_has_label(frame, "dipole") for frame in split.train)
+        has_labels = any(has_label(frame, "dipole") for frame in split.train)
         if not has_labels or self.base.charge_head is None:
             return replace(loss, dipole=0.0)
         self.say(
@@ -213,16 +213,12 @@ class _Run:
         """Every term of the loss has labels; labels that are not used are named."""
         loss = self.loss
         for name in _SCORED:
-            has = any(_has_label(frame, name) for frame in split.train)
-            weight = getattr(loss, name)
-            if has and not weight:
+            has = any(has_label(frame, name) for frame in split.train)
+            if has and not getattr(loss, name):
                 self.say(f"{name} labels are not trained on: `loss.{name}` is 0 (only compared)")
-            if weight and not has and name in ("dipole", "stress", "charges"):
-                raise DataError(
-                    f"`loss.{name}` is {weight:g}, but no training frame has {name} labels"
-                )
+        check_labels(loss, split.train)
         names = ("energy", "forces")
-        if not any(_has_label(f, n) and getattr(loss, n) for f in split.train for n in names):
+        if not any(has_label(f, n) and getattr(loss, n) for f in split.train for n in names):
             raise DataError("training frames must have energies or forces to train on, got neither")
 
     def go(self, split: Split, known: list[Frame], command: str) -> Path:
@@ -400,14 +396,6 @@ def score_against(start: Errors, loss: LossConfig) -> Callable[[Errors], float]:
         return float(sum(ratios) / len(ratios)) if ratios else float("nan")
 
     return score
-
-
-def _has_label(frame: Frame, name: str) -> bool:
-    if name == "energy":
-        return frame.energy == frame.energy
-    if name == "forces":
-        return bool((frame.forces == frame.forces).all())
-    return getattr(frame, name) is not None
 
 
 def _weights(potential: Potential) -> str:

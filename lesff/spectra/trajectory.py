@@ -44,6 +44,23 @@ class Trajectory:
         """Number of frames."""
         return len(self.frames)
 
+    def temperature_or(self, given: float | None) -> float:
+        """The given temperature in K, or that of the velocities.
+
+        Differences of positions leave out what moves faster than frames are written: a temperature
+        of theirs is too low by any factor.
+
+        Raises:
+            DataError: if none is given and the frames have no velocities.
+        """
+        if given is not None:
+            return given
+        if not self.has_velocities:
+            raise DataError(
+                "the frames have no velocities, whose temperature this needs: give `--temperature`"
+            )
+        return self.temperature
+
 
 def read_trajectory(path: Path, time_step: float) -> Trajectory:
     """Read a trajectory of any format ASE knows.
@@ -71,6 +88,7 @@ def as_trajectory(frames: list[ase.Atoms], time_step: float) -> Trajectory:
         same = np.array_equal(atoms.numbers, first.numbers)
         if not same or not np.array_equal(atoms.pbc, first.pbc):
             raise DataError(f"frame {index} must have the atoms and the pbc of frame 0")
+    _check_times(frames, time_step)
     positions = unwrapped(frames)
     given = all(atoms.has("momenta") for atoms in frames)
     if given:
@@ -89,6 +107,21 @@ def as_trajectory(frames: list[ase.Atoms], time_step: float) -> Trajectory:
         volume=float(np.mean([a.get_volume() for a in frames])) if periodic else None,
         temperature=kinetic_temperature(velocities, masses),
     )
+
+
+def _check_times(frames: list[ase.Atoms], time_step: float) -> None:
+    """Frames that carry their times, as those of ``lesff md``, must be ``time_step`` apart."""
+    times = [atoms.info.get("time_fs") for atoms in frames]
+    if any(time is None for time in times):
+        return
+    steps = np.diff(np.array(times, dtype=np.float64))
+    wrong = np.flatnonzero(np.abs(steps - time_step) > 1e-3 * time_step)
+    if wrong.size:
+        index = int(wrong[0])
+        raise DataError(
+            f"frames {index} and {index + 1} are {steps[index]:g} fs apart by their `time_fs`, and "
+            f"the time between frames is given as {time_step:g} fs"
+        )
 
 
 def unwrapped(frames: list[ase.Atoms]) -> np.ndarray:

@@ -243,7 +243,12 @@ def _npz_frames(path: Path, weight: float, summary: LabelSummary) -> Iterator[Fr
     origins = data.get(INFO_DIPOLE_ORIGIN, np.full(n, SHARD_DIPOLE_ORIGIN))
     open_cell, open_pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
     labels = [key for key in ("energy", *_ATOM_ARRAYS, *_SYSTEM_ARRAYS) if key in data]
-    summary.found = {(key, key): n for key in labels}
+    missing = {
+        key: int(np.isnan(data[key].reshape(n, -1)).all(1).sum())
+        for key in _SYSTEM_ARRAYS
+        if key in data
+    }
+    summary.found = {(key, key): n - missing.get(key, 0) for key in labels}
     for i, (start, stop) in enumerate(zip(ends - counts, ends, strict=True)):
         cell = data["cell"][i].astype(np.float64) if "cell" in data else open_cell
         structure = Structure(
@@ -261,6 +266,8 @@ def _npz_frames(path: Path, weight: float, summary: LabelSummary) -> Iterator[Fr
             values["stress"] = data["stress"][i]
         if "dipole" in data and not structure.pbc.any():
             values["dipole"] = data["dipole"][i]
+        # of a system, NaN throughout says that the teacher had none
+        values = {k: v for k, v in values.items() if k in _ATOM_ARRAYS or not np.isnan(v).all()}
         for key, value in (*values.items(), ("energy", data["energy"][i])):
             if not np.isfinite(value).all():
                 raise DataError(
@@ -284,6 +291,15 @@ def _npz_frames(path: Path, weight: float, summary: LabelSummary) -> Iterator[Fr
             is_validation=bool(valid[i]),
             **values,  # pyright: ignore[reportArgumentType]
         )
+
+
+def has_label(frame: Frame, name: str) -> bool:
+    """Whether a frame has a label, by its name in :class:`Frame`."""
+    if name == "energy":
+        return frame.energy == frame.energy
+    if name == "forces":
+        return bool((frame.forces == frame.forces).all())
+    return getattr(frame, name) is not None
 
 
 def _frame(

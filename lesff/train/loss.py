@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +12,9 @@ from torch.nn import functional
 
 from lesff.atoms.molecules import find_molecules
 from lesff.atoms.segments import segment_sum
+from lesff.errors import DataError
 from lesff.train.batches import LabelledBatch
+from lesff.train.data import Frame, has_label
 
 _WEIGHTS = (
     *("energy", "forces", "net_forces", "dipole", "stress", "charges", "born_effective_charges"),
@@ -33,7 +36,8 @@ class LossConfig:
         stress: Weight of the error of stress components.
         charges: Weight of the error of atomic charges.
         born_effective_charges: Weight of the error of Born charge components; those of crystals
-            need the head ``"edge"``. Charges of the model are screened: labels of crystals are
+            need the head ``"edge"`` of a model made with it: without another head below it,
+            ``residual`` or a local state. Charges of the model are screened: labels of crystals are
             ``Z* / sqrt(eps_inf)``.
         total_charge: Weight of the squared residual of the local charges' sum per atom.
         charge_transfer: Weight of the squared charge that an atom takes from its neighbours (head
@@ -77,6 +81,24 @@ class LossConfig:
         weights = {name: getattr(self, name) for name in _WEIGHTS}
         none = dict.fromkeys(_WEIGHTS, 0.0)
         return {n: replace(self, **(none | {n: w})) for n, w in weights.items() if w}
+
+
+def check_labels(config: LossConfig, frames: Iterable[Frame]) -> None:
+    """Every term of the loss that needs labels has some.
+
+    Raises:
+        DataError: if no frame has those of a term whose weight is not zero.
+    """
+    wanted = {n for n in ("dipole", "stress", "charges", "born_effective_charges")
+              if getattr(config, n)}  # fmt: skip
+    for frame in frames:
+        wanted -= {name for name in wanted if has_label(frame, name)}
+        if not wanted:
+            return
+    for name in sorted(wanted):
+        raise DataError(
+            f"`loss.{name}` is {getattr(config, name):g}, but no training frame has {name} labels"
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from lesff.potential.potential import Potential
 from lesff.train.batches import make_batch
 from lesff.train.data import Frame
 from lesff.train.gradients import accumulate_gradients
+from lesff.train.loss import check_labels
 from lesff.train.metrics import predict_frames
 from lesff.train.recipe import Recipe
 from lesff.train.reference_energies import composition, explain_by_elements
@@ -73,7 +74,7 @@ def run_recipe(
         DataError: if the data cannot be used, or hold elements that the model to go on from lacks.
         IntegrityError: if the run folder belongs to another recipe.
     """
-    data = read_training_data(recipe, data_folder)
+    data = _read_data(recipe, data_folder)
     torch.manual_seed(recipe.seed)
     potential = _first_potential(recipe, data, start)
     _check_elements(potential, data)
@@ -126,7 +127,7 @@ def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> 
         the loss and seconds of one batch, and the norm of the gradient of each term of the loss
         (``gradient_energy``, ...): terms a hundred times as large as others drown these.
     """
-    data = read_training_data(recipe, data_folder)
+    data = _read_data(recipe, data_folder)
     torch.manual_seed(recipe.seed)
     potential = _first_potential(recipe, data, start)
     _check_elements(potential, data)
@@ -152,6 +153,13 @@ def dry_run(recipe: Recipe, data_folder: Path, *, start: Path | None = None) -> 
         "seconds_of_a_batch": round(seconds, 3),
         **gradients,
     }
+
+
+def _read_data(recipe: Recipe, folder: Path) -> TrainingData:
+    """Frames of the recipe's files, with labels for all of its loss."""
+    data = read_training_data(recipe, folder)
+    check_labels(recipe.loss, data.train)
+    return data
 
 
 def _check_elements(potential: Potential, data: TrainingData) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,6 +40,10 @@ from lesff.units import EV_PER_A3_TO_GPA
 Ensemble = Literal["nve", "nvt", "npt"]
 Thermostat = Literal["langevin", "bussi"]
 CellMotion = Literal["isotropic", "full"]
+_ONLY_OF: dict[str, Ensemble] = {
+    "thermostat": "nvt", "pressure": "npt", "cell": "npt", "tau_pressure": "npt",
+}  # fmt: skip
+"""Options that other ensembles would ignore."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class DynamicsOptions:
         temperature: K; also of the velocities at the start, if the atoms have none.
         pressure: GPa, of ``"npt"``.
         dt: Time step, fs.
-        steps: Steps in all.
+        steps: Steps in all, a multiple of ``every``.
         every: Steps between frames.
         checkpoint: Steps between checkpoints, a multiple of ``every``.
         tau: Time constant of the thermostat, fs; the friction of ``"langevin"`` is its inverse.
@@ -93,12 +97,21 @@ class DynamicsOptions:
         for name in ("steps", "every", "checkpoint"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)!r}")
-        if self.checkpoint % self.every:
-            raise ConfigError(
-                f"`checkpoint` must be a multiple of `every` ({self.every}), got {self.checkpoint}"
-            )
+        for name in ("steps", "checkpoint"):  # else frames are not equally far apart
+            if getattr(self, name) % self.every:
+                raise ConfigError(
+                    f"`{name}` must be a multiple of `every` ({self.every}), got "
+                    f"{getattr(self, name)}"
+                )
         if not np.isfinite(self.pressure):
             raise ConfigError(f"`pressure` must be a number of GPa, got {self.pressure!r}")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, ensemble in _ONLY_OF.items():
+            if self.ensemble != ensemble and getattr(self, name) != defaults[name]:
+                raise ConfigError(
+                    f"`{name}` must be left out unless `ensemble` is {ensemble!r}, got "
+                    f"{self.ensemble!r}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, cast, get_args
 
 import ase
@@ -13,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.mep import NEB
 from ase.utils.forcecurve import fit_images
 
+from lesff.atoms.structure import to_structure
 from lesff.errors import ConfigError, ConvergenceError, DataError
 from lesff.model import Model
 from lesff.reports.figures import new_figure
@@ -180,6 +182,15 @@ def _check_path(path: Sequence[ase.Atoms]) -> None:
             )
         if atoms.pbc.any() and not np.allclose(atoms.cell, first.cell, atol=1e-8):
             raise DataError(f"structure {index} must have the cell of the first")
+        state, of_first = (
+            (s.total_charge, s.spin_multiplicity)
+            for s in (to_structure(atoms), to_structure(first))
+        )
+        if state != of_first:
+            raise DataError(
+                f"structure {index} must have total charge and 2S+1 of the first, {of_first}, got "
+                f"{state}: a path stays on one energy surface"
+            )
 
 
 def _image(first: ase.Atoms, positions: np.ndarray) -> ase.Atoms:
@@ -202,7 +213,8 @@ def _first_path(model: Model, path: Sequence[ase.Atoms], options: NebOptions) ->
         images[0].positions, images[-1].positions = (row.atoms.positions for row in rows)
     periodic = bool(images[0].pbc.any())
     if not periodic and not images[0].constraints:
-        minimize_rotation_and_translation(images[0], images[-1])
+        for before, image in pairwise(images):
+            minimize_rotation_and_translation(before, image)
     if np.abs(images[-1].positions - images[0].positions).max() < _SAME:
         raise ConvergenceError(
             "the two ends must be two minima, but they are one: start nearer to each of them"

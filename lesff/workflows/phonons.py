@@ -11,7 +11,8 @@ from typing import Any
 import ase
 import numpy as np
 
-from lesff.errors import ConfigError
+from lesff.atoms.structure import to_structure
+from lesff.errors import ConfigError, UnsupportedInputError
 from lesff.model import Model
 from lesff.units import COULOMB_CONSTANT
 from lesff.workflows.crystals import Start, check_crystal, kept_minimum
@@ -67,6 +68,11 @@ class PhononOptions:
             raise ConfigError(f"`supercell` must be three positive numbers, got {self.supercell}")
         if self.dielectric is not None:
             dielectric_tensor(self.dielectric)
+        for name in ("dielectric", "born_file"):
+            if getattr(self, name) is not None and not self.nac:
+                raise ConfigError(f"`{name}` must be left out without `nac`, which it is for")
+        if self.dielectric is not None and self.born_file is not None:
+            raise ConfigError("`dielectric` must be left out: `born_file` has its own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +153,17 @@ def phonons(
     Raises:
         MissingDependencyError: without phonopy.
         ConfigError: if there is no dielectric constant for the field of longitudinal modes.
+        UnsupportedInputError: for a charged crystal or one in an external field.
     """
     phonopy = require("phonopy", "phonopy")
     options = options or PhononOptions()
     check_crystal(atoms)
+    state = to_structure(atoms)
+    if state.total_charge or state.external_field is not None:
+        raise UnsupportedInputError(
+            "phonons need a neutral crystal without an external field: its supercells would have "
+            "other charges than the cell that was given"
+        )
 
     needs_charges = options.nac and options.born_file is None
     if needs_charges and options.dielectric is None:

@@ -51,6 +51,7 @@ class SpectrumOptions:
         keep: Steps between frames.
         tau: Time of the thermostat, fs; lines are wider by 5300 / tau 1/cm for molecules.
         every: Born charges every so many frames, interpolated between them.
+        born: How those of crystals and liquids are computed, :class:`BornOptions`.
         max_lag: Longest correlation time, fs.
         blocks: Blocks for the error bars.
         seed: Of velocities and noise.
@@ -66,6 +67,7 @@ class SpectrumOptions:
     keep: int = 4
     tau: float = 500.0
     every: int = 1
+    born: BornMode = "exact"
     max_lag: float = 1000.0
     blocks: int = 5
     seed: int = 0
@@ -75,6 +77,10 @@ class SpectrumOptions:
         for name in ("steps", "keep", "every", "blocks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)!r}")
+        if self.steps % self.keep:
+            raise ConfigError(
+                f"`steps` must be a multiple of `keep` ({self.keep}), got {self.steps}"
+            )
         if self.equilibration < 0 or self.equilibration % self.keep:
             raise ConfigError(
                 f"`equilibration` must be a multiple of `keep` ({self.keep}), got "
@@ -258,7 +264,11 @@ def _one(
         return raman(values, step, **common).parallel
     name = _NEEDS[kind]
     born = property_series(
-        model, run.frames[:: options.every], name, folder.path / name, born=BornOptions()
+        model,
+        run.frames[:: options.every],
+        name,
+        folder.path / name,
+        born=BornOptions(mode=options.born),
     )
     charge = run.frames[0].info.get("charge", 0)
     current = polarisation_current(

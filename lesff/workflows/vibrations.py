@@ -204,6 +204,7 @@ def _by_ase(
             symmetrynumber=sigma,
             spin=0.5 * (to_structure(atoms).spin_multiplicity - 1),
             ignore_imag_modes=True,
+            vib_selection="abs_highest",  # of a saddle point, not a rotation for its imaginary one
         )
         return Thermochemistry(
             kind="ideal gas",

@@ -42,6 +42,8 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     for path in given.files:
         data = read_shard(path)
+        if "cell" not in data:
+            raise click.ClickException(f"{path} has no cells: this is for crystals")
         ends = np.cumsum(data["n"].astype(np.int64))
         spans = [slice(e - n, e) for e, n in zip(ends, data["n"], strict=True)]
         kept = np.array(
@@ -54,6 +56,7 @@ def main() -> None:
         chosen = {
             key: value[atoms] if len(value) == ends[-1] else value[kept]
             for key, value in data.items()
+            if key != "dropped"  # one number for all frames
         }
         write_npz(given.output / path.name, chosen, np.savez_compressed)
         click.echo(f"{path.name}: {int(kept.sum())} of {len(kept)} frames")

@@ -4,8 +4,9 @@
 
 ``FOLDER/NAME_c.npz`` has the structures of a shard whose charges say something for a head that
 keeps charge on its molecule: neutral ones, and ions that are one molecule. They get an array
-``charges`` in e, of ``aimnet2-wb97m-d3`` as published (``-m`` for another model). Others are left
-out: AIMNet2 spreads the charge of an ion over molecules that touch it.
+``charges`` in e, of ``aimnet2-wb97m-d3`` as published (``-m`` for another model, ``--suffix`` for
+another ending than ``_c``). Others are left out: AIMNet2 spreads the charge of an ion over molecules
+that touch it. So are structures with elements that the model does not know.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def labelled(
     potential = model.potential
     charges: list[np.ndarray] = [np.zeros(0)] * len(found)
     is_kept = np.zeros(len(found), dtype=bool)
-    order = np.argsort([len(s) for s in found], kind="stable")
+    known = set(model.config.elements)
+    held = [i for i, s in enumerate(found) if set(s.numbers.tolist()) <= known]
+    order = np.array(sorted(held, key=lambda i: len(found[i])))
     for first in tqdm(range(0, len(order), BATCH), desc=name):
         chosen = order[first : first + BATCH]
         graphs = [build_graph(found[i], potential.cutoff) for i in chosen]
@@ -72,6 +75,7 @@ def main() -> None:
     parser.add_argument("shards", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("-m", "--model", default="aimnet2-wb97m-d3@1.0.0")
+    parser.add_argument("--suffix", default="_c")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
@@ -87,7 +91,7 @@ def main() -> None:
         kept["charges"] = np.concatenate(
             [x for x, keep in zip(charges, is_kept, strict=True) if keep]
         )
-        out = options.output / f"{path.stem}_c.npz"
+        out = options.output / f"{path.stem}{options.suffix}.npz"
         write_npz(out, kept, np.savez)
         logging.info("%s: %d of %d structures", out, is_kept.sum(), len(is_kept))
 

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import ase.io
+import click
 import numpy as np
 from apart import is_apart
 
@@ -43,6 +44,8 @@ def main() -> None:
     given = parser.parse_args()
     read = [atoms for path in given.files for atoms in ase.io.read(path, ":")]
     pool = [a for a in read if len(a) <= MOST_ATOMS and a.info.get("kind") != "slab"]
+    if not pool:
+        raise click.ClickException(f"no crystal of up to {MOST_ATOMS} atoms in {given.files}")
     rng = np.random.default_rng(given.seed)
     found: list[ase.Atoms] = []
     while len(found) < given.count:
