@@ -2,9 +2,9 @@
 
 The C library gives large blocks back to the system as soon as they are freed, and the next step
 pays for every page of them anew: of 12,288 atoms, an eighth of the step. Trajectories of many atoms
-therefore ask it, once in a process, to give back the end of its heap only beyond :data:`KEPT` bytes. What
-is free below a block in use stays with the process, which may therefore keep what it needed at most.
-``LESFF_KEEP_MEMORY=0`` leaves everything as it is.
+therefore ask it, once in a process, to give back the end of its heap only beyond :data:`KEPT`
+bytes. What is free below a block in use stays with the process, which may therefore keep what it
+needed at most. ``LESFF_KEEP_MEMORY=0`` leaves everything as it is.
 
 glibc only: other C libraries are left alone.
 """

@@ -60,6 +60,12 @@ def test_mace_keeps_the_contract(hidden):
     assert all(f.error < 0.2 * f.tolerance for f in found)
 
 
+SMALL_NEQUIP = {
+    "type": "nequip", "cutoff": 3.2, "n_layers": 2, "max_ell": 1, "n_radial": 4, "radial_mlp": (8,),
+    "hidden_irreps": "4x0e+3x1o", "layer_norm": True, "avg_num_neighbors": 4.0,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("hidden", "layer_norm"), [("4x0e", True), ("4x0e+3x1o+2x2e", True), ("4x0e+3x1o", False)]
 )
@@ -79,6 +85,13 @@ def test_every_head_keeps_the_contract(name, residual):
     conserves = (name, residual) not in KEEP_THEIR_OWN_SUM
     found = check_charge_head(HEADS[name], long_range, conserves_charge=conserves)
     assert ("total charge" in {f.promise for f in found}) is conserves
+    assert all(f.error < 0.2 * f.tolerance for f in found)
+
+
+def test_transfers_of_all_layers_keep_the_contract():
+    long_range = LongRangeConfig(head="edge", transfer_layers="all", cutoff="smooth")
+    found = check_charge_head(HEADS["edge"], long_range, architecture=SMALL_NEQUIP)
+    assert "total charge" in {f.promise for f in found}
     assert all(f.error < 0.2 * f.tolerance for f in found)
 
 

@@ -354,6 +354,8 @@ def test_models_can_be_saved(name, residual, tmp_path):
         ({"head": "latent", "residual": True}, "`long_range.residual` must be false"),
         ({"head": "qeq", "min_hardness": 0.0}, "`long_range.min_hardness` must be in"),
         ({"head": "qeq", "reference_charges": (1.0,)}, "are for the head 'edge' without"),
+        ({"head": "edge", "transfer_layers": "first"}, "`long_range.transfer_layers` must be one"),
+        ({"head": "fukui", "transfer_layers": "all"}, "is for the head 'edge'; leave it out"),
     ],
 )
 def test_bad_configuration_raises(options, message):

@@ -27,6 +27,7 @@ from lesff.potential.domain import check_domain
 from lesff.potential.edit import (
     Redesign,
     with_charge_limits,
+    with_fresh_head,
     with_head,
     with_local_state,
     with_multipoles,
@@ -883,8 +884,15 @@ def test_limits_and_walls_are_added_to_a_model():
     assert fresh.config.long_range.head == "edge"
     assert not fresh.config.long_range.bases
     assert fresh.charge_head.base is None
-    design = Redesign(local_state=True, wall="zbl", fresh_head="edge", bounded_charges=True)
-    config = design.of(old).config
+    design = Redesign(
+        local_state=True, wall="zbl", fresh_head="edge", transfer_layers="all", bounded_charges=True
+    )
+    new = design.of(old)
+    config = new.config
+    # of both layers, each as wide as what the readouts of the last one take
+    assert config.long_range.transfer_layers == "all"
+    one = with_fresh_head(old, "edge").charge_head.transfers.sender.weight.shape
+    assert new.charge_head.transfers.sender.weight.shape == (one[0], 2 * one[1])
     assert config.local_state
     assert config.wall == "zbl"
     assert config.long_range.head == "edge"
@@ -948,7 +956,7 @@ def test_an_inner_wall_leaves_pretrained_energies():
         replace(new.config, architecture=old.config.architecture)
 
 
-@pytest.mark.parametrize("changes", [{}, {"inner_cutoff": 0.6}])
+@pytest.mark.parametrize("changes", [{}, {"inner_cutoff": 0.6}, {"transfer_layers": "all"}])
 def test_redesigns_without_effect_are_refused(changes):
     with pytest.raises(ConfigError, match="redesign"):
         Redesign(**changes)

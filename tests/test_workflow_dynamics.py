@@ -205,10 +205,11 @@ def test_bad_options_are_refused():
         DynamicsOptions(every=3, steps=9, checkpoint=10)
     with pytest.raises(ConfigError, match=r"`steps` must be a multiple of `every` \(10\), got 15"):
         DynamicsOptions(steps=15)
-    for ensemble, values in (("nve", {"thermostat": "langevin"}), ("nvt", {"pressure": 1.0}),
-                             ("nvt", {"cell": "full"}), ("nve", {"tau_pressure": 5.0})):  # fmt: skip
-        (name,) = values
+    for ensemble, name, value in (
+        ("nve", "thermostat", "langevin"), ("nvt", "pressure", 1.0), ("nvt", "cell", "full"),
+        ("nve", "tau_pressure", 5.0),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"`{name}` must be left out unless `ensemble` is"):
-            DynamicsOptions(ensemble=ensemble, **values)
+            DynamicsOptions(**{"ensemble": ensemble, name: value})
     with pytest.raises(ConfigError, match="`dt` must be positive, got 0"):
         DynamicsOptions(dt=0.0)

@@ -76,7 +76,7 @@ class DistillOptions:
         if bad:
             raise ConfigError(f"`{bad[0]}` is out of range: {getattr(self, bad[0])!r}")
         defaults = {field.name: field.default for field in fields(self)}
-        other = next(kind for kind in _OF_SAMPLE if kind != self.sample)
+        other: SampleKind = "md" if self.sample == "rattle" else "rattle"
         for name in _OF_SAMPLE[other]:
             if getattr(self, name) != defaults[name]:
                 raise ConfigError(f"`{name}` must be left out unless `sample` is {other!r}")

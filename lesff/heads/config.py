@@ -41,6 +41,7 @@ def charge_limits_of(elements: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(_LIMITS.get(z, _OTHER_LIMIT) for z in elements)
 
 
+Layers = Literal["last", "all"]
 Induction = Literal["none", "charges", "dipoles", "both"]
 Anisotropy = Literal["isotropic", "anisotropic"]
 
@@ -146,6 +147,8 @@ class LongRangeConfig:
         bases: Pretrained heads below this one, the uppermost first, whose charges it changes; see
             :mod:`lesff.heads.base`.
         min_hardness: Lowest hardness of the heads ``"qeq"`` and ``"qeq-local"``, eV / e^2.
+        transfer_layers: Whether what the head ``"edge"`` moves along edges is read off the
+            invariants of the ``"last"`` layer or of ``"all"``.
         reference_charges: Charge of each element in e that the transfers of the head ``"edge"``
             start from, in the order of ``elements``; zero if not given.
         multipoles: Moments beyond charges, or None.
@@ -172,6 +175,7 @@ class LongRangeConfig:
     residual: bool = False
     bases: tuple[BaseHead, ...] = ()
     min_hardness: float = 1.0
+    transfer_layers: Layers = "last"
     reference_charges: tuple[float, ...] | None = None
     multipoles: MultipoleConfig | None = None
     charge_limits: tuple[float, ...] | None = None
@@ -194,6 +198,12 @@ class LongRangeConfig:
         if not 0.0 < self.min_hardness < 1000.0:
             raise ConfigError(
                 f"`long_range.min_hardness` must be in (0, 1000) eV/e^2, got {self.min_hardness!r}"
+            )
+        is_edge = self.head == "edge" or any(base.head == "edge" for base in self.bases)
+        if not is_edge and self.transfer_layers != "last":
+            raise ConfigError(
+                "`long_range.transfer_layers` is for the head 'edge'; leave it out, got "
+                f"{self.transfer_layers!r} with {self.head!r}"
             )
         # other heads read their charges off the invariants, elements included
         if self.reference_charges is not None and (self.head != "edge" or self.residual):
@@ -233,6 +243,10 @@ class LongRangeConfig:
             "readout_hidden": (
                 self.readout_hidden is None or 1 <= self.readout_hidden <= MAX_UNITS,
                 f"null or {whole}",
+            ),
+            "transfer_layers": (
+                self.transfer_layers in get_args(Layers),
+                f"one of {', '.join(get_args(Layers))}",
             ),
             "readout_heads": (1 <= self.readout_heads <= MAX_UNITS, whole),
             "sigma": (0.0 < self.sigma < 1000.0, "in (0, 1000) A"),

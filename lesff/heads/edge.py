@@ -37,7 +37,7 @@ from lesff.atoms.segments import segment_sum, shift_to_total
 from lesff.autograd import recorded_gradients
 from lesff.errors import ConfigError
 from lesff.heads.base import ChargeModel, HeadInput, HeadOutput, HeadSizes, make_readouts
-from lesff.heads.config import LongRangeConfig
+from lesff.heads.config import Layers, LongRangeConfig
 from lesff.kernels import TransferLimits
 from lesff.kernels.recording import all_zero
 from lesff.nn.contacts import BOND_FULL, BOND_NONE, ClosePairs, Elements, plain_count
@@ -77,7 +77,11 @@ class EdgeHead(ChargeModel):
         )
         self.readouts = make_readouts(config, sizes) if config.residual else None
         starts_at_zero = config.residual or given is not None or bool(config.bases)
-        self.transfers = EdgeTransfers(sizes, starts_at_zero=starts_at_zero)
+        self.transfers = EdgeTransfers(
+            sizes,
+            layers=config.transfer_layers,
+            starts_at_zero=starts_at_zero,
+        )
         self.elements = Elements()
         # else N_i depend on positions
         self.has_polarization = self.readouts is None and not config.bases
@@ -264,13 +268,16 @@ class _FusedMoved(torch.autograd.Function):
 class EdgeTransfers(nn.Module):
     """``t = w . [silu(u(i, j)) - silu(u(j, i))]``, ``u(i, j) = (A x_i + B x_j + C) . b(r_ij)``.
 
-    Each hidden unit is a product of features and radial functions, which vanish at the cutoff.
+    Each hidden unit is a product of features, of the last layer or of all, and radial functions,
+    which vanish at the cutoff.
     """
 
-    def __init__(self, sizes: HeadSizes, *, starts_at_zero: bool) -> None:
+    def __init__(self, sizes: HeadSizes, *, layers: Layers = "last", starts_at_zero: bool) -> None:
         super().__init__()
-        self.sender = nn.Linear(sizes.channels, _HIDDEN, bias=False)
-        self.receiver = nn.Linear(sizes.channels, _HIDDEN)
+        self.reads_all = layers == "all"
+        channels = sizes.channels * (sizes.n_layers if self.reads_all else 1)
+        self.sender = nn.Linear(channels, _HIDDEN, bias=False)
+        self.receiver = nn.Linear(channels, _HIDDEN)
         self.radial = nn.Linear(_N_RADIAL, _HIDDEN, bias=False)
         self.basis = BesselBasis(cutoff=sizes.cutoff, n_basis=_N_RADIAL, p=_POWER)
         start = torch.zeros(_HIDDEN) if starts_at_zero else torch.randn(_HIDDEN)
@@ -286,10 +293,10 @@ class EdgeTransfers(nn.Module):
 
     def of_pairs(self, x: HeadInput, pairs: ClosePairs) -> Tensor:
         """Charge that the second atom of each pair takes from the first, (n_pairs,) in e."""
-        features = x.invariants[-1]
+        features = torch.cat(x.invariants, dim=1) if self.reads_all else x.invariants[-1]
         # b[p, h] from Bessel functions with the cutoff: transfers vanish smoothly with distance
         radial = self.radial(self.basis(pairs.distance, pairs.distance))
-        # u[p, h] in both directions, features of the last layer
+        # u[p, h] in both directions
         sender, receiver = self.sender(features), self.receiver(features)
         ahead = sender.index_select(0, pairs.first) + receiver.index_select(0, pairs.second)
         back = sender.index_select(0, pairs.second) + receiver.index_select(0, pairs.first)

@@ -14,7 +14,7 @@ from torch import nn
 from lesff.electrostatics.dispersion import Dispersion, DispersionConfig
 from lesff.errors import ConfigError
 from lesff.heads import HeadName, LongRangeConfig, MultipoleConfig
-from lesff.heads.config import charge_limits_of
+from lesff.heads.config import Layers, charge_limits_of
 from lesff.potential.config import ModelConfig, Wall
 from lesff.potential.potential import Potential
 
@@ -67,7 +67,7 @@ def with_head(potential: Potential, name: str, *, fresh: bool = False) -> Potent
     if long_range is None or potential.charge_head is None:
         return _with_first_head(potential, head)
     if fresh:
-        return _with_fresh_head(potential, head)
+        return with_fresh_head(potential, head)
     if long_range.head == head:
         return copy.deepcopy(potential)
     if long_range.head == "qeq":
@@ -118,8 +118,19 @@ def _with_first_head(potential: Potential, head: HeadName) -> Potential:
     return result
 
 
-def _with_fresh_head(potential: Potential, head: HeadName) -> Potential:
-    """A copy with a charge head that knows nothing yet."""
+def with_fresh_head(
+    potential: Potential, head: HeadName, *, transfer_layers: Layers = "last"
+) -> Potential:
+    """A copy with a charge head that knows nothing yet, see :func:`with_head`.
+
+    Args:
+        potential: A potential with charges; not modified.
+        head: The head.
+        transfer_layers: See :class:`lesff.heads.LongRangeConfig`.
+
+    Raises:
+        ConfigError: for a potential without charges, or options of another head.
+    """
     long_range = potential.config.long_range
     if long_range is None:
         raise ConfigError("`long_range` must be given for a charge head, got null")
@@ -131,6 +142,7 @@ def _with_fresh_head(potential: Potential, head: HeadName) -> Potential:
             head=head,
             residual=False,
             bases=(),
+            transfer_layers=transfer_layers,
             reference_charges=None if head != "edge" else long_range.reference_charges,
         ),
     )
@@ -438,7 +450,8 @@ class Redesign:
         wall: See :func:`with_wall`.
         inner_cutoff: Of the wall.
         wall_stiffness: Of the wall ``"zbl-inner"``, in eV.
-        fresh_head: A head that knows nothing yet, see :func:`with_head`.
+        fresh_head: A head that knows nothing yet, see :func:`with_fresh_head`.
+        transfer_layers: Of the fresh head ``"edge"``.
         local_charges: See :func:`with_local_charges`.
         join_until: See :func:`with_longer_joins`; None leaves it as it is.
         bounded_charges: See :func:`with_charge_limits`.
@@ -453,6 +466,7 @@ class Redesign:
     inner_cutoff: float | None = INNER_CUTOFF
     wall_stiffness: float = 0.0
     fresh_head: HeadName | None = None
+    transfer_layers: Layers = "last"
     local_charges: bool = False
     join_until: float | None = None
     bounded_charges: bool = False
@@ -468,7 +482,12 @@ class Redesign:
                 raise ConfigError(
                     f"`redesign.{name}` is that of a wall: give `redesign.wall` = 'zbl', too"
                 )
-        changes = [field.name for field in fields(self) if field.name not in of_wall]
+        if self.fresh_head is None and self.transfer_layers != "last":
+            raise ConfigError(
+                "`redesign.transfer_layers` is that of a fresh head: give `redesign.fresh_head`"
+            )
+        apart = {*of_wall, "transfer_layers"}
+        changes = [field.name for field in fields(self) if field.name not in apart]
         if not any(getattr(self, name) for name in changes):
             names = ", ".join(f"`{name}`" for name in changes[:-1])
             raise ConfigError(f"`redesign` must change something: {names} or `{changes[-1]}`")
@@ -487,7 +506,9 @@ class Redesign:
                 wall_stiffness=self.wall_stiffness,
             )
         if self.fresh_head is not None:
-            potential = with_head(potential, self.fresh_head, fresh=True)
+            potential = with_fresh_head(
+                potential, self.fresh_head, transfer_layers=self.transfer_layers
+            )
         if self.local_charges:
             potential = with_local_charges(potential)
         if self.join_until is not None:

@@ -154,8 +154,8 @@ def _polarization(potential: Potential, graph: AtomGraph) -> Tensor:
     if bool(graph.pbc.any()):
         raise ConfigError(
             "`loss.born_effective_charges` must be 0 for crystals with such labels and this model: "
-            "only charges that neighbours transfer, all of them, are trained on them (mat-*, or a new "
-            "model with `long_range.head` 'edge', without `residual` and `local_state`)"
+            "only charges that neighbours transfer, all of them, are trained on them (mat-*, or a "
+            "new model with `long_range.head` 'edge', without `residual` and `local_state`)"
         )
     terms = potential.energy_terms(graph, dispersion=False)
     if terms.charges is None:

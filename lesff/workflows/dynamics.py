@@ -105,6 +105,10 @@ class DynamicsOptions:
                 )
         if not np.isfinite(self.pressure):
             raise ConfigError(f"`pressure` must be a number of GPa, got {self.pressure!r}")
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """Refuse what the ensemble would ignore."""
         defaults = {field.name: field.default for field in fields(self)}
         for name, ensemble in _ONLY_OF.items():
             if self.ensemble != ensemble and getattr(self, name) != defaults[name]:

@@ -14,6 +14,7 @@ import ase
 import numpy as np
 from scipy.signal import find_peaks
 
+from lesff.electrostatics.moments.born import BornMode
 from lesff.errors import ConfigError, PropertyError
 from lesff.model import Model
 from lesff.potential.response import BornOptions

@@ -5,8 +5,8 @@
 ``FOLDER/NAME_c.npz`` has the structures of a shard whose charges say something for a head that
 keeps charge on its molecule: neutral ones, and ions that are one molecule. They get an array
 ``charges`` in e, of ``aimnet2-wb97m-d3`` as published (``-m`` for another model, ``--suffix`` for
-another ending than ``_c``). Others are left out: AIMNet2 spreads the charge of an ion over molecules
-that touch it. So are structures with elements that the model does not know.
+another ending than ``_c``). Others are left out: AIMNet2 spreads the charge of an ion over
+molecules that touch it. So are structures with elements that the model does not know.
 """
 
 from __future__ import annotations
