@@ -106,6 +106,36 @@ def test_net_forces_count_and_have_gradients(tmp_path, kind):
         assert loss_value - without == pytest.approx(3.0 * float(huber), rel=1e-9)
 
 
+def test_large_forces_count_relative_to_their_size(tmp_path):
+    """Residuals are divided by 1 + |F| / scale, of net forces with that of the molecule."""
+    frames = read_frames(write_frames(tmp_path / "train.xyz", 3))
+    batch = make_batch(frames, 3.0, torch.float64)
+    potential = tiny_potential(head="shifted")
+    loss = LossConfig(kind="mse", energy=0.0, forces=2.0, net_forces=3.0, forces_scale=0.7)
+    exact_loss, exact = gradient(potential, batch, loss, "double_backward")
+    found, approximate = gradient(potential, batch, loss, "central_difference")
+    assert found == pytest.approx(exact_loss, abs=1e-12)
+    flat = [torch.cat([g[n].flatten() for n in sorted(exact)]) for g in (exact, approximate)]
+    assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 5e-3
+    error = potential(batch.graph, ["forces"])["forces"] - batch.forces
+
+    def net(forces):  # of two waters, then one, whose net force does not count, then two
+        return torch.cat([forces[:6], forces[9:]]).view(4, 3, 3).sum(1)
+
+    pairs = [(2.0, error, batch.forces), (3.0, net(error), net(batch.forces))]
+    expected = sum(
+        w * float((e / (1.0 + f.norm(dim=1, keepdim=True) / 0.7)).square().mean())
+        for w, e, f in pairs
+    )
+    assert found == pytest.approx(expected, rel=1e-9)
+    batch.forces[:6] = float("nan")  # frames without forces drop out, and their gradients with them
+    for method in ("double_backward", "central_difference"):
+        _, found = gradient(potential, batch, loss, method)
+        assert all(bool(g.isfinite().all()) for g in found.values())
+    with pytest.raises(ConfigError, match="`loss.forces_scale` must be at least 0, got -1"):
+        LossConfig(forces_scale=-1.0)
+
+
 def test_double_backward_gradient_equals_finite_difference(batch):
     """d(loss)/d(parameter) by central differences of the loss itself."""
     potential = tiny_potential(head="latent")

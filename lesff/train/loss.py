@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lesff.atoms.molecules import find_molecules
 from lesff.atoms.segments import segment_sum
-from lesff.errors import DataError
+from lesff.errors import ConfigError, DataError
 from lesff.train.batches import LabelledBatch
 from lesff.train.data import Frame, has_label
 
@@ -53,6 +53,10 @@ class LossConfig:
             gives the parts of a composite, summed over each part.
         energy_delta: Huber threshold in eV/atom.
         forces_delta: Huber threshold in eV/A, also for net forces.
+        forces_scale: eV/A; residuals of forces, and of net forces, are divided by
+            ``1 + |F| / forces_scale`` with the label F of their atom or molecule. Forces of atoms
+            that are pressed together change with the weights as much as they are large, and their
+            gradient would drown that of molecules at rest. 0 divides by one.
         dipole_delta: Huber threshold in e A.
         stress_delta: Huber threshold in eV/A^3.
         charges_delta: Huber threshold in e; also for Born charges.
@@ -72,9 +76,15 @@ class LossConfig:
     part_states: float = 0.0
     energy_delta: float = 0.01
     forces_delta: float = 0.01
+    forces_scale: float = 0.0
     dipole_delta: float = 0.01
     stress_delta: float = 0.001
     charges_delta: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a scale that would change the sign of residuals."""
+        if self.forces_scale < 0.0:
+            raise ConfigError(f"`loss.forces_scale` must be at least 0, got {self.forces_scale!r}")
 
     def parts(self) -> dict[str, LossConfig]:
         """The same with one weight alone, by the names of the weights that are not zero."""
@@ -160,11 +170,13 @@ def loss_value(prediction: BatchPrediction, batch: LabelledBatch, config: LossCo
     energy = (prediction.energy - batch.energy).to(counts.dtype) / counts
     total = config.energy * term(energy, config.energy_delta, weight)
     error = prediction.forces - batch.forces
-    total = total + config.forces * term(error, config.forces_delta, weight[graph.batch])
+    scaled = _relative(error, batch.forces, config)
+    total = total + config.forces * term(scaled, config.forces_delta, weight[graph.batch])
     if config.net_forces:
         molecules = find_molecules(graph)
         w = weight[molecules.system] * molecules.has_others
-        total = total + config.net_forces * term(molecules.net(error), config.forces_delta, w)
+        scaled = _relative(molecules.net(error), molecules.net(batch.forces), config)
+        total = total + config.net_forces * term(scaled, config.forces_delta, w)
     if config.dipole and prediction.dipole is not None:
         error = (prediction.dipole - batch.dipole) * counts[:, None].rsqrt()
         total = total + config.dipole * term(error, config.dipole_delta, weight)
@@ -180,6 +192,15 @@ def loss_value(prediction: BatchPrediction, batch: LabelledBatch, config: LossCo
         squared = prediction.charge_excess.square() / counts
         total = total + config.total_charge * (weight * squared).sum() / weight.sum()
     return total + _penalties(prediction, batch, config)
+
+
+def _relative(error: Tensor, label: Tensor, config: LossConfig) -> Tensor:
+    """See :attr:`LossConfig.forces_scale`; rows (n, 3) in eV/A."""
+    if not config.forces_scale:
+        return error
+    # rows without a label are NaN and drop out later: nothing of them may reach a gradient
+    size = label.nan_to_num().norm(dim=1, keepdim=True)
+    return error / (1.0 + size / config.forces_scale)
 
 
 def _penalties(prediction: BatchPrediction, batch: LabelledBatch, config: LossConfig) -> Tensor:
