@@ -110,10 +110,8 @@ def spectrum_command(
             "temperature": 300.0 if temperature is None else temperature, "keep": keep,
             "every": every, "blocks": blocks, "born": born, "seed": seed,
         }  # fmt: skip
-        length = steps // keep // max(blocks, 1) * keep * values["dt"] if keep > 0 else 1000.0
-        values["max_lag"] = min(1000.0, length) if lag is None else lag
         _of_structure(
-            trajectory, name, output, kind, values, max_wavenumber, harmonic, accept_license
+            trajectory, name, output, kind, values, lag, max_wavenumber, harmonic, accept_license
         )
         return
     if dt is None:
@@ -168,6 +166,7 @@ def _of_structure(
     output: Path,
     kind: SpectrumKind | None,
     values: dict[str, Any],
+    lag: float | None,
     limit: float,
     harmonic: bool,
     accept_license: bool,
@@ -181,7 +180,10 @@ def _of_structure(
 
     if name is None:
         raise click.UsageError("--model is needed for the spectrum of a structure")
-    options = SpectrumOptions(**values)
+    if lag is None:
+        sizes = {key: values[key] for key in ("steps", "keep", "blocks", "dt")}
+        lag = min(1000.0, SpectrumOptions.block_length(**sizes))
+    options = SpectrumOptions(**values, max_lag=lag)
     atoms = read_one(path)
     model = load(name, accept_license=accept_license)
     kept = {**asdict(options), "kind": kind, "harmonic": harmonic}

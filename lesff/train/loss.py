@@ -104,8 +104,9 @@ def check_labels(config: LossConfig, frames: Iterable[Frame]) -> None:
     for frame in frames:
         wanted -= {name for name in wanted if has_label(frame, name)}
         if not wanted:
-            return
-    for name in sorted(wanted):
+            break
+    if wanted:
+        name = min(wanted)
         raise DataError(
             f"`loss.{name}` is {getattr(config, name):g}, but no training frame has {name} labels"
         )

@@ -87,12 +87,17 @@ class SpectrumOptions:
                 f"`equilibration` must be a multiple of `keep` ({self.keep}), got "
                 f"{self.equilibration}"
             )
-        length = self.steps // self.keep // self.blocks * self.keep * self.dt
+        length = self.block_length(self.steps, self.keep, self.blocks, self.dt)
         if not 0.0 < self.max_lag <= length:
             raise ConfigError(
                 f"`max_lag` must be at most the {length:g} fs of one of {self.blocks} blocks, got "
                 f"{self.max_lag:g}; give more steps or fewer blocks"
             )
+
+    @staticmethod
+    def block_length(steps: int, keep: int, blocks: int, dt: float) -> float:
+        """Time of a block in fs, the longest correlation time; 0 for numbers that are refused."""
+        return steps // keep // blocks * keep * dt if keep > 0 and blocks > 0 else 0.0
 
     def dynamics(self, *, is_periodic: bool) -> DynamicsOptions:
         """The run that is needed.

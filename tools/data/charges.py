@@ -83,6 +83,8 @@ def main() -> None:
     for path in options.shards:
         data = dict(read_shard(path))
         charges, is_kept = labelled(model, structures(data), path.name)
+        if not is_kept.any():
+            parser.error(f"{path} has no structure whose charges {options.model} can tell")
         of_atom = np.repeat(is_kept, data["n"])
         kept = {
             key: value[is_kept if len(value) == len(is_kept) else of_atom]
